@@ -1,0 +1,339 @@
+#include "ir/base/json.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- strict scanner ---- */
+
+typedef struct Scan {
+    Diag *d;
+    Arena *a;
+    const Source *src;
+    const char *p, *end;
+    VEC(u32) off, len; /* of every value, in preorder */
+} Scan;
+
+static bool bad(Scan *s, const char *at, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static bool bad(Scan *s, const char *at, const char *fmt, ...)
+{
+    char text[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    Loc loc = {.src = s->src, .off = (size_t)(at - s->src->text), .len = 1};
+    return diag_error(s->d, E_JSON_SYNTAX, loc, "%s", text);
+}
+
+static void skip_space(Scan *s)
+{
+    while (s->p < s->end && (*s->p == ' ' || *s->p == '\t' || *s->p == '\n' || *s->p == '\r')) s->p++;
+}
+
+static const char *found(const Scan *s)
+{
+    static char text[32];
+    if (s->p >= s->end) return "the end of the file";
+    u8 c = (u8)*s->p;
+    snprintf(text, sizeof text, c > 32 && c < 127 ? "'%c'" : "byte 0x%02x", c);
+    return text;
+}
+
+static bool scan_hex4(Scan *s, u32 *out)
+{
+    *out = 0;
+    for (int i = 0; i < 4; i++, s->p++) {
+        if (s->p >= s->end) return bad(s, s->p, "unfinished \\u escape");
+        char c = *s->p;
+        u32 v = c >= '0' && c <= '9' ? (u32)(c - '0') : (c | 32) >= 'a' && (c | 32) <= 'f' ? (u32)((c | 32) - 'a' + 10) : 99;
+        if (v == 99) return bad(s, s->p, "\\u needs four hexadecimal digits, found %s", found(s));
+        *out = *out * 16 + v;
+    }
+    return true;
+}
+
+static bool scan_escape(Scan *s)
+{
+    const char *at = s->p++;
+    if (s->p >= s->end) return bad(s, at, "unfinished string");
+    char c = *s->p++;
+    if (c != 'u') return strchr("\"\\/bfnrt", c) ? true : bad(s, at, "unknown escape '\\%c'", c > 32 ? c : '?');
+    u32 hi, lo;
+    if (!scan_hex4(s, &hi)) return false;
+    if (hi == 0) return bad(s, at, "strings may not hold NUL characters");
+    if (hi >= 0xdc00 && hi < 0xe000) return bad(s, at, "a low surrogate without its high surrogate");
+    if (hi < 0xd800 || hi >= 0xdc00) return true;
+    if (s->end - s->p < 6 || s->p[0] != '\\' || s->p[1] != 'u') return bad(s, at, "a high surrogate without its low surrogate");
+    s->p += 2;
+    if (!scan_hex4(s, &lo)) return false;
+    return (lo >= 0xdc00 && lo < 0xe000) ? true : bad(s, at, "a high surrogate without its low surrogate");
+}
+
+static bool scan_string(Scan *s)
+{
+    const char *start = s->p++;
+    for (;;) {
+        if (s->p >= s->end) return bad(s, start, "unfinished string");
+        u8 c = (u8)*s->p;
+        if (c == '"') {
+            s->p++;
+            return true;
+        }
+        if (c < 0x20) return bad(s, s->p, "control character 0x%02x in a string", c);
+        if (c == '\\') {
+            if (!scan_escape(s)) return false;
+        } else s->p++;
+    }
+}
+
+static bool scan_number(Scan *s)
+{
+    const char *start = s->p;
+    if (*s->p == '-') s->p++;
+    const char *digits = s->p;
+    while (s->p < s->end && *s->p >= '0' && *s->p <= '9') s->p++;
+    if (s->p == digits) return bad(s, s->p, "a number needs a digit here, found %s", found(s));
+    if (*digits == '0' && s->p - digits > 1) return bad(s, digits, "a number may not start with 0");
+    if (s->p < s->end && *s->p == '.') {
+        const char *frac = ++s->p;
+        while (s->p < s->end && *s->p >= '0' && *s->p <= '9') s->p++;
+        if (s->p == frac) return bad(s, s->p, "a digit must follow the decimal point, found %s", found(s));
+    }
+    if (s->p < s->end && (*s->p | 32) == 'e') {
+        s->p++;
+        if (s->p < s->end && (*s->p == '+' || *s->p == '-')) s->p++;
+        const char *e = s->p;
+        while (s->p < s->end && *s->p >= '0' && *s->p <= '9') s->p++;
+        if (s->p == e) return bad(s, s->p, "an exponent needs a digit, found %s", found(s));
+    }
+    if (s->p - start >= JSON_MAX_NUMBER) return bad(s, start, "a number of more than %d characters", JSON_MAX_NUMBER);
+    double v;
+    if (!str_to_f64((Str){start, (size_t)(s->p - start)}, &v)) return bad(s, start, "the number does not fit a double");
+    return true;
+}
+
+static bool scan_value(Scan *s, int depth);
+
+static bool scan_members(Scan *s, int depth, char close)
+{
+    s->p++;
+    skip_space(s);
+    if (s->p < s->end && *s->p == close) {
+        s->p++;
+        return true;
+    }
+    for (;;) {
+        skip_space(s);
+        if (close == '}') {
+            if (s->p >= s->end || *s->p != '"') return bad(s, s->p, "expected a key in quotes, found %s", found(s));
+            if (!scan_string(s)) return false;
+            skip_space(s);
+            if (s->p >= s->end || *s->p != ':') return bad(s, s->p, "expected ':' after the key, found %s", found(s));
+            s->p++;
+        }
+        if (!scan_value(s, depth + 1)) return false;
+        skip_space(s);
+        if (s->p < s->end && *s->p == close) {
+            s->p++;
+            return true;
+        }
+        if (s->p >= s->end || *s->p != ',') return bad(s, s->p, "expected ',' or '%c', found %s", close, found(s));
+        s->p++;
+    }
+}
+
+static bool scan_value(Scan *s, int depth)
+{
+    skip_space(s);
+    if (s->p >= s->end) return bad(s, s->p, "expected a value, found the end of the file");
+    if (depth >= JSON_MAX_DEPTH) return bad(s, s->p, "nesting deeper than %d", JSON_MAX_DEPTH);
+    const char *start = s->p;
+    u32 me = s->off.n;
+    vec_push(s->a, &s->off, (u32)(start - s->src->text));
+    vec_push(s->a, &s->len, 0);
+    static const char *const words[] = {"true", "false", "null"};
+    bool ok = false;
+    char c = *s->p;
+    if (c == '{') ok = scan_members(s, depth, '}');
+    else if (c == '[') ok = scan_members(s, depth, ']');
+    else if (c == '"') ok = scan_string(s);
+    else if (c == '-' || (c >= '0' && c <= '9')) ok = scan_number(s);
+    else {
+        for (size_t i = 0; i < 3 && !ok; i++) {
+            size_t n = strlen(words[i]);
+            if ((size_t)(s->end - s->p) >= n && memcmp(s->p, words[i], n) == 0) s->p += n, ok = true;
+        }
+        if (!ok) return bad(s, s->p, "expected a value, found %s", found(s));
+    }
+    s->len.at[me] = (u32)(s->p - start);
+    return ok;
+}
+
+/* ---- cJSON tree -> Json tree ---- */
+
+static u32 count(const cJSON *c)
+{
+    u32 n = 0;
+    for (const cJSON *e = c->child; e; e = e->next) n++;
+    return n;
+}
+
+static bool dup_key(Scan *s, const Json *parent, Str key)
+{
+    Loc loc = {.src = s->src, .off = parent->off, .len = 1};
+    return diag_error(s->d, E_JSON_SYNTAX, loc, "the key \"%.*s\" appears twice in this object", (int)(key.n < 80 ? key.n : 80), key.p);
+}
+
+static bool convert(Scan *s, const cJSON *c, Json *out, u32 *next)
+{
+    u32 me = (*next)++;
+    *out = (Json){.off = s->off.at[me], .len = s->len.at[me]};
+    if (cJSON_IsString(c)) {
+        size_t n = strlen(c->valuestring);
+        out->kind = JSON_STRING;
+        out->str = (Str){arena_strdup(s->a, c->valuestring, n), n};
+        return true;
+    }
+    if (cJSON_IsNumber(c)) {
+        Str text = {s->src->text + out->off, out->len};
+        out->kind = JSON_NUMBER;
+        out->is_int = str_to_i64(text, &out->i);
+        (void)str_to_f64(text, &out->num);
+        return true;
+    }
+    if (cJSON_IsBool(c)) {
+        out->kind = JSON_BOOL;
+        out->b = cJSON_IsTrue(c);
+        return true;
+    }
+    if (cJSON_IsNull(c)) return true;
+    bool object = cJSON_IsObject(c);
+    out->kind = object ? JSON_OBJECT : JSON_ARRAY;
+    out->n = count(c);
+    Json *at = NEWN(s->a, Json, out->n);
+    Str *key = object ? NEWN(s->a, Str, out->n) : NULL;
+    Map *map = object && out->n > 8 ? NEW(s->a, Map) : NULL;
+    if (map) map->a = s->a;
+    out->at = at, out->key = key, out->map = map;
+    u32 i = 0;
+    for (const cJSON *e = c->child; e; e = e->next, i++) {
+        if (object) {
+            size_t n = strlen(e->string);
+            bool added = true;
+            key[i] = (Str){arena_strdup(s->a, e->string, n), n};
+            if (map) *map_put(map, key[i], &added) = i;
+            else
+                for (u32 j = 0; j < i; j++) added &= !str_eq(key[i], key[j]);
+            if (!added) return dup_key(s, out, key[i]);
+        }
+        if (!convert(s, e, &at[i], next)) return false;
+    }
+    return true;
+}
+
+const Json *json_parse(Diag *d, Arena *a, const Source *src)
+{
+    if (src->n > UINT32_MAX) {
+        diag_error(d, E_LIMIT, (Loc){.src = src}, "a JSON document of more than 4 GiB");
+        return NULL;
+    }
+    Scan s = {.d = d, .a = a, .src = src, .p = src->text, .end = src->text + src->n};
+    if (!utf8_valid((Str){src->text, src->n})) {
+        size_t i = 0;
+        while (utf8_valid((Str){src->text, i + 1}) || utf8_valid((Str){src->text, i + 2}) || utf8_valid((Str){src->text, i + 3})) i++;
+        bad(&s, src->text + i, "the file is not valid UTF-8");
+        return NULL;
+    }
+    if (!scan_value(&s, 0)) return NULL;
+    skip_space(&s);
+    if (s.p != s.end) {
+        bad(&s, s.p, "expected the end of the file, found %s", found(&s));
+        return NULL;
+    }
+    cJSON *c = cJSON_ParseWithLength(src->text, src->n);
+    if (!c) {
+        bad(&s, src->text, "the JSON library refused the document");
+        return NULL;
+    }
+    Json *root = NEW(a, Json);
+    u32 next = 0;
+    bool ok = convert(&s, c, root, &next);
+    cJSON_Delete(c);
+    return ok ? root : NULL;
+}
+
+const Json *json_get(const Json *obj, const char *key)
+{
+    if (!obj || obj->kind != JSON_OBJECT) return NULL;
+    if (obj->map) {
+        const u32 *i = map_get(obj->map, str_c(key));
+        return i ? &obj->at[*i] : NULL;
+    }
+    for (u32 i = 0; i < obj->n; i++)
+        if (str_is(obj->key[i], key)) return &obj->at[i];
+    return NULL;
+}
+
+const char *json_kind_name(JsonKind k)
+{
+    static const char *const names[] = {"null", "a boolean", "a number", "a string", "an array", "an object"};
+    return names[k];
+}
+
+Loc json_loc(const Source *src, const Json *v) { return (Loc){.src = src, .off = v->off, .len = v->len}; }
+
+const Json *json_need(Diag *d, const Source *src, const Json *obj, const char *key, JsonKind kind)
+{
+    const Json *v = json_get(obj, key);
+    if (!v) {
+        Loc loc = {.src = src, .off = obj->off, .len = 1};
+        diag_error(d, E_JSON_MISSING, loc, "the key \"%s\" is missing", key);
+        return NULL;
+    }
+    if (v->kind != kind) {
+        diag_error(d, E_JSON_TYPE, json_loc(src, v), "\"%s\" is %s, expected %s", key, json_kind_name(v->kind), json_kind_name(kind));
+        return NULL;
+    }
+    return v;
+}
+
+bool json_need_int(Diag *d, const Source *src, const Json *obj, const char *key, i64 lo, i64 hi, i64 *out)
+{
+    const Json *v = json_need(d, src, obj, key, JSON_NUMBER);
+    if (!v) return false;
+    if (!v->is_int || v->i < lo || v->i > hi)
+        return diag_error(d, E_JSON_VALUE, json_loc(src, v), "\"%s\" is %.*s, expected an integer from %lld to %lld", key,
+                          (int)v->len, src->text + v->off, (long long)lo, (long long)hi);
+    *out = v->i;
+    return true;
+}
+
+bool json_only(Diag *d, const Source *src, const Json *obj, const char *const *names, size_t n)
+{
+    bool ok = true;
+    for (u32 i = 0; i < obj->n; i++) {
+        bool known = false;
+        for (size_t k = 0; k < n && !known; k++) known = str_is(obj->key[i], names[k]);
+        if (known) continue;
+        Loc loc = json_loc(src, &obj->at[i]);
+        ok = diag_error(d, E_JSON_UNKNOWN, loc, "unknown key \"%.*s\"", STRF(obj->key[i]));
+        const char *near = str_nearest(obj->key[i], names, n);
+        if (near) diag_hint(d, "did you mean \"%s\"?", near);
+    }
+    return ok;
+}
+
+void sb_json_str(StrBuf *b, Str s)
+{
+    sb_ch(b, '"');
+    for (size_t i = 0; i < s.n; i++) {
+        u8 c = (u8)s.p[i];
+        if (c == '"' || c == '\\') sb_ch(b, '\\'), sb_ch(b, (char)c);
+        else if (c == '\n') sb_str(b, "\\n");
+        else if (c < 0x20) sb_printf(b, "\\u%04x", c);
+        else sb_ch(b, (char)c);
+    }
+    sb_ch(b, '"');
+}
