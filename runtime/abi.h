@@ -40,7 +40,7 @@ typedef struct PfqBarrier PfqBarrier; /* runtime/pool.c */
 typedef struct PfqExec {
     char *act;               /* activation arena, PfqModel.act_bytes */
     char *kv;                /* KV cache: PfqModel.kv_row_bytes * ctx bytes; offsets scale with ctx */
-    const char *weights;     /* mapped weight image */
+    const char *weights;     /* the mapped image's data (runtime/image.h): offsets count from its data_offset */
     const int32_t *tokens;   /* [T] token ids (prefill, decode); [T] row numbers (logits) */
     float *logits;           /* [rows, vocab] f32 (decode: one row) */
     void *scratch;
@@ -99,6 +99,7 @@ typedef struct PfqModel {
     const unsigned char *tokenizer;       /* tables for runtime/tokenizer.h */
     uint64_t tokenizer_bytes;
     const PfqExpect *expect;              /* NULL if none was recorded */
+    uint64_t params;                      /* parameters of the checkpoint, 0 if unknown (bench prints it) */
 } PfqModel;
 
 extern const PfqModel pfq_model;
