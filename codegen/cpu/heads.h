@@ -1,0 +1,75 @@
+/* What happens to one head of q, k or v after its projection: RMSNorm of the head, RoPE, the KV cache.
+ * Shared by the qkv epilogue (linear.h) and the unfused kernel (heads.c).
+ */
+#ifndef PFQC_CODEGEN_CPU_HEADS_H
+#define PFQC_CODEGEN_CPU_HEADS_H
+
+#include "kernel.h"
+
+PFQ_CONST(int32_t, c_head_dim);
+PFQ_CONST(int32_t, c_rot);
+PFQ_CONST(int32_t, c_qk_norm);
+PFQ_CONST(int32_t, c_kv_f16);
+PFQ_CONST(float, c_eps);
+PFQ_CONST(float, c_rope_scale);
+
+/* Floats of cos (and of sin) of one token in a rope table. */
+PFQ_INLINE int32_t rope_half(void) { return pfq_up(c_rot / 2, 16); }
+
+/* table [n][2][rope_half] f32: cos then sin of position pos + t times freq[i], times c_rope_scale. */
+PFQ_INLINE void rope_table(float *table, const float *freq, int32_t pos, int32_t n) {
+    const int32_t half = rope_half();
+    for (int32_t t = 0; t < n; t++) {
+        double p = (double)(pos + t);
+        float *c = table + t * 2 * half;
+        for (int32_t i = 0; i < half; i += 16) {
+            F f = f_load_n(freq + i, pfq_max(c_rot / 2 - i, 0));
+            F8 s0, c0, s1, c1;
+            d8_sincos(__builtin_convertvector(f_low(f), D8) * p, &s0, &c0);
+            d8_sincos(__builtin_convertvector(f_high(f), D8) * p, &s1, &c1);
+            f_store(c + i, f_join(c0, c1) * f_set(c_rope_scale));
+            f_store(c + half + i, f_join(s0, s1) * f_set(c_rope_scale));
+        }
+    }
+}
+
+/* RMSNorm with gain, in place, if c_qk_norm. */
+PFQ_INLINE void head_norm(float *v, const float *gain) {
+    const int32_t D = c_head_dim;
+    if (!c_qk_norm)
+        return;
+    F s = f_set(0.0f);
+    for (int32_t i = 0; i < D; i += 16) {
+        F x = f_load_n(v + i, D - i);
+        s = f_fma(x, x, s);
+    }
+    F r = f_set(1.0f / __builtin_sqrtf(f_hsum(s) / (float)D + c_eps));
+    for (int32_t i = 0; i < D; i += 16)
+        f_store_n(v + i, f_load_n(v + i, D - i) * r * f_load_n(gain + i, D - i), D - i);
+}
+
+/* Rotates pairs (i, i + c_rot / 2) in place; table is this token's row of a rope table. */
+PFQ_INLINE void head_rope(float *v, const float *table) {
+    const int32_t half = c_rot / 2;
+    for (int32_t i = 0; i < half; i += 16) {
+        int32_t n = half - i;
+        F c = f_load(table + i), s = f_load(table + rope_half() + i);
+        F x = f_load_n(v + i, n), y = f_load_n(v + half + i, n);
+        f_store_n(v + i, x * c - y * s, n);
+        f_store_n(v + half + i, y * c + x * s, n);
+    }
+}
+
+PFQ_INLINE void head_copy(float *dst, const float *v) {
+    for (int32_t i = 0; i < c_head_dim; i += 16)
+        f_store_n(dst + i, f_load_n(v + i, c_head_dim - i), c_head_dim - i);
+}
+
+/* To row `row` of a cache [rows][c_head_dim]. */
+PFQ_INLINE void head_to_cache(char *cache, int64_t row, const float *v) {
+    char *d = cache + row * c_head_dim * (c_kv_f16 ? 2 : 4);
+    for (int32_t i = 0; i < c_head_dim; i += 16)
+        f_store_kv(d, i, f_load_n(v + i, c_head_dim - i), c_head_dim - i, c_kv_f16);
+}
+
+#endif
