@@ -44,8 +44,7 @@ static void pack_f32(i64 cols, const float *w, u8 *out)
         for (i64 r = 0; r < PACK_ROWS; r++) out = put(out, &w[r * cols + k], 4);
 }
 
-/* Bytes are w + 128, so that one operand of the dot product is unsigned; the kernel subtracts 128 * sum(x), and
- * gets 128 * sum(w) from the head for paths whose other operand is the unsigned one. */
+/* Bytes are plain s8; the head's 128 * sum(w) corrects for activations stored as x + 128. */
 static void pack_s8(i64 cols, const i32 *q, const float *s, u8 *out)
 {
     out = put(out, s, PACK_ROWS * 4);
@@ -57,7 +56,7 @@ static void pack_s8(i64 cols, const i32 *q, const float *s, u8 *out)
     }
     for (i64 k = 0; k < cols; k += 4)
         for (i64 r = 0; r < PACK_ROWS; r++)
-            for (i64 i = k; i < k + 4; i++) *out++ = (u8)(128 + (i < cols ? q[r * cols + i] : 0));
+            for (i64 i = k; i < k + 4; i++) *out++ = (u8)(i < cols ? q[r * cols + i] : 0);
 }
 
 static u8 nibble(const i32 *q, i64 cols, i64 r, i64 k) { return k < cols ? (u8)(q[r * cols + k] & 15) : 0; }
