@@ -243,6 +243,6 @@ u32 ir_op_position(const Module *m, OpId op); /* index in its body */
 /* ---- types.c / verify.c ---- */
 /* Infers result types of an op whose operands and attributes are set; LEAF ops keep out[0]. */
 bool ir_infer(Diag *d, Module *m, const Op *op, TypeId *out);
-bool ir_verify(Diag *d, const Module *m); /* every rule; reports all breaches, each printing its op */
+bool ir_verify(Diag *d, Module *m); /* every rule; reports all breaches, each printing its op */
 
 #endif

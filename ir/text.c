@@ -1,24 +1,211 @@
+/* Printing. The names of constants are unique by construction; the values of a function are made unique here: an
+ * unnamed one prints as the number of unnamed ones before it, a repeated name gets a numeric suffix. */
 #include "ir/text.h"
+
+#include "ir/base/json.h"
+
+static const char symbol_char[] = "?TRC";
+
+static void put_type(StrBuf *b, const Type *t)
+{
+    sb_str(b, dtype_info[t->dt].name);
+    sb_ch(b, '[');
+    for (u32 i = 0; i < t->rank; i++) {
+        if (i) sb_ch(b, ',');
+        if (t->dim[i] < 0) sb_ch(b, symbol_char[-t->dim[i]]);
+        else sb_printf(b, "%lld", (long long)t->dim[i]);
+    }
+    sb_ch(b, ']');
+}
+
+bool ir_name_char(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '/' || c == '-' || c == '#';
+}
+
+/* Plain when it lexes as a name and cannot be taken for a number; quoted like a JSON string otherwise. */
+static void put_name(StrBuf *b, char sigil, const char *name)
+{
+    bool plain = *name != 0, digits = true;
+    for (const char *p = name; *p; p++) plain &= ir_name_char(*p), digits &= *p >= '0' && *p <= '9';
+    sb_ch(b, sigil);
+    if (plain && !digits) sb_str(b, name);
+    else sb_json_str(b, str_c(name));
+}
+
+typedef struct Print {
+    const Module *m;
+    StrBuf *b;
+    const char **names; /* printed form of each value of the current function; NULL: not named yet */
+} Print;
+
+static void put_value(Print *p, ValueId v)
+{
+    const Value *val = value_at(p->m, v);
+    if (!v) sb_ch(p->b, '_');
+    else if (val->fn == 0) put_name(p->b, '@', ir_cstr(p->m, val->name));
+    else if (p->names && p->names[v]) sb_str(p->b, p->names[v]);
+    else if (val->name) put_name(p->b, '%', ir_cstr(p->m, val->name));
+    else sb_printf(p->b, "%%v%u", v);
+}
+
+static void put_attr_value(const Module *m, StrBuf *b, AttrKind kind, const Attr *a)
+{
+    switch (kind) {
+    case AK_INT: sb_printf(b, "%lld", (long long)a->i); break;
+    case AK_FLOAT: sb_f64(b, a->f); break;
+    case AK_STR: sb_json_str(b, str_c(ir_cstr(m, a->s))); break;
+    case AK_INTS:
+    case AK_FLOATS:
+        sb_ch(b, '[');
+        for (u32 i = 0; i < a->n; i++) {
+            if (i) sb_str(b, ", ");
+            if (kind == AK_INTS) sb_printf(b, "%lld", (long long)a->ints[i]);
+            else sb_f64(b, a->floats[i]);
+        }
+        sb_ch(b, ']');
+        break;
+    }
+}
+
+static void put_attrs(const Module *m, StrBuf *b, const Op *op)
+{
+    const char *sep = " {";
+    for (u32 i = 0; i < op->nattr; i++, sep = ", ") {
+        sb_printf(b, "%s%s = ", sep, attr_info[op->attr[i].id].name);
+        put_attr_value(m, b, attr_info[op->attr[i].id].kind, &op->attr[i]);
+    }
+    if (op->layer >= 0) sb_printf(b, "%slayer = %d", sep, op->layer), sep = ", ";
+    if (sep[0] == ',') sb_ch(b, '}');
+}
+
+static void put_op(Print *p, const Op *op)
+{
+    for (u32 i = 0; i < op->nout; i++) {
+        if (i) sb_str(p->b, ", ");
+        put_value(p, op->out + i);
+    }
+    if (op->nout) sb_str(p->b, " = ");
+    sb_str(p->b, op_info[op->kind].mnemonic);
+    for (u32 i = 0; i < op->nin; i++) {
+        sb_str(p->b, i ? ", " : " ");
+        put_value(p, op->in[i]);
+    }
+    put_attrs(p->m, p->b, op);
+    for (u32 i = 0; i < op->nout; i++) {
+        sb_str(p->b, i ? ", " : " : ");
+        put_type(p->b, &p->m->types.at[value_at(p->m, op->out + i)->type]);
+    }
+    sb_ch(p->b, '\n');
+}
+
+static void name_value(Print *p, Map *used, ValueId v, u32 *number)
+{
+    StrBuf b = {.a = p->b->a};
+    const char *base = ir_cstr(p->m, value_at(p->m, v)->name);
+    if (strspn(base, "0123456789") == strlen(base)) { /* unnamed, or a name that would read as a number */
+        sb_printf(&b, "%%%u", (*number)++);
+    } else {
+        const char *try = base;
+        for (u32 i = 1;; i++) {
+            bool added;
+            map_put(used, str_c(try), &added);
+            if (added) break;
+            try = arena_printf(p->b->a, "%s.%u", base, i);
+        }
+        put_name(&b, '%', try);
+    }
+    p->names[v] = b.p;
+}
+
+static void name_values(Print *p, const Fn *f)
+{
+    Map used = {.a = p->b->a};
+    u32 number = 0;
+    for (u32 i = 0; i < f->params.n; i++) name_value(p, &used, f->params.at[i], &number);
+    for (u32 i = 0; i < f->body.n; i++) {
+        const Op *op = op_at(p->m, f->body.at[i]);
+        for (u32 k = 0; k < op->nout; k++) name_value(p, &used, op->out + k, &number);
+    }
+}
+
+static void put_fn(Print *p, const Fn *f)
+{
+    StrBuf *b = p->b;
+    name_values(p, f);
+    sb_str(b, "\nfunc ");
+    put_name(b, '@', ir_cstr(p->m, f->name));
+    sb_ch(b, '(');
+    for (u32 i = 0; i < f->params.n; i++) {
+        if (i) sb_str(b, ", ");
+        put_value(p, f->params.at[i]);
+        sb_str(b, ": ");
+        put_type(b, type_of(p->m, f->params.at[i]));
+    }
+    sb_ch(b, ')');
+    if (f->act_bytes) sb_printf(b, " {act = %llu}", (unsigned long long)f->act_bytes);
+    sb_str(b, " {\n");
+    u32 step = 0;
+    for (u32 i = 0; i < f->body.n; i++) {
+        const Op *op = op_at(p->m, f->body.at[i]);
+        if (op->step != step) {
+            if (step) sb_str(b, "  }\n");
+            step = op->step;
+            if (step) {
+                const Step *s = &f->steps.at[step - 1];
+                sb_printf(b, "  step %u ", step);
+                sb_json_str(b, str_c(ir_cstr(p->m, s->kernel)));
+                if (s->weights) sb_ch(b, ' '), put_value(p, s->weights);
+                sb_str(b, " {\n");
+            }
+        }
+        sb_str(b, step ? "    " : "  ");
+        put_op(p, op);
+    }
+    if (step) sb_str(b, "  }\n");
+    sb_str(b, "  return");
+    for (u32 i = 0; i < f->results.n; i++) {
+        sb_str(b, i ? ", " : " ");
+        put_value(p, f->results.at[i]);
+    }
+    sb_str(b, "\n}\n");
+}
+
+void ir_print(const Module *m, StrBuf *b)
+{
+    Print p = {m, b, NULL};
+    sb_str(b, "pfir 1\nmodule ");
+    put_name(b, '@', ir_cstr(m, m->name));
+    for (u32 i = 0; i < m->meta.n; i++) {
+        sb_printf(b, "%s%s = ", i ? ", " : " {", ir_cstr(m, m->meta.at[i].key));
+        put_attr_value(m, b, m->meta.at[i].kind, &m->meta.at[i].val);
+    }
+    sb_str(b, m->meta.n ? "}\n" : "\n");
+    for (u32 i = 0; i < m->files.n; i++) {
+        sb_printf(b, "file %u ", i);
+        sb_json_str(b, str_c(ir_cstr(m, m->files.at[i].path)));
+        if (m->files.at[i].bytes) sb_printf(b, " {bytes = %llu}", (unsigned long long)m->files.at[i].bytes);
+        sb_ch(b, '\n');
+    }
+    for (u32 i = 0; i < m->consts.n; i++) put_op(&p, op_at(m, m->consts.at[i]));
+    p.names = NEWN(b->a, const char *, m->values.n);
+    for (u32 i = 1; i < m->fns.n; i++) put_fn(&p, &m->fns.at[i]);
+}
 
 const char *ir_type_text(Module *m, const Type *t)
 {
-    static const char symbols[] = "?TRC";
     StrBuf b = {.a = m->a};
-    sb_str(&b, dtype_info[t->dt].name);
-    sb_ch(&b, '[');
-    for (u32 i = 0; i < t->rank; i++) {
-        if (i) sb_ch(&b, ',');
-        if (t->dim[i] < 0) sb_ch(&b, symbols[-t->dim[i]]);
-        else sb_printf(&b, "%lld", (long long)t->dim[i]);
-    }
-    sb_ch(&b, ']');
+    put_type(&b, t);
     return b.p;
 }
 
 const char *ir_op_text(Module *m, const Op *op)
 {
     StrBuf b = {.a = m->a};
-    sb_str(&b, op_info[op->kind].mnemonic);
-    for (u32 i = 0; i < op->nin; i++) sb_printf(&b, "%s %%%u", i ? "," : "", op->in[i]);
+    Print p = {m, &b, NULL};
+    Op bare = *op;
+    if (bare.out + bare.nout > m->values.n) bare.nout = 0; /* an op that is being built has no results yet */
+    put_op(&p, &bare);
+    b.p[b.n - 1] = 0;
     return b.p;
 }

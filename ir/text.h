@@ -10,6 +10,7 @@ void ir_print(const Module *m, StrBuf *out);
 Module *ir_parse(Diag *d, Arena *a, const Source *src, const char *dir);
 
 /* For messages; the strings live in the module's arena. */
+bool ir_name_char(char c); /* may appear in an unquoted name */
 const char *ir_op_text(Module *m, const Op *op);
 const char *ir_type_text(Module *m, const Type *t);
 
