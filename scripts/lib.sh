@@ -1,0 +1,38 @@
+# Shared by the scripts: step lines, failures with a sentence, and the packages that a bare Debian 12 lacks.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export LC_ALL=C.UTF-8
+
+step() { printf '== %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+build_packages=(gcc libc6-dev cmake ninja-build clang-19 llvm-19-dev libcjson-dev libutf8proc-dev)
+test_packages=(llvm-19-tools libcmocka-dev libclang-rt-19-dev libpcre2-dev python3 gdb)
+demo_packages=(python3 python3-pip unzip ca-certificates)
+
+need_packages() { # installs what is missing of the packages named
+    local missing=() p
+    for p in "$@"; do
+        dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
+    done
+    [ ${#missing[@]} -eq 0 ] && return 0
+    command -v apt-get >/dev/null || die "these packages are needed (Debian 12 names): ${missing[*]}"
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || die "run as root, or install sudo, to install: ${missing[*]}"
+        as_root=(sudo)
+    fi
+    step "install ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq || die "apt-get update failed"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+        die "apt-get could not install: ${missing[*]}"
+}
+
+configure_and_build() { # folder, then cmake options
+    local dir=$1
+    shift
+    local log="$root/$dir.log"
+    step "build in $dir/"
+    { cmake -S "$root" -B "$root/$dir" -G Ninja "$@" && cmake --build "$root/$dir"; } >"$log" 2>&1 ||
+        { tail -n 40 "$log" >&2; die "the build in $dir/ failed (all of its output: $dir.log)"; }
+}
