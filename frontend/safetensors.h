@@ -1,10 +1,12 @@
-/* Reader of safetensors headers (https://huggingface.co/docs/safetensors, with the rules of its 2023 audit).
+/* Reader of safetensors headers (https://huggingface.co/docs/safetensors, with the rules of its
+ * 2023 audit).
  *
- * The file (or any memory: MappedFile is only a name, a pointer and a size) must stay mapped while the result is
- * used. Only the header is read. Refused with one diagnostic (E_FILE_FORMAT, E_JSON_*, E_TENSOR_DTYPE, E_LIMIT):
- * a header longer than 100,000,000 bytes or than the file, or not starting with '{'; duplicate names, unknown keys
- * or dtypes; shape x dtype different from the byte range; ranges with holes or overlaps; bytes after the last
- * tensor. Tensors without elements and scalars are allowed.
+ * The file (or any memory: MappedFile is only a name, a pointer and a size) must stay mapped while
+ * the result is used. Only the header is read. Refused with one diagnostic (E_FILE_FORMAT,
+ * E_JSON_*, E_TENSOR_DTYPE, E_LIMIT): a header longer than 100,000,000 bytes or than the file, or
+ * not starting with '{'; duplicate names, unknown keys or dtypes; shape x dtype different from the
+ * byte range; ranges with holes or overlaps; bytes after the last tensor. Tensors without elements
+ * and scalars are allowed.
  */
 #ifndef PFQC_FRONTEND_SAFETENSORS_H
 #define PFQC_FRONTEND_SAFETENSORS_H

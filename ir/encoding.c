@@ -2,8 +2,9 @@
 
 #include "ir/base/half.h"
 
-/* A decoder expands whole blocks. Inner loops run over 16 or 32 elements with the scale outside, which is what the
- * compilers vectorise; f32 products are rounded before they are added (the build sets -ffp-contract=off). */
+/* A decoder expands whole blocks. Inner loops run over 16 or 32 elements with the scale outside,
+ * which is what the compilers vectorise; f32 products are rounded before they are added (the build
+ * sets -ffp-contract=off). */
 typedef void Decoder(const u8 *src, u64 blocks, float *out);
 
 static u16 load16(const u8 *p)
@@ -13,7 +14,10 @@ static u16 load16(const u8 *p)
     return v;
 }
 
-static float load_f16(const u8 *p) { return f16_to_f32(load16(p)); }
+static float load_f16(const u8 *p)
+{
+    return f16_to_f32(load16(p));
+}
 
 /* ---- plain elements: FN(name, C type in the file, value as f32) ---- */
 
@@ -27,8 +31,8 @@ static float load_f16(const u8 *p) { return f16_to_f32(load16(p)); }
         }                                                                                          \
     }
 
-/* f16_to_f32 without branches, so that it vectorises: rebias the exponent once, and once more for inf and NaN;
- * zero and subnormals are integers times 2^-24. */
+/* f16_to_f32 without branches, so that it vectorises: rebias the exponent once, and once more for
+ * inf and NaN; zero and subnormals are integers times 2^-24. */
 static inline float half_select(u16 h)
 {
     u32 sign = (u32)(h & 0x8000) << 16, mag = h & 0x7fff, exp = mag & 0x7c00;
@@ -60,9 +64,13 @@ PLAIN(u64, u64, (float)v)
 PLAIN(f8_e4m3, u8, e4m3_select(v))
 PLAIN(f8_e5m2, u8, half_select((u16)(v << 8))) /* the upper half of an f16 */
 
-static void enc_f32(const u8 *src, u64 n, float *out) { memcpy(out, src, n * sizeof *out); }
+static void enc_f32(const u8 *src, u64 n, float *out)
+{
+    memcpy(out, src, n * sizeof *out);
+}
 
-/* ---- blocks of 32: element j in the low nibble of byte j, element 16 + j in its high nibble ---- */
+/* ---- blocks of 32: element j in the low nibble of byte j, element 16 + j in its high nibble ----
+ */
 
 /* f16 d; 16 bytes: d * (q - 8) */
 static void enc_q4_0(const u8 *src, u64 blocks, float *out)
@@ -70,8 +78,10 @@ static void enc_q4_0(const u8 *src, u64 blocks, float *out)
     for (; blocks; blocks--, src += 18, out += 32) {
         float d = load_f16(src);
         const u8 *q = src + 2;
-        for (int j = 0; j < 16; j++) out[j] = (float)((q[j] & 15) - 8) * d;
-        for (int j = 0; j < 16; j++) out[16 + j] = (float)((q[j] >> 4) - 8) * d;
+        for (int j = 0; j < 16; j++)
+            out[j] = (float)((q[j] & 15) - 8) * d;
+        for (int j = 0; j < 16; j++)
+            out[16 + j] = (float)((q[j] >> 4) - 8) * d;
     }
 }
 
@@ -81,8 +91,10 @@ static void enc_q4_1(const u8 *src, u64 blocks, float *out)
     for (; blocks; blocks--, src += 20, out += 32) {
         float d = load_f16(src), m = load_f16(src + 2);
         const u8 *q = src + 4;
-        for (int j = 0; j < 16; j++) out[j] = (float)(q[j] & 15) * d + m;
-        for (int j = 0; j < 16; j++) out[16 + j] = (float)(q[j] >> 4) * d + m;
+        for (int j = 0; j < 16; j++)
+            out[j] = (float)(q[j] & 15) * d + m;
+        for (int j = 0; j < 16; j++)
+            out[16 + j] = (float)(q[j] >> 4) * d + m;
     }
 }
 
@@ -90,7 +102,8 @@ static void enc_q4_1(const u8 *src, u64 blocks, float *out)
 static void fifth_bits(const u8 *qh, u8 hi[32])
 {
     for (int k = 0; k < 4; k++)
-        for (int j = 0; j < 8; j++) hi[8 * k + j] = (u8)((qh[k] >> j & 1) << 4);
+        for (int j = 0; j < 8; j++)
+            hi[8 * k + j] = (u8)((qh[k] >> j & 1) << 4);
 }
 
 /* f16 d; u32 fifth bits; 16 bytes: d * (q - 16) */
@@ -101,8 +114,10 @@ static void enc_q5_0(const u8 *src, u64 blocks, float *out)
         const u8 *q = src + 6;
         u8 hi[32];
         fifth_bits(src + 2, hi);
-        for (int j = 0; j < 16; j++) out[j] = (float)(((q[j] & 15) | hi[j]) - 16) * d;
-        for (int j = 0; j < 16; j++) out[16 + j] = (float)(((q[j] >> 4) | hi[16 + j]) - 16) * d;
+        for (int j = 0; j < 16; j++)
+            out[j] = (float)(((q[j] & 15) | hi[j]) - 16) * d;
+        for (int j = 0; j < 16; j++)
+            out[16 + j] = (float)(((q[j] >> 4) | hi[16 + j]) - 16) * d;
     }
 }
 
@@ -114,8 +129,10 @@ static void enc_q5_1(const u8 *src, u64 blocks, float *out)
         const u8 *q = src + 8;
         u8 hi[32];
         fifth_bits(src + 4, hi);
-        for (int j = 0; j < 16; j++) out[j] = (float)((q[j] & 15) | hi[j]) * d + m;
-        for (int j = 0; j < 16; j++) out[16 + j] = (float)((q[j] >> 4) | hi[16 + j]) * d + m;
+        for (int j = 0; j < 16; j++)
+            out[j] = (float)((q[j] & 15) | hi[j]) * d + m;
+        for (int j = 0; j < 16; j++)
+            out[16 + j] = (float)((q[j] >> 4) | hi[16 + j]) * d + m;
     }
 }
 
@@ -125,26 +142,31 @@ static void enc_q8_0(const u8 *src, u64 blocks, float *out)
     for (; blocks; blocks--, src += 34, out += 32) {
         float d = load_f16(src);
         const int8_t *q = (const int8_t *)src + 2;
-        for (int j = 0; j < 32; j++) out[j] = (float)q[j] * d;
+        for (int j = 0; j < 32; j++)
+            out[j] = (float)q[j] * d;
     }
 }
 
 /* f16 d; 16 bytes of indices into a fixed non-linear codebook: d * code[q] */
 static void enc_iq4_nl(const u8 *src, u64 blocks, float *out)
 {
-    static const float code[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    static const float code[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                   1,    13,   25,  38,  53,  69,  89,  113};
     for (; blocks; blocks--, src += 18, out += 32) {
         float d = load_f16(src);
         const u8 *q = src + 2;
-        for (int j = 0; j < 16; j++) out[j] = code[q[j] & 15] * d;
-        for (int j = 0; j < 16; j++) out[16 + j] = code[q[j] >> 4] * d;
+        for (int j = 0; j < 16; j++)
+            out[j] = code[q[j] & 15] * d;
+        for (int j = 0; j < 16; j++)
+            out[16 + j] = code[q[j] >> 4] * d;
     }
 }
 
-/* ---- super-blocks of 256: 8 groups of 32 or 16 groups of 16, each with a small integer scale ---- */
+/* ---- super-blocks of 256: 8 groups of 32 or 16 groups of 16, each with a small integer scale ----
+ */
 
-/* 16 bytes: low nibble scale, high nibble minimum; 64 bytes of 2-bit q; f16 d, dmin: (d*scale) * q - dmin*min.
- * Bytes 32h..32h+31 hold elements 128h + 32s + (0..31) in bits 2s, 2s+1. */
+/* 16 bytes: low nibble scale, high nibble minimum; 64 bytes of 2-bit q; f16 d, dmin: (d*scale) * q
+ * - dmin*min. Bytes 32h..32h+31 hold elements 128h + 32s + (0..31) in bits 2s, 2s+1. */
 static void enc_q2_k(const u8 *src, u64 blocks, float *out)
 {
     for (; blocks; blocks--, src += 84, out += 256) {
@@ -154,13 +176,14 @@ static void enc_q2_k(const u8 *src, u64 blocks, float *out)
             float dl = d * (float)(src[g] & 15), ml = dmin * (float)(src[g] >> 4);
             const u8 *p = q + 32 * (g >> 3) + 16 * (g & 1);
             int shift = 2 * (g >> 1 & 3);
-            for (int j = 0; j < 16; j++) out[16 * g + j] = dl * (float)(p[j] >> shift & 3) - ml;
+            for (int j = 0; j < 16; j++)
+                out[16 * g + j] = dl * (float)(p[j] >> shift & 3) - ml;
         }
     }
 }
 
-/* 32 bytes of third bits (bit g/2 of byte j); 64 bytes of low 2 bits as in q2_k; 12 bytes: sixteen 6-bit scales;
- * f16 d: (d * (scale - 32)) * (q - 4) */
+/* 32 bytes of third bits (bit g/2 of byte j); 64 bytes of low 2 bits as in q2_k; 12 bytes: sixteen
+ * 6-bit scales; f16 d: (d * (scale - 32)) * (q - 4) */
 static void enc_q3_k(const u8 *src, u64 blocks, float *out)
 {
     for (; blocks; blocks--, src += 110, out += 256) {
@@ -178,8 +201,9 @@ static void enc_q3_k(const u8 *src, u64 blocks, float *out)
     }
 }
 
-/* The eight 6-bit scales and minima of q4_k and q5_k in 12 bytes: the first four of each are the low bits of bytes
- * 0-3 and 4-7; the last four have their low nibbles in bytes 8-11 and their upper bits on top of the first ones. */
+/* The eight 6-bit scales and minima of q4_k and q5_k in 12 bytes: the first four of each are the
+ * low bits of bytes 0-3 and 4-7; the last four have their low nibbles in bytes 8-11 and their upper
+ * bits on top of the first ones. */
 static void six_bit_pair(const u8 s[12], int g, float *scale, float *min)
 {
     bool first = g < 4;
@@ -188,8 +212,8 @@ static void six_bit_pair(const u8 s[12], int g, float *scale, float *min)
     *min = (float)(first ? s[4 + k] & 63 : s[8 + k] >> 4 | s[4 + k] >> 6 << 4);
 }
 
-/* f16 d, dmin; 12 bytes of scales; 128 bytes: group g is the low (even g) or high nibbles of bytes 32*(g/2)..+31:
- * (d*scale) * q - dmin*min */
+/* f16 d, dmin; 12 bytes of scales; 128 bytes: group g is the low (even g) or high nibbles of bytes
+ * 32*(g/2)..+31: (d*scale) * q - dmin*min */
 static void enc_q4_k(const u8 *src, u64 blocks, float *out)
 {
     for (; blocks; blocks--, src += 144, out += 256) {
@@ -199,7 +223,8 @@ static void enc_q4_k(const u8 *src, u64 blocks, float *out)
             float dl = d * scale, ml = dmin * min;
             const u8 *q = src + 16 + 32 * (g >> 1);
             int shift = 4 * (g & 1);
-            for (int j = 0; j < 32; j++) out[32 * g + j] = dl * (float)(q[j] >> shift & 15) - ml;
+            for (int j = 0; j < 32; j++)
+                out[32 * g + j] = dl * (float)(q[j] >> shift & 15) - ml;
         }
     }
 }
@@ -221,8 +246,9 @@ static void enc_q5_k(const u8 *src, u64 blocks, float *out)
     }
 }
 
-/* 128 bytes of low nibbles; 64 bytes of upper 2 bits; 16 s8 scales; f16 d: (d*scale) * (q - 32). In each half of
- * 128 elements, run r of 32 takes nibble r/2 of bytes 32*(r&1)..+31 and bits 2r, 2r+1 of the half's 32 upper bytes. */
+/* 128 bytes of low nibbles; 64 bytes of upper 2 bits; 16 s8 scales; f16 d: (d*scale) * (q - 32). In
+ * each half of 128 elements, run r of 32 takes nibble r/2 of bytes 32*(r&1)..+31 and bits 2r, 2r+1
+ * of the half's 32 upper bytes. */
 static void enc_q6_k(const u8 *src, u64 blocks, float *out)
 {
     for (; blocks; blocks--, src += 210, out += 256) {
@@ -252,7 +278,10 @@ static Decoder *const decoders[ENC_COUNT] = {
 #undef X
 };
 
-const EncInfo *enc_info(EncId enc) { return &infos[enc]; }
+const EncInfo *enc_info(EncId enc)
+{
+    return &infos[enc];
+}
 
 EncId enc_by_name(Str name)
 {

@@ -1,4 +1,5 @@
-/* ir/encoding: every storage encoding decodes to the reference's f32 values, bit for bit, over any range. */
+/* ir/encoding: every storage encoding decodes to the reference's f32 values, bit for bit, over any
+ * range. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,22 +18,25 @@ static void assert_same_bits(const char *what, const float *got, const float *wa
     for (u64 i = 0; i < n; i++) {
         if (isnan(got[i]) && isnan(want[i])) continue;
         if (bits_f32(got[i]) != bits_f32(want[i]))
-            fail_msg("%s: element %llu is %a, expected %a", what, (unsigned long long)i, (double)got[i], (double)want[i]);
+            fail_msg("%s: element %llu is %a, expected %a", what, (unsigned long long)i,
+                     (double)got[i], (double)want[i]);
     }
 }
 
-/* tests/data/encodings/NAME.bin holds u32 blocks, the blocks, the f32 values (tests/tools/make_encodings.py). */
+/* tests/data/encodings/NAME.bin holds u32 blocks, the blocks, the f32 values
+ * (tests/tools/make_encodings.py). */
 static void blocks_match_the_reference(void **state)
 {
     (void)state;
-    static const char *const names[] = {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl",  "q2_k",
+    static const char *const names[] = {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0",    "iq4_nl", "q2_k",
                                         "q3_k", "q4_k", "q5_k", "q6_k", "f8_e4m3", "f8_e5m2"};
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
         Arena a = {0};
         Diag d;
         MappedFile f;
         diag_init(&d, &a);
-        if (!io_map(&d, &a, arena_printf(&a, "tests/data/encodings/%s.bin", names[k]), &f)) fail_msg("no data for %s", names[k]);
+        if (!io_map(&d, &a, arena_printf(&a, "tests/data/encodings/%s.bin", names[k]), &f))
+            fail_msg("no data for %s", names[k]);
         EncId enc = enc_by_name(str_c(names[k]));
         const EncInfo *e = enc_info(enc);
         u32 blocks;
@@ -64,12 +68,15 @@ static void halves_match_the_scalar_form(void **state)
     (void)state;
     u16 *src = xmalloc(65536, 2);
     float *got = xmalloc(65536, 4), *want = xmalloc(65536, 4);
-    for (u32 h = 0; h < 65536; h++) src[h] = (u16)h;
+    for (u32 h = 0; h < 65536; h++)
+        src[h] = (u16)h;
     enc_decode(ENC_F16, (const u8 *)src, 0, 65536, got);
-    for (u32 h = 0; h < 65536; h++) want[h] = f16_to_f32((u16)h);
+    for (u32 h = 0; h < 65536; h++)
+        want[h] = f16_to_f32((u16)h);
     assert_same_bits("f16", got, want, 65536);
     enc_decode(ENC_BF16, (const u8 *)src, 0, 65536, got);
-    for (u32 h = 0; h < 65536; h++) want[h] = bf16_to_f32((u16)h);
+    for (u32 h = 0; h < 65536; h++)
+        want[h] = bf16_to_f32((u16)h);
     assert_same_bits("bf16", got, want, 65536);
     free(src), free(got), free(want);
 }
@@ -84,7 +91,7 @@ static void plain_types_widen_or_round(void **state)
         double value;
     } rows[] = {
         {"f32", 0x7f7fffff, 0x1.fffffep127},
-        {"f64", 0x3ff0000010000000, 1.0},              /* halfway between 1 and its successor: to even */
+        {"f64", 0x3ff0000010000000, 1.0}, /* halfway between 1 and its successor: to even */
         {"f64", 0x3ff0000030000000, 1.0 + 0x1p-22},    /* halfway the other way */
         {"f64", 0x7fe0000000000000, (double)INFINITY}, /* beyond f32 */
         {"i8", 0x80, -128},
@@ -105,7 +112,9 @@ static void plain_types_widen_or_round(void **state)
         float got;
         memcpy(buf + 1 + 2 * enc_info(enc)->bytes, &rows[i].bits, enc_info(enc)->bytes);
         enc_decode(enc, buf + 1, 2, 1, &got);
-        if (bits_f32(got) != bits_f32((float)rows[i].value)) fail_msg("%s %llx gave %a", rows[i].name, (unsigned long long)rows[i].bits, (double)got);
+        if (bits_f32(got) != bits_f32((float)rows[i].value))
+            fail_msg("%s %llx gave %a", rows[i].name, (unsigned long long)rows[i].bits,
+                     (double)got);
     }
 }
 
