@@ -1,6 +1,6 @@
 /* linear.u4g32: 4-bit weights, w = scale * q + offset per row and 32 k, activations s16g32. Contract: linear.h.
  *
- * A group's sum is exact in int32: |256 * hi + lo| <= 32 * 15 * 32767 < 2^24, so it is exact in f32 too. The
+ * A group's sum is exact in int32: |256 * hi + lo| <= 32 * 15 * 32512 < 2^24, so it is exact in f32 too. The
  * planes hi and lo are summed apart. On AVX2 pmaddubsw cannot saturate (15 * 128 * 2 = 3840), nor can eight of
  * its results added in int16 (30720). Per group: y += sum * (scale * xscale) + offset * (xscale * sum(x)).
  */

@@ -1,6 +1,7 @@
 /* Dynamic quantisation of one row of K f32 into the formats of ARCHITECTURE.md, "Activations a kernel reads".
  *
  * Symmetric: scale = absmax / qmax, q = round-half-even(x * (qmax / absmax)), 0 for an all-zero row or group.
+ * qmax is 127 for s8 and 127 * 256 for both s16 formats (two s8 planes hold no more).
  * `ints` is 64-byte aligned and has the stride of its format; the source row is read only below K.
  */
 #ifndef PFQC_CODEGEN_CPU_QUANTISE_H
@@ -44,8 +45,8 @@ PFQ_INLINE void quant_row_s8(const float *x, int32_t K, uint8_t *ints, float *sc
 
 PFQ_INLINE void quant_row_s16(const float *x, int32_t K, uint8_t *ints, float *scale) {
     float m = row_absmax(x, K);
-    *scale = m / 32767.0f;
-    F inv = f_set(m > 0.0f ? 32767.0f / m : 0.0f);
+    *scale = m / 32512.0f;
+    F inv = f_set(m > 0.0f ? 32512.0f / m : 0.0f);
     uint8_t *lo = ints + pfq_up(K, 64);
     for (int32_t k = 0; k < K; k += 16) {
         I v = i_round(f_load_n(x + k, K - k) * inv);
@@ -59,8 +60,8 @@ PFQ_INLINE void quant_row_s16g32(const float *x, int32_t K, uint8_t *ints, float
         F a = f_load_n(x + 32 * g, K - 32 * g);
         F b = f_load_n(x + 32 * g + 16, pfq_max(K - 32 * g - 16, 0));
         float m = f_hmax(f_max(f_abs(a), f_abs(b)));
-        scale[g] = m / 32767.0f;
-        F inv = f_set(m > 0.0f ? 32767.0f / m : 0.0f);
+        scale[g] = m / 32512.0f;
+        F inv = f_set(m > 0.0f ? 32512.0f / m : 0.0f);
         I va = i_round(a * inv), vb = i_round(b * inv);
         I half = i_set(128); /* lo is signed, so hi = floor((v + 128) / 256) */
         store_bytes(ints + 64 * g, (va + half) >> 8);
