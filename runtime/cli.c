@@ -1,0 +1,282 @@
+/* Entry point of a compiled binary and the commands about text. Contract: cli.h. */
+#include "runtime/cli.h"
+
+#include "runtime/sample.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { RUN_ROOM = 4096 }; /* tokens that `run` makes room for when neither -n nor -c says */
+
+static PfqCmd *const handlers[PFQ_N_COMMANDS] = {
+    [PFQ_CMD_RUN] = pfq_cmd_run,
+    [PFQ_CMD_PPL] = pfq_cmd_ppl,
+    [PFQ_CMD_BENCH] = pfq_cmd_bench,
+    [PFQ_CMD_LOGITS] = pfq_cmd_logits,
+    [PFQ_CMD_TOKENIZE] = pfq_cmd_tokenize,
+    [PFQ_CMD_DETOKENIZE] = pfq_cmd_detokenize,
+    [PFQ_CMD_INFO] = pfq_cmd_info,
+    [PFQ_CMD_SELF_TEST] = pfq_cmd_self_test,
+};
+
+void pfq_mean_sd(const double *v, int n, double *mean, double *sd)
+{
+    double sum = 0, dev = 0;
+    for (int i = 0; i < n; i++) {
+        sum += v[i];
+    }
+    *mean = n > 0 ? sum / n : 0;
+    for (int i = 0; i < n; i++) {
+        dev += (v[i] - *mean) * (v[i] - *mean);
+    }
+    *sd = n > 1 ? sqrt(dev / (n - 1)) : 0;
+}
+
+bool pfq_cli_load(PfqCli *c, int64_t ctx)
+{
+    if (ctx > c->model->context) {
+        return pfq_fail(&c->err, "%lld tokens of context are needed, but the model has %d", (long long)ctx,
+                        c->model->context);
+    }
+    PfqEngineConfig config = {.threads = (int)c->opt.threads,
+                              .ctx = (int32_t)ctx,
+                              .cpu = c->opt.cpu,
+                              .weights = c->opt.weights};
+    return pfq_engine_open(&c->engine, c->model, &config, &c->err);
+}
+
+/* ---- run ---- */
+
+typedef struct RunTimes {
+    double start, loaded, prefilled, end;
+    int32_t n_prompt;
+    int64_t n_new, n_decoded;
+} RunTimes;
+
+static void report_run(const PfqCli *c, const RunTimes *t)
+{
+    double load = t->loaded - t->start, prompt = t->prefilled - t->loaded, gen = t->end - t->prefilled;
+    pfq_note("%s: load %.0f ms; prompt %d tokens, %.1f tok/s; generated %lld tokens, %.1f tok/s; %d threads, %s\n",
+             c->program, 1e3 * load, t->n_prompt, prompt > 0 ? t->n_prompt / prompt : 0, (long long)t->n_new,
+             gen > 0 ? (double)t->n_decoded / gen : 0, c->engine.threads, c->engine.variant->name);
+}
+
+/* Samples and prints until the model ends, the limit is reached or the context is full. */
+static bool generate(PfqCli *c, PfqSampler *s, RunTimes *t)
+{
+    const float *logits = c->engine.logits;
+    int64_t limit = c->opt.predict;
+    while (limit < 0 || t->n_new < limit) {
+        char buf[64];
+        size_t len;
+        int32_t id = pfq_sample(s, logits);
+        if (id < 0) {
+            return pfq_fail(&c->err, "the model's logits are not finite");
+        }
+        if (pfq_tok_is_eog(&c->tok, id)) {
+            break;
+        }
+        const char *piece = pfq_tok_piece(&c->tok, id, false, buf, &len);
+        pfq_out_text(c->out, piece, len);
+        pfq_out_flush(c->out);
+        t->n_new++;
+        if (c->out->error || t->n_new == limit) {
+            break;
+        }
+        if (c->engine.pos == c->engine.ctx) {
+            pfq_note("%s: the context of %d tokens is full\n", c->program, c->engine.ctx);
+            break;
+        }
+        logits = pfq_engine_decode(&c->engine, id, &c->err);
+        if (!logits) {
+            return false;
+        }
+        t->n_decoded++;
+    }
+    pfq_out_text_end(c->out);
+    pfq_out_write(c->out, "\n", 1);
+    return true;
+}
+
+/* The prompt's tokens, malloc'ed. An empty prompt is BOS alone, where there is one. */
+static int32_t *prompt_tokens(PfqCli *c, int32_t *n)
+{
+    int32_t *ids = NULL;
+    unsigned flags = PFQ_TOK_POLICY | (c->opt.special ? (unsigned)PFQ_TOK_SPECIAL : 0);
+    ptrdiff_t got = pfq_tok_encode(&c->tok, c->opt.prompt, strlen(c->opt.prompt), flags, &ids);
+    if (got == 0 && c->tok.bos >= 0) {
+        free(ids);
+        got = pfq_tok_encode(&c->tok, "", 0, PFQ_TOK_BOS, &ids);
+    }
+    if (got <= 0 || got > INT32_MAX - RUN_ROOM) {
+        pfq_fail(&c->err, got < 0    ? "out of memory for the prompt's tokens"
+                          : got == 0 ? "the prompt is empty and this tokenizer has no BOS token to begin with"
+                                     : "the prompt is too long");
+        free(ids);
+        return NULL;
+    }
+    *n = (int32_t)got;
+    return ids;
+}
+
+static bool run_prompt(PfqCli *c, const int32_t *ids, RunTimes *t)
+{
+    int64_t n = t->n_prompt, want = c->opt.predict >= 0 ? n + c->opt.predict : n + RUN_ROOM;
+    int64_t ctx = c->opt.ctx ? c->opt.ctx : want < c->model->context ? want : c->model->context;
+    if (n > ctx) {
+        return pfq_fail(&c->err, "the prompt has %lld tokens, more than the context of %lld", (long long)n,
+                        (long long)ctx);
+    }
+    PfqSampler s = {.temp = c->opt.temp,
+                    .top_p = c->opt.top_p,
+                    .min_p = c->opt.min_p,
+                    .top_k = (int32_t)c->opt.top_k,
+                    .state = (uint64_t)c->opt.seed};
+    if (!pfq_sampler_init(&s, c->model->vocab)) {
+        return pfq_fail(&c->err, "out of memory for the sampler");
+    }
+    bool ok = pfq_cli_load(c, ctx);
+    t->loaded = pfq_now();
+    ok = ok && pfq_engine_prefill(&c->engine, ids, t->n_prompt, PFQ_WANT_LAST, NULL, NULL, &c->err);
+    t->prefilled = pfq_now();
+    ok = ok && generate(c, &s, t);
+    t->end = pfq_now();
+    pfq_sampler_free(&s);
+    return ok;
+}
+
+bool pfq_cmd_run(PfqCli *c)
+{
+    RunTimes t = {.start = pfq_now()};
+    if (!c->opt.prompt) {
+        c->usage = true;
+        return pfq_fail(&c->err, "'run' needs a prompt (-p TEXT)");
+    }
+    int32_t *ids = prompt_tokens(c, &t.n_prompt);
+    if (!ids) {
+        return false;
+    }
+    bool ok = run_prompt(c, ids, &t);
+    if (ok) {
+        report_run(c, &t);
+    }
+    free(ids);
+    return ok;
+}
+
+/* ---- tokenize, detokenize ---- */
+
+bool pfq_cmd_tokenize(PfqCli *c)
+{
+    int32_t *ids = NULL;
+    const char *text = c->opt.operands[0];
+    unsigned flags = PFQ_TOK_POLICY | (c->opt.special ? (unsigned)PFQ_TOK_SPECIAL : 0);
+    ptrdiff_t n = pfq_tok_encode(&c->tok, text, strlen(text), flags, &ids);
+    if (n < 0) {
+        return pfq_fail(&c->err, "out of memory for the text's tokens");
+    }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        pfq_out_printf(c->out, "%s%d", i ? " " : "", ids[i]);
+    }
+    pfq_out_write(c->out, "\n", 1);
+    free(ids);
+    return true;
+}
+
+bool pfq_cmd_detokenize(PfqCli *c)
+{
+    size_t cap = 0, n = 0, len = 0;
+    for (int i = 0; i < c->opt.n_operands; i++) {
+        cap += strlen(c->opt.operands[i]) / 2 + 1;
+    }
+    int32_t *ids = malloc(cap * sizeof *ids);
+    bool ok = ids != NULL || pfq_fail(&c->err, "out of memory for %zu token ids", cap);
+    for (int i = 0; ok && i < c->opt.n_operands; i++) {
+        ok = pfq_parse_ids(c->opt.operands[i], c->model->vocab, ids, cap, &n, &c->err);
+    }
+    if (ok) {
+        char *text = pfq_tok_decode(&c->tok, ids, n, c->opt.special, &len);
+        ok = text != NULL || pfq_fail(&c->err, "out of memory for the text of %zu tokens", n);
+        if (ok) {
+            pfq_out_write(c->out, text, len);
+            pfq_out_write(c->out, "\n", 1);
+        }
+        free(text);
+    }
+    free(ids);
+    return ok;
+}
+
+/* ---- entry ---- */
+
+/* A descriptor 0-2 that is closed would be given to the next file opened, and messages would end up in it. It is filled
+ * with /dev/null, opened so that writing to it still fails. */
+static void fill_standard_fds(void)
+{
+    for (int fd = open("/dev/null", O_RDONLY); fd >= 0; fd = open("/dev/null", O_RDONLY)) {
+        if (fd > 2) {
+            close(fd);
+            break;
+        }
+    }
+}
+
+static bool run_command(PfqCli *c)
+{
+    if (c->model->abi != PFQ_ABI_VERSION) {
+        return pfq_fail(&c->err, "the model was generated for runtime ABI %u, this runtime has %u", c->model->abi,
+                        PFQ_ABI_VERSION);
+    }
+    const char *bad = pfq_tok_open(&c->tok, c->model->tokenizer, c->model->tokenizer_bytes);
+    if (bad) {
+        return pfq_fail(&c->err, "the tokenizer's tables are damaged: %s", bad);
+    }
+    return handlers[c->opt.command](c);
+}
+
+static const char *last_part(const char *path)
+{
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    return slash ? slash + 1 : path ? path : "model";
+}
+
+int pfq_main(int argc, char **argv, const PfqModel *model)
+{
+    static PfqOut out;
+    static PfqCli c;
+    bool general, ok = true;
+    fill_standard_fds();
+    signal(SIGPIPE, SIG_IGN); /* a reader that leaves is an error of write(), with a message */
+    pfq_out_init(&out, 1);
+    c = (PfqCli){.model = model, .program = last_part(argc > 0 ? argv[0] : NULL), .out = &out};
+    switch (pfq_options_parse(&c.opt, argc, argv, &general, &c.err)) {
+    case PFQ_PARSED_BAD:
+        c.usage = true;
+        ok = false;
+        break;
+    case PFQ_PARSED_HELP:
+        if (general) {
+            pfq_options_help(&out, c.program, model->name);
+        } else {
+            pfq_options_help_command(&out, c.program, c.opt.command);
+        }
+        break;
+    case PFQ_PARSED:
+        ok = run_command(&c);
+        pfq_engine_close(&c.engine);
+        break;
+    }
+    PfqErr write_err;
+    if (!pfq_out_finish(&out, &write_err) && ok) {
+        c.err = write_err;
+        ok = false;
+    }
+    if (!ok) {
+        pfq_note("%s: error: %s\n", c.program, c.err.text);
+    }
+    return ok ? 0 : c.usage ? 2 : 1;
+}

@@ -1,0 +1,219 @@
+/* `logits`, `info`, `self-test`: the binary about itself. */
+#include "runtime/cli.h"
+#include "runtime/cpu.h"
+#include "runtime/sample.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- logits ---- */
+
+typedef struct LogitsOut {
+    PfqOut *out;
+    int32_t vocab, k;  /* k: 0 for all logits */
+    PfqCandidate *top; /* [k] */
+    bool first;
+} LogitsOut;
+
+static void print_row(LogitsOut *l, const float *logits)
+{
+    pfq_out_write(l->out, "[", 1);
+    if (l->k) {
+        pfq_top(logits, l->vocab, l->k, l->top);
+    }
+    for (int32_t i = 0; i < (l->k ? l->k : l->vocab); i++) {
+        if (i) {
+            pfq_out_write(l->out, ", ", 2);
+        }
+        if (l->k) {
+            pfq_out_printf(l->out, "[%d, ", l->top[i].id);
+            pfq_out_json_number(l->out, (double)l->top[i].logit);
+            pfq_out_write(l->out, "]", 1);
+        } else {
+            pfq_out_json_number(l->out, (double)logits[i]);
+        }
+    }
+    pfq_out_write(l->out, "]", 1);
+}
+
+static void print_rows(void *user, int32_t first, int32_t n, const float *logits)
+{
+    LogitsOut *l = user;
+    (void)first;
+    for (int32_t i = 0; i < n; i++) {
+        pfq_out_printf(l->out, l->first ? "" : ",\n ");
+        l->first = false;
+        print_row(l, logits + (size_t)i * (size_t)l->vocab);
+    }
+}
+
+static bool print_logits(PfqCli *c, const int32_t *ids, int32_t n)
+{
+    int32_t k = c->opt.top < c->model->vocab ? (int32_t)c->opt.top : c->model->vocab;
+    LogitsOut l = {.out = c->out, .vocab = c->model->vocab, .k = k, .first = true};
+    if (k && !(l.top = malloc((size_t)k * sizeof *l.top))) {
+        return pfq_fail(&c->err, "out of memory for %d logits", k);
+    }
+    pfq_out_printf(c->out, "{\"tokens\": [");
+    for (int32_t i = 0; i < n; i++) {
+        pfq_out_printf(c->out, "%s%d", i ? ", " : "", ids[i]);
+    }
+    pfq_out_printf(c->out, "],\n \"%s\": %s", k ? "top" : "logits", c->opt.all ? "[" : "");
+    bool ok = pfq_engine_prefill(&c->engine, ids, n, c->opt.all ? PFQ_WANT_ALL : PFQ_WANT_LAST, print_rows, &l, &c->err);
+    pfq_out_printf(c->out, "%s}\n", c->opt.all ? "]" : "");
+    free(l.top);
+    return ok;
+}
+
+bool pfq_cmd_logits(PfqCli *c)
+{
+    if (!c->opt.tokens) {
+        c->usage = true;
+        return pfq_fail(&c->err, "'logits' needs token ids (--tokens 1,2,3)");
+    }
+    size_t cap = strlen(c->opt.tokens) / 2 + 1, n = 0;
+    int32_t *ids = malloc(cap * sizeof *ids);
+    bool ok = ids ? pfq_parse_ids(c->opt.tokens, c->model->vocab, ids, cap, &n, &c->err)
+                  : pfq_fail(&c->err, "out of memory for %zu token ids", cap);
+    if (ok && n == 0) {
+        ok = pfq_fail(&c->err, "option --tokens: there is no token id in it");
+    }
+    if (ok && c->opt.ctx && (size_t)c->opt.ctx < n) {
+        ok = pfq_fail(&c->err, "%zu tokens do not fit the context of %lld", n, (long long)c->opt.ctx);
+    }
+    ok = ok && pfq_cli_load(c, c->opt.ctx ? c->opt.ctx : (int64_t)n) && print_logits(c, ids, (int32_t)n);
+    free(ids);
+    return ok;
+}
+
+/* ---- info ---- */
+
+static void print_image(PfqCli *c)
+{
+    PfqImage im;
+    PfqErr err;
+    pfq_out_printf(c->out, "weights id: ");
+    for (int i = 0; i < 16; i++) {
+        pfq_out_printf(c->out, "%02x", c->model->image_id[i]);
+    }
+    if (pfq_image_open(&im, c->opt.weights, c->model->name, c->model->image_id, &err)) {
+        pfq_out_printf(c->out, "\nweights: %s%s\nweights sections: %u\n", im.path, im.appended ? " (inside)" : "",
+                       im.header->n_sections);
+        pfq_image_close(&im);
+    } else {
+        pfq_out_printf(c->out, "\nweights: not usable: %s\n", err.text);
+    }
+}
+
+static void print_targets(PfqCli *c)
+{
+    char have[128];
+    PfqErr err;
+    uint32_t features = pfq_cpu_features();
+    const PfqVariant *chosen = pfq_cpu_variant(c->model, features, c->opt.cpu, &err);
+    pfq_cpu_names(features, have, sizeof have);
+    pfq_out_printf(c->out, "targets:");
+    for (int32_t i = 0; i < c->model->n_variants; i++) {
+        pfq_out_printf(c->out, " %s", c->model->variants[i].name);
+    }
+    pfq_out_printf(c->out, "\ncpu features: %s\ncpu variant: %s\n", have, chosen ? chosen->name : err.text);
+}
+
+bool pfq_cmd_info(PfqCli *c)
+{
+    const PfqModel *m = c->model;
+    int threads = c->opt.threads ? (int)c->opt.threads : pfq_usable_cores();
+    pfq_out_printf(c->out,
+                   "model: %s\narchitecture: %s\nrecipe: %s\ncompiler: pfqc %s\nparameters: %llu\nvocabulary: %d\n"
+                   "context: %d\nlayers: %d\nhidden: %d\nheads: %d\nkv heads: %d\nhead dim: %d\nffn: %d\n",
+                   m->name, m->arch, m->recipe, m->version, (unsigned long long)m->params, m->vocab, m->context,
+                   m->layers, m->hidden, m->heads, m->kv_heads, m->head_dim, m->ffn);
+    print_targets(c);
+    pfq_out_printf(c->out, "threads: %d\nprefill chunk: %d\n", threads, m->chunk);
+    print_image(c);
+    pfq_out_printf(c->out,
+                   "weights bytes: %llu\nweights bytes per token: %llu\nkv bytes per token: %llu\nactivation bytes: %llu\n"
+                   "scratch bytes per thread: %llu\nlogits bytes: %llu\n",
+                   (unsigned long long)m->weight_bytes, (unsigned long long)m->weight_bytes_per_token,
+                   (unsigned long long)m->kv_row_bytes, (unsigned long long)m->act_bytes,
+                   (unsigned long long)m->scratch_bytes,
+                   (unsigned long long)m->rows * (unsigned long long)m->vocab * sizeof(float));
+    return true;
+}
+
+/* ---- self-test ---- */
+
+/* Compares logits with the recorded ones; prints the largest difference and the share of the tolerance it uses. */
+static bool compare(PfqCli *c, const char *what, const float *logits)
+{
+    const PfqExpect *x = c->model->expect;
+    double worst = 0;
+    int32_t at = 0;
+    for (int32_t i = 0; i < x->n_top; i++) {
+        int32_t id = x->top_ids[i];
+        double d = fabs((double)logits[id] - (double)x->top_logits[i]);
+        if (!(d <= worst)) { /* also true for NaN */
+            worst = d;
+            at = id;
+        }
+    }
+    bool ok = worst <= (double)x->tolerance;
+    pfq_out_printf(c->out, "%s %s: %s, largest difference %.3g (%.0f %% of what is allowed)\n", c->engine.variant->name,
+                   what, ok ? "ok" : "wrong", worst, 100 * worst / (double)x->tolerance);
+    return ok || pfq_fail(&c->err, "self-test failed: with variant %s, %s, the logit of token %d is off by %.3g, "
+                                   "%.3g is allowed",
+                          c->engine.variant->name, what, at, worst, (double)x->tolerance);
+}
+
+static bool test_variant(PfqCli *c)
+{
+    const PfqExpect *x = c->model->expect;
+    PfqEngine *e = &c->engine;
+    if (!pfq_engine_prefill(e, x->tokens, x->n_tokens, PFQ_WANT_LAST, NULL, NULL, &c->err) ||
+        !compare(c, "prefill", e->logits)) {
+        return false;
+    }
+    pfq_engine_rewind(e, 0);
+    for (int32_t i = 0; i < x->n_tokens; i++) {
+        if (!pfq_engine_decode(e, x->tokens[i], &c->err)) {
+            return false;
+        }
+    }
+    return compare(c, "decode", e->logits);
+}
+
+bool pfq_cmd_self_test(PfqCli *c)
+{
+    const PfqModel *m = c->model;
+    uint32_t have = pfq_cpu_features();
+    int64_t ctx = m->expect ? m->expect->n_tokens : 1;
+    if (!pfq_cli_load(c, ctx) || !pfq_image_verify(&c->engine.image, &c->err)) {
+        return false;
+    }
+    pfq_out_printf(c->out, "weights: ok, %u sections, %llu bytes\n", c->engine.image.header->n_sections,
+                   (unsigned long long)c->engine.image.header->data_bytes);
+    if (!m->expect) {
+        pfq_out_printf(c->out, "expectations: none recorded\nself-test passed\n");
+        return true;
+    }
+    const char *only = c->opt.cpu;
+    for (int32_t i = 0; i < m->n_variants; i++) {
+        const PfqVariant *v = &m->variants[i];
+        if (only && strcmp(only, v->name) != 0) {
+            continue;
+        }
+        if ((v->features & have) != v->features) {
+            pfq_out_printf(c->out, "%s: not tested, this CPU lacks it\n", v->name);
+            continue;
+        }
+        pfq_engine_close(&c->engine);
+        c->opt.cpu = v->name;
+        if (!pfq_cli_load(c, ctx) || !test_variant(c)) {
+            return false;
+        }
+    }
+    pfq_out_printf(c->out, "self-test passed\n");
+    return true;
+}

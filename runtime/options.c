@@ -1,0 +1,332 @@
+/* Command line parsing and help, from options.def. Contract: options.h. */
+#include "runtime/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum OptionType { FLAG, INT, REAL, TEXT, CHOICE } OptionType;
+
+enum { /* sets of commands, as options.def writes them */
+#define CMD(id, name, operands, min, max, help) id = 1u << PFQ_CMD_##id,
+#include "runtime/options.def"
+};
+
+static const struct {
+    const char *name, *operands;
+    int min, max;
+    const char *help;
+} commands[] = {
+#define CMD(id, name, operands, min, max, help) {name, operands, min, max, help},
+#include "runtime/options.def"
+};
+
+typedef struct Option {
+    unsigned commands;
+    char letter;
+    const char *name, *arg;
+    OptionType type;
+    size_t at; /* of the field in PfqOptions */
+    double def, min, max;
+    const char *help;
+} Option;
+
+static const Option options[] = {
+#define OPT(commands, letter, name, arg, type, field, def, min, max, help)                                             \
+    {commands, letter, name, arg, type, offsetof(PfqOptions, field), def, min, max, help},
+#include "runtime/options.def"
+};
+
+enum { N_OPTIONS = sizeof options / sizeof *options };
+
+const char *pfq_command_name(PfqCommand command)
+{
+    return commands[command].name;
+}
+
+/* ---- values ---- */
+
+bool pfq_parse_int(const char *text, int64_t *v)
+{
+    const char *p = text + (*text == '-' || *text == '+');
+    if (!*p || p[strspn(p, "0123456789")]) {
+        return false;
+    }
+    *v = strtoll(text, NULL, 10); /* saturates on overflow */
+    return true;
+}
+
+bool pfq_parse_real(const char *text, double *v)
+{
+    char *end;
+    if (!*text || text[strspn(text, "0123456789+-.eE")]) { /* no hexadecimal, no inf or nan, no spaces */
+        return false;
+    }
+    *v = strtod(text, &end);
+    return *end == 0;
+}
+
+bool pfq_parse_ids(const char *text, int32_t vocab, int32_t *ids, size_t cap, size_t *n, PfqErr *err)
+{
+    static const char between[] = ", \t\n\r";
+    for (const char *p = text + strspn(text, between); *p; p += strspn(p, between)) {
+        size_t len = strcspn(p, between);
+        char word[32];
+        int64_t id;
+        snprintf(word, sizeof word, "%.*s", (int)(len < 24 ? len : 24), p);
+        if (len > 24 || !pfq_parse_int(word, &id)) {
+            return pfq_fail(err, "'%s' is not a token id", word);
+        }
+        if (id < 0 || id >= vocab) {
+            return pfq_fail(err, "token id %s is out of range: the vocabulary has 0 to %d", word, vocab - 1);
+        }
+        if (*n == cap) {
+            return pfq_fail(err, "too many token ids");
+        }
+        ids[(*n)++] = (int32_t)id;
+        p += len;
+    }
+    return true;
+}
+
+static bool is_choice(const char *choices, const char *value)
+{
+    size_t n = strlen(value);
+    for (const char *p = choices; *p; p += strcspn(p, "|"), p += *p == '|') {
+        if (strcspn(p, "|") == n && strncmp(p, value, n) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* `from` names where the value came from, for messages. */
+static bool set_value(PfqOptions *o, const Option *opt, const char *from, const char *value, PfqErr *err)
+{
+    void *field = (char *)o + opt->at;
+    int64_t i = 0;
+    double d = 0;
+    switch (opt->type) {
+    case FLAG:
+        *(bool *)field = true;
+        return true;
+    case TEXT:
+        *(const char **)field = value;
+        return true;
+    case CHOICE:
+        *(const char **)field = value;
+        return is_choice(opt->arg, value) || pfq_fail(err, "%s: '%s' is not one of %s", from, value, opt->arg);
+    case INT:
+        if (!pfq_parse_int(value, &i)) {
+            return pfq_fail(err, "%s: '%s' is not a whole number", from, value);
+        }
+        *(int64_t *)field = i;
+        d = (double)i;
+        break;
+    case REAL:
+        if (!pfq_parse_real(value, &d)) {
+            return pfq_fail(err, "%s: '%s' is not a number", from, value);
+        }
+        *(double *)field = d;
+        break;
+    }
+    if (!(d >= opt->min && d <= opt->max)) {
+        return pfq_fail(err, "%s: %s is out of range (%.16g to %.16g)", from, value, opt->min, opt->max);
+    }
+    return true;
+}
+
+static void env_name(const Option *opt, char *out, size_t cap)
+{
+    size_t n = (size_t)snprintf(out, cap, "PFQC_%s", opt->name);
+    for (size_t i = 0; i < n && i < cap; i++) {
+        out[i] = out[i] == '-' ? '_' : (char)toupper((unsigned char)out[i]);
+    }
+}
+
+static bool from_environment(PfqOptions *o, const Option *opt, PfqErr *err)
+{
+    char name[64], from[96];
+    env_name(opt, name, sizeof name);
+    const char *value = getenv(name);
+    if (!value) {
+        return true;
+    }
+    snprintf(from, sizeof from, "environment variable %s", name);
+    if (opt->type == FLAG) {
+        if (strcmp(value, "0") != 0 && strcmp(value, "1") != 0) {
+            return pfq_fail(err, "%s: '%s' is not 0 or 1", from, value);
+        }
+        *(bool *)((char *)o + opt->at) = *value == '1';
+        return true;
+    }
+    return set_value(o, opt, from, value, err);
+}
+
+static bool set_defaults(PfqOptions *o, PfqErr *err)
+{
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *opt = &options[i];
+        if (!(opt->commands & (1u << o->command))) {
+            continue;
+        }
+        if (opt->type == INT) {
+            *(int64_t *)((char *)o + opt->at) = (int64_t)opt->def;
+        } else if (opt->type == REAL) {
+            *(double *)((char *)o + opt->at) = opt->def;
+        }
+        if (!from_environment(o, opt, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- words ---- */
+
+/* Finds the option that a word such as `-p`, `--top-k` or `--top-k=5` names; *value is what follows '='. */
+static const Option *find_option(PfqCommand command, const char *word, const char **value)
+{
+    *value = NULL;
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *opt = &options[i];
+        size_t n = strlen(opt->name);
+        if (!(opt->commands & (1u << command))) {
+            continue;
+        }
+        if (opt->letter && word[1] == opt->letter && word[2] == 0) {
+            return opt;
+        }
+        if (word[1] == '-' && strncmp(word + 2, opt->name, n) == 0 && (word[2 + n] == 0 || word[2 + n] == '=')) {
+            *value = word[2 + n] ? word + 3 + n : NULL;
+            return opt;
+        }
+    }
+    return NULL;
+}
+
+static bool parse_option(PfqOptions *o, int argc, char **argv, int *i, PfqErr *err)
+{
+    const char *word = argv[*i], *value;
+    const Option *opt = find_option(o->command, word, &value);
+    const char *name = commands[o->command].name;
+    if (!opt) {
+        return pfq_fail(err, "unknown option '%.100s'; '%s --help' lists the options", word, name);
+    }
+    if (opt->type == FLAG) {
+        return value ? pfq_fail(err, "option --%s takes no value", opt->name) : set_value(o, opt, "", "", err);
+    }
+    if (!value) {
+        if (*i + 1 >= argc) {
+            return pfq_fail(err, "option %s needs a value (%s)", word, opt->arg);
+        }
+        value = argv[++*i];
+    }
+    char from[64];
+    snprintf(from, sizeof from, "option --%s", opt->name);
+    return set_value(o, opt, from, value, err);
+}
+
+static bool find_command(const char *word, PfqCommand *out, PfqErr *err)
+{
+    char all[256];
+    size_t n = 0;
+    for (unsigned c = 0; c < PFQ_N_COMMANDS; c++) {
+        if (strcmp(word, commands[c].name) == 0) {
+            *out = (PfqCommand)c;
+            return true;
+        }
+        n += (size_t)snprintf(all + n, sizeof all - n, "%s%s", c ? ", " : "", commands[c].name);
+    }
+    return pfq_fail(err, "unknown command '%.100s'; the commands are %s", word, all);
+}
+
+static bool is_help(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
+PfqParsed pfq_options_parse(PfqOptions *o, int argc, char **argv, bool *general, PfqErr *err)
+{
+    *o = (PfqOptions){0};
+    *general = false;
+    if (argc < 2) {
+        pfq_fail(err, "a command is missing; --help lists the commands");
+        return PFQ_PARSED_BAD;
+    }
+    if (is_help(argv[1]) || strcmp(argv[1], "help") == 0) {
+        *general = true;
+        return PFQ_PARSED_HELP;
+    }
+    if (!find_command(argv[1], &o->command, err) || !set_defaults(o, err)) {
+        return PFQ_PARSED_BAD;
+    }
+    o->operands = argv + 1;
+    bool only_operands = false;
+    for (int i = 2; i < argc; i++) {
+        const char *word = argv[i];
+        if (only_operands || word[0] != '-' || word[1] == 0) {
+            o->operands[o->n_operands++] = argv[i];
+        } else if (strcmp(word, "--") == 0) {
+            only_operands = true;
+        } else if (is_help(word)) {
+            return PFQ_PARSED_HELP;
+        } else if (!parse_option(o, argc, argv, &i, err)) {
+            return PFQ_PARSED_BAD;
+        }
+    }
+    int min = commands[o->command].min, max = commands[o->command].max;
+    if (o->n_operands < min) {
+        pfq_fail(err, "'%s' needs %s", commands[o->command].name, commands[o->command].operands);
+        return PFQ_PARSED_BAD;
+    }
+    if (max >= 0 && o->n_operands > max) {
+        pfq_fail(err, "'%s' does not know what to do with '%.100s'", commands[o->command].name, o->operands[max]);
+        return PFQ_PARSED_BAD;
+    }
+    return PFQ_PARSED;
+}
+
+/* ---- help ---- */
+
+void pfq_options_help(PfqOut *out, const char *program, const char *model)
+{
+    pfq_out_printf(out, "%s: the language model '%s' as a program\n\nusage: %s COMMAND [OPTIONS]\n\n", program, model,
+                   program);
+    for (int c = 0; c < PFQ_N_COMMANDS; c++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s %s", commands[c].name, commands[c].operands);
+        pfq_out_printf(out, "  %-18s %s\n", left, commands[c].help);
+    }
+    pfq_out_printf(out, "\n'%s COMMAND --help' lists the options of a command.\n", program);
+}
+
+static void help_option(PfqOut *out, const Option *opt)
+{
+    char left[64], env[64], letter[8] = "    ", def[32] = "";
+    if (opt->letter) {
+        snprintf(letter, sizeof letter, "-%c, ", opt->letter);
+    }
+    snprintf(left, sizeof left, "%s--%s %s", letter, opt->name, opt->arg);
+    env_name(opt, env, sizeof env);
+    if ((opt->type == INT || opt->type == REAL) && opt->def >= opt->min) {
+        snprintf(def, sizeof def, " (default %g)", opt->def);
+    }
+    pfq_out_printf(out, "  %-24s %s%s [%s]\n", left, opt->help, def, env);
+}
+
+void pfq_options_help_command(PfqOut *out, const char *program, PfqCommand command)
+{
+    const char *operands = commands[command].operands;
+    pfq_out_printf(out, "usage: %s %s [OPTIONS]%s%s\n\n%s\n\n", program, commands[command].name, *operands ? " " : "",
+                   operands, commands[command].help);
+    for (int i = 0; i < N_OPTIONS; i++) {
+        if (options[i].commands & (1u << command)) {
+            help_option(out, &options[i]);
+        }
+    }
+    pfq_out_printf(out, "\nThe name in brackets is the environment variable that sets the option too.\n");
+}

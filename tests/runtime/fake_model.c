@@ -1,0 +1,184 @@
+/* A toy model for testing the runtime without a compiler: its logits follow a rule that test_cli.py restates.
+ *
+ *     h(t0..tn) : h = 7; for each token h = (h * 31 + t + 1) mod 2^32, read from the KV cache
+ *     logit[v]  = (mix(h, v) & 0xffff) / 8192 + bias[v],  bias[v] = (37 * v mod 128) / 128 from the weight image
+ *     mix(h, v) = x ^ x >> 15 with x = (h ^ v * 2654435761) * 2246822519 mod 2^32
+ *
+ * and after some tokens one logit is 100: E -> 0xc3, 0xc3 -> 0xa9 (so that "E" continues with the character U+00E9 in two
+ * tokens), 0xa9 and 0xe2 -> EOS, H -> 0xe2 (half a character, then the end); after N all logits are NaN. All values are
+ * exact in f32. A wrong chunk, position, row, barrier or scratch shows in the logits.
+ */
+#include "fake_model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { APPEND, HASH, HEAD, N_KERNELS };
+
+static void append(const PfqArgs *a, int tid, int nt)
+{
+    const int32_t *tokens = a->in[0];
+    int32_t *lo = a->out[0], *hi = a->out[1];
+    memset(a->scratch, tid + 1, FAKE_SCRATCH);
+    for (int32_t t = tid; t < a->T; t += nt) {
+        lo[a->pos + t] = tokens[t];
+        hi[a->pos + t] = tokens[t] ^ 0x5555;
+    }
+}
+
+/* Row of act: hash, last token. */
+static void hash(const PfqArgs *a, int tid, int nt)
+{
+    const int32_t *lo = a->in[0], *hi = a->in[1];
+    uint32_t *act = a->out[0];
+    for (int32_t t = tid; t < a->T; t += nt) {
+        uint32_t h = 7;
+        for (int32_t i = 0; i <= a->pos + t; i++) {
+            h = h * 31 + (uint32_t)lo[i] + 1 + (uint32_t)(lo[i] ^ 0x5555 ^ hi[i]);
+        }
+        act[2 * t] = h;
+        act[2 * t + 1] = (uint32_t)lo[a->pos + t];
+    }
+}
+
+static float logit(uint32_t h, int32_t v, float bias)
+{
+    uint32_t x = (h ^ (uint32_t)v * 2654435761u) * 2246822519u;
+    return (float)((x ^ x >> 15) & 0xffff) / 8192.0f + bias;
+}
+
+static int32_t forced(uint32_t last)
+{
+    switch (last) {
+    case 'E':
+        return 0xc3;
+    case 0xc3:
+        return 0xa9;
+    case 'H':
+        return 0xe2;
+    case 0xa9:
+    case 0xe2:
+        return FAKE_EOS;
+    default:
+        return -1;
+    }
+}
+
+static void head(const PfqArgs *a, int tid, int nt)
+{
+    const uint32_t *act = a->in[0];
+    const int32_t *rows = a->in[1];
+    const float *bias = a->w;
+    float *out = a->out[0];
+    bool scratch_ok = true;
+    for (int i = 0; i < FAKE_SCRATCH; i++) {
+        scratch_ok &= ((const char *)a->scratch)[i] == (char)(tid + 1);
+    }
+    for (int32_t r = 0; r < a->T; r++) {
+        const uint32_t *row = act + 2 * (rows ? rows[r] : r);
+        for (int32_t v = tid; v < FAKE_VOCAB; v += nt) {
+            float x = forced(row[1]) == v ? 100.0f : logit(row[0], v, bias[v]);
+            out[r * FAKE_VOCAB + v] = row[1] == 'N' || !scratch_ok ? NAN : x;
+        }
+    }
+}
+
+/* ---- phases, as the generator writes them ---- */
+
+static void body(const PfqExec *x)
+{
+    char *lo = x->kv, *hi = x->kv + 4 * (size_t)x->ctx;
+    PfqArgs a = {.in = {x->tokens}, .out = {lo, hi}, .scratch = x->scratch, .T = x->T, .pos = x->pos, .ctx = x->ctx};
+    x->kernel[APPEND](&a, x->tid, x->nt);
+    pfq_barrier(x->barrier);
+    PfqArgs b = {.in = {lo, hi}, .out = {x->act}, .scratch = x->scratch, .T = x->T, .pos = x->pos, .ctx = x->ctx};
+    x->kernel[HASH](&b, x->tid, x->nt);
+    pfq_barrier(x->barrier);
+}
+
+static void logits_of(const PfqExec *x, const int32_t *rows)
+{
+    PfqArgs a = {.in = {x->act, rows}, .out = {x->logits}, .w = x->weights, .scratch = x->scratch, .T = x->T};
+    x->kernel[HEAD](&a, x->tid, x->nt);
+}
+
+static void prefill(const PfqExec *x)
+{
+    body(x);
+}
+
+static void logits(const PfqExec *x)
+{
+    logits_of(x, x->tokens);
+}
+
+static void decode(const PfqExec *x)
+{
+    body(x);
+    logits_of(x, NULL);
+}
+
+/* ---- tables ---- */
+
+static PfqKernel *const kernels[N_KERNELS] = {append, hash, head};
+static const PfqVariant variants[] = {
+    {"never", 1u << 30, kernels},
+    {"fast", PFQ_CPU_AVX2, kernels},
+    {"plain", 0, kernels},
+};
+
+enum { EXPECT_TOP = 4 };
+static const int32_t expect_tokens[] = {72, 105, 33, 10, 1, 2, 3, 4, 5, 6, 7};
+static int32_t expect_ids[EXPECT_TOP];
+static float expect_logits[EXPECT_TOP];
+static const PfqExpect expect = {.n_tokens = sizeof expect_tokens / sizeof *expect_tokens,
+                                 .tokens = expect_tokens,
+                                 .n_top = EXPECT_TOP,
+                                 .top_ids = expect_ids,
+                                 .top_logits = expect_logits,
+                                 .tolerance = 1e-4f};
+
+/* Fills the expectation from the rule; FAKE_WRONG_EXPECT shifts it, so that self-test has something to find. */
+__attribute__((constructor)) static void record(void)
+{
+    uint32_t h = 7;
+    for (int32_t i = 0; i < expect.n_tokens; i++) {
+        h = h * 31 + (uint32_t)expect_tokens[i] + 1;
+    }
+    for (int32_t i = 0; i < EXPECT_TOP; i++) {
+        expect_ids[i] = 50 * i;
+        expect_logits[i] = logit(h, 50 * i, fake_bias(50 * i)) + (getenv("FAKE_WRONG_EXPECT") ? 0.5f : 0.0f);
+    }
+}
+
+static const unsigned char tokenizer[] = {'F'};
+
+const PfqModel pfq_model = {
+    .abi = PFQ_ABI_VERSION,
+    .name = "fake_model",
+    .recipe = "toy",
+    .version = "0.0",
+    .arch = "fake",
+    .vocab = FAKE_VOCAB,
+    .context = FAKE_CONTEXT,
+    .layers = 2,
+    .chunk = 8,
+    .rows = 3,
+    .act_bytes = 8 * 8,
+    .scratch_bytes = FAKE_SCRATCH,
+    .kv_row_bytes = 8,
+    .weight_bytes = FAKE_VOCAB * 4,
+    .weight_bytes_per_token = FAKE_VOCAB * 4,
+    .image_id = FAKE_IMAGE_ID,
+    .prefill = prefill,
+    .logits = logits,
+    .decode = decode,
+    .n_variants = 3,
+    .n_kernels = N_KERNELS,
+    .variants = variants,
+    .tokenizer = tokenizer,
+    .tokenizer_bytes = sizeof tokenizer,
+    .expect = &expect,
+    .params = FAKE_VOCAB,
+};
