@@ -14,4 +14,6 @@ bool ir_name_char(char c); /* may appear in an unquoted name */
 const char *ir_op_text(Module *m, const Op *op);
 const char *ir_type_text(Module *m, const Type *t);
 
+void ir_doc_ops(StrBuf *b); /* docs/ops.md */
+
 #endif

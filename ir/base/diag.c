@@ -22,6 +22,12 @@ const char *err_explain(const char *name)
     return NULL;
 }
 
+void diag_doc(StrBuf *b)
+{
+    sb_str(b, "# Error codes\n\nMade by `pfqc doc errors` from ir/base/errors.def. `pfqc explain CODE` prints one.\n\n");
+    for (size_t i = 1; i < E_COUNT; i++) sb_printf(b, "- **%s** %s\n", infos[i].name, infos[i].text);
+}
+
 void diag_init(Diag *d, Arena *a) { *d = (Diag){.a = a}; }
 
 static void add(Diag *d, int kind, ErrCode code, Loc loc, const char *fmt, va_list ap)

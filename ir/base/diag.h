@@ -58,6 +58,7 @@ void diag_note(Diag *d, const char *fmt, ...) __attribute__((format(printf, 2, 3
 void diag_flush(Diag *d);
 const char *err_name(ErrCode c);                 /* "E0112" */
 const char *err_explain(const char *name);       /* long text, or NULL if there is no such code */
+void diag_doc(StrBuf *b);                        /* docs/errors.md */
 void loc_line_col(Loc loc, u32 *line, u32 *col); /* 1-based; columns count code points */
 
 #endif
