@@ -347,17 +347,6 @@ static Found find_added(const Enc *e, PfqTokSection sec, const char *s, size_t n
     return (Found){n, n, -1};
 }
 
-/* A part of the text that is normalised: cut out the added tokens that are looked for here, split the rest. */
-static void encode_normal(Enc *e, const char *s, size_t n)
-{
-    for (size_t at = 0; at < n && !e->failed;) {
-        Found f = find_added(e, PFQ_SEC_ADDED_NORM, s, n, at);
-        split(e, 0, s + at, f.start - at);
-        if (f.id >= 0) emit(e, (uint32_t)f.id);
-        at = f.end;
-    }
-}
-
 static const char META[3] = {'\xe2', '\x96', '\x81'}; /* U+2581 */
 
 /* Puts the prefix in front and replaces spaces, into a buffer of its own if there is something to do. */
@@ -390,7 +379,28 @@ static const char *metaspace(Enc *e, const char *s, size_t *n, bool first, char 
     return *own = out;
 }
 
-/* A part of the raw text between added tokens. */
+/* A part between all added tokens: put the prefix in front if that is due only now, and cut it into pieces. */
+static void encode_part(Enc *e, const char *s, size_t n, bool first)
+{
+    char *own = NULL;
+    if (n == 0) return;
+    if (e->h->flags & PFQ_TOKF_LATE) s = metaspace(e, s, &n, first, &own);
+    if (!e->failed) split(e, 0, s, n);
+    free(own);
+}
+
+/* A part that is normalised: cut out the added tokens that are looked for here. */
+static void encode_normal(Enc *e, const char *s, size_t n, bool first)
+{
+    for (size_t at = 0; at < n && !e->failed;) {
+        Found f = find_added(e, PFQ_SEC_ADDED_NORM, s, n, at);
+        encode_part(e, s + at, f.start - at, first && at == 0);
+        if (f.id >= 0) emit(e, (uint32_t)f.id);
+        at = f.end;
+    }
+}
+
+/* A part of the raw text between added tokens: normalise it. */
 static void encode_raw(Enc *e, const char *s, size_t n, bool first)
 {
     char *nfc = NULL, *own = NULL;
@@ -403,8 +413,8 @@ static void encode_raw(Enc *e, const char *s, size_t n, bool first)
             n = nfc_n;
         }
     }
-    if (!e->failed) s = metaspace(e, s, &n, first, &own);
-    if (!e->failed) encode_normal(e, s, n);
+    if (!e->failed && !(e->h->flags & PFQ_TOKF_LATE)) s = metaspace(e, s, &n, first, &own);
+    if (!e->failed) encode_normal(e, s, n, first);
     free(own);
     free(nfc);
 }
@@ -432,6 +442,8 @@ ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsi
     *ids = e.out;
     return (ptrdiff_t)e.n;
 }
+
+uint32_t pfq_tok_unicode(void) { return pfq_uc_version; }
 
 bool pfq_tok_merges_to(const PfqTokenizer *t, const char *piece, size_t n, int32_t id)
 {

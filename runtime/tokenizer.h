@@ -53,6 +53,9 @@ char *pfq_tok_decode(const PfqTokenizer *t, const int32_t *ids, size_t n, bool s
 bool pfq_tok_is_eog(const PfqTokenizer *t, int32_t id); /* end-of-generation: eos and its kin */
 bool pfq_tok_is_special(const PfqTokenizer *t, int32_t id);
 
+/* Unicode version of this runtime's category tables: 0x0F0000 is 15.0.0. */
+uint32_t pfq_tok_unicode(void);
+
 /* For the builder: merges one piece (no splitting, no normalisation) and says whether it becomes `id` alone. */
 bool pfq_tok_merges_to(const PfqTokenizer *t, const char *piece, size_t n, int32_t id);
 
@@ -119,6 +122,7 @@ enum { /* PfqTokHead.flags */
     PFQ_TOKF_FUSE_UNK = 1u << 3,  /* neighbouring unknowns are one */
     PFQ_TOKF_NFC = 1u << 4,
     PFQ_TOKF_STRIP = 1u << 5,     /* decoding drops one leading space */
+    PFQ_TOKF_LATE = 1u << 6,      /* prefix and U+2581 come after the normalised added tokens are cut out */
 };
 
 typedef enum PfqTokPrefix { /* the space put in front of a part of the text */

@@ -1,0 +1,192 @@
+/* Exact token ids: the vectors beside the vocabularies in ../shared/data (skipped where that folder is missing;
+ * PFQC_DATA names another place), and the whole WikiText-2 text through SmolLM2's tokenizer (PFQC_SMOLLM2, or
+ * where scripts/demo put the file). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "frontend/tokenizer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Fixture {
+    Arena a;
+    Diag d;
+    TokBlob blob;
+    PfqTokenizer t;
+} Fixture;
+
+static const char *data_path(Arena *a, const char *name)
+{
+    const char *dir = getenv("PFQC_DATA");
+    return io_join(a, dir && *dir ? dir : "../shared/data", name);
+}
+
+/* Opens the tokenizer, or skips the test with a reason. */
+static void open_or_skip(Fixture *f, const char *path)
+{
+    if (!io_exists(path)) {
+        print_message("skipped: %s is not here\n", path);
+        skip();
+    }
+    diag_init(&f->d, &f->a);
+    if (!fe_tokenizer_load(&f->d, &f->a, path, &f->blob)) {
+        diag_flush(&f->d);
+        fail_msg("%s did not load", path);
+    }
+    assert_null(pfq_tok_open(&f->t, f->blob.data, f->blob.n));
+}
+
+static void check_ids(Fixture *f, const char *what, Str text, unsigned flags, const i32 *want, size_t n)
+{
+    int32_t *ids;
+    ptrdiff_t k = pfq_tok_encode(&f->t, text.p, text.n, flags, &ids);
+    bool same = k == (ptrdiff_t)n && (n == 0 || memcmp(ids, want, n * sizeof *ids) == 0);
+    if (!same) {
+        fprintf(stderr, "%s: \"%.*s\"\n  want", what, STRF(text));
+        for (size_t i = 0; i < n; i++)
+            fprintf(stderr, " %d", want[i]);
+        fprintf(stderr, "\n  got ");
+        for (ptrdiff_t i = 0; i < k; i++)
+            fprintf(stderr, " %d", ids[i]);
+        fail_msg("ids differ");
+    }
+    free(ids);
+}
+
+/* Encoding and decoding gives the text back. */
+static void check_text(Fixture *f, Str text)
+{
+    int32_t *ids;
+    size_t n;
+    ptrdiff_t k = pfq_tok_encode(&f->t, text.p, text.n, PFQ_TOK_SPECIAL, &ids);
+    assert_true(k >= 0);
+    char *s = pfq_tok_decode(&f->t, ids, (size_t)k, true, &n);
+    assert_non_null(s);
+    assert_int_equal(n, text.n);
+    assert_memory_equal(s, text.p, n);
+    free(s);
+    free(ids);
+}
+
+static Str read_all(Fixture *f, const char *path)
+{
+    Source src;
+    assert_true(io_read_text(&f->d, &f->a, path, 64 << 20, &src));
+    return (Str){src.text, src.n};
+}
+
+/* The next line of ids, at most `cap`; moves *s past it. */
+static size_t line_of_ids(Str *s, i32 *ids, size_t cap)
+{
+    size_t n = 0, end = 0;
+    while (end < s->n && s->p[end] != '\n')
+        end++;
+    for (size_t i = 0; i < end;) {
+        while (i < end && s->p[i] == ' ')
+            i++;
+        if (i == end) break;
+        i32 v = 0;
+        for (; i < end && s->p[i] != ' '; i++)
+            v = v * 10 + (s->p[i] - '0');
+        assert_in_range(n, 0, cap - 1);
+        ids[n++] = v;
+    }
+    s->p += end < s->n ? end + 1 : end;
+    s->n -= end < s->n ? end + 1 : end;
+    return n;
+}
+
+/* 46 texts separated by a marker line; one line of ids for each. */
+static void vectors(const char *tokenizer, const char *out_name, const char *const *skip_texts)
+{
+    static const char marker[] = "\n__ggml_vocab_test__\n";
+    Fixture f = {0};
+    open_or_skip(&f, data_path(&f.a, tokenizer));
+    Str in = read_all(&f, data_path(&f.a, "tokenizer-vectors/ggml-vocab.inp"));
+    Str out = read_all(&f, data_path(&f.a, arena_printf(&f.a, "tokenizer-vectors/%s.out", out_name)));
+    size_t texts = 0;
+    while (in.n > 0) {
+        const char *end = memmem(in.p, in.n, marker, sizeof marker - 1);
+        if (!end) break;
+        Str text = {in.p, (size_t)(end - in.p)};
+        i32 want[1024];
+        size_t n = line_of_ids(&out, want, 1024);
+        bool left_out = false;
+        for (const char *const *p = skip_texts; p && *p; p++)
+            left_out = left_out || memmem(text.p, text.n, *p, strlen(*p));
+        if (!left_out) check_ids(&f, tokenizer, text, PFQ_TOK_SPECIAL, want, n);
+        check_text(&f, text);
+        texts++;
+        in.n -= text.n + sizeof marker - 1;
+        in.p = end + sizeof marker - 1;
+    }
+    assert_int_equal(texts, 46);
+    arena_free(&f.a);
+}
+
+static void vectors_gpt2_gguf(void **s) { (void)s; vectors("gguf/ggml-vocab-gpt-2.gguf", "gpt-2", NULL); }
+static void vectors_deepseek(void **s) { (void)s; vectors("gguf/ggml-vocab-deepseek-coder.gguf", "deepseek-coder", NULL); }
+static void vectors_spm_gguf(void **s) { (void)s; vectors("gguf/ggml-vocab-llama-spm.gguf", "llama-spm", NULL); }
+static void vectors_phi3_gguf(void **s) { (void)s; vectors("gguf/ggml-vocab-phi-3.gguf", "phi-3", NULL); }
+static void vectors_phi3_json(void **s) { (void)s; vectors("tokenizers/phi-3/tokenizer.json", "phi-3", NULL); }
+
+/* Phi-2 is GPT-2 with tokens for runs of spaces and tabs added. */
+static void vectors_phi2_json(void **s)
+{
+    static const char *const runs[] = {"  ", "\t\t", NULL};
+    (void)s;
+    vectors("tokenizers/phi-2/tokenizer.json", "gpt-2", runs);
+}
+
+static void smollm2_wikitext(void **state)
+{
+    (void)state;
+    Fixture f = {0};
+    const char *gguf = getenv("PFQC_SMOLLM2");
+    open_or_skip(&f, gguf ? gguf : "build/demo/SmolLM2-135M-Instruct.Q4_1.gguf");
+    const char *wiki = data_path(&f.a, "wikitext-2/wiki.test.gptq.txt");
+    if (!io_exists(wiki)) {
+        print_message("skipped: %s is not here\n", wiki);
+        skip();
+    }
+    Str text = read_all(&f, wiki);
+    int32_t *ids;
+    ptrdiff_t n = pfq_tok_encode(&f.t, text.p, text.n, PFQ_TOK_POLICY, &ids);
+    assert_int_equal(n, 304978);
+    free(ids);
+    check_text(&f, text);
+    const i32 chat[] = {1, 4093, 198, 19556, 2, 198};
+    check_ids(&f, "chat", STR("<|im_start|>user\nHello<|im_end|>\n"), PFQ_TOK_SPECIAL, chat, 6);
+    assert_true(pfq_tok_is_eog(&f.t, 2) && pfq_tok_is_eog(&f.t, 0) && !pfq_tok_is_eog(&f.t, 1));
+    arena_free(&f.a);
+}
+
+static void tinystories(void **state)
+{
+    (void)state;
+    Fixture f = {0};
+    open_or_skip(&f, data_path(&f.a, "tinystories-656k"));
+    const i32 want[] = {1, 80, 147, 201, 282, 215, 286, 704, 294, 847};
+    check_ids(&f, "tinystories", STR("Once upon a time, there was a little boy named Tim. Tim"), PFQ_TOK_POLICY, want, 10);
+    assert_true(f.t.add_bos && f.t.bos == 1 && f.t.eos == 2 && pfq_tok_is_eog(&f.t, 2));
+    size_t n;
+    char *text = pfq_tok_decode(&f.t, want, 10, false, &n);
+    assert_string_equal(text, "Once upon a time, there was a little boy named Tim. Tim");
+    free(text);
+    arena_free(&f.a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(vectors_gpt2_gguf), cmocka_unit_test(vectors_deepseek),  cmocka_unit_test(vectors_spm_gguf),
+        cmocka_unit_test(vectors_phi3_gguf), cmocka_unit_test(vectors_phi3_json), cmocka_unit_test(vectors_phi2_json),
+        cmocka_unit_test(smollm2_wikitext),  cmocka_unit_test(tinystories),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
