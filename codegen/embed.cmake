@@ -8,7 +8,7 @@ target_include_directories(pfqc_codegen SYSTEM PUBLIC ${PFQC_LLVM_DIR}/include)
 target_link_libraries(pfqc_codegen PUBLIC ${PFQC_LLVM})
 
 # Passes stay off (the constants are not known yet), optimisation on (so that nothing is marked optnone).
-set(template_flags -std=gnu17 -O3 -Xclang -disable-llvm-passes -fPIC -fno-ident -fno-math-errno -fno-trapping-math
+set(template_flags -std=gnu17 -O3 -Xclang -disable-llvm-passes -fPIC -fno-ident -fno-builtin -fno-math-errno -fno-trapping-math
                    -ffp-contract=off -mprefer-vector-width=512 -Wall -Wextra -Wshadow -Werror)
 set(template_includes ${CMAKE_BINARY_DIR}/inc/templates)
 file(MAKE_DIRECTORY ${template_includes}/runtime ${template_includes}/codegen)

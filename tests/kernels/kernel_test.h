@@ -1,0 +1,67 @@
+/* Loading kernel templates as shared objects, memory that catches stray reads, and scalar references.
+ *
+ * A template library is all of codegen/cpu compiled for one ISA variant. In the test the constants are ordinary
+ * variables of the library (one build serves every shape); in the benchmark they are constants, as in a compiled
+ * model. Everything here exits with a message when something is missing: it is a test.
+ */
+#ifndef PFQC_TESTS_KERNEL_TEST_H
+#define PFQC_TESTS_KERNEL_TEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/abi.h"
+
+/* Constants by name, without the c_; those not listed take kernels.def's default. */
+typedef struct KtConst {
+    const char *name;
+    double value;
+} KtConst;
+
+typedef struct KtLib {
+    void *handle;
+    const char *variant;
+} KtLib;
+
+bool kt_variant_runs(const char *variant); /* this CPU has what the variant needs */
+KtLib kt_open(const char *path, const char *variant);
+PfqKernel *kt_kernel(const KtLib *lib, const char *name); /* name as in kernels.def */
+void kt_set(const KtLib *lib, const KtConst *c, size_t n);
+size_t kt_scratch(const char *name, int64_t K, int64_t D);
+
+/* Zeroed-at-exit arena of one test case: 64-byte aligned blocks, filled with NaN bytes, whose end (rounded up to 64)
+ * is followed by an unreadable page. */
+void *kt_alloc(size_t bytes);
+void kt_free_all(void);
+
+/* Numbers in [-1, 1) and integers in [lo, hi], from one seeded stream. */
+void kt_seed(uint64_t seed);
+double kt_uniform(void);
+int32_t kt_int(int32_t lo, int32_t hi);
+
+float kt_f16(uint16_t h);
+uint16_t kt_to_f16(float x);
+
+/* Packed weights with the floats they stand for: w[n * K + k], dequantised exactly. */
+typedef struct KtWeight {
+    int32_t N, K, tiles;
+    void *packed;
+    double *w;
+} KtWeight;
+
+enum { KT_F32, KT_S8, KT_U4G32 };
+
+/* interleave 2: rows are N/2 of gate, N/2 of up, packed in alternating tiles. */
+KtWeight kt_weight(int layout, int32_t N, int32_t K, int interleave);
+
+/* Activations with the values they stand for: x[t * K + k]. fmt as in kernel.h. */
+typedef struct KtAct {
+    void *ints;
+    float *scales;
+    double *x;
+} KtAct;
+
+KtAct kt_activation(int fmt, int32_t T, int32_t K);
+
+#endif
