@@ -18,13 +18,13 @@
  *             (c_rot = 0: no RoPE). out[0] = q [T, c_heads * c_head_dim] f32; out[1], out[2] = K and V cache of
  *             this layer [c_kv_heads][ctx][c_head_dim], f32 or (c_kv_f16) f16, written at rows pos + t
  *
- *   scratch   PFQ_LINEAR_SCRATCH(c_head_dim) bytes
+ *   scratch   kernels.def says how much
  *
  * Work is divided in (64 tokens) x (unit of tiles); a unit of qkv is the smallest number of whole heads that
  * fills whole tiles. T = 1 streams the weights once: its roofline is memory bandwidth. Large T is bound by the
  * dot-product ports (VNNI on Zen 4: 64 multiply-adds of 8 bits, 16 of f32 a cycle and core).
  *
- * A family (linear_*.c) defines lin_block; lin_run drives it.
+ * A family (linear_*.c) defines lin_prepare and lin_block; lin_run drives them.
  */
 #ifndef PFQC_CODEGEN_CPU_LINEAR_H
 #define PFQC_CODEGEN_CPU_LINEAR_H
@@ -52,6 +52,7 @@ typedef struct Lin {
     const PfqArgs *a;
     float *y;     /* [LIN_TOKENS][ys] f32, result of lin_block */
     float *rope;  /* rope table of the block's tokens */
+    float *extra; /* the family's own */
     int32_t ys;   /* floats from one token of y to the next */
     int32_t t0;   /* first token of the block */
     int32_t tn;   /* tokens of the block */
@@ -59,6 +60,9 @@ typedef struct Lin {
 
 /* Computes tiles [tile, tile + tiles) for the block's tokens into y; columns of y are packed rows. */
 PFQ_INLINE void lin_block(const Lin *l, int32_t tile, int32_t tiles);
+
+/* Called once for a block of tokens, before lin_block: what every tile needs of the activations. */
+PFQ_INLINE void lin_prepare(const Lin *l);
 
 PFQ_INLINE int32_t lin_tiles(void) {
     return c_epi == PFQ_EPI_GLU ? 2 * ((c_N / 2 + 15) / 16) : (c_N + 15) / 16;
@@ -122,7 +126,8 @@ PFQ_INLINE void lin_head(const Lin *l, int32_t t, int32_t head, float *v) {
 
 PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles) {
     const PfqArgs *a = l->a;
-    const int32_t D = c_head_dim, first = tile * 16 / D;
+    const int32_t D = pfq_max(c_head_dim, 1), kv_heads = pfq_max(c_kv_heads, 1); /* 0 in dead code */
+    const int32_t first = tile * 16 / D;
     for (int32_t j = 0; j < tiles * 16 / D; j++) {
         int32_t head = first + j, kv = head - c_heads;
         if (kv >= 2 * c_kv_heads)
@@ -134,7 +139,7 @@ PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles) {
                 head_copy((float *)a->out[0] + ((int64_t)(l->t0 + t) * c_heads + head) * D, v);
             else
                 head_to_cache(a->out[kv < c_kv_heads ? 1 : 2],
-                              (int64_t)(kv % c_kv_heads) * a->ctx + a->pos + l->t0 + t, v);
+                              (int64_t)(kv % kv_heads) * a->ctx + a->pos + l->t0 + t, v);
         }
     }
 }
@@ -144,14 +149,16 @@ PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles) {
 PFQ_INLINE void lin_run(const PfqArgs *a, int tid, int nt) {
     const int32_t unit = lin_unit(a->T), tiles = lin_tiles(), units = (tiles + unit - 1) / unit;
     Lin l = {.a = a, .y = a->scratch, .ys = unit * 16};
-    l.rope = l.y + (int64_t)LIN_TOKENS * l.ys;
+    l.rope = l.y + LIN_TOKENS * l.ys;
+    l.extra = l.rope + LIN_TOKENS * 2 * rope_half();
     int64_t w, end;
     pfq_split((int64_t)units * ((a->T + LIN_TOKENS - 1) / LIN_TOKENS), tid, nt, &w, &end);
     while (w < end) {
         int32_t u0 = (int32_t)(w % units), u1 = (int32_t)((end - w) < units - u0 ? u0 + (end - w) : units);
         l.t0 = (int32_t)(w / units) * LIN_TOKENS;
         l.tn = pfq_min(LIN_TOKENS, a->T - l.t0);
-        if (c_epi == PFQ_EPI_QKV && c_rot)
+        lin_prepare(&l);
+        if (c_epi == PFQ_EPI_QKV)
             rope_table(l.rope, a->aux[1], a->pos + l.t0, l.tn);
         for (int32_t u = u0; u < u1; u++) {
             int32_t tile = u * unit, n = pfq_min(unit, tiles - tile);

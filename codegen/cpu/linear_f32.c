@@ -34,6 +34,8 @@ PFQ_INLINE void tokens(const Lin *l, const float *w, int32_t m, int32_t col) {
         micro(l, w, t, 1, m, col);
 }
 
+PFQ_INLINE void lin_prepare(const Lin *l) { (void)l; }
+
 PFQ_INLINE void lin_block(const Lin *l, int32_t tile, int32_t tiles) {
     const float *w = (const float *)l->a->w + (int64_t)tile * c_K * 16;
     int32_t i = 0;

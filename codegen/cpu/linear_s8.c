@@ -126,6 +126,8 @@ PFQ_INLINE void tokens(const Lin *l, const char *w, int32_t m, int32_t col) {
         micro(l, w, t, 1, m, col);
 }
 
+PFQ_INLINE void lin_prepare(const Lin *l) { (void)l; }
+
 PFQ_INLINE void lin_block(const Lin *l, int32_t tile, int32_t tiles) {
     const char *w = (const char *)l->a->w + tile * tile_bytes();
     int32_t i = 0;

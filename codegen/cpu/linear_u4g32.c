@@ -79,10 +79,19 @@ PFQ_INLINE float group_sum(const uint8_t *x) {
 }
 #endif
 
+/* extra [tn][groups]: xscale * sum(x) of each group. */
+PFQ_INLINE void lin_prepare(const Lin *l) {
+    const int64_t n = (int64_t)l->tn * groups(), from = (int64_t)l->t0 * groups();
+    const uint8_t *x = (const uint8_t *)l->a->in[0] + from * 64;
+    const float *xs = (const float *)l->a->in[1] + from;
+    for (int64_t i = 0; i < n; i++)
+        l->extra[i] = xs[i] * group_sum(x + 64 * i);
+}
+
 PFQ_INLINE void micro(const Lin *l, const char *w, int32_t t, int32_t n, int32_t col) {
     const int64_t G = groups(), row = l->t0 + t;
     const uint8_t *x = (const uint8_t *)l->a->in[0] + row * G * 64;
-    const float *xs = (const float *)l->a->in[1] + row * G;
+    const float *xs = (const float *)l->a->in[1] + row * G, *sums = l->extra + t * G;
     F acc[8];
     PFQ_UNROLL for (int32_t j = 0; j < n; j++) acc[j] = f_set(0.0f);
     for (int64_t g = 0; g < G; g++) {
@@ -93,10 +102,9 @@ PFQ_INLINE void micro(const Lin *l, const char *w, int32_t t, int32_t n, int32_t
         Wide wide;
         unpack(p, wide);
         PFQ_UNROLL for (int32_t j = 0; j < n; j++) {
-            const uint8_t *xg = x + (j * G + g) * 64;
-            float s = xs[j * G + g];
-            acc[j] = f_fma(f_of_i(group_dot(wide, xg)), scale * f_set(s), acc[j]);
-            acc[j] = f_fma(offset, f_set(s * group_sum(xg)), acc[j]);
+            F dot = f_of_i(group_dot(wide, x + (j * G + g) * 64));
+            acc[j] = f_fma(dot, scale * f_set(xs[j * G + g]), acc[j]);
+            acc[j] = f_fma(offset, f_set(sums[j * G + g]), acc[j]);
         }
     }
     PFQ_UNROLL for (int32_t j = 0; j < n; j++) f_store(l->y + (t + j) * l->ys + col, acc[j]);
