@@ -1,22 +1,26 @@
-/* `bench`: tokens per second of prompt processing (pp) and generation (tg), in llama-bench's columns.
+/* `bench`: tokens per second of prompt processing (pp) and generation (tg), in llama-bench's
+ * columns.
  *
- * Beside each measurement the same threads read the weight bytes of one token, so that every figure carries the memory
- * speed of the same moment: hosts are noisy. gb_s is weight bytes streamed per second (pp: once per chunk), bw_pct its
- * share of the plain read. Tokens are synthetic and always the same. One warm-up run comes before the measured ones.
+ * Beside each measurement the same threads read the weight bytes of one token, so that every figure
+ * carries the memory speed of the same moment: hosts are noisy. gb_s is weight bytes streamed per
+ * second (pp: once per chunk), bw_pct its share of the plain read. Tokens are synthetic and always
+ * the same. One warm-up run comes before the measured ones.
  */
 #include "runtime/cli.h"
+#include "runtime/cpu.h"
 
-#include <emmintrin.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define READ_SECONDS 0.05 /* at least, per repetition */
+#define READ_BLOCK   ((size_t)4096)
+#define READ_STREAMS 4
 
 typedef struct Test {
     char name[64];
-    int32_t n;    /* tokens */
-    bool prompt;  /* pp or tg */
+    int32_t n;     /* tokens */
+    bool prompt;   /* pp or tg */
     double passes; /* over the weights in one run */
     double *tok_s, *read_gb_s;
 } Test;
@@ -28,31 +32,56 @@ typedef struct ReadJob {
     size_t bytes;
 } ReadJob;
 
-/* Xors everything together; the result goes to memory so that the loads cannot be left out. */
-static void read_job(void *arg, int tid, int nt)
+typedef int64_t Lane __attribute__((vector_size(32)));
+
+/* Xors one block together. Eight accumulators keep loads in flight; compiled for AVX2 and for any
+ * x86-64. */
+static inline __attribute__((always_inline)) void read_block(const char *p, Lane sum[8])
 {
-    const ReadJob *job = arg;
-    size_t lines = job->bytes / 64;
-    size_t from = lines * (size_t)tid / (size_t)nt, to = lines * ((size_t)tid + 1) / (size_t)nt;
-    const __m128i *p = (const __m128i *)(job->data + from * 64);
-    __m128i x[4] = {_mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128()};
-    for (size_t i = from; i < to; i++, p += 4) {
-        _mm_prefetch((const char *)p + 4096, _MM_HINT_T0);
-        for (int k = 0; k < 4; k++) {
-            x[k] = _mm_xor_si128(x[k], _mm_load_si128(p + k));
+    for (size_t i = 0; i < READ_BLOCK; i += 8 * sizeof(Lane)) {
+        for (size_t k = 0; k < 8; k++) {
+            sum[k] ^= *(const Lane *)(p + i + k * sizeof(Lane));
         }
     }
-    volatile __m128i sink = _mm_xor_si128(_mm_xor_si128(x[0], x[1]), _mm_xor_si128(x[2], x[3]));
+}
+
+/* Each thread reads its share as READ_STREAMS streams in turns of a block, which keeps more of the
+ * memory system busy than one stream does. The sum goes to memory, so that the loads cannot be left
+ * out. */
+static inline __attribute__((always_inline)) void read_share(const ReadJob *job, int tid, int nt)
+{
+    size_t blocks = job->bytes / READ_BLOCK;
+    size_t from = blocks * (size_t)tid / (size_t)nt,
+           share = blocks * ((size_t)tid + 1) / (size_t)nt - from;
+    size_t each = (share + READ_STREAMS - 1) / READ_STREAMS;
+    Lane sum[8] = {{0}};
+    for (size_t i = 0; i < each; i++) {
+        for (size_t at = i; at < share; at += each) {
+            read_block(job->data + (from + at) * READ_BLOCK, sum);
+        }
+    }
+    volatile Lane sink = sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
     (void)sink;
+}
+
+static void read_any(void *arg, int tid, int nt)
+{
+    read_share(arg, tid, nt);
+}
+
+__attribute__((target("avx2"))) static void read_avx2(void *arg, int tid, int nt)
+{
+    read_share(arg, tid, nt);
 }
 
 static double read_gb_s(PfqEngine *e, uint64_t bytes)
 {
-    ReadJob job = {e->image.data, bytes};
+    ReadJob job = {e->exec.weights, bytes};
+    PfqJob *read = pfq_cpu_features() & PFQ_CPU_AVX2 ? read_avx2 : read_any;
     double start = pfq_now(), now = start;
     int64_t passes = 0;
     do {
-        pfq_pool_run(e->pool, read_job, &job);
+        pfq_pool_run(e->pool, read, &job);
         passes++;
         now = pfq_now();
     } while (now - start < READ_SECONDS);
@@ -91,8 +120,8 @@ static bool measure(PfqCli *c, Test *tests, int n_tests, const int32_t *tokens, 
     int64_t reps = c->opt.repetitions;
     PfqProgress progress;
     double seconds;
-    if (c->opt.n_depth > 0 && !pfq_engine_prefill(&c->engine, tokens, (int32_t)c->opt.n_depth, PFQ_WANT_NONE, NULL,
-                                                  NULL, &c->err)) {
+    if (c->opt.n_depth > 0 && !pfq_engine_prefill(&c->engine, tokens, (int32_t)c->opt.n_depth,
+                                                  PFQ_WANT_NONE, NULL, NULL, &c->err)) {
         return false;
     }
     for (int i = 0; i < n_tests; i++) {
@@ -151,12 +180,14 @@ static void print_md(PfqCli *c, const Test *tests, int n_tests, uint64_t bytes)
     snprintf(backend, sizeof backend, "CPU %s", c->engine.variant->name);
     human(size, sizeof size, (double)c->model->weight_bytes, true);
     human(params, sizeof params, (double)c->model->params, false);
-    pfq_out_printf(c->out, "| model | size | params | backend | threads | test | t/s | GB/s | %% of read |\n"
-                           "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n");
+    pfq_out_printf(
+        c->out, "| model | size | params | backend | threads | test | t/s | GB/s | %% of read |\n"
+                "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n");
     for (int i = 0; i < n_tests; i++) {
         Row r = summary(&tests[i], (int)c->opt.repetitions, bytes);
-        pfq_out_printf(c->out, "| %s | %s | %s | %s | %d | %s | %.2f \u00b1 %.2f | %.2f | %.1f |\n", model, size,
-                       params, backend, c->engine.threads, tests[i].name, r.tok_s, r.sd, r.gb_s, r.bw_pct);
+        pfq_out_printf(c->out, "| %s | %s | %s | %s | %d | %s | %.2f \u00b1 %.2f | %.2f | %.1f |\n",
+                       model, size, params, backend, c->engine.threads, tests[i].name, r.tok_s,
+                       r.sd, r.gb_s, r.bw_pct);
     }
 }
 
@@ -223,7 +254,8 @@ static void add_test(PfqCli *c, Test *tests, int *n_tests, const char *kind, int
     t->prompt = kind[0] == 'p';
     t->passes = t->prompt ? (double)((n + c->model->chunk - 1) / c->model->chunk) : (double)n;
     if (c->opt.n_depth) {
-        snprintf(t->name, sizeof t->name, "%s%lld @ d%lld", kind, (long long)n, (long long)c->opt.n_depth);
+        snprintf(t->name, sizeof t->name, "%s%lld @ d%lld", kind, (long long)n,
+                 (long long)c->opt.n_depth);
     } else {
         snprintf(t->name, sizeof t->name, "%s%lld", kind, (long long)n);
     }
@@ -249,7 +281,9 @@ bool pfq_cmd_bench(PfqCli *c)
     int64_t n_tokens = longest > c->opt.n_depth ? longest : c->opt.n_depth;
     int32_t *tokens = malloc((size_t)n_tokens * sizeof *tokens);
     double *samples = calloc((size_t)(4 * reps), sizeof *samples);
-    bool ok = tokens && samples ? true : pfq_fail(&c->err, "out of memory for %lld tokens", (long long)n_tokens);
+    bool ok = tokens && samples
+                  ? true
+                  : pfq_fail(&c->err, "out of memory for %lld tokens", (long long)n_tokens);
     for (int64_t i = 0; ok && i < n_tokens; i++) {
         tokens[i] = synthetic(c->model, i);
     }

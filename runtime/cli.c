@@ -13,14 +13,10 @@
 enum { RUN_ROOM = 4096 }; /* tokens that `run` makes room for when neither -n nor -c says */
 
 static PfqCmd *const handlers[PFQ_N_COMMANDS] = {
-    [PFQ_CMD_RUN] = pfq_cmd_run,
-    [PFQ_CMD_PPL] = pfq_cmd_ppl,
-    [PFQ_CMD_BENCH] = pfq_cmd_bench,
-    [PFQ_CMD_LOGITS] = pfq_cmd_logits,
-    [PFQ_CMD_TOKENIZE] = pfq_cmd_tokenize,
-    [PFQ_CMD_DETOKENIZE] = pfq_cmd_detokenize,
-    [PFQ_CMD_INFO] = pfq_cmd_info,
-    [PFQ_CMD_SELF_TEST] = pfq_cmd_self_test,
+    [PFQ_CMD_RUN] = pfq_cmd_run,           [PFQ_CMD_PPL] = pfq_cmd_ppl,
+    [PFQ_CMD_BENCH] = pfq_cmd_bench,       [PFQ_CMD_LOGITS] = pfq_cmd_logits,
+    [PFQ_CMD_TOKENIZE] = pfq_cmd_tokenize, [PFQ_CMD_DETOKENIZE] = pfq_cmd_detokenize,
+    [PFQ_CMD_INFO] = pfq_cmd_info,         [PFQ_CMD_SELF_TEST] = pfq_cmd_self_test,
 };
 
 void pfq_mean_sd(const double *v, int n, double *mean, double *sd)
@@ -39,13 +35,14 @@ void pfq_mean_sd(const double *v, int n, double *mean, double *sd)
 bool pfq_cli_load(PfqCli *c, int64_t ctx)
 {
     if (ctx > c->model->context) {
-        return pfq_fail(&c->err, "%lld tokens of context are needed, but the model has %d", (long long)ctx,
-                        c->model->context);
+        return pfq_fail(&c->err, "%lld tokens of context are needed, but the model has %d",
+                        (long long)ctx, c->model->context);
     }
     PfqEngineConfig config = {.threads = (int)c->opt.threads,
                               .ctx = (int32_t)ctx,
                               .cpu = c->opt.cpu,
-                              .weights = c->opt.weights};
+                              .weights = c->opt.weights,
+                              .copy = c->opt.copy_weights};
     return pfq_engine_open(&c->engine, c->model, &config, &c->err);
 }
 
@@ -59,10 +56,13 @@ typedef struct RunTimes {
 
 static void report_run(const PfqCli *c, const RunTimes *t)
 {
-    double load = t->loaded - t->start, prompt = t->prefilled - t->loaded, gen = t->end - t->prefilled;
-    pfq_note("%s: load %.0f ms; prompt %d tokens, %.1f tok/s; generated %lld tokens, %.1f tok/s; %d threads, %s\n",
-             c->program, 1e3 * load, t->n_prompt, prompt > 0 ? t->n_prompt / prompt : 0, (long long)t->n_new,
-             gen > 0 ? (double)t->n_decoded / gen : 0, c->engine.threads, c->engine.variant->name);
+    double load = t->loaded - t->start, prompt = t->prefilled - t->loaded,
+           gen = t->end - t->prefilled;
+    pfq_note("%s: load %.0f ms; prompt %d tokens, %.1f tok/s; generated %lld tokens, %.1f tok/s; "
+             "%d threads, %s\n",
+             c->program, 1e3 * load, t->n_prompt, prompt > 0 ? t->n_prompt / prompt : 0,
+             (long long)t->n_new, gen > 0 ? (double)t->n_decoded / gen : 0, c->engine.threads,
+             c->engine.variant->name);
 }
 
 /* Samples and prints until the model ends, the limit is reached or the context is full. */
@@ -113,9 +113,11 @@ static int32_t *prompt_tokens(PfqCli *c, int32_t *n)
         got = pfq_tok_encode(&c->tok, "", 0, PFQ_TOK_BOS, &ids);
     }
     if (got <= 0 || got > INT32_MAX - RUN_ROOM) {
-        pfq_fail(&c->err, got < 0    ? "out of memory for the prompt's tokens"
-                          : got == 0 ? "the prompt is empty and this tokenizer has no BOS token to begin with"
-                                     : "the prompt is too long");
+        pfq_fail(&c->err,
+                 got < 0 ? "out of memory for the prompt's tokens"
+                 : got == 0
+                     ? "the prompt is empty and this tokenizer has no BOS token to begin with"
+                     : "the prompt is too long");
         free(ids);
         return NULL;
     }
@@ -128,8 +130,8 @@ static bool run_prompt(PfqCli *c, const int32_t *ids, RunTimes *t)
     int64_t n = t->n_prompt, want = c->opt.predict >= 0 ? n + c->opt.predict : n + RUN_ROOM;
     int64_t ctx = c->opt.ctx ? c->opt.ctx : want < c->model->context ? want : c->model->context;
     if (n > ctx) {
-        return pfq_fail(&c->err, "the prompt has %lld tokens, more than the context of %lld", (long long)n,
-                        (long long)ctx);
+        return pfq_fail(&c->err, "the prompt has %lld tokens, more than the context of %lld",
+                        (long long)n, (long long)ctx);
     }
     PfqSampler s = {.temp = c->opt.temp,
                     .top_p = c->opt.top_p,
@@ -213,8 +215,8 @@ bool pfq_cmd_detokenize(PfqCli *c)
 
 /* ---- entry ---- */
 
-/* A descriptor 0-2 that is closed would be given to the next file opened, and messages would end up in it. It is filled
- * with /dev/null, opened so that writing to it still fails. */
+/* A descriptor 0-2 that is closed would be given to the next file opened, and messages would end up
+ * in it. It is filled with /dev/null, opened so that writing to it still fails. */
 static void fill_standard_fds(void)
 {
     for (int fd = open("/dev/null", O_RDONLY); fd >= 0; fd = open("/dev/null", O_RDONLY)) {
@@ -228,8 +230,8 @@ static void fill_standard_fds(void)
 static bool run_command(PfqCli *c)
 {
     if (c->model->abi != PFQ_ABI_VERSION) {
-        return pfq_fail(&c->err, "the model was generated for runtime ABI %u, this runtime has %u", c->model->abi,
-                        PFQ_ABI_VERSION);
+        return pfq_fail(&c->err, "the model was generated for runtime ABI %u, this runtime has %u",
+                        c->model->abi, PFQ_ABI_VERSION);
     }
     const char *bad = pfq_tok_open(&c->tok, c->model->tokenizer, c->model->tokenizer_bytes);
     if (bad) {

@@ -1,8 +1,8 @@
-/* The commands of a compiled binary. pfq_main is all that main.c calls; the rest is shared by the files that implement
- * commands (cli.c, ppl.c, bench.c, inspect.c).
+/* The commands of a compiled binary. pfq_main is all that main.c calls; the rest is shared by the
+ * files that implement commands (cli.c, ppl.c, bench.c, inspect.c).
  *
- * A command returns false with a sentence in cli->err; cli->usage tells that it was the caller's words that were wrong
- * (exit 2 instead of 1). Results go to cli->out, everything else to stderr.
+ * A command returns false with a sentence in cli->err; cli->usage tells that it was the caller's
+ * words that were wrong (exit 2 instead of 1). Results go to cli->out, everything else to stderr.
  */
 #ifndef PFQC_RUNTIME_CLI_H
 #define PFQC_RUNTIME_CLI_H
@@ -18,8 +18,8 @@ typedef struct PfqCli {
     const PfqModel *model;
     const char *program; /* last part of argv[0] */
     PfqOptions opt;
-    PfqTokenizer tok;    /* open in every command */
-    PfqEngine engine;    /* closed by pfq_main */
+    PfqTokenizer tok; /* open in every command */
+    PfqEngine engine; /* closed by pfq_main */
     PfqOut *out;
     PfqErr err;
     bool usage;
@@ -27,10 +27,10 @@ typedef struct PfqCli {
 
 typedef bool PfqCmd(PfqCli *c);
 
-PfqCmd pfq_cmd_run, pfq_cmd_tokenize, pfq_cmd_detokenize;         /* cli.c */
-PfqCmd pfq_cmd_ppl;                                               /* ppl.c */
-PfqCmd pfq_cmd_bench;                                             /* bench.c */
-PfqCmd pfq_cmd_logits, pfq_cmd_info, pfq_cmd_self_test;           /* inspect.c */
+PfqCmd pfq_cmd_run, pfq_cmd_tokenize, pfq_cmd_detokenize; /* cli.c */
+PfqCmd pfq_cmd_ppl;                                       /* ppl.c */
+PfqCmd pfq_cmd_bench;                                     /* bench.c */
+PfqCmd pfq_cmd_logits, pfq_cmd_info, pfq_cmd_self_test;   /* inspect.c */
 
 /* Opens cli->engine with room for ctx tokens and the options that every loading command has. */
 bool pfq_cli_load(PfqCli *c, int64_t ctx);

@@ -1,5 +1,6 @@
 /* CPU features and the choice of a variant. Contract: cpu.h.
- * Bits: Intel SDM volume 2 (CPUID), volume 1 section 13.3 (XGETBV); AMX permission: Linux Documentation/arch/x86/xstate. */
+ * Bits: Intel SDM volume 2 (CPUID), volume 1 section 13.3 (XGETBV); AMX permission: Linux
+ * Documentation/arch/x86/xstate. */
 #include "runtime/cpu.h"
 
 #include <cpuid.h>
@@ -9,6 +10,10 @@
 #include <unistd.h>
 
 enum { REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 }; /* arch_prctl's code and argument */
+
+/* CPUID leaf 7, EDX; the compilers' headers do not agree on names. */
+#define AMX_TILE (1u << 24)
+#define AMX_INT8 (1u << 25)
 
 static const struct {
     uint32_t bit;
@@ -41,7 +46,8 @@ uint32_t pfq_cpu_features(void)
         return 0;
     }
     uint64_t saved = xcr0();
-    bool os_avx = (saved & 0x6) == 0x6, os_avx512 = (saved & 0xe6) == 0xe6, os_amx = (saved & 0x60000) == 0x60000;
+    bool os_avx = (saved & 0x6) == 0x6, os_avx512 = (saved & 0xe6) == 0xe6,
+         os_amx = (saved & 0x60000) == 0x60000;
     uint32_t f = 0;
     if (os_avx && has(c1, bit_AVX | bit_FMA | bit_F16C) && has(b7, bit_AVX2 | bit_BMI2)) {
         f |= PFQ_CPU_AVX2;
@@ -51,7 +57,7 @@ uint32_t pfq_cpu_features(void)
         f |= has(c7, bit_AVX512VNNI) ? (uint32_t)PFQ_CPU_AVX512VNNI : 0;
         f |= has(c7, bit_AVX512VBMI) ? (uint32_t)PFQ_CPU_AVX512VBMI : 0;
     }
-    if (os_amx && has(d7, bit_AMX_TILE | bit_AMX_INT8) &&
+    if (os_amx && has(d7, AMX_TILE | AMX_INT8) &&
         syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA) == 0) {
         f |= PFQ_CPU_AMX_INT8;
     }
@@ -104,7 +110,8 @@ const PfqVariant *pfq_cpu_variant(const PfqModel *m, uint32_t have, const char *
     } else {
         uint32_t need = m->n_variants ? m->variants[m->n_variants - 1].features : 0;
         pfq_cpu_names(need & ~have, lacking, sizeof lacking);
-        pfq_fail(err, "this binary was compiled for CPUs with %s; this CPU lacks %s", names, lacking);
+        pfq_fail(err, "this binary was compiled for CPUs with %s; this CPU lacks %s", names,
+                 lacking);
     }
     return NULL;
 }

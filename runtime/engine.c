@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { MAP_ACT, MAP_KV, MAP_SCRATCH, MAP_LOGITS };
+enum { MAP_ACT, MAP_KV, MAP_SCRATCH, MAP_LOGITS, MAP_WEIGHTS };
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
@@ -21,7 +21,8 @@ static void *map_buffer(PfqEngine *e, int which, uint64_t bytes, const char *wha
     }
     void *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) {
-        pfq_fail(err, "cannot allocate %.1f MiB for the %s: %s", (double)bytes / 1048576.0, what, strerror(errno));
+        pfq_fail(err, "cannot allocate %.1f MiB for the %s: %s", (double)bytes / 1048576.0, what,
+                 strerror(errno));
         return NULL;
     }
     e->map[which].base = base;
@@ -34,7 +35,8 @@ static void *map_buffer(PfqEngine *e, int which, uint64_t bytes, const char *wha
 static bool check_model(const PfqModel *m, PfqErr *err)
 {
     if (m->abi != PFQ_ABI_VERSION) {
-        return pfq_fail(err, "the model was generated for runtime ABI %u, this runtime has %u", m->abi, PFQ_ABI_VERSION);
+        return pfq_fail(err, "the model was generated for runtime ABI %u, this runtime has %u",
+                        m->abi, PFQ_ABI_VERSION);
     }
     if (m->vocab < 1 || m->context < 1 || m->chunk < 1 || m->rows < 1 || m->n_variants < 1) {
         return pfq_fail(err, "the model's tables are incomplete");
@@ -53,7 +55,8 @@ static bool map_buffers(PfqEngine *e, PfqErr *err)
         return pfq_fail(err, "the size of the model's buffers overflows");
     }
     logits = (logits + 63) & ~(uint64_t)63;
-    e->scratch_stride = (m->scratch_bytes + 127) & ~(uint64_t)63; /* a line apart, so that threads do not share one */
+    e->scratch_stride = (m->scratch_bytes + 127) &
+                        ~(uint64_t)63; /* a line apart, so that threads do not share one */
     e->exec.act = map_buffer(e, MAP_ACT, m->act_bytes, "activations", err);
     e->exec.kv = e->exec.act ? map_buffer(e, MAP_KV, kv, "KV cache", err) : NULL;
     e->scratch = e->exec.kv ? map_buffer(e, MAP_SCRATCH, scratch, "threads' scratch", err) : NULL;
@@ -65,6 +68,32 @@ static bool map_buffers(PfqEngine *e, PfqErr *err)
     return true;
 }
 
+static void copy_job(void *arg, int tid, int nt)
+{
+    PfqEngine *e = arg;
+    size_t pages = (e->image.header->data_bytes + HUGE_PAGE - 1) / HUGE_PAGE;
+    size_t from = pages * (size_t)tid / (size_t)nt * HUGE_PAGE,
+           to = pages * ((size_t)tid + 1) / (size_t)nt * HUGE_PAGE;
+    to = to < e->image.header->data_bytes ? to : e->image.header->data_bytes;
+    char *copy = (char *)(uintptr_t)e->exec.weights;
+    memcpy(copy + from, e->image.data + from, to - from);
+}
+
+/* Huge pages make decoding faster where the file system has none to map; the price is time at start
+ * and memory. */
+static bool copy_weights(PfqEngine *e, PfqErr *err)
+{
+    uint64_t bytes = e->image.header->data_bytes;
+    void *copy = map_buffer(e, MAP_WEIGHTS, bytes, "copy of the weights", err);
+    if (!copy) {
+        return false;
+    }
+    e->exec.weights = copy;
+    pfq_pool_run(e->pool, copy_job, e);
+    mprotect(copy, bytes, PROT_READ);
+    return true;
+}
+
 bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, PfqErr *err)
 {
     memset(e, 0, sizeof *e);
@@ -73,12 +102,14 @@ bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, 
         return false;
     }
     if (c->ctx < 1 || c->ctx > m->context) {
-        return pfq_fail(err, "a context of %d tokens is out of range: the model has 1 to %d", c->ctx, m->context);
+        return pfq_fail(err, "a context of %d tokens is out of range: the model has 1 to %d",
+                        c->ctx, m->context);
     }
     e->ctx = c->ctx;
     e->threads = c->threads > 0 ? c->threads : pfq_usable_cores();
     e->variant = pfq_cpu_variant(m, pfq_cpu_features(), c->cpu, err);
-    if (!e->variant || !pfq_image_open(&e->image, c->weights, m->name, m->image_id, err) || !map_buffers(e, err)) {
+    if (!e->variant || !pfq_image_open(&e->image, c->weights, m->name, m->image_id, err) ||
+        !map_buffers(e, err)) {
         return false;
     }
     e->pool = pfq_pool_start(e->threads, err);
@@ -86,6 +117,11 @@ bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, 
         return false;
     }
     e->exec.weights = e->image.data;
+    if (!c->copy) {
+        pfq_image_prefault(&e->image);
+    } else if (!copy_weights(e, err)) {
+        return false;
+    }
     e->exec.kernel = e->variant->kernel;
     e->exec.barrier = pfq_pool_barrier(e->pool);
     e->exec.ctx = e->ctx;
@@ -139,19 +175,22 @@ static void run_phase(PfqEngine *e, PfqPhase *phase, const int32_t *tokens, int3
 static bool check_tokens(const PfqEngine *e, const int32_t *tokens, int32_t n, PfqErr *err)
 {
     if (n > e->ctx - e->pos) {
-        return pfq_fail(err, "%d tokens after position %d do not fit the context of %d", n, e->pos, e->ctx);
+        return pfq_fail(err, "%d tokens after position %d do not fit the context of %d", n, e->pos,
+                        e->ctx);
     }
     for (int32_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= e->model->vocab) {
-            return pfq_fail(err, "token id %d is out of range: the vocabulary has 0 to %d", tokens[i],
-                            e->model->vocab - 1);
+            return pfq_fail(err, "token id %d is out of range: the vocabulary has 0 to %d",
+                            tokens[i], e->model->vocab - 1);
         }
     }
     return true;
 }
 
-/* Logits of rows [from, to) of the chunk just computed, in blocks; `first` is the chunk's first token. */
-static void logits_of(PfqEngine *e, int32_t from, int32_t to, int32_t first, PfqRowsFn *fn, void *user)
+/* Logits of rows [from, to) of the chunk just computed, in blocks; `first` is the chunk's first
+ * token. */
+static void logits_of(PfqEngine *e, int32_t from, int32_t to, int32_t first, PfqRowsFn *fn,
+                      void *user)
 {
     while (from < to) {
         int32_t n = to - from < e->model->rows ? to - from : e->model->rows;
@@ -166,8 +205,8 @@ static void logits_of(PfqEngine *e, int32_t from, int32_t to, int32_t first, Pfq
     }
 }
 
-bool pfq_engine_prefill(PfqEngine *e, const int32_t *tokens, int32_t n, PfqWant want, PfqRowsFn *fn, void *user,
-                        PfqErr *err)
+bool pfq_engine_prefill(PfqEngine *e, const int32_t *tokens, int32_t n, PfqWant want, PfqRowsFn *fn,
+                        void *user, PfqErr *err)
 {
     if (!check_tokens(e, tokens, n, err)) {
         return false;

@@ -1,9 +1,10 @@
-/* The engine: one model, one sequence. Maps the weights, owns every buffer, and drives the generated phases.
+/* The engine: one model, one sequence. Maps the weights, owns every buffer, and drives the
+ * generated phases.
  *
- * Everything is allocated by pfq_engine_open; after it nothing allocates. Positions count from 0 at the last
- * pfq_engine_rewind; each call appends to the sequence. Logits stay valid until the next call.
- * Threading: one caller; the work is spread over the pool inside. Errors: false (or NULL) and a sentence.
- * Not here: text, sampling, batching of several sequences.
+ * Everything is allocated by pfq_engine_open; after it nothing allocates. Positions count from 0 at
+ * the last pfq_engine_rewind; each call appends to the sequence. Logits stay valid until the next
+ * call. Threading: one caller; the work is spread over the pool inside. Errors: false (or NULL) and
+ * a sentence. Not here: text, sampling, batching of several sequences.
  */
 #ifndef PFQC_RUNTIME_ENGINE_H
 #define PFQC_RUNTIME_ENGINE_H
@@ -17,6 +18,7 @@ typedef struct PfqEngineConfig {
     int32_t ctx;         /* capacity in tokens, 1..model context */
     const char *cpu;     /* variant to force, or NULL */
     const char *weights; /* weights file, or NULL to look beside and inside the binary */
+    bool copy; /* read the weights from a copy in anonymous huge pages, not from the mapped file */
 } PfqEngineConfig;
 
 typedef struct PfqEngine {
@@ -24,33 +26,36 @@ typedef struct PfqEngine {
     const PfqVariant *variant;
     PfqPool *pool;
     PfqImage image;
-    PfqExec exec;         /* what all threads share; tid and scratch are set per thread */
-    float *logits;        /* [model->rows, vocab] f32 */
-    int32_t *rows;        /* [model->rows] row numbers for the logits phase */
-    char *scratch;        /* [threads] of scratch_stride bytes */
+    PfqExec exec;  /* what all threads share; tid and scratch are set per thread */
+    float *logits; /* [model->rows, vocab] f32 */
+    int32_t *rows; /* [model->rows] row numbers for the logits phase */
+    char *scratch; /* [threads] of scratch_stride bytes */
     size_t scratch_stride;
     int threads;
     int32_t ctx, pos;
     struct {
         void *base;
         size_t bytes;
-    } map[4];             /* act, kv, scratch, logits + rows: what close unmaps */
+    } map[5]; /* act, kv, scratch, logits + rows, copy of the weights: what close unmaps */
 } PfqEngine;
 
 typedef enum PfqWant { PFQ_WANT_NONE, PFQ_WANT_LAST, PFQ_WANT_ALL } PfqWant;
 
-/* Gets logits [n, vocab] of tokens first .. first+n-1 of one prefill call, in order, model->rows at most at a time. */
+/* Gets logits [n, vocab] of tokens first .. first+n-1 of one prefill call, in order, model->rows at
+ * most at a time. */
 typedef void PfqRowsFn(void *user, int32_t first, int32_t n, const float *logits);
 
 bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, PfqErr *err);
 void pfq_engine_close(PfqEngine *e); /* also after a failed open, or of a zeroed engine */
 
-void pfq_engine_rewind(PfqEngine *e, int32_t pos); /* forgets positions >= pos; 0 <= pos <= e->pos */
+void pfq_engine_rewind(PfqEngine *e,
+                       int32_t pos); /* forgets positions >= pos; 0 <= pos <= e->pos */
 
-/* Appends n >= 1 tokens. `fn` is called as `want` says and may be NULL with PFQ_WANT_NONE; e->logits holds the last row
- * after PFQ_WANT_LAST. Fails if an id is out of range or the context would overflow. */
-bool pfq_engine_prefill(PfqEngine *e, const int32_t *tokens, int32_t n, PfqWant want, PfqRowsFn *fn, void *user,
-                        PfqErr *err);
+/* Appends n >= 1 tokens. `fn` is called as `want` says and may be NULL with PFQ_WANT_NONE;
+ * e->logits holds the last row after PFQ_WANT_LAST. Fails if an id is out of range or the context
+ * would overflow. */
+bool pfq_engine_prefill(PfqEngine *e, const int32_t *tokens, int32_t n, PfqWant want, PfqRowsFn *fn,
+                        void *user, PfqErr *err);
 
 /* Appends one token and returns its logits [vocab]; NULL on the same failures. */
 const float *pfq_engine_decode(PfqEngine *e, int32_t token, PfqErr *err);

@@ -94,7 +94,8 @@ uint64_t pfq_sum(const void *data, size_t n)
 
 /* ---- layout, shared by writer and reader ---- */
 
-/* Rounds up to a power of two; false when the result does not fit 63 bits (file offsets are signed). */
+/* Rounds up to a power of two; false when the result does not fit 63 bits (file offsets are
+ * signed). */
 static bool align_up(uint64_t v, uint64_t to, uint64_t *out)
 {
     if (__builtin_add_overflow(v, to - 1, out)) {
@@ -109,8 +110,8 @@ size_t pfq_image_header_bytes(size_t n)
     return sizeof(PfqImageHeader) + n * sizeof(PfqImageSection);
 }
 
-bool pfq_image_layout(PfqImageSection *sections, size_t n, uint64_t *data_offset, uint64_t *data_bytes,
-                      uint64_t *total)
+bool pfq_image_layout(PfqImageSection *sections, size_t n, uint64_t *data_offset,
+                      uint64_t *data_bytes, uint64_t *total)
 {
     uint64_t at = 0;
     if (n > PFQ_IMAGE_MAX_SECTIONS) {
@@ -148,7 +149,8 @@ bool pfq_image_header(const PfqImageSection *sections, size_t n, const uint8_t i
                         .version = PFQ_IMAGE_VERSION,
                         .endian = PFQ_IMAGE_ENDIAN,
                         .n_sections = (uint32_t)n};
-    if (n > PFQ_IMAGE_MAX_SECTIONS || !align_up(pfq_image_header_bytes(n), PFQ_IMAGE_ALIGN, &h.data_offset)) {
+    if (n > PFQ_IMAGE_MAX_SECTIONS ||
+        !align_up(pfq_image_header_bytes(n), PFQ_IMAGE_ALIGN, &h.data_offset)) {
         return false;
     }
     if (n && __builtin_add_overflow(sections[n - 1].offset, sections[n - 1].bytes, &h.data_bytes)) {
@@ -168,16 +170,27 @@ bool pfq_image_header(const PfqImageSection *sections, size_t n, const uint8_t i
     return true;
 }
 
-void pfq_image_trailer(PfqImageTrailer *t, uint64_t offset, uint64_t total_bytes, const uint8_t id[16])
+void pfq_image_trailer(PfqImageTrailer *t, uint64_t offset, uint64_t total_bytes,
+                       const uint8_t id[16])
 {
-    *t = (PfqImageTrailer){.magic = {'P', 'F', 'Q', 'W', 'T', 'A', 'I', 'L'}, .offset = offset, .bytes = total_bytes};
+    *t = (PfqImageTrailer){
+        .magic = {'P', 'F', 'Q', 'W', 'T', 'A', 'I', 'L'}, .offset = offset, .bytes = total_bytes};
     memcpy(t->id, id, sizeof t->id);
+}
+
+bool pfq_image_settle(int fd)
+{
+    if (fsync(fd) != 0) {
+        return false;
+    }
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    return true;
 }
 
 /* ---- reader ---- */
 
-/* A mapped file that another process truncates raises SIGBUS on the next read. That is reported like any other
- * error; only async-signal-safe calls are used. */
+/* A mapped file that another process truncates raises SIGBUS on the next read. That is reported
+ * like any other error; only async-signal-safe calls are used. */
 static const char *volatile bus_lo, *volatile bus_hi;
 
 static void on_sigbus(int sig, siginfo_t *info, void *context)
@@ -185,7 +198,8 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
     (void)context;
     const char *at = info->si_addr;
     if (at >= bus_lo && at < bus_hi) {
-        static const char msg[] = "error: the weights file became shorter or unreadable while in use\n";
+        static const char msg[] =
+            "error: the weights file became shorter or unreadable while in use\n";
         ssize_t ignored = write(2, msg, sizeof msg - 1);
         (void)ignored;
         _exit(1);
@@ -250,7 +264,8 @@ static bool id_is(const uint8_t got[16], const uint8_t want[16], const char *pat
         snprintf(a + 2 * i, 3, "%02x", got[i]);
         snprintf(b + 2 * i, 3, "%02x", want[i]);
     }
-    return pfq_fail(err, "'%s' holds weights %s, but this binary was compiled with weights %s", path, a, b);
+    return pfq_fail(err, "'%s' holds weights %s, but this binary was compiled with weights %s",
+                    path, a, b);
 }
 
 static bool check_header(const PfqImageHeader *h, uint64_t available, const char *path, PfqErr *err)
@@ -262,12 +277,13 @@ static bool check_header(const PfqImageHeader *h, uint64_t available, const char
         return pfq_fail(err, "'%s' was written for a machine of the other byte order", path);
     }
     if (h->version != PFQ_IMAGE_VERSION) {
-        return pfq_fail(err, "'%s' has weight image version %u, this binary reads version %u", path, h->version,
-                        PFQ_IMAGE_VERSION);
+        return pfq_fail(err, "'%s' has weight image version %u, this binary reads version %u", path,
+                        h->version, PFQ_IMAGE_VERSION);
     }
     uint64_t end;
     if (h->n_sections > PFQ_IMAGE_MAX_SECTIONS || h->data_offset % PFQ_IMAGE_ALIGN ||
-        h->data_offset < pfq_image_header_bytes(h->n_sections) || h->total_bytes % PFQ_IMAGE_ALIGN ||
+        h->data_offset < pfq_image_header_bytes(h->n_sections) ||
+        h->total_bytes % PFQ_IMAGE_ALIGN ||
         __builtin_add_overflow(h->data_offset, h->data_bytes, &end) || end > h->total_bytes) {
         return pfq_fail(err, "the header of the weights file '%s' is damaged", path);
     }
@@ -289,15 +305,42 @@ static bool check_table(const PfqImage *im, PfqErr *err)
         uint64_t end;
         if (memchr(s->name, 0, sizeof s->name) == NULL || s->offset % PFQ_SECTION_ALIGN ||
             __builtin_add_overflow(s->offset, s->bytes, &end) || end > h->data_bytes) {
-            return pfq_fail(err, "section %u of the weights file '%s' lies outside it", i, im->path);
+            return pfq_fail(err, "section %u of the weights file '%s' lies outside it", i,
+                            im->path);
         }
     }
     return true;
 }
 
-/* Maps [at, at + header's total) of fd. The fields are checked on a copy first, then again in the mapping's
- * header, which must be the same bytes. */
-static bool map_image(PfqImage *im, int fd, uint64_t at, uint64_t available, const uint8_t id[16], PfqErr *err)
+#define HUGE_PAGE ((uint64_t)2 << 20)
+
+/* Maps bytes of fd from `at`, so that huge pages of the file fall on huge pages of memory. */
+static void *map_aligned(int fd, uint64_t at, uint64_t bytes)
+{
+    uint64_t span = bytes + 2 * HUGE_PAGE; /* bytes is a checked file size, far below 2^63 */
+    char *base = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        return MAP_FAILED;
+    }
+    char *lo = base + (HUGE_PAGE - (uintptr_t)base % HUGE_PAGE) + at % HUGE_PAGE;
+    void *map = mmap(lo, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)at);
+    if (map == MAP_FAILED) {
+        int saved = errno;
+        munmap(base, span);
+        errno = saved;
+        return MAP_FAILED;
+    }
+    munmap(base,
+           (size_t)(lo - base)); /* both of at least a page: at and bytes are multiples of 64 KiB */
+    munmap(lo + bytes, (size_t)(base + span - (lo + bytes)));
+    madvise(map, bytes, MADV_HUGEPAGE);
+    return map;
+}
+
+/* Maps [at, at + header's total) of fd. The fields are checked on a copy first, then again in the
+ * mapping's header, which must be the same bytes. */
+static bool map_image(PfqImage *im, int fd, uint64_t at, uint64_t available, const uint8_t id[16],
+                      PfqErr *err)
 {
     PfqImageHeader h;
     if (available < sizeof h || !pread_all(fd, &h, sizeof h, at)) {
@@ -306,7 +349,7 @@ static bool map_image(PfqImage *im, int fd, uint64_t at, uint64_t available, con
     if (!check_header(&h, available, im->path, err) || !id_is(h.id, id, im->path, err)) {
         return false;
     }
-    void *map = mmap(NULL, h.total_bytes, PROT_READ, MAP_SHARED, fd, (off_t)at);
+    void *map = map_aligned(fd, at, h.total_bytes);
     if (map == MAP_FAILED) {
         return pfq_fail(err, "cannot map the weights file '%s': %s", im->path, strerror(errno));
     }
@@ -319,7 +362,6 @@ static bool map_image(PfqImage *im, int fd, uint64_t at, uint64_t available, con
     if (memcmp(&h, map, sizeof h) != 0) {
         return pfq_fail(err, "the weights file '%s' changed while it was opened", im->path);
     }
-    madvise(map, h.total_bytes, MADV_WILLNEED);
     return check_table(im, err);
 }
 
@@ -328,7 +370,8 @@ static bool open_appended(PfqImage *im, int fd, uint64_t size, const uint8_t id[
 {
     PfqImageTrailer t;
     err->text[0] = 0;
-    if (size < sizeof t || !pread_all(fd, &t, sizeof t, size - sizeof t) || memcmp(t.magic, "PFQWTAIL", 8) != 0) {
+    if (size < sizeof t || !pread_all(fd, &t, sizeof t, size - sizeof t) ||
+        memcmp(t.magic, "PFQWTAIL", 8) != 0) {
         return false;
     }
     uint64_t room = size - sizeof t;
@@ -362,7 +405,8 @@ static bool exe_path(char *out, size_t cap, PfqErr *err)
     return true;
 }
 
-static bool open_beside(PfqImage *im, const char *exe, const char *model_name, const uint8_t id[16], PfqErr *err)
+static bool open_beside(PfqImage *im, const char *exe, const char *model_name, const uint8_t id[16],
+                        PfqErr *err)
 {
     const char *slash = strrchr(exe, '/');
     int dir = slash ? (int)(slash - exe) + 1 : 0;
@@ -378,7 +422,8 @@ static bool open_beside(PfqImage *im, const char *exe, const char *model_name, c
     return open_file(im, id, err);
 }
 
-bool pfq_image_open(PfqImage *im, const char *file, const char *model_name, const uint8_t id[16], PfqErr *err)
+bool pfq_image_open(PfqImage *im, const char *file, const char *model_name, const uint8_t id[16],
+                    PfqErr *err)
 {
     memset(im, 0, sizeof *im);
     err->text[0] = 0;
@@ -422,12 +467,22 @@ void pfq_image_close(PfqImage *im)
     im->data = NULL;
 }
 
+void pfq_image_prefault(const PfqImage *im)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && page > 0 && im->map_bytes / 2 <= (uint64_t)pages * (uint64_t)page / 4) {
+        madvise(im->map, im->map_bytes,
+                MADV_POPULATE_READ); /* Linux 5.14; else pages come when they are read */
+    }
+}
+
 bool pfq_image_verify(const PfqImage *im, PfqErr *err)
 {
     for (uint32_t i = 0; i < im->header->n_sections; i++) {
         const PfqImageSection *s = &im->sections[i];
         if (pfq_sum(im->data + s->offset, s->bytes) != s->sum) {
-            return pfq_fail(err, "section %u '%s' of '%s' is damaged (checksum)", i, s->name, im->path);
+            return pfq_fail(err, "section %u '%s' of '%s' is damaged (checksum)", i, s->name,
+                            im->path);
         }
     }
     return true;

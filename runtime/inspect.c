@@ -61,7 +61,8 @@ static bool print_logits(PfqCli *c, const int32_t *ids, int32_t n)
         pfq_out_printf(c->out, "%s%d", i ? ", " : "", ids[i]);
     }
     pfq_out_printf(c->out, "],\n \"%s\": %s", k ? "top" : "logits", c->opt.all ? "[" : "");
-    bool ok = pfq_engine_prefill(&c->engine, ids, n, c->opt.all ? PFQ_WANT_ALL : PFQ_WANT_LAST, print_rows, &l, &c->err);
+    bool ok = pfq_engine_prefill(&c->engine, ids, n, c->opt.all ? PFQ_WANT_ALL : PFQ_WANT_LAST,
+                                 print_rows, &l, &c->err);
     pfq_out_printf(c->out, "%s}\n", c->opt.all ? "]" : "");
     free(l.top);
     return ok;
@@ -81,9 +82,11 @@ bool pfq_cmd_logits(PfqCli *c)
         ok = pfq_fail(&c->err, "option --tokens: there is no token id in it");
     }
     if (ok && c->opt.ctx && (size_t)c->opt.ctx < n) {
-        ok = pfq_fail(&c->err, "%zu tokens do not fit the context of %lld", n, (long long)c->opt.ctx);
+        ok = pfq_fail(&c->err, "%zu tokens do not fit the context of %lld", n,
+                      (long long)c->opt.ctx);
     }
-    ok = ok && pfq_cli_load(c, c->opt.ctx ? c->opt.ctx : (int64_t)n) && print_logits(c, ids, (int32_t)n);
+    ok = ok && pfq_cli_load(c, c->opt.ctx ? c->opt.ctx : (int64_t)n) &&
+         print_logits(c, ids, (int32_t)n);
     free(ids);
     return ok;
 }
@@ -99,8 +102,8 @@ static void print_image(PfqCli *c)
         pfq_out_printf(c->out, "%02x", c->model->image_id[i]);
     }
     if (pfq_image_open(&im, c->opt.weights, c->model->name, c->model->image_id, &err)) {
-        pfq_out_printf(c->out, "\nweights: %s%s\nweights sections: %u\n", im.path, im.appended ? " (inside)" : "",
-                       im.header->n_sections);
+        pfq_out_printf(c->out, "\nweights: %s%s\nweights sections: %u\n", im.path,
+                       im.appended ? " (inside)" : "", im.header->n_sections);
         pfq_image_close(&im);
     } else {
         pfq_out_printf(c->out, "\nweights: not usable: %s\n", err.text);
@@ -118,25 +121,30 @@ static void print_targets(PfqCli *c)
     for (int32_t i = 0; i < c->model->n_variants; i++) {
         pfq_out_printf(c->out, " %s", c->model->variants[i].name);
     }
-    pfq_out_printf(c->out, "\ncpu features: %s\ncpu variant: %s\n", have, chosen ? chosen->name : err.text);
+    pfq_out_printf(c->out, "\ncpu features: %s\ncpu variant: %s\n", have,
+                   chosen ? chosen->name : err.text);
 }
 
 bool pfq_cmd_info(PfqCli *c)
 {
     const PfqModel *m = c->model;
     int threads = c->opt.threads ? (int)c->opt.threads : pfq_usable_cores();
-    pfq_out_printf(c->out,
-                   "model: %s\narchitecture: %s\nrecipe: %s\ncompiler: pfqc %s\nparameters: %llu\nvocabulary: %d\n"
-                   "context: %d\nlayers: %d\nhidden: %d\nheads: %d\nkv heads: %d\nhead dim: %d\nffn: %d\n",
-                   m->name, m->arch, m->recipe, m->version, (unsigned long long)m->params, m->vocab, m->context,
-                   m->layers, m->hidden, m->heads, m->kv_heads, m->head_dim, m->ffn);
+    pfq_out_printf(
+        c->out,
+        "model: %s\narchitecture: %s\nrecipe: %s\ncompiler: pfqc %s\nparameters: %llu\nvocabulary: "
+        "%d\n"
+        "context: %d\nlayers: %d\nhidden: %d\nheads: %d\nkv heads: %d\nhead dim: %d\nffn: %d\n",
+        m->name, m->arch, m->recipe, m->version, (unsigned long long)m->params, m->vocab,
+        m->context, m->layers, m->hidden, m->heads, m->kv_heads, m->head_dim, m->ffn);
     print_targets(c);
     pfq_out_printf(c->out, "threads: %d\nprefill chunk: %d\n", threads, m->chunk);
     print_image(c);
     pfq_out_printf(c->out,
-                   "weights bytes: %llu\nweights bytes per token: %llu\nkv bytes per token: %llu\nactivation bytes: %llu\n"
+                   "weights bytes: %llu\nweights bytes per token: %llu\nkv bytes per token: "
+                   "%llu\nactivation bytes: %llu\n"
                    "scratch bytes per thread: %llu\nlogits bytes: %llu\n",
-                   (unsigned long long)m->weight_bytes, (unsigned long long)m->weight_bytes_per_token,
+                   (unsigned long long)m->weight_bytes,
+                   (unsigned long long)m->weight_bytes_per_token,
                    (unsigned long long)m->kv_row_bytes, (unsigned long long)m->act_bytes,
                    (unsigned long long)m->scratch_bytes,
                    (unsigned long long)m->rows * (unsigned long long)m->vocab * sizeof(float));
@@ -145,7 +153,8 @@ bool pfq_cmd_info(PfqCli *c)
 
 /* ---- self-test ---- */
 
-/* Compares logits with the recorded ones; prints the largest difference and the share of the tolerance it uses. */
+/* Compares logits with the recorded ones; prints the largest difference and the share of the
+ * tolerance it uses. */
 static bool compare(PfqCli *c, const char *what, const float *logits)
 {
     const PfqExpect *x = c->model->expect;
@@ -160,11 +169,14 @@ static bool compare(PfqCli *c, const char *what, const float *logits)
         }
     }
     bool ok = worst <= (double)x->tolerance;
-    pfq_out_printf(c->out, "%s %s: %s, largest difference %.3g (%.0f %% of what is allowed)\n", c->engine.variant->name,
-                   what, ok ? "ok" : "wrong", worst, 100 * worst / (double)x->tolerance);
-    return ok || pfq_fail(&c->err, "self-test failed: with variant %s, %s, the logit of token %d is off by %.3g, "
-                                   "%.3g is allowed",
-                          c->engine.variant->name, what, at, worst, (double)x->tolerance);
+    pfq_out_printf(c->out, "%s %s: %s, largest difference %.3g (%.0f %% of what is allowed)\n",
+                   c->engine.variant->name, what, ok ? "ok" : "wrong", worst,
+                   100 * worst / (double)x->tolerance);
+    return ok ||
+           pfq_fail(&c->err,
+                    "self-test failed: with variant %s, %s, the logit of token %d is off by %.3g, "
+                    "%.3g is allowed",
+                    c->engine.variant->name, what, at, worst, (double)x->tolerance);
 }
 
 static bool test_variant(PfqCli *c)
@@ -192,7 +204,8 @@ bool pfq_cmd_self_test(PfqCli *c)
     if (!pfq_cli_load(c, ctx) || !pfq_image_verify(&c->engine.image, &c->err)) {
         return false;
     }
-    pfq_out_printf(c->out, "weights: ok, %u sections, %llu bytes\n", c->engine.image.header->n_sections,
+    pfq_out_printf(c->out, "weights: ok, %u sections, %llu bytes\n",
+                   c->engine.image.header->n_sections,
                    (unsigned long long)c->engine.image.header->data_bytes);
     if (!m->expect) {
         pfq_out_printf(c->out, "expectations: none recorded\nself-test passed\n");

@@ -35,7 +35,7 @@ typedef struct Option {
 } Option;
 
 static const Option options[] = {
-#define OPT(commands, letter, name, arg, type, field, def, min, max, help)                                             \
+#define OPT(commands, letter, name, arg, type, field, def, min, max, help)                         \
     {commands, letter, name, arg, type, offsetof(PfqOptions, field), def, min, max, help},
 #include "runtime/options.def"
 };
@@ -62,14 +62,16 @@ bool pfq_parse_int(const char *text, int64_t *v)
 bool pfq_parse_real(const char *text, double *v)
 {
     char *end;
-    if (!*text || text[strspn(text, "0123456789+-.eE")]) { /* no hexadecimal, no inf or nan, no spaces */
+    if (!*text ||
+        text[strspn(text, "0123456789+-.eE")]) { /* no hexadecimal, no inf or nan, no spaces */
         return false;
     }
     *v = strtod(text, &end);
     return *end == 0;
 }
 
-bool pfq_parse_ids(const char *text, int32_t vocab, int32_t *ids, size_t cap, size_t *n, PfqErr *err)
+bool pfq_parse_ids(const char *text, int32_t vocab, int32_t *ids, size_t cap, size_t *n,
+                   PfqErr *err)
 {
     static const char between[] = ", \t\n\r";
     for (const char *p = text + strspn(text, between); *p; p += strspn(p, between)) {
@@ -81,7 +83,8 @@ bool pfq_parse_ids(const char *text, int32_t vocab, int32_t *ids, size_t cap, si
             return pfq_fail(err, "'%s' is not a token id", word);
         }
         if (id < 0 || id >= vocab) {
-            return pfq_fail(err, "token id %s is out of range: the vocabulary has 0 to %d", word, vocab - 1);
+            return pfq_fail(err, "token id %s is out of range: the vocabulary has 0 to %d", word,
+                            vocab - 1);
         }
         if (*n == cap) {
             return pfq_fail(err, "too many token ids");
@@ -104,21 +107,19 @@ static bool is_choice(const char *choices, const char *value)
 }
 
 /* `from` names where the value came from, for messages. */
-static bool set_value(PfqOptions *o, const Option *opt, const char *from, const char *value, PfqErr *err)
+static bool set_value(PfqOptions *o, const Option *opt, const char *from, const char *value,
+                      PfqErr *err)
 {
     void *field = (char *)o + opt->at;
     int64_t i = 0;
     double d = 0;
     switch (opt->type) {
-    case FLAG:
-        *(bool *)field = true;
-        return true;
-    case TEXT:
-        *(const char **)field = value;
-        return true;
+    case FLAG: *(bool *)field = true; return true;
+    case TEXT: *(const char **)field = value; return true;
     case CHOICE:
         *(const char **)field = value;
-        return is_choice(opt->arg, value) || pfq_fail(err, "%s: '%s' is not one of %s", from, value, opt->arg);
+        return is_choice(opt->arg, value) ||
+               pfq_fail(err, "%s: '%s' is not one of %s", from, value, opt->arg);
     case INT:
         if (!pfq_parse_int(value, &i)) {
             return pfq_fail(err, "%s: '%s' is not a whole number", from, value);
@@ -134,7 +135,8 @@ static bool set_value(PfqOptions *o, const Option *opt, const char *from, const 
         break;
     }
     if (!(d >= opt->min && d <= opt->max)) {
-        return pfq_fail(err, "%s: %s is out of range (%.16g to %.16g)", from, value, opt->min, opt->max);
+        return pfq_fail(err, "%s: %s is out of range (%.16g to %.16g)", from, value, opt->min,
+                        opt->max);
     }
     return true;
 }
@@ -187,7 +189,8 @@ static bool set_defaults(PfqOptions *o, PfqErr *err)
 
 /* ---- words ---- */
 
-/* Finds the option that a word such as `-p`, `--top-k` or `--top-k=5` names; *value is what follows '='. */
+/* Finds the option that a word such as `-p`, `--top-k` or `--top-k=5` names; *value is what follows
+ * '='. */
 static const Option *find_option(PfqCommand command, const char *word, const char **value)
 {
     *value = NULL;
@@ -200,7 +203,8 @@ static const Option *find_option(PfqCommand command, const char *word, const cha
         if (opt->letter && word[1] == opt->letter && word[2] == 0) {
             return opt;
         }
-        if (word[1] == '-' && strncmp(word + 2, opt->name, n) == 0 && (word[2 + n] == 0 || word[2 + n] == '=')) {
+        if (word[1] == '-' && strncmp(word + 2, opt->name, n) == 0 &&
+            (word[2 + n] == 0 || word[2 + n] == '=')) {
             *value = word[2 + n] ? word + 3 + n : NULL;
             return opt;
         }
@@ -217,7 +221,8 @@ static bool parse_option(PfqOptions *o, int argc, char **argv, int *i, PfqErr *e
         return pfq_fail(err, "unknown option '%.100s'; '%s --help' lists the options", word, name);
     }
     if (opt->type == FLAG) {
-        return value ? pfq_fail(err, "option --%s takes no value", opt->name) : set_value(o, opt, "", "", err);
+        return value ? pfq_fail(err, "option --%s takes no value", opt->name)
+                     : set_value(o, opt, "", "", err);
     }
     if (!value) {
         if (*i + 1 >= argc) {
@@ -284,7 +289,8 @@ PfqParsed pfq_options_parse(PfqOptions *o, int argc, char **argv, bool *general,
         return PFQ_PARSED_BAD;
     }
     if (max >= 0 && o->n_operands > max) {
-        pfq_fail(err, "'%s' does not know what to do with '%.100s'", commands[o->command].name, o->operands[max]);
+        pfq_fail(err, "'%s' does not know what to do with '%.100s'", commands[o->command].name,
+                 o->operands[max]);
         return PFQ_PARSED_BAD;
     }
     return PFQ_PARSED;
@@ -294,8 +300,9 @@ PfqParsed pfq_options_parse(PfqOptions *o, int argc, char **argv, bool *general,
 
 void pfq_options_help(PfqOut *out, const char *program, const char *model)
 {
-    pfq_out_printf(out, "%s: the language model '%s' as a program\n\nusage: %s COMMAND [OPTIONS]\n\n", program, model,
-                   program);
+    pfq_out_printf(out,
+                   "%s: the language model '%s' as a program\n\nusage: %s COMMAND [OPTIONS]\n\n",
+                   program, model, program);
     for (int c = 0; c < PFQ_N_COMMANDS; c++) {
         char left[64];
         snprintf(left, sizeof left, "%s %s", commands[c].name, commands[c].operands);
@@ -321,12 +328,13 @@ static void help_option(PfqOut *out, const Option *opt)
 void pfq_options_help_command(PfqOut *out, const char *program, PfqCommand command)
 {
     const char *operands = commands[command].operands;
-    pfq_out_printf(out, "usage: %s %s [OPTIONS]%s%s\n\n%s\n\n", program, commands[command].name, *operands ? " " : "",
-                   operands, commands[command].help);
+    pfq_out_printf(out, "usage: %s %s [OPTIONS]%s%s\n\n%s\n\n", program, commands[command].name,
+                   *operands ? " " : "", operands, commands[command].help);
     for (int i = 0; i < N_OPTIONS; i++) {
         if (options[i].commands & (1u << command)) {
             help_option(out, &options[i]);
         }
     }
-    pfq_out_printf(out, "\nThe name in brackets is the environment variable that sets the option too.\n");
+    pfq_out_printf(
+        out, "\nThe name in brackets is the environment variable that sets the option too.\n");
 }

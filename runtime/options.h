@@ -1,7 +1,7 @@
 /* The command line of a compiled binary, from the table options.def.
  *
- * pfq_options_parse fills PfqOptions; strings point into argv or the environment. Errors are usage errors (exit 2): a
- * sentence that names the option or variable, the value and the range.
+ * pfq_options_parse fills PfqOptions; strings point into argv or the environment. Errors are usage
+ * errors (exit 2): a sentence that names the option or variable, the value and the range.
  */
 #ifndef PFQC_RUNTIME_OPTIONS_H
 #define PFQC_RUNTIME_OPTIONS_H
@@ -38,12 +38,13 @@ typedef struct PfqOptions {
     /* loading */
     int64_t ctx, threads; /* 0: not given */
     const char *cpu, *weights;
+    bool copy_weights;
 } PfqOptions;
 
 typedef enum PfqParsed { PFQ_PARSED, PFQ_PARSED_HELP, PFQ_PARSED_BAD } PfqParsed;
 
-/* argv[0] is skipped; operands are moved to the front of argv. PFQ_PARSED_HELP: --help was asked for; if that was
- * before any command, *general is set, else o->command tells of which. */
+/* argv[0] is skipped; operands are moved to the front of argv. PFQ_PARSED_HELP: --help was asked
+ * for; if that was before any command, *general is set, else o->command tells of which. */
 PfqParsed pfq_options_parse(PfqOptions *o, int argc, char **argv, bool *general, PfqErr *err);
 
 void pfq_options_help(PfqOut *out, const char *program, const char *model);
@@ -55,7 +56,9 @@ const char *pfq_command_name(PfqCommand command);
 bool pfq_parse_int(const char *text, int64_t *v);
 bool pfq_parse_real(const char *text, double *v);
 
-/* Token ids separated by commas or white space, appended to ids[*n .. cap). A sentence names the first bad one. */
-bool pfq_parse_ids(const char *text, int32_t vocab, int32_t *ids, size_t cap, size_t *n, PfqErr *err);
+/* Token ids separated by commas or white space, appended to ids[*n .. cap). A sentence names the
+ * first bad one. */
+bool pfq_parse_ids(const char *text, int32_t vocab, int32_t *ids, size_t cap, size_t *n,
+                   PfqErr *err);
 
 #endif

@@ -81,7 +81,8 @@ void pfq_out_printf(PfqOut *o, const char *fmt, ...)
 bool pfq_out_finish(PfqOut *o, PfqErr *err)
 {
     pfq_out_flush(o);
-    return o->error ? pfq_fail(err, "cannot write to standard output: %s", strerror(o->error)) : true;
+    return o->error ? pfq_fail(err, "cannot write to standard output: %s", strerror(o->error))
+                    : true;
 }
 
 /* ---- UTF-8 ---- */
@@ -89,10 +90,16 @@ bool pfq_out_finish(PfqOut *o, PfqErr *err)
 /* Bytes of the sequence that `lead` starts; 0 if no sequence starts so. */
 static int utf8_length(unsigned char lead)
 {
-    return lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+    return lead < 0x80   ? 1
+           : lead < 0xc2 ? 0
+           : lead < 0xe0 ? 2
+           : lead < 0xf0 ? 3
+           : lead < 0xf5 ? 4
+                         : 0;
 }
 
-/* May b follow lead directly? Excludes overlong forms, surrogates and values past U+10FFFF (Unicode table 3-7). */
+/* May b follow lead directly? Excludes overlong forms, surrogates and values past U+10FFFF (Unicode
+ * table 3-7). */
 static bool utf8_second(unsigned char lead, unsigned char b)
 {
     unsigned lo = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
@@ -161,7 +168,8 @@ void pfq_out_json_string(PfqOut *o, const char *s)
 void pfq_out_json_number(PfqOut *o, double v)
 {
     char text[32];
-    int n = isfinite(v) ? snprintf(text, sizeof text, "%.9g", v) : snprintf(text, sizeof text, "null");
+    int n =
+        isfinite(v) ? snprintf(text, sizeof text, "%.9g", v) : snprintf(text, sizeof text, "null");
     pfq_out_write(o, text, (size_t)n);
 }
 
@@ -209,8 +217,8 @@ void pfq_progress(PfqProgress *p, int64_t done, int64_t total, const char *note)
         bar[i] = i < filled ? '#' : '.';
     }
     bar[sizeof bar - 1] = 0;
-    pfq_note("%s%s [%s] %lld/%lld  ETA %s  %s%s", p->tty ? "\r" : "", p->what, bar, (long long)done, (long long)total,
-             eta, note, p->tty ? "\033[K" : "\n");
+    pfq_note("%s%s [%s] %lld/%lld  ETA %s  %s%s", p->tty ? "\r" : "", p->what, bar, (long long)done,
+             (long long)total, eta, note, p->tty ? "\033[K" : "\n");
 }
 
 void pfq_progress_end(PfqProgress *p)

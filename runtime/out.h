@@ -1,10 +1,10 @@
 /* Results on stdout, messages on stderr.
  *
- * PfqOut buffers stdout, retries interrupted and short writes, and remembers the first failure: callers need not check
- * each write, but pfq_out_finish's result decides the exit code. Text of a model passes pfq_out_text, which never
- * writes half a UTF-8 sequence: incomplete bytes wait for their rest, impossible ones become U+FFFD (one per maximal
- * ill-formed part, Unicode 15 section 3.9). Nothing allocates.
- * Threading: one thread.
+ * PfqOut buffers stdout, retries interrupted and short writes, and remembers the first failure:
+ * callers need not check each write, but pfq_out_finish's result decides the exit code. Text of a
+ * model passes pfq_out_text, which never writes half a UTF-8 sequence: incomplete bytes wait for
+ * their rest, impossible ones become U+FFFD (one per maximal ill-formed part, Unicode 15
+ * section 3.9). Nothing allocates. Threading: one thread.
  */
 #ifndef PFQC_RUNTIME_OUT_H
 #define PFQC_RUNTIME_OUT_H
@@ -22,9 +22,11 @@ typedef struct PfqOut {
 
 void pfq_out_init(PfqOut *o, int fd);
 void pfq_out_write(PfqOut *o, const void *bytes, size_t n);
-void pfq_out_printf(PfqOut *o, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* at most 4 KiB */
+void pfq_out_printf(PfqOut *o, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));          /* at most 4 KiB */
 void pfq_out_json_string(PfqOut *o, const char *s); /* with the quotes; UTF-8 repaired */
-void pfq_out_json_number(PfqOut *o, double v);      /* %.9g; null when not finite, which JSON cannot say */
+void pfq_out_json_number(PfqOut *o,
+                         double v); /* %.9g; null when not finite, which JSON cannot say */
 void pfq_out_text(PfqOut *o, const char *bytes, size_t n);
 void pfq_out_text_end(PfqOut *o); /* an unfinished sequence becomes U+FFFD */
 void pfq_out_flush(PfqOut *o);
@@ -33,7 +35,8 @@ bool pfq_out_finish(PfqOut *o, PfqErr *err); /* flushes and says what went wrong
 /* One message to stderr, as it is; errors are ignored. */
 void pfq_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* A line on stderr that shows how far a long job is: redrawn on a terminal, else a new line every few seconds. */
+/* A line on stderr that shows how far a long job is: redrawn on a terminal, else a new line every
+ * few seconds. */
 typedef struct PfqProgress {
     const char *what;
     bool tty;
@@ -41,7 +44,8 @@ typedef struct PfqProgress {
 } PfqProgress;
 
 void pfq_progress_start(PfqProgress *p, const char *what);
-void pfq_progress(PfqProgress *p, int64_t done, int64_t total, const char *note); /* note: "" or a short text */
+void pfq_progress(PfqProgress *p, int64_t done, int64_t total,
+                  const char *note); /* note: "" or a short text */
 void pfq_progress_end(PfqProgress *p);
 
 double pfq_now(void); /* monotonic seconds */

@@ -1,8 +1,9 @@
 /* A pool of threads that all run the same function (SPMD), and the barrier inside it.
  *
- * The calling thread takes part as tid 0; the others wait between jobs. Waiting spins for a bounded time, because
- * phases follow each other within microseconds, and then sleeps in the kernel, because hosts are shared: with more
- * threads than cores the spin is cut short, so that the one thread everybody waits for gets the core.
+ * The calling thread takes part as tid 0; the others wait between jobs. Waiting spins for a bounded
+ * time, because phases follow each other within microseconds, and then sleeps in the kernel,
+ * because hosts are shared: with more threads than cores the spin is cut short, so that the one
+ * thread everybody waits for gets the core.
  *
  * Threading: start, run and stop are called by one thread. Nothing is allocated after start.
  */

@@ -1,10 +1,11 @@
 /* `ppl`: perplexity of a text file.
  *
- * The whole file is tokenised once, without BOS, and cut into non-overlapping chunks of c tokens; a last shorter one is
- * dropped. Each chunk is a sequence of its own. All its tokens but the first are scored, also when --bos puts BOS in front
- * (the chunk is then c + 1 long), so that both forms score the same tokens. The negative log likelihood of a token is
- * computed in double from the f32 logits; the sums are in order of position, so the result does not depend on -t.
- * The standard error is that of the mean, carried through exp: ppl * sd / sqrt(n).
+ * The whole file is tokenised once, without BOS, and cut into non-overlapping chunks of c tokens; a
+ * last shorter one is dropped. Each chunk is a sequence of its own. All its tokens but the first
+ * are scored, also when --bos puts BOS in front (the chunk is then c + 1 long), so that both forms
+ * score the same tokens. The negative log likelihood of a token is computed in double from the f32
+ * logits; the sums are in order of position, so the result does not depend on -t. The standard
+ * error is that of the mean, carried through exp: ppl * sd / sqrt(n).
  */
 #include "runtime/cli.h"
 #include "runtime/sample.h"
@@ -24,8 +25,8 @@ typedef struct Score {
     PfqCli *cli;
     const int32_t *seq; /* tokens of this chunk, BOS included */
     int32_t n_seq;
-    int32_t first;      /* of the tokens scored, index in seq */
-    double *nll;        /* [model->rows] of the block in work */
+    int32_t first; /* of the tokens scored, index in seq */
+    double *nll;   /* [model->rows] of the block in work */
     double sum, sum2;
     int64_t n;
     const float *logits; /* the block: rows row .. row + rows - 1 of the sequence */
@@ -77,11 +78,13 @@ static bool score_chunks(Score *s, int32_t *seq, const int32_t *ids, int64_t chu
         char note[48];
         memcpy(seq + bos, ids + k * c, (size_t)c * sizeof *seq);
         pfq_engine_rewind(&cli->engine, 0);
-        if (!pfq_engine_prefill(&cli->engine, seq, s->n_seq, PFQ_WANT_ALL, score_rows, s, &cli->err)) {
+        if (!pfq_engine_prefill(&cli->engine, seq, s->n_seq, PFQ_WANT_ALL, score_rows, s,
+                                &cli->err)) {
             return false;
         }
         if (!isfinite(s->sum)) {
-            return pfq_fail(&cli->err, "the model's logits are not finite in chunk %lld", (long long)k + 1);
+            return pfq_fail(&cli->err, "the model's logits are not finite in chunk %lld",
+                            (long long)k + 1);
         }
         snprintf(note, sizeof note, "ppl %.4f", exp(s->sum / (double)s->n));
         pfq_progress(&progress, k + 1, chunks, note);
@@ -89,8 +92,8 @@ static bool score_chunks(Score *s, int32_t *seq, const int32_t *ids, int64_t chu
     pfq_progress_end(&progress);
     double n = (double)s->n, mean = s->sum / n, ppl = exp(mean);
     double var = s->n > 1 ? (s->sum2 - n * mean * mean) / (n - 1) : 0;
-    pfq_out_printf(cli->out, "ppl %.4f se %.4f tokens %lld\n", ppl, ppl * sqrt((var > 0 ? var : 0) / n),
-                   (long long)s->n);
+    pfq_out_printf(cli->out, "ppl %.4f se %.4f tokens %lld\n", ppl,
+                   ppl * sqrt((var > 0 ? var : 0) / n), (long long)s->n);
     return true;
 }
 
@@ -105,13 +108,13 @@ static bool score_tokens(PfqCli *c, const int32_t *ids, int64_t n)
         len = c->model->context - bos < DEFAULT_CHUNK ? c->model->context - bos : DEFAULT_CHUNK;
     }
     if (len < 2 || len + bos > c->model->context) {
-        return pfq_fail(&c->err, "chunks of %lld tokens%s do not fit the model's context of %d", (long long)len,
-                        bos ? " and BOS" : "", c->model->context);
+        return pfq_fail(&c->err, "chunks of %lld tokens%s do not fit the model's context of %d",
+                        (long long)len, bos ? " and BOS" : "", c->model->context);
     }
     int64_t chunks = n / len;
     if (chunks == 0) {
-        return pfq_fail(&c->err, "the text has %lld tokens, fewer than one chunk of %lld (-c)", (long long)n,
-                        (long long)len);
+        return pfq_fail(&c->err, "the text has %lld tokens, fewer than one chunk of %lld (-c)",
+                        (long long)n, (long long)len);
     }
     chunks = c->opt.chunks && c->opt.chunks < chunks ? c->opt.chunks : chunks;
     if (!pfq_cli_load(c, len + bos)) {
@@ -119,8 +122,9 @@ static bool score_tokens(PfqCli *c, const int32_t *ids, int64_t n)
     }
     Score s = {.cli = c, .nll = malloc((size_t)c->model->rows * sizeof *s.nll)};
     int32_t *seq = malloc((size_t)(len + bos) * sizeof *seq);
-    bool ok = s.nll && seq ? score_chunks(&s, seq, ids, chunks, (int32_t)len)
-                           : pfq_fail(&c->err, "out of memory for a chunk of %lld tokens", (long long)len);
+    bool ok = s.nll && seq
+                  ? score_chunks(&s, seq, ids, chunks, (int32_t)len)
+                  : pfq_fail(&c->err, "out of memory for a chunk of %lld tokens", (long long)len);
     free(seq);
     free(s.nll);
     return ok;

@@ -29,15 +29,27 @@ uint64_t pfq_random(uint64_t *state)
 
 /* ---- exp, two lanes at a time ---- */
 
-/* exp(x) = 2^k * exp(r), k = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by its Taylor series to r^13. Adding 1.5 * 2^52
- * leaves k in the low mantissa bits, ready to be shifted into the exponent. */
+/* exp(x) = 2^k * exp(r), k = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by its Taylor series to
+ * r^13. Adding 1.5 * 2^52 leaves k in the low mantissa bits, ready to be shifted into the exponent.
+ */
 static __m128d exp2lanes(__m128d x)
 {
     const __m128d magic = _mm_set1_pd(0x1.8p52);
     const __m128d floor_x = _mm_set1_pd(-708.0);
-    static const double c[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                               1.0 / 40320,      1.0 / 5040,      1.0 / 720,      1.0 / 120,     1.0 / 24,
-                               1.0 / 6,          0.5,             1.0,            1.0};
+    static const double c[] = {1.0 / 6227020800,
+                               1.0 / 479001600,
+                               1.0 / 39916800,
+                               1.0 / 3628800,
+                               1.0 / 362880,
+                               1.0 / 40320,
+                               1.0 / 5040,
+                               1.0 / 720,
+                               1.0 / 120,
+                               1.0 / 24,
+                               1.0 / 6,
+                               0.5,
+                               1.0,
+                               1.0};
     __m128d live = _mm_cmpge_pd(x, floor_x); /* also false for NaN */
     x = _mm_and_pd(x, live);
     __m128d t = _mm_add_pd(_mm_mul_pd(x, _mm_set1_pd(0x1.71547652b82fep0)), magic);
@@ -83,7 +95,8 @@ static double sum_exp(const float *v, int32_t n, double max)
 
 static float max_of(const float *v, int32_t n)
 {
-    /* maxps gives its second operand when either is NaN, so a NaN in v never replaces the maximum so far. */
+    /* maxps gives its second operand when either is NaN, so a NaN in v never replaces the maximum
+     * so far. */
     __m128 m[4];
     m[0] = m[1] = m[2] = m[3] = _mm_set1_ps(-INFINITY);
     int32_t i = 0;
@@ -139,7 +152,8 @@ static bool before(PfqCandidate a, PfqCandidate b) /* a ranks higher */
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-/* Restores the heap below c[at] after that entry changed. The top is the best candidate, or the worst. */
+/* Restores the heap below c[at] after that entry changed. The top is the best candidate, or the
+ * worst. */
 static void sift(PfqCandidate *c, int32_t n, int32_t at, bool best_on_top)
 {
     PfqCandidate moving = c[at];

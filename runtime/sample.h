@@ -1,14 +1,16 @@
-/* From logits to a token: greedy, temperature, top-k, top-p, min-p; and the log-sum-exp that perplexity needs.
+/* From logits to a token: greedy, temperature, top-k, top-p, min-p; and the log-sum-exp that
+ * perplexity needs.
  *
- * Order, as llama.cpp's default chain: keep the top_k largest logits; of these, the fewest whose probabilities (at
- * temperature 1) reach top_p; of these, those at least min_p times as likely as the likeliest; then draw with
- * temperature. Equal logits are ranked by id. Arithmetic is IEEE double with this file's own exp, so that equal logits
- * and an equal seed give equal tokens on every machine.
+ * Order, as llama.cpp's default chain: keep the top_k largest logits; of these, the fewest whose
+ * probabilities (at temperature 1) reach top_p; of these, those at least min_p times as likely as
+ * the likeliest; then draw with temperature. Equal logits are ranked by id. Arithmetic is IEEE
+ * double with this file's own exp, so that equal logits and an equal seed give equal tokens on
+ * every machine.
  *
- * The random numbers are splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA
- * 2014): state += 0x9e3779b97f4a7c15 and a finaliser of two multiplications; the seed is the first state. A draw uses
- * the top 53 bits.
- * Threading: one sampler per sequence. Memory: pfq_sampler_init allocates, pfq_sample does not.
+ * The random numbers are splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
+ * generators", OOPSLA 2014): state += 0x9e3779b97f4a7c15 and a finaliser of two multiplications;
+ * the seed is the first state. A draw uses the top 53 bits. Threading: one sampler per sequence.
+ * Memory: pfq_sampler_init allocates, pfq_sample does not.
  */
 #ifndef PFQC_RUNTIME_SAMPLE_H
 #define PFQC_RUNTIME_SAMPLE_H
@@ -27,7 +29,7 @@ typedef struct PfqSampler {
     int32_t top_k;       /* 0: all */
     uint64_t state;      /* the seed at first */
     int32_t vocab;
-    PfqCandidate *cand;  /* [vocab] */
+    PfqCandidate *cand; /* [vocab] */
 } PfqSampler;
 
 /* Sets vocab and allocates; the other fields are the caller's. False when out of memory. */
@@ -37,7 +39,8 @@ void pfq_sampler_free(PfqSampler *s);
 /* The next token for logits [vocab], or -1 when none of them is finite. */
 int32_t pfq_sample(PfqSampler *s, const float *logits);
 
-/* The first index of the largest of n values, NaN counting as smallest; -1 when that is infinite or there is none. */
+/* The first index of the largest of n values, NaN counting as smallest; -1 when that is infinite or
+ * there is none. */
 int32_t pfq_argmax(const float *v, int32_t n);
 
 /* The k largest of n values, descending, into out [k]; k <= n. */

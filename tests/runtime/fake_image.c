@@ -1,5 +1,5 @@
-/* fake_image OUT [BINARY]: writes the toy model's weight image as codegen would; with BINARY, a copy of that program with
- * the image appended. */
+/* fake_image OUT [BINARY]: writes the toy model's weight image as codegen would; with BINARY, a
+ * copy of that program with the image appended. */
 #include "fake_model.h"
 
 #include <stdio.h>
@@ -8,7 +8,7 @@
 
 #include "runtime/image.h"
 
-static void die(const char *what)
+_Noreturn static void die(const char *what)
 {
     perror(what);
     exit(1);

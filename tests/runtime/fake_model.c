@@ -1,12 +1,14 @@
-/* A toy model for testing the runtime without a compiler: its logits follow a rule that test_cli.py restates.
+/* A toy model for testing the runtime without a compiler: its logits follow a rule that test_cli.py
+ * restates.
  *
  *     h(t0..tn) : h = 7; for each token h = (h * 31 + t + 1) mod 2^32, read from the KV cache
- *     logit[v]  = (mix(h, v) & 0xffff) / 8192 + bias[v],  bias[v] = (37 * v mod 128) / 128 from the weight image
- *     mix(h, v) = x ^ x >> 15 with x = (h ^ v * 2654435761) * 2246822519 mod 2^32
+ *     logit[v]  = (mix(h, v) & 0xffff) / 8192 + bias[v],  bias[v] = (37 * v mod 128) / 128 from the
+ * weight image mix(h, v) = x ^ x >> 15 with x = (h ^ v * 2654435761) * 2246822519 mod 2^32
  *
- * and after some tokens one logit is 100: E -> 0xc3, 0xc3 -> 0xa9 (so that "E" continues with the character U+00E9 in two
- * tokens), 0xa9 and 0xe2 -> EOS, H -> 0xe2 (half a character, then the end); after N all logits are NaN. All values are
- * exact in f32. A wrong chunk, position, row, barrier or scratch shows in the logits.
+ * and after some tokens one logit is 100: E -> 0xc3, 0xc3 -> 0xa9 (so that "E" continues with the
+ * character U+00E9 in two tokens), 0xa9 and 0xe2 -> EOS, H -> 0xe2 (half a character, then the
+ * end); after N all logits are NaN. All values are exact in f32. A wrong chunk, position, row,
+ * barrier or scratch shows in the logits.
  */
 #include "fake_model.h"
 
@@ -51,17 +53,12 @@ static float logit(uint32_t h, int32_t v, float bias)
 static int32_t forced(uint32_t last)
 {
     switch (last) {
-    case 'E':
-        return 0xc3;
-    case 0xc3:
-        return 0xa9;
-    case 'H':
-        return 0xe2;
+    case 'E': return 0xc3;
+    case 0xc3: return 0xa9;
+    case 'H': return 0xe2;
     case 0xa9:
-    case 0xe2:
-        return FAKE_EOS;
-    default:
-        return -1;
+    case 0xe2: return FAKE_EOS;
+    default: return -1;
     }
 }
 
@@ -89,17 +86,31 @@ static void head(const PfqArgs *a, int tid, int nt)
 static void body(const PfqExec *x)
 {
     char *lo = x->kv, *hi = x->kv + 4 * (size_t)x->ctx;
-    PfqArgs a = {.in = {x->tokens}, .out = {lo, hi}, .scratch = x->scratch, .T = x->T, .pos = x->pos, .ctx = x->ctx};
+    PfqArgs a = {.in = {x->tokens},
+                 .out = {lo, hi},
+                 .scratch = x->scratch,
+                 .T = x->T,
+                 .pos = x->pos,
+                 .ctx = x->ctx};
     x->kernel[APPEND](&a, x->tid, x->nt);
     pfq_barrier(x->barrier);
-    PfqArgs b = {.in = {lo, hi}, .out = {x->act}, .scratch = x->scratch, .T = x->T, .pos = x->pos, .ctx = x->ctx};
+    PfqArgs b = {.in = {lo, hi},
+                 .out = {x->act},
+                 .scratch = x->scratch,
+                 .T = x->T,
+                 .pos = x->pos,
+                 .ctx = x->ctx};
     x->kernel[HASH](&b, x->tid, x->nt);
     pfq_barrier(x->barrier);
 }
 
 static void logits_of(const PfqExec *x, const int32_t *rows)
 {
-    PfqArgs a = {.in = {x->act, rows}, .out = {x->logits}, .w = x->weights, .scratch = x->scratch, .T = x->T};
+    PfqArgs a = {.in = {x->act, rows},
+                 .out = {x->logits},
+                 .w = x->weights,
+                 .scratch = x->scratch,
+                 .T = x->T};
     x->kernel[HEAD](&a, x->tid, x->nt);
 }
 
@@ -139,7 +150,8 @@ static const PfqExpect expect = {.n_tokens = sizeof expect_tokens / sizeof *expe
                                  .top_logits = expect_logits,
                                  .tolerance = 1e-4f};
 
-/* Fills the expectation from the rule; FAKE_WRONG_EXPECT shifts it, so that self-test has something to find. */
+/* Fills the expectation from the rule; FAKE_WRONG_EXPECT shifts it, so that self-test has something
+ * to find. */
 __attribute__((constructor)) static void record(void)
 {
     uint32_t h = 7;
@@ -148,7 +160,8 @@ __attribute__((constructor)) static void record(void)
     }
     for (int32_t i = 0; i < EXPECT_TOP; i++) {
         expect_ids[i] = 50 * i;
-        expect_logits[i] = logit(h, 50 * i, fake_bias(50 * i)) + (getenv("FAKE_WRONG_EXPECT") ? 0.5f : 0.0f);
+        expect_logits[i] =
+            logit(h, 50 * i, fake_bias(50 * i)) + (getenv("FAKE_WRONG_EXPECT") ? 0.5f : 0.0f);
     }
 }
 

@@ -4,12 +4,16 @@
 
 #include "runtime/abi.h"
 
-enum { FAKE_VOCAB = 320, FAKE_CONTEXT = 64, FAKE_SCRATCH = 100, FAKE_BOS = 256, FAKE_EOS = 257, FAKE_SPECIAL = 258 };
+enum {
+    FAKE_VOCAB = 320,
+    FAKE_CONTEXT = 64,
+    FAKE_SCRATCH = 100,
+    FAKE_BOS = 256,
+    FAKE_EOS = 257,
+    FAKE_SPECIAL = 258
+};
 
-#define FAKE_IMAGE_ID                                                                                                  \
-    {                                                                                                                  \
-        0xfa, 0x4e                                                                                                     \
-    }
+#define FAKE_IMAGE_ID {0xfa, 0x4e}
 
 static inline float fake_bias(int32_t v)
 {

@@ -1,4 +1,5 @@
-/* The toy model's tokenizer: ids 0-255 are bytes, then BOS, EOS and one more special token; the rest print as "[id]". */
+/* The toy model's tokenizer: ids 0-255 are bytes, then BOS, EOS and one more special token; the
+ * rest print as "[id]". */
 #include "fake_model.h"
 
 #include <stdio.h>
@@ -11,11 +12,17 @@ static const char *const specials[] = {"<s>", "</s>", "<|x|>"};
 
 const char *pfq_tok_open(PfqTokenizer *t, const void *blob, size_t bytes)
 {
-    *t = (PfqTokenizer){.blob = blob, .bytes = bytes, .vocab = FAKE_VOCAB, .bos = FAKE_BOS, .eos = FAKE_EOS, .unk = -1};
+    *t = (PfqTokenizer){.blob = blob,
+                        .bytes = bytes,
+                        .vocab = FAKE_VOCAB,
+                        .bos = FAKE_BOS,
+                        .eos = FAKE_EOS,
+                        .unk = -1};
     return bytes == 1 ? NULL : "its length is wrong";
 }
 
-ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsigned flags, int32_t **ids)
+ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsigned flags,
+                         int32_t **ids)
 {
     int32_t *out = malloc((n + 2) * sizeof *out);
     ptrdiff_t k = 0;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,8 @@ typedef struct Built {
 
 static Built build(void)
 {
-    PfqImageSection s[3] = {{.name = "a", .bytes = 1000}, {.name = "empty", .bytes = 0}, {.name = "b", .bytes = 70001}};
+    PfqImageSection s[3] = {
+        {.name = "a", .bytes = 1000}, {.name = "empty", .bytes = 0}, {.name = "b", .bytes = 70001}};
     uint64_t off, bytes, total;
     assert_true(pfq_image_layout(s, 3, &off, &bytes, &total));
     assert_int_equal(off, 65536);
@@ -113,14 +115,22 @@ static void every_bit_of_the_header_counts(void **state)
     (void)state;
     Built b = build();
     PfqErr err;
+    put(b.bytes, b.n);
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
     for (size_t bit = 0; bit < pfq_image_header_bytes(3) * 8; bit++) {
-        b.bytes[bit / 8] ^= (unsigned char)(1u << bit % 8);
-        put(b.bytes, b.n);
+        unsigned char flipped = (unsigned char)(b.bytes[bit / 8] ^ 1u << bit % 8);
+        assert_int_equal(pwrite(fd, &flipped, 1, (off_t)(bit / 8)), 1);
         err.text[0] = 0;
         assert_false(opens(&err));
         assert_true(strlen(err.text) > 20);
-        b.bytes[bit / 8] ^= (unsigned char)(1u << bit % 8);
+        assert_int_equal(pwrite(fd, &b.bytes[bit / 8], 1, (off_t)(bit / 8)), 1);
     }
+    assert_true(opens(&err));
+    assert_true(pfq_image_settle(fd));
+    assert_true(opens(&err));
+    close(fd);
+    assert_false(pfq_image_settle(fd));
     free(b.bytes);
 }
 
@@ -171,9 +181,12 @@ static void sizes_that_wrap_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sum_is_the_same_in_pieces),    cmocka_unit_test(good_image_opens_and_verifies),
-        cmocka_unit_test(every_bit_of_the_header_counts), cmocka_unit_test(truncation_is_refused),
-        cmocka_unit_test(wrong_files_are_named),        cmocka_unit_test(sizes_that_wrap_are_refused),
+        cmocka_unit_test(sum_is_the_same_in_pieces),
+        cmocka_unit_test(good_image_opens_and_verifies),
+        cmocka_unit_test(every_bit_of_the_header_counts),
+        cmocka_unit_test(truncation_is_refused),
+        cmocka_unit_test(wrong_files_are_named),
+        cmocka_unit_test(sizes_that_wrap_are_refused),
     };
     return cmocka_run_group_tests_name("image", tests, NULL, NULL);
 }
