@@ -1,0 +1,16 @@
+/* The frontend: checkpoints, model.json and tokenizers -> IR module and tokenizer blob. Public header for pfqc.c.
+ *
+ *   fe_init            a checkpoint -> model.json                      init.h
+ *   fe_model_load      model.json -> module and choices                model.h
+ *   fe_tokenizer_load  tokenizer files -> blob for runtime/tokenizer.h tokenizer.h
+ *   fe_arch_list       names of the supported families                 arch.h
+ */
+#ifndef PFQC_FRONTEND_FRONTEND_H
+#define PFQC_FRONTEND_FRONTEND_H
+
+#include "frontend/arch.h"
+#include "frontend/init.h"
+#include "frontend/model.h"
+#include "frontend/tokenizer.h"
+
+#endif
