@@ -1,5 +1,6 @@
 #include "frontend/tok_build.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 void tokb_init(TokBuilder *b, Diag *d, Arena *a, Loc loc, u64 n_tokens)
@@ -97,6 +98,57 @@ bool tokb_merges_from_ranks(TokBuilder *b, const u32 *rank, bool chars)
     return true;
 }
 
+static int descending(const void *x, const void *y)
+{
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a < b) - (a > b);
+}
+
+bool tokb_merges_from_scores(TokBuilder *b, Loc loc, const double *score)
+{
+    u32 n = b->tok.n, distinct = 0;
+    double *sorted = NEWN(b->a, double, n);
+    u32 *rank = NEWN(b->a, u32, n);
+    for (u32 i = 0; i < n; i++) {
+        if (!isfinite(score[i])) return diag_error(b->d, E_TOKENIZER, loc, "the score of token %u is not finite", i);
+        sorted[i] = score[i];
+    }
+    qsort(sorted, n, sizeof *sorted, descending);
+    for (u32 i = 0; i < n; i++)
+        if (i == 0 || sorted[i] != sorted[distinct - 1]) sorted[distinct++] = sorted[i];
+    for (u32 i = 0; i < n; i++) {
+        const double *at = bsearch(score + i, sorted, distinct, sizeof *sorted, descending);
+        rank[i] = (u32)(at - sorted);
+    }
+    return tokb_merges_from_ranks(b, rank, true);
+}
+
+bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool byte_level, bool rstrip)
+{
+    bool special = type == TOKB_CONTROL || type == TOKB_UNKNOWN, written = special || type == TOKB_USER;
+    bool in_model = !special && type != TOKB_BYTE;
+    Str model = text, print = text;
+    if (type < TOKB_NORMAL || type > TOKB_BYTE)
+        return diag_error(b->d, E_TOKENIZER, loc, "token %u has the unknown type %lld", id, (long long)type);
+    if (type == TOKB_BYTE) {
+        int byte = tokb_byte_name(text);
+        if (byte < 0) return diag_error(b->d, E_TOKENIZER, loc, "byte token %u is not named <0xNN>", id);
+        char *p = arena_strdup(b->a, "", 1);
+        p[0] = (char)byte;
+        print = (Str){p, 1};
+        b->byte[byte] = id;
+    } else if (!byte_level) {
+        if (!written) print = tokb_meta_print(b->a, text);
+    } else if (!tokb_from_byte_alphabet(b->a, text, &model)) {
+        in_model = false;
+    } else if (!written) {
+        print = model;
+    }
+    if (written) tokb_added(b, text, (i32)id, false);
+    u8 kind = (u8)((special ? PFQ_TOKK_SPECIAL : 0) | (special && rstrip ? PFQ_TOKK_RSTRIP : 0));
+    return tokb_token(b, loc, id, model, print, kind, in_model);
+}
+
 void tokb_added(TokBuilder *b, Str text, i32 id, bool normalised)
 {
     TokAdded t = {text, id, normalised};
@@ -112,39 +164,40 @@ bool tokb_stage(TokBuilder *b, Loc loc, PfqTokSplit s)
     return true;
 }
 
-/* Names of tokenizer.ggml.pre, by the pattern of the tokenizer they stand for. */
+/* Names of tokenizer.ggml.pre, by what the tokenizer.json they stand for says. NFC is there too: llama.cpp leaves
+ * it out, the reference tokenizers do not. */
 static const struct PreName {
     const char *name;
     u8 stage[PFQ_TOK_MAX_STAGES];
-    bool ignore_merges;
+    enum { IGNORE_MERGES = 1, NFC = 2 } how;
 } pre_names[] = {
-    {"gpt-2", {PFQ_SPLIT_GPT2}, false},
-    {"gpt2", {PFQ_SPLIT_GPT2}, false},
-    {"phi-2", {PFQ_SPLIT_GPT2}, false},
-    {"mpt", {PFQ_SPLIT_GPT2}, false},
-    {"olmo", {PFQ_SPLIT_GPT2}, false},
-    {"jais", {PFQ_SPLIT_GPT2}, false},
-    {"roberta-bpe", {PFQ_SPLIT_GPT2}, false},
-    {"llama-bpe", {PFQ_SPLIT_LLAMA3}, true},
-    {"llama3", {PFQ_SPLIT_LLAMA3}, true},
-    {"llama-v3", {PFQ_SPLIT_LLAMA3}, true},
-    {"dbrx", {PFQ_SPLIT_LLAMA3}, false},
-    {"smaug-bpe", {PFQ_SPLIT_LLAMA3}, false},
-    {"qwen2", {PFQ_SPLIT_QWEN2}, false},
-    {"deepseek-r1-qwen", {PFQ_SPLIT_QWEN2}, false},
-    {"stablelm2", {PFQ_SPLIT_QWEN2}, false},
-    {"qwen35", {PFQ_SPLIT_QWEN35}, false},
-    {"gpt-4o", {PFQ_SPLIT_O200K}, false},
-    {"tekken", {PFQ_SPLIT_TEKKEN}, true},
-    {"smollm", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, false},
-    {"starcoder", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, false},
-    {"refact", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, false},
-    {"command-r", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, false},
-    {"codeshell", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, false},
-    {"exaone", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, false},
-    {"deepseek-coder", {PFQ_SPLIT_NEWLINE, PFQ_SPLIT_WORD, PFQ_SPLIT_PUNCT, PFQ_SPLIT_CJK, PFQ_SPLIT_DIGIT}, false},
-    {"deepseek-v3", {PFQ_SPLIT_DIGIT3, PFQ_SPLIT_KANA, PFQ_SPLIT_DEEPSEEK3}, false},
-    {"falcon", {PFQ_SPLIT_FALCON_PUNCT, PFQ_SPLIT_GPT2, PFQ_SPLIT_BYTE_DIGITS, PFQ_SPLIT_ASCII3}, false},
+    {"gpt-2", {PFQ_SPLIT_GPT2}, 0},
+    {"gpt2", {PFQ_SPLIT_GPT2}, 0},
+    {"phi-2", {PFQ_SPLIT_GPT2}, 0},
+    {"mpt", {PFQ_SPLIT_GPT2}, NFC},
+    {"olmo", {PFQ_SPLIT_GPT2}, NFC},
+    {"jais", {PFQ_SPLIT_GPT2}, 0},
+    {"roberta-bpe", {PFQ_SPLIT_GPT2}, 0},
+    {"llama-bpe", {PFQ_SPLIT_LLAMA3}, IGNORE_MERGES},
+    {"llama3", {PFQ_SPLIT_LLAMA3}, IGNORE_MERGES},
+    {"llama-v3", {PFQ_SPLIT_LLAMA3}, IGNORE_MERGES},
+    {"dbrx", {PFQ_SPLIT_LLAMA3}, 0},
+    {"smaug-bpe", {PFQ_SPLIT_LLAMA3}, 0},
+    {"qwen2", {PFQ_SPLIT_QWEN2}, NFC},
+    {"deepseek-r1-qwen", {PFQ_SPLIT_QWEN2}, NFC},
+    {"stablelm2", {PFQ_SPLIT_QWEN2}, NFC},
+    {"qwen35", {PFQ_SPLIT_QWEN35}, NFC},
+    {"gpt-4o", {PFQ_SPLIT_O200K}, 0},
+    {"tekken", {PFQ_SPLIT_TEKKEN}, IGNORE_MERGES},
+    {"smollm", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
+    {"starcoder", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
+    {"refact", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
+    {"command-r", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, NFC},
+    {"codeshell", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
+    {"exaone", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
+    {"deepseek-coder", {PFQ_SPLIT_NEWLINE, PFQ_SPLIT_WORD, PFQ_SPLIT_PUNCT, PFQ_SPLIT_CJK, PFQ_SPLIT_DIGIT}, 0},
+    {"deepseek-v3", {PFQ_SPLIT_DIGIT3, PFQ_SPLIT_KANA, PFQ_SPLIT_DEEPSEEK3}, 0},
+    {"falcon", {PFQ_SPLIT_FALCON_PUNCT, PFQ_SPLIT_GPT2, PFQ_SPLIT_BYTE_DIGITS, PFQ_SPLIT_ASCII3}, 0},
 };
 
 bool tokb_stages_by_name(TokBuilder *b, Loc loc, Str pre)
@@ -153,7 +206,8 @@ bool tokb_stages_by_name(TokBuilder *b, Loc loc, Str pre)
     for (size_t i = 0; i < sizeof pre_names / sizeof *pre_names; i++) {
         if (str_is(pre, pre_names[i].name)) {
             memcpy(b->stage, pre_names[i].stage, sizeof b->stage);
-            b->ignore_merges = pre_names[i].ignore_merges;
+            b->ignore_merges = pre_names[i].how & IGNORE_MERGES;
+            if (pre_names[i].how & NFC) b->flags |= PFQ_TOKF_NFC;
             return true;
         }
         sb_printf(&known, "%s%s", i ? ", " : "", pre_names[i].name);

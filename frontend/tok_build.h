@@ -56,10 +56,19 @@ bool tokb_merge(TokBuilder *b, Loc loc, u32 left, u32 right, u32 rank, u32 resul
  * rank[id] = PFQ_TOK_NONE: the token is not made by merging. chars: cut between characters, not bytes. */
 bool tokb_merges_from_ranks(TokBuilder *b, const u32 *rank, bool chars);
 
+/* The same for SentencePiece scores, one per token: highest first, the leftmost pair among equals. */
+bool tokb_merges_from_scores(TokBuilder *b, Loc loc, const double *score);
+
+enum { TOKB_NORMAL = 1, TOKB_UNKNOWN, TOKB_CONTROL, TOKB_USER, TOKB_UNUSED, TOKB_BYTE }; /* of SentencePiece and GGUF */
+
+/* Defines a token by its type. byte_level: the text is in the byte alphabet, else U+2581 stands for a space.
+ * rstrip: if special, it swallows the white space after it. */
+bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool byte_level, bool rstrip);
+
 void tokb_added(TokBuilder *b, Str text, i32 id, bool normalised);
 bool tokb_stage(TokBuilder *b, Loc loc, PfqTokSplit s);
 
-/* The stages of a pre-tokenizer by its name in GGUF files (tokenizer.ggml.pre). */
+/* The stages and normalisation of a pre-tokenizer by its name in GGUF files (tokenizer.ggml.pre). */
 bool tokb_stages_by_name(TokBuilder *b, Loc loc, Str pre);
 
 /* The byte a token of the byte alphabet stands for: decodes s into *out; false if a character is outside it. */

@@ -80,16 +80,56 @@ static bool load_gguf(Diag *d, Arena *a, const char *path, TokBlob *out)
     return ok;
 }
 
+/* The pre-tokenizer of a folder with vocab.json and merges.txt, which only the tokenizer's class tells. */
+static bool load_vocab(Diag *d, Arena *a, const char *dir, TokBlob *out)
+{
+    static const struct {
+        const char *class, *pre;
+    } known[] = {{"GPT2Tokenizer", "gpt-2"},       {"GPT2TokenizerFast", "gpt-2"}, {"Qwen2Tokenizer", "qwen2"},
+                 {"Qwen2TokenizerFast", "qwen2"}, {"CodeGenTokenizer", "gpt-2"}};
+    const Json *config;
+    TokSpecials sp;
+    Source vocab, merges, added;
+    const char *pre = NULL, *more = io_join(a, dir, "added_tokens.json");
+    if (!neighbour(d, a, dir, "tokenizer_config.json", &config) || !read_specials(d, a, dir, &sp)) return false;
+    Str class = token_text(json_get(config, "tokenizer_class"));
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (str_is(class, known[i].class)) pre = known[i].pre;
+    if (!pre) {
+        diag_error(d, E_TOKENIZER_UNSUPPORTED, LOC_WHAT(dir), "tokenizer_class '%.*s' is not supported for vocab.json",
+                   STRF(class));
+        diag_hint(d, "supported in tokenizer_config.json: GPT2Tokenizer, Qwen2Tokenizer, CodeGenTokenizer; or add tokenizer.json");
+        return false;
+    }
+    return io_read_text(d, a, io_join(a, dir, "vocab.json"), MAX_TOKENIZER, &vocab) &&
+           io_read_text(d, a, io_join(a, dir, "merges.txt"), MAX_TOKENIZER, &merges) &&
+           (!io_exists(more) || io_read_text(d, a, more, MAX_CONFIG, &added)) &&
+           fe_tokenizer_from_vocab(d, a, &vocab, &merges, io_exists(more) ? &added : NULL, pre, &sp, out);
+}
+
 static bool load_folder(Diag *d, Arena *a, const char *dir, TokBlob *out)
 {
-    static const char *const names[] = {"tokenizer.json"};
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *path = io_join(a, dir, names[i]);
         if (io_exists(path)) return fe_tokenizer_load(d, a, path, out);
     }
+    if (io_exists(io_join(a, dir, "vocab.json"))) return load_vocab(d, a, dir, out);
     diag_error(d, E_FILE_READ, LOC_WHAT(dir), "the folder holds no tokenizer");
     diag_hint(d, "expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt");
     return false;
+}
+
+/* A tokenizer.model: SentencePiece's protobuf starts with field 1 (byte 0x0a), tiktoken's text with base64. */
+static bool load_model(Diag *d, Arena *a, const char *path, const TokSpecials *sp, TokBlob *out)
+{
+    MappedFile f;
+    if (!io_map(d, a, path, &f)) return false;
+    Source *src = NEW(a, Source);
+    if (f.size > MAX_TOKENIZER) return diag_error(d, E_LIMIT, LOC_WHAT(path), "the file exceeds %d MiB", MAX_TOKENIZER >> 20);
+    *src = (Source){.name = f.name, .text = (const char *)f.data, .n = f.size};
+    bool spm = src->n > 0 && src->text[0] == '\n';
+    return spm ? fe_tokenizer_from_spm(d, a, src, sp, out) : fe_tokenizer_from_tiktoken(d, a, src, sp, out);
 }
 
 bool fe_tokenizer_load(Diag *d, Arena *a, const char *path, TokBlob *out)
@@ -98,6 +138,8 @@ bool fe_tokenizer_load(Diag *d, Arena *a, const char *path, TokBlob *out)
     Source *src = NEW(a, Source);
     if (io_is_dir(path)) return load_folder(d, a, path, out);
     if (ends_with(str_c(path), ".gguf")) return load_gguf(d, a, path, out);
-    if (!read_specials(d, a, io_dirname(a, path), &sp) || !io_read_text(d, a, path, MAX_TOKENIZER, src)) return false;
+    if (!read_specials(d, a, io_dirname(a, path), &sp)) return false;
+    if (ends_with(str_c(path), ".model")) return load_model(d, a, path, &sp, out);
+    if (!io_read_text(d, a, path, MAX_TOKENIZER, src)) return false;
     return fe_tokenizer_from_json(d, a, src, &sp, out);
 }

@@ -2,11 +2,6 @@
  * BPE, `pre` names the pre-tokenizer) and "llama" (SentencePiece BPE: merge order by score). */
 #include "frontend/tok_build.h"
 
-#include <math.h>
-#include <stdlib.h>
-
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE };
-
 typedef struct Reader {
     TokBuilder b;
     Diag *d;
@@ -62,40 +57,14 @@ static bool arrays(Reader *r)
     return true;
 }
 
-static bool read_token(Reader *r, u32 id, Str text)
-{
-    i64 type = r->types ? gguf_elem_i64(r->types, id) : TYPE_NORMAL;
-    bool special = type == TYPE_CONTROL || type == TYPE_UNKNOWN, written = special || type == TYPE_USER;
-    bool in_model = !special && type != TYPE_BYTE;
-    Str model = text, print = text;
-    int byte = tokb_byte_name(text);
-    if (type < TYPE_NORMAL || type > TYPE_BYTE)
-        return diag_error(r->d, E_TOKENIZER, gguf_loc(r->g, r->types), "token %u has the unknown type %lld", id,
-                          (long long)type);
-    if (type == TYPE_BYTE) {
-        if (byte < 0)
-            return diag_error(r->d, E_TOKENIZER, gguf_loc(r->g, r->tokens), "byte token %u is not named <0xNN>", id);
-        char *p = arena_strdup(r->b.a, "", 1);
-        p[0] = (char)byte;
-        print = (Str){p, 1};
-        r->b.byte[byte] = id;
-    } else if (r->spm) {
-        if (!written) print = tokb_meta_print(r->b.a, text);
-    } else if (!tokb_from_byte_alphabet(r->b.a, text, &model)) {
-        in_model = false;
-    } else if (!written) {
-        print = model;
-    }
-    u8 kind = (u8)((special ? PFQ_TOKK_SPECIAL : 0) | (r->rstrip && special ? PFQ_TOKK_RSTRIP : 0));
-    if (written) tokb_added(&r->b, text, (i32)id, false);
-    return tokb_token(&r->b, gguf_loc(r->g, r->tokens), id, model, print, kind, in_model);
-}
-
 static bool read_tokens(Reader *r)
 {
     const u8 *p = r->tokens->data;
-    for (u32 id = 0; id < r->n; id++)
-        if (!read_token(r, id, gguf_next_str(&p))) return false;
+    Loc loc = gguf_loc(r->g, r->tokens);
+    for (u32 id = 0; id < r->n; id++) {
+        i64 type = r->types ? gguf_elem_i64(r->types, id) : TOKB_NORMAL;
+        if (!tokb_typed_token(&r->b, loc, id, gguf_next_str(&p), type, !r->spm, r->rstrip)) return false;
+    }
     return true;
 }
 
@@ -137,32 +106,12 @@ static bool read_bpe(Reader *r)
     return true;
 }
 
-static int descending(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a < b) - (a > b);
-}
-
-/* Equal scores are equal ranks: the leftmost pair goes first. */
 static bool read_spm(Reader *r)
 {
-    if (!read_tokens(r)) return false;
-    double *sorted = NEWN(r->b.a, double, r->n);
-    u32 *rank = NEWN(r->b.a, u32, r->n), n = 0;
-    for (u32 i = 0; i < r->n; i++) {
-        sorted[i] = gguf_elem_f64(r->scores, i);
-        if (!isfinite(sorted[i]))
-            return diag_error(r->d, E_TOKENIZER, gguf_loc(r->g, r->scores), "the score of token %u is not finite", i);
-    }
-    qsort(sorted, r->n, sizeof *sorted, descending);
+    double *score = NEWN(r->b.a, double, r->n);
     for (u32 i = 0; i < r->n; i++)
-        if (i == 0 || sorted[i] != sorted[n - 1]) sorted[n++] = sorted[i];
-    for (u32 i = 0; i < r->n; i++) {
-        double s = gguf_elem_f64(r->scores, i);
-        const double *at = bsearch(&s, sorted, n, sizeof *sorted, descending);
-        rank[i] = (u32)(at - sorted);
-    }
-    return tokb_merges_from_ranks(&r->b, rank, true);
+        score[i] = gguf_elem_f64(r->scores, i);
+    return read_tokens(r) && tokb_merges_from_scores(&r->b, gguf_loc(r->g, r->scores), score);
 }
 
 static bool read_policy(Reader *r)

@@ -7,6 +7,7 @@ typedef struct Reader {
     Diag *d;
     const Source *src;
     const TokSpecials *sp;
+    Map vocab;        /* the vocabulary as the file spells it -> id */
     bool byte_level;  /* a ByteLevel pre-tokenizer: the vocabulary is written in the byte alphabet */
     bool meta_early;  /* the normalizer turns spaces into U+2581 */
     bool strip;       /* the decoder drops a leading space */
@@ -256,6 +257,7 @@ static bool read_vocab(Reader *r, const Json *vocab)
             print = tokb_meta_print(r->b.a, key);
         }
         if (!tokb_token(&r->b, loc, v->i, model, print, 0, in_model)) return false;
+        *map_put(&r->vocab, key, NULL) = (u32)v->i;
     }
     return true;
 }
@@ -342,9 +344,9 @@ static bool read_model(Reader *r, const Json *m)
         for (int i = 0; i < 256; i++)
             r->b.byte[i] = PFQ_TOK_NONE;
     if (!is_null(unk)) {
-        const Json *id = json_get(vocab, arena_strdup(r->b.a, str_or_empty(unk).p, str_or_empty(unk).n));
+        const u32 *id = map_get(&r->vocab, str_or_empty(unk));
         if (!id) return diag_error(r->d, E_TOKENIZER, json_loc(r->src, unk), "unk_token is not in the vocabulary");
-        r->b.unk = (i32)id->i;
+        r->b.unk = (i32)*id;
     }
     return read_merges(r, merges);
 }
@@ -372,15 +374,15 @@ static bool read_added_token(Reader *r, const Json *v)
     u8 kind = (u8)((special ? PFQ_TOKK_SPECIAL : 0) | (flag(v, "lstrip", false) ? PFQ_TOKK_LSTRIP : 0) |
                    (flag(v, "rstrip", false) ? PFQ_TOKK_RSTRIP : 0) |
                    (flag(v, "single_word", false) ? PFQ_TOKK_WORD : 0));
-    if ((u64)id < r->b.tok.n && r->b.tok.at[id].set) {
-        TokItem *t = r->b.tok.at + id;
-        Str model;
-        if (!model_string(r, content->str, &model)) model = (Str){0};
-        if (!str_eq(t->in_model ? t->model : t->print, t->in_model ? model : content->str))
-            return diag_error(r->d, E_TOKENIZER, json_loc(r->src, v), "added token %lld is another token in the vocabulary",
-                              (long long)id);
-        t->print = content->str;
-        t->kind |= kind;
+    const u32 *same = map_get(&r->vocab, content->str);
+    bool taken = (u64)id < r->b.tok.n && r->b.tok.at[id].set;
+    if ((same && *same != (u32)id) || (taken && !same))
+        return diag_error(r->d, E_TOKENIZER, json_loc(r->src, v),
+                          "added token '%.*s' has the id %lld, which the vocabulary contradicts", STRF(content->str),
+                          (long long)id);
+    if (same) {
+        r->b.tok.at[id].print = content->str;
+        r->b.tok.at[id].kind |= kind;
     } else if (!tokb_token(&r->b, json_loc(r->src, v), id, (Str){0}, content->str, kind, false)) {
         return false;
     }
@@ -494,6 +496,7 @@ bool fe_tokenizer_from_json(Diag *d, Arena *a, const Source *src, const TokSpeci
     const Json *vocab = json_get(model, "vocab"), *added = json_get(root, "added_tokens");
     u64 declared = (vocab ? vocab->n : 0) + (u64)(added ? added->n : 0);
     tokb_init(&r.b, d, a, json_loc(src, root), declared);
+    r.vocab.a = a;
     if (!read_normalizer(&r, json_get(root, "normalizer")) || !read_pre_tokenizer(&r, json_get(root, "pre_tokenizer")) ||
         !read_model(&r, model) || !read_added(&r, added) ||
         !read_post_processor(&r, json_get(root, "post_processor")) || !read_decoder(&r, json_get(root, "decoder")))
@@ -503,5 +506,55 @@ bool fe_tokenizer_from_json(Diag *d, Arena *a, const Source *src, const TokSpeci
     if (of_template >= 0) r.b.bos = of_template;
     if (sp && sp->add_bos == 0) r.b.flags &= ~(u32)PFQ_TOKF_ADD_BOS;
     if (sp && sp->add_bos == 1) r.b.flags |= PFQ_TOKF_ADD_BOS;
+    return tokb_finish(&r.b, out);
+}
+
+/* ---- vocab.json and merges.txt ---- */
+
+static bool read_merges_text(Reader *r, const Source *src)
+{
+    u32 rank = 0;
+    const Source *json = r->src;
+    r->src = src;
+    for (size_t at = 0; at < src->n;) {
+        const char *nl = memchr(src->text + at, '\n', src->n - at);
+        Str line = {src->text + at, nl ? (size_t)(nl - src->text) - at : src->n - at}, left, right;
+        Loc loc = {.src = src, .off = at, .len = line.n};
+        at += line.n + 1;
+        if (line.n && line.p[line.n - 1] == '\r') line.n--;
+        if (line.n == 0 || str_starts(line, "#version")) continue;
+        if (!cut_merge(line, &left, &right))
+            return diag_error(r->d, E_TOKENIZER, loc, "a merge must be two tokens separated by one space");
+        if (!read_merge(r, loc, left, right, rank++)) return false;
+    }
+    r->src = json;
+    return true;
+}
+
+bool fe_tokenizer_from_vocab(Diag *d, Arena *a, const Source *vocab, const Source *merges, const Source *added,
+                             const char *pre, const TokSpecials *sp, TokBlob *out)
+{
+    Reader r = {.d = d, .src = vocab, .sp = sp, .byte_level = true};
+    const Json *v = json_parse(d, a, vocab), *more = v && added ? json_parse(d, a, added) : NULL;
+    if (!v || (added && !more)) return false;
+    if (v->kind != JSON_OBJECT || (more && more->kind != JSON_OBJECT))
+        return diag_error(d, E_JSON_TYPE, json_loc(vocab, v), "a vocabulary must be an object of token: id");
+    tokb_init(&r.b, d, a, json_loc(vocab, v), (u64)v->n + (more ? more->n : 0));
+    r.vocab.a = a;
+    if (!tokb_stages_by_name(&r.b, r.b.loc, str_c(pre)) || !read_vocab(&r, v) || !read_merges_text(&r, merges))
+        return false;
+    for (u32 i = 0; more && i < more->n; i++) {
+        const Json *id = more->at + i;
+        if (!id->is_int || !tokb_token(&r.b, json_loc(added, id), id->i, (Str){0}, more->key[i], PFQ_TOKK_SPECIAL, false))
+            return diag_error(d, E_TOKENIZER, json_loc(added, id), "not the id of an added token");
+        tokb_added(&r.b, more->key[i], (i32)id->i, false);
+    }
+    u32 end = tokb_sym(&r.b, STR("<|endoftext|>")); /* GPT-2 has it in its vocabulary */
+    if (!more && end != PFQ_TOK_NONE) {
+        r.b.tok.at[end].kind |= PFQ_TOKK_SPECIAL;
+        tokb_added(&r.b, STR("<|endoftext|>"), (i32)end, false);
+        r.b.bos = r.b.eos = (i32)end;
+    }
+    tokb_specials(&r.b, sp);
     return tokb_finish(&r.b, out);
 }

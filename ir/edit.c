@@ -115,3 +115,15 @@ u32 ir_clone_fn(Module *m, u32 fn, const char *name)
     free(map);
     return to;
 }
+
+void ir_fn_remove(Module *m, u32 fn)
+{
+    Fn *f = &m->fns.at[fn];
+    for (u32 i = 0; i < f->body.n; i++) op_at(m, f->body.at[i])->kind = OP_NONE;
+    memmove(f, f + 1, (m->fns.n - 1 - fn) * sizeof *f);
+    m->fns.n--;
+    for (OpId i = 1; i < m->ops.n; i++)
+        if (op_at(m, i)->fn > fn) op_at(m, i)->fn--;
+    for (ValueId v = 1; v < m->values.n; v++)
+        if (value_at(m, v)->fn > fn) value_at(m, v)->fn--;
+}

@@ -235,6 +235,7 @@ void ir_replace_uses(Module *m, ValueId from, ValueId to); /* everywhere: operan
 void ir_replace_uses_in(Module *m, u32 fn, ValueId from, ValueId to);
 void ir_erase(Module *m, OpId op);                         /* results must be unused */
 void ir_rename(Module *m, ValueId v, const char *name);
+void ir_fn_remove(Module *m, u32 fn);                      /* and its ops; functions behind it move up by one */
 u32 ir_clone_fn(Module *m, u32 fn, const char *name);      /* copies body; constants and states are shared */
 /* Users of v among live ops, in order; at most cap are written; returns how many there are. */
 u32 ir_users(const Module *m, ValueId v, OpId *out, u32 cap);

@@ -287,9 +287,10 @@ static const PfqTokNode *trie_child(const PfqTokNode *root, const PfqTokNode *p,
     return NULL;
 }
 
+/* Regex `\w`: letters, marks, Nd, Nl, Pc and the two joiners. */
 static bool is_word(uint32_t c)
 {
-    return pfq_uc_bits(c) & (PFQ_UC_L | PFQ_UC_M | 1u << 9 | 1u << 10 | 1u << 12); /* and Nd Nl Pc */
+    return (pfq_uc_bits(c) & (PFQ_UC_L | PFQ_UC_M | 1u << 9 | 1u << 10 | 1u << 12)) || c == 0x200c || c == 0x200d;
 }
 
 /* The character that ends at s[i], i > 0. */
@@ -326,23 +327,25 @@ static Found widen(const PfqTokenizer *t, const char *s, size_t n, size_t from, 
     return f;
 }
 
-/* First added token in s[from..n): the leftmost, and the longest of those that start there. */
+/* First added token in s[from..n): the leftmost, and the longest of those that start there. As in the reference,
+ * one that may not be used here (special and not asked for, or not a whole word) hides what it covers. */
 static Found find_added(const Enc *e, PfqTokSection sec, const char *s, size_t n, size_t from)
 {
     const PfqTokNode *root = e->t->priv[sec];
     if (e->h->sec[sec].count == 0) return (Found){n, n, -1};
-    for (size_t i = from; i < n; i++) {
-        Found best = {i, i, -1};
+    for (size_t i = from; i < n;) {
+        Found best = {i, i + 1, -1};
         const PfqTokNode *p = trie_child(root, root, (unsigned char)s[i]);
         for (size_t j = i + 1; p; j++) {
-            bool use = p->id >= 0;
-            if (use && (kind_of(e->t, (uint32_t)p->id) & PFQ_TOKK_SPECIAL))
-                use = e->flags & PFQ_TOK_SPECIAL;
-            if (use && (kind_of(e->t, (uint32_t)p->id) & PFQ_TOKK_WORD)) use = whole_word(s, n, i, j);
-            if (use) best = (Found){i, j, p->id};
+            if (p->id >= 0) best = (Found){i, j, p->id};
             p = j < n ? trie_child(root, p, (unsigned char)s[j]) : NULL;
         }
-        if (best.id >= 0) return widen(e->t, s, n, from, best);
+        i = best.end;
+        if (best.id < 0) continue;
+        uint8_t kind = kind_of(e->t, (uint32_t)best.id);
+        if ((kind & PFQ_TOKK_SPECIAL) && !(e->flags & PFQ_TOK_SPECIAL)) continue;
+        if ((kind & PFQ_TOKK_WORD) && !whole_word(s, n, best.start, best.end)) continue;
+        return widen(e->t, s, n, from, best);
     }
     return (Found){n, n, -1};
 }

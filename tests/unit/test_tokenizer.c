@@ -135,6 +135,10 @@ static void vectors_spm_gguf(void **s) { (void)s; vectors("gguf/ggml-vocab-llama
 static void vectors_phi3_gguf(void **s) { (void)s; vectors("gguf/ggml-vocab-phi-3.gguf", "phi-3", NULL); }
 static void vectors_phi3_json(void **s) { (void)s; vectors("tokenizers/phi-3/tokenizer.json", "phi-3", NULL); }
 
+static void vectors_qwen2(void **s) { (void)s; vectors("tokenizers/qwen2", "qwen2", NULL); }
+static void vectors_llama2(void **s) { (void)s; vectors("tokenizers/llama2/tokenizer.model", "llama-spm", NULL); }
+static void vectors_llama3(void **s) { (void)s; vectors("tokenizers/llama3/tokenizer.model", "llama-bpe", NULL); }
+
 /* Phi-2 is GPT-2 with tokens for runs of spaces and tabs added. */
 static void vectors_phi2_json(void **s)
 {
@@ -186,6 +190,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vectors_gpt2_gguf), cmocka_unit_test(vectors_deepseek),  cmocka_unit_test(vectors_spm_gguf),
         cmocka_unit_test(vectors_phi3_gguf), cmocka_unit_test(vectors_phi3_json), cmocka_unit_test(vectors_phi2_json),
+        cmocka_unit_test(vectors_qwen2),     cmocka_unit_test(vectors_llama2),    cmocka_unit_test(vectors_llama3),
         cmocka_unit_test(smollm2_wikitext),  cmocka_unit_test(tinystories),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,460 @@
+/* fuse: groups the ops of each function into steps, the runs of ops that one kernel computes.
+ *
+ * Patterns are data: a list of nodes, each an op whose operands are other nodes or anything. The first node is the
+ * anchor; each later node is looked for among the users of its first operand that is a node. Patterns are tried in
+ * the table's order on every op that has no step yet; ops that no pattern takes become steps of their own. Values of
+ * a match that are used outside it must be those its kernel writes (OUT). Such a group can never wait for itself:
+ * no input of it may depend on an output (`convex`).
+ * Then steps are put in an order that respects operands and the order of stateful ops, as near as possible to the
+ * order the ops had.
+ */
+#include "passes/pass.h"
+
+#include "ir/pack.h"
+
+enum { NODES_MAX = 16, ANYTHING = -1, PREV_MAX = 3 };
+enum { OPTIONAL = 1, OUT = 2, COMMUTES = 4 };
+
+/* Pseudo kinds that stand for several. */
+enum { K_LINEAR = OP_COUNT + 1, K_ACT };
+
+typedef struct Node {
+    i32 kind;
+    u32 flags;
+    i32 in[PREV_MAX]; /* node whose result is operand i; ANYTHING. An absent optional node stands for its first operand */
+} Node;
+
+typedef struct Match {
+    OpId op[NODES_MAX]; /* 0: an optional node that is absent */
+    u32 n;
+} Match;
+
+typedef struct Fuse {
+    PassCx *cx;
+    Module *m;
+    u32 fn;
+    Uses uses;
+    u32 *group; /* [ops] group number, 0 none yet */
+    VEC(StrId) kernel; /* of group i + 1 */
+} Fuse;
+
+typedef bool CheckFn(const Fuse *f, const Match *k);
+typedef const char *NameFn(Fuse *f, const Match *k);
+
+typedef struct Pattern {
+    NameFn *name; /* of its kernel; NULL refuses the match */
+    CheckFn *check;
+    u32 n;
+    Node node[NODES_MAX];
+} Pattern;
+
+/* ---- conditions ---- */
+
+static const Type *out_type(const Fuse *f, OpId op) { return type_of(f->m, op_at(f->m, op)->out); }
+
+/* Slices [from, from + n) of the columns of the match's linear; gives n. */
+static bool slice_at(const Fuse *f, OpId slice, i64 from, i64 *n)
+{
+    const Op *op = op_at(f->m, slice);
+    *n = op_int(op, A_END) - from;
+    return op_int(op, A_AXIS) == 1 && op_int(op, A_BEGIN) == from;
+}
+
+static bool check_swiglu(const Fuse *f, const Match *k)
+{
+    i64 gate, up, all = out_type(f, k->op[0])->dim[1];
+    return slice_at(f, k->op[1], 0, &gate) && slice_at(f, k->op[2], gate, &up) && gate == up && gate + up == all;
+}
+
+static bool check_same_shape(const Fuse *f, const Match *k)
+{
+    const Op *add = op_at(f->m, k->op[1]);
+    return value_at(f->m, add->in[0])->type == value_at(f->m, add->in[1])->type;
+}
+
+static bool same_gain_kind(const Fuse *f, OpId a, OpId b)
+{
+    if (!a || !b) return !a && !b;
+    const Op *x = op_at(f->m, a), *y = op_at(f->m, b);
+    double d = op_float(x, A_EPS) - op_float(y, A_EPS);
+    return op_in(x, 1) && op_in(y, 1) && is_const(f->m, x->in[1]) && is_const(f->m, y->in[1]) && !(d < 0) && !(d > 0);
+}
+
+static bool same_rope(const Fuse *f, OpId a, OpId b, ValueId pos)
+{
+    if (!a || !b) return !a && !b;
+    const Op *x = op_at(f->m, a), *y = op_at(f->m, b);
+    double d = op_float(x, A_MSCALE) - op_float(y, A_MSCALE);
+    return x->in[1] == pos && y->in[1] == pos && x->in[2] == y->in[2] && is_const(f->m, x->in[2]) && !(d < 0) && !(d > 0);
+}
+
+/* Nodes of the qkv pattern. */
+enum { QKV_LINEAR, QKV_Q, QKV_K, QKV_V, QKV_QH, QKV_KH, QKV_VH, QKV_QN, QKV_KN, QKV_QR, QKV_KR, QKV_APPEND };
+
+static bool check_qkv(const Fuse *f, const Match *k)
+{
+    i64 q, kk, v, all = out_type(f, k->op[QKV_LINEAR])->dim[1];
+    if (!slice_at(f, k->op[QKV_Q], 0, &q) || !slice_at(f, k->op[QKV_K], q, &kk) || !slice_at(f, k->op[QKV_V], q + kk, &v)) return false;
+    const Type *qh = out_type(f, k->op[QKV_QH]), *kh = out_type(f, k->op[QKV_KH]), *vh = out_type(f, k->op[QKV_VH]);
+    bool heads = qh->rank == 3 && kh->rank == 3 && vh->rank == 3 && qh->dim[2] == kh->dim[2] && kh->dim[2] == vh->dim[2] && qh->dim[2] % 2 == 0;
+    for (u32 i = QKV_QH; i <= QKV_QN; i += QKV_QN - QKV_QH) { /* only the last form of q leaves the step */
+        bool later = k->op[QKV_QR] || (i == QKV_QH && k->op[QKV_QN]);
+        if (later && k->op[i] && !uses_once(&f->uses, op_at(f->m, k->op[i])->out)) return false;
+    }
+    ValueId pos = op_at(f->m, k->op[QKV_APPEND])->in[2];
+    return heads && q + kk + v == all && kk == v && same_gain_kind(f, k->op[QKV_QN], k->op[QKV_KN]) &&
+           same_rope(f, k->op[QKV_QR], k->op[QKV_KR], pos) && pos == f->m->fns.at[f->fn].params.at[1];
+}
+
+/* The last two ops are qparams and quantize of one value, of one form, with the scale at its plain meaning. */
+static bool check_quant(const Fuse *f, const Match *k)
+{
+    const Op *s = op_at(f->m, k->op[k->n - 2]), *q = op_at(f->m, k->op[k->n - 1]);
+    double d = op_float(s, A_SCALE) - 1;
+    return s->in[0] == q->in[0] && op_dtype(f->m, s) == op_dtype(f->m, q) && op_int(s, A_GROUP) == op_int(q, A_GROUP) &&
+           !(d < 0) && !(d > 0) && type_of(f->m, q->in[0])->rank == 2;
+}
+
+static bool is_vector(const Fuse *f, ValueId v, i64 cols)
+{
+    const Type *t = type_of(f->m, v);
+    return is_const(f->m, v) && t->rank == 1 && t->dim[0] == cols;
+}
+
+/* ---- names ---- */
+
+/* Format of the activations that quantize writes: ARCHITECTURE.md. */
+static const char *format_of(const Fuse *f, OpId quantize)
+{
+    const Op *op = op_at(f->m, quantize);
+    DType dt = op_dtype(f->m, op);
+    i64 group = op_int(op, A_GROUP);
+    if (dt == DT_S8 && !group) return "s8";
+    if (dt == DT_S16) return group == 32 ? "s16g32" : group ? NULL : "s16";
+    return NULL;
+}
+
+static const char *name_with_format(Fuse *f, const Match *k, const char *kernel)
+{
+    const char *format = "f32";
+    for (u32 i = 0; i < k->n; i++)
+        if (k->op[i] && op_at(f->m, k->op[i])->kind == OP_QUANTIZE) format = format_of(f, k->op[i]);
+    return format ? arena_printf(f->cx->a, "%s.%s", kernel, format) : NULL;
+}
+
+static const char *name_norm(Fuse *f, const Match *k)
+{
+    return out_type(f, k->op[0])->rank == 2 ? name_with_format(f, k, "norm") : k->op[1] ? NULL : "heads";
+}
+static const char *name_quant(Fuse *f, const Match *k) { return name_with_format(f, k, "quant"); }
+
+/* The packed layout that holds a weight of this type and group: what its kernel is named after. */
+static const char *weight_format(const Fuse *f, const Op *op)
+{
+    if (op->kind != OP_QLINEAR) {
+        const Op *w = def_of(f->m, op->in[1]);
+        if (op->kind == OP_EMBEDDING && w->kind == OP_DEQUANTIZE && is_const(f->m, op->in[1])) {
+            DType dt = type_of(f->m, w->in[0])->dt;
+            i64 group = op_int(w, A_GROUP);
+            if (dt == DT_S8 && !group && !op_in(w, 2)) return "s8";
+            if (dt == DT_U4 && group == 32 && op_in(w, 2)) return "u4g32";
+        }
+        return "f32";
+    }
+    /* Activations: s8 or s16 with one scale per row for s8 weights, s16 in the weight's groups for u4g32. */
+    DType dt = type_of(f->m, op->in[2])->dt, xdt = type_of(f->m, op->in[0])->dt;
+    const Type *xs = type_of(f->m, op->in[1]), *ws = type_of(f->m, op->in[3]);
+    i64 group = op_int(op, A_GROUP);
+    if (dt == DT_S8 && !group && !op_in(op, 4) && (xdt == DT_S8 || xdt == DT_S16)) return "s8";
+    if (dt == DT_U4 && group == 32 && op_in(op, 4) && xdt == DT_S16 && type_cols(xs) == type_cols(ws)) return "u4g32";
+    return NULL;
+}
+
+static const char *name_linear(Fuse *f, const Match *k, const char *epilogue)
+{
+    const Op *op = op_at(f->m, k->op[0]);
+    bool q = op->kind == OP_QLINEAR;
+    ValueId w = op->in[q ? 2 : 1], bias = op_in(op, q ? 5 : 2);
+    const char *format = weight_format(f, op);
+    if (!is_const(f->m, w) || (bias && !is_const(f->m, bias)) || !format) return NULL;
+    return arena_printf(f->cx->a, "linear.%s%s", format, epilogue);
+}
+
+static const char *name_qkv(Fuse *f, const Match *k) { return name_linear(f, k, ".qkv"); }
+static const char *name_swiglu(Fuse *f, const Match *k) { return name_linear(f, k, ".swiglu"); }
+static const char *name_residual(Fuse *f, const Match *k) { return name_linear(f, k, ".residual"); }
+static const char *name_plain(Fuse *f, const Match *k) { return name_linear(f, k, ""); }
+static const char *name_attend(Fuse *f, const Match *k) { return (void)f, (void)k, "attend"; }
+static const char *name_glu(Fuse *f, const Match *k) { return (void)f, (void)k, "glu"; }
+static const char *name_heads(Fuse *f, const Match *k) { return (void)f, (void)k, "heads"; }
+static const char *name_act(Fuse *f, const Match *k) { return (void)f, (void)k, "act"; }
+
+static const char *name_embed(Fuse *f, const Match *k)
+{
+    const Op *op = op_at(f->m, k->op[0]);
+    return is_const(f->m, op->in[1]) ? arena_printf(f->cx->a, "embed.%s", weight_format(f, op)) : NULL;
+}
+
+static const char *name_binary(Fuse *f, const Match *k)
+{
+    const Op *op = op_at(f->m, k->op[0]);
+    const Type *x = type_of(f->m, op->in[0]), *y = type_of(f->m, op->in[1]);
+    const char *name = op_info[op->kind].mnemonic;
+    if (value_at(f->m, op->in[0])->type == value_at(f->m, op->in[1])->type) return name;
+    if (x->rank == 2 && is_vector(f, op->in[1], x->dim[1])) return arena_printf(f->cx->a, "%s_row", name);
+    return op->kind == OP_MUL && is_const(f->m, op->in[1]) && type_elems(y) == 1 ? "scale" : NULL;
+}
+
+/* ---- the table ---- */
+
+#define ANY {ANYTHING, ANYTHING, ANYTHING}
+static const Pattern patterns[] = {
+    {name_qkv, check_qkv, 12, {
+        {K_LINEAR, 0, ANY},
+        {OP_SLICE, 0, {0, ANYTHING, ANYTHING}}, {OP_SLICE, 0, {0, ANYTHING, ANYTHING}}, {OP_SLICE, 0, {0, ANYTHING, ANYTHING}},
+        {OP_RESHAPE, OUT, {QKV_Q, ANYTHING, ANYTHING}}, {OP_RESHAPE, 0, {QKV_K, ANYTHING, ANYTHING}}, {OP_RESHAPE, 0, {QKV_V, ANYTHING, ANYTHING}},
+        {OP_RMSNORM, OPTIONAL | OUT, {QKV_QH, ANYTHING, ANYTHING}}, {OP_RMSNORM, OPTIONAL, {QKV_KH, ANYTHING, ANYTHING}},
+        {OP_ROPE, OPTIONAL | OUT, {QKV_QN, ANYTHING, ANYTHING}}, {OP_ROPE, OPTIONAL, {QKV_KN, ANYTHING, ANYTHING}},
+        {OP_KV_APPEND, 0, {QKV_KR, QKV_VH, ANYTHING}}}},
+    {name_swiglu, check_swiglu, 5, {
+        {K_LINEAR, 0, ANY},
+        {OP_SLICE, 0, {0, ANYTHING, ANYTHING}}, {OP_SLICE, 0, {0, ANYTHING, ANYTHING}},
+        {K_ACT, 0, {1, ANYTHING, ANYTHING}},
+        {OP_MUL, OUT | COMMUTES, {3, 2, ANYTHING}}}},
+    {name_residual, check_same_shape, 3, {
+        {K_LINEAR, 0, ANY},
+        {OP_ADD, OUT | COMMUTES, {0, ANYTHING, ANYTHING}},
+        {OP_STORE, OPTIONAL, {1, ANYTHING, ANYTHING}}}},
+    {name_plain, NULL, 2, {{K_LINEAR, OUT, ANY}, {OP_RESHAPE, OPTIONAL | OUT, {0, ANYTHING, ANYTHING}}}},
+    {name_norm, check_quant, 3, {
+        {OP_RMSNORM, 0, ANY},
+        {OP_QPARAMS, OUT, {0, ANYTHING, ANYTHING}},
+        {OP_QUANTIZE, OUT, {0, 1, ANYTHING}}}},
+    {name_norm, NULL, 1, {{OP_RMSNORM, OUT, ANY}}},
+    {name_quant, check_quant, 2, {{OP_QPARAMS, OUT, ANY}, {OP_QUANTIZE, OUT, {ANYTHING, 0, ANYTHING}}}},
+    {name_embed, NULL, 1, {{OP_EMBEDDING, OUT, ANY}}},
+    {name_attend, NULL, 2, {{OP_ATTEND, OUT, ANY}, {OP_RESHAPE, OPTIONAL | OUT, {0, ANYTHING, ANYTHING}}}},
+    {name_glu, NULL, 2, {{K_ACT, 0, ANY}, {OP_MUL, OUT | COMMUTES, {0, ANYTHING, ANYTHING}}}},
+    {name_act, NULL, 1, {{K_ACT, OUT, ANY}}},
+    {name_heads, NULL, 1, {{OP_ROPE, OUT, ANY}}},
+    {name_binary, NULL, 1, {{OP_ADD, OUT, ANY}}},
+    {name_binary, NULL, 1, {{OP_MUL, OUT, ANY}}},
+};
+enum { N_PATTERNS = sizeof patterns / sizeof *patterns };
+
+/* ---- matching ---- */
+
+static bool kind_is(i32 want, OpKind kind)
+{
+    if (want == K_LINEAR) return kind == OP_LINEAR || kind == OP_QLINEAR;
+    if (want == K_ACT) return kind == OP_SILU || kind == OP_GELU;
+    return want == (i32)kind;
+}
+
+/* The value that node i stands for: its op's first result, or what an absent node would have read. */
+static ValueId node_value(const Fuse *f, const Pattern *p, const Match *k, i32 i)
+{
+    while (!k->op[i]) i = p->node[i].in[0];
+    return op_at(f->m, k->op[i])->out;
+}
+
+static bool operands_fit(const Fuse *f, const Pattern *p, const Match *k, const Node *n, const Op *op, bool swap)
+{
+    for (u32 i = 0; i < PREV_MAX; i++) {
+        u32 at = swap && i < 2 ? 1 - i : i;
+        if (n->in[i] != ANYTHING && op_in(op, at) != node_value(f, p, k, n->in[i])) return false;
+    }
+    return true;
+}
+
+static bool taken(const Fuse *f, const Match *k, OpId id)
+{
+    bool t = f->group[id] != 0 || op_at(f->m, id)->fn != f->fn;
+    for (u32 i = 0; i < k->n; i++) t |= k->op[i] == id;
+    return t;
+}
+
+static bool in_match(const Match *k, OpId id)
+{
+    for (u32 i = 0; i < k->n; i++)
+        if (k->op[i] == id) return true;
+    return false;
+}
+
+/* Values of ops without OUT are used inside only. */
+static bool closed(const Fuse *f, const Pattern *p, const Match *k)
+{
+    for (u32 i = 0; i < p->n; i++) {
+        const Op *op = op_at(f->m, k->op[i]);
+        if (!k->op[i] || p->node[i].flags & OUT) continue;
+        for (u32 r = 0; r < op->nout; r++) {
+            ValueId v = op->out + r;
+            if (f->uses.result[v]) return false;
+            for (u32 j = 0; j < uses_n(&f->uses, v); j++)
+                if (!in_match(k, uses_at(&f->uses, v, j))) return false;
+        }
+    }
+    return true;
+}
+
+/* No operand from outside depends on the match: walk back from the operands to the ops at or after the anchor. */
+static bool convex(const Fuse *f, const Match *k)
+{
+    u32 start = UINT32_MAX;
+    for (u32 i = 0; i < k->n; i++)
+        if (k->op[i] && ir_op_position(f->m, k->op[i]) < start) start = ir_op_position(f->m, k->op[i]);
+    const Fn *fn = &f->m->fns.at[f->fn];
+    bool *after = NEWN(f->cx->a, bool, f->m->values.n); /* depends on the match */
+    for (u32 i = start; i < fn->body.n; i++) {
+        OpId id = fn->body.at[i];
+        const Op *op = op_at(f->m, id);
+        bool inside = in_match(k, id), dep = false;
+        for (u32 j = 0; j < op->nin; j++) {
+            const Op *def = def_of(f->m, op->in[j]);
+            bool from_match = def->kind && in_match(k, value_at(f->m, op->in[j])->def);
+            if (inside && after[op->in[j]] && !from_match) return false;
+            dep |= after[op->in[j]];
+        }
+        for (u32 r = 0; (inside || dep) && r < op->nout; r++) after[op->out + r] = true;
+    }
+    return true;
+}
+
+static bool match_from(const Fuse *f, const Pattern *p, Match *k, u32 i)
+{
+    if (i == p->n) return closed(f, p, k) && (!p->check || p->check(f, k)) && convex(f, k);
+    const Node *n = &p->node[i];
+    u32 first = 0;
+    while (n->in[first] == ANYTHING) first++;
+    ValueId v = node_value(f, p, k, n->in[first]);
+    for (u32 u = 0; u < uses_n(&f->uses, v); u++) {
+        OpId id = uses_at(&f->uses, v, u);
+        const Op *op = op_at(f->m, id);
+        if (!kind_is(n->kind, op->kind) || taken(f, k, id)) continue;
+        if (!operands_fit(f, p, k, n, op, false) && !(n->flags & COMMUTES && operands_fit(f, p, k, n, op, true))) continue;
+        k->op[i] = id;
+        k->n = i + 1;
+        if (match_from(f, p, k, i + 1)) return true;
+    }
+    k->op[i] = 0;
+    k->n = i + 1;
+    return n->flags & OPTIONAL && match_from(f, p, k, i + 1);
+}
+
+static void take(Fuse *f, const Match *k, const char *kernel)
+{
+    vec_push(f->cx->a, &f->kernel, ir_str(f->m, kernel));
+    for (u32 i = 0; i < k->n; i++)
+        if (k->op[i]) f->group[k->op[i]] = f->kernel.n;
+}
+
+static bool try_pattern(Fuse *f, const Pattern *p, OpId id)
+{
+    Match k = {.op = {id}, .n = 1};
+    if (!kind_is(p->node[0].kind, op_at(f->m, id)->kind) || !match_from(f, p, &k, 1)) return false;
+    const char *name = p->name(f, &k);
+    if (!name) return false;
+    take(f, &k, name);
+    return true;
+}
+
+/* Ops that no pattern took: reshapes join the step they read from, the others stand alone under their mnemonic. */
+static bool take_rest(Fuse *f)
+{
+    const Fn *fn = &f->m->fns.at[f->fn];
+    for (u32 i = 0; i < fn->body.n; i++) {
+        OpId id = fn->body.at[i];
+        if (f->group[id]) continue;
+        const Op *op = op_at(f->m, id);
+        OpId from = op->kind == OP_RESHAPE ? pass_def(f->m, op->in[0]) : 0;
+        if (from && op_at(f->m, from)->fn == f->fn) f->group[id] = f->group[from];
+        else if (op->kind == OP_ATTENTION) return pass_fail(f->cx, op, "attention must be split by `phases` first");
+        else if (op->kind == OP_LINEAR || op->kind == OP_QLINEAR) return pass_fail(f->cx, op, "no kernel multiplies these types (layouts of weights: %s)", pack_layout_names());
+        else take(f, &(Match){.op = {id}, .n = 1}, op_info[op->kind].mnemonic);
+    }
+    return true;
+}
+
+/* ---- order ---- */
+
+typedef struct Order {
+    u32 *waits;    /* [groups + 1] groups that this one still waits for */
+    VEC(u64) edge; /* from << 32 | to */
+} Order;
+
+static void depend(Fuse *f, Order *o, u32 from, u32 to)
+{
+    if (!from || from == to) return;
+    vec_push(f->cx->a, &o->edge, (u64)from << 32 | to);
+    o->waits[to]++;
+}
+
+static void find_edges(Fuse *f, Order *o)
+{
+    const Fn *fn = &f->m->fns.at[f->fn];
+    u32 stateful = 0;
+    for (u32 i = 0; i < fn->body.n; i++) {
+        OpId id = fn->body.at[i];
+        const Op *op = op_at(f->m, id);
+        for (u32 k = 0; k < op->nin; k++) {
+            OpId def = op->in[k] ? pass_def(f->m, op->in[k]) : 0;
+            if (def && op_at(f->m, def)->fn == f->fn) depend(f, o, f->group[def], f->group[id]);
+        }
+        if (!(op_info[op->kind].flags & OPF_STATEFUL)) continue;
+        depend(f, o, stateful, f->group[id]);
+        stateful = f->group[id];
+    }
+}
+
+/* Numbers steps: always the ready group whose first op comes first. Rewrites the body in that order. */
+static bool order_steps(Fuse *f)
+{
+    Fn *fn = &f->m->fns.at[f->fn];
+    u32 n = f->kernel.n;
+    Order o = {.waits = NEWN(f->cx->a, u32, n + 1)};
+    find_edges(f, &o);
+    u32 *step = NEWN(f->cx->a, u32, n + 1), *by_first = NEWN(f->cx->a, u32, n + 1), count = 0;
+    bool *seen = NEWN(f->cx->a, bool, n + 1);
+    for (u32 i = 0; i < fn->body.n; i++) {
+        u32 g = f->group[fn->body.at[i]];
+        if (!seen[g]) by_first[count++] = g;
+        seen[g] = true;
+    }
+    fn->steps.n = 0;
+    for (u32 done = 0; done < n; done++) {
+        u32 pick = 0;
+        for (u32 i = 0; !pick && i < count; i++)
+            if (!step[by_first[i]] && !o.waits[by_first[i]]) pick = by_first[i];
+        if (!pick) return pass_fail(f->cx, NULL, "the steps of @%s wait for each other", ir_cstr(f->m, fn->name));
+        step[pick] = done + 1;
+        vec_push(f->m->a, &fn->steps, ((Step){.kernel = f->kernel.at[pick - 1]}));
+        for (u32 e = 0; e < o.edge.n; e++)
+            if (o.edge.at[e] >> 32 == pick) o.waits[(u32)o.edge.at[e]]--;
+    }
+    OpId *old = NEWN(f->cx->a, OpId, fn->body.n);
+    u32 at = 0;
+    for (u32 i = 0; i < fn->body.n; i++) {
+        old[i] = fn->body.at[i];
+        op_at(f->m, old[i])->step = step[f->group[old[i]]];
+    }
+    for (u32 s = 1; s <= n; s++)
+        for (u32 i = 0; i < fn->body.n; i++)
+            if (op_at(f->m, old[i])->step == s) fn->body.at[at++] = old[i];
+    return true;
+}
+
+bool pass_fuse(PassCx *cx)
+{
+    Module *m = cx->m;
+    Fuse f = {.cx = cx, .m = m, .uses = uses_build(cx->a, m), .group = NEWN(cx->a, u32, m->ops.n)};
+    for (f.fn = 1; f.fn < m->fns.n; f.fn++) {
+        f.kernel.n = 0;
+        const Fn *fn = &m->fns.at[f.fn];
+        for (u32 p = 0; p < N_PATTERNS; p++)
+            for (u32 i = 0; i < fn->body.n; i++)
+                if (!f.group[fn->body.at[i]]) try_pattern(&f, &patterns[p], fn->body.at[i]);
+        if (!take_rest(&f) || !order_steps(&f)) return false;
+        cx->changes += f.kernel.n;
+    }
+    return true;
+}

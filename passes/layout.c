@@ -1,0 +1,75 @@
+/* layout: the weights of each embed and linear step as one packed constant, in the order its kernel streams them
+ * (ir/pack.h). Phases, and a tied embedding and head, share one when operands, layout and interleaving are equal.
+ */
+#include "passes/pass.h"
+
+#include "ir/pack.h"
+
+typedef struct Layout {
+    PassCx *cx;
+    Map packed; /* key of pack -> its value */
+} Layout;
+
+/* Operands of pack for the weight of op: [w], [q, s] or [q, s, m]. */
+static u32 pack_operands(const Module *m, const Op *op, const PackLayout *l, ValueId out[3])
+{
+    ValueId w = op->in[op->kind == OP_QLINEAR ? 2 : 1];
+    if (op->kind == OP_QLINEAR) {
+        for (u32 i = 0; i < 3; i++) out[i] = op_in(op, 2 + i);
+        return l->operands;
+    }
+    const Op *dq = def_of(m, w);
+    if (l->operands == 1) {
+        out[0] = w;
+        return 1;
+    }
+    for (u32 i = 0; i < 3; i++) out[i] = op_in(dq, i);
+    return l->operands;
+}
+
+static ValueId pack(Layout *lay, const Op *op, const char *layout, i64 interleave)
+{
+    Module *m = lay->cx->m;
+    ValueId in[3] = {0};
+    const PackLayout *l = pack_layout(layout);
+    if (!l) BUG("kernel of a step names the layout %s", layout);
+    u32 n = pack_operands(m, op, l, in);
+    const char *key = arena_printf(lay->cx->a, "%s %u %u %u %lld", layout, in[0], n > 1 ? in[1] : 0, n > 2 ? in[2] : 0, (long long)interleave);
+    bool added;
+    u32 *slot = map_put(&lay->packed, str_c(key), &added);
+    if (!added) return *slot;
+    Builder b = {.m = m, .d = lay->cx->d, .layer = op->layer};
+    const char *name = arena_printf(lay->cx->a, "%s" SUFFIX_PACK, pass_base_name(lay->cx, in[0]));
+    *slot = ir_op(&b, OP_PACK, in, n, ATTRS({A_LAYOUT, .s = layout}, {A_INTERLEAVE, .i = interleave}), 0, name);
+    lay->cx->changes++;
+    return *slot;
+}
+
+/* Word i of a kernel's name: linear.u4g32.swiglu. */
+static const char *name_word(PassCx *cx, const char *name, u32 i)
+{
+    for (; i && *name; i--) {
+        name += strcspn(name, ".");
+        name += *name == '.';
+    }
+    return arena_strdup(cx->a, name, strcspn(name, "."));
+}
+
+bool pass_layout(PassCx *cx)
+{
+    Module *m = cx->m;
+    Layout lay = {.cx = cx, .packed = {.a = cx->a}};
+    for (u32 f = 1; f < m->fns.n; f++)
+        for (u32 i = 0; i < m->fns.at[f].body.n; i++) {
+            Op op = *op_at(m, m->fns.at[f].body.at[i]);
+            if (!op.step || (op.kind != OP_LINEAR && op.kind != OP_QLINEAR && op.kind != OP_EMBEDDING)) continue;
+            Step *s = &m->fns.at[f].steps.at[op.step - 1];
+            const char *kernel = ir_cstr(m, s->kernel), *family = name_word(cx, kernel, 0);
+            if (strcmp(family, "linear") && strcmp(family, "embed")) continue;
+            i64 interleave = strcmp(name_word(cx, kernel, 2), "swiglu") == 0 ? 2 : 1;
+            ValueId w = pack(&lay, &op, name_word(cx, kernel, 1), interleave);
+            if (!w) return false;
+            m->fns.at[f].steps.at[op.step - 1].weights = w;
+        }
+    return true;
+}

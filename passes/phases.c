@@ -1,0 +1,191 @@
+/* phases: the graph of a whole text becomes the three functions that a runtime calls: @prefill extends the caches by a
+ * chunk and keeps final hidden states, @logits reads some of them, @decode does both for one token. `attention` becomes
+ * kv_append and attend over states.
+ */
+#include "passes/pass.h"
+
+typedef struct CachePair { /* states of one attention */
+    ValueId k, v;
+} CachePair;
+
+typedef struct Phase {
+    PassCx *cx;
+    u32 from;     /* @main */
+    Tail tail;
+    bool *is_tail; /* [ops] computed from the cut by nothing but rows of its own */
+    ValueId hidden;
+    VEC(CachePair) caches; /* by cache number */
+} Phase;
+
+static ValueId state(PassCx *cx, const char *name, DType dt, u32 rank, const i64 *dim)
+{
+    Builder b = {.m = cx->m, .d = cx->d, .layer = -1};
+    return ir_op(&b, OP_STATE, NULL, 0, NULL, ir_type(cx->m, dt, rank, dim), name);
+}
+
+static bool check_signature(PassCx *cx, u32 fn)
+{
+    const Module *m = cx->m;
+    const Fn *f = &m->fns.at[fn];
+    const i64 T = DIM_T;
+    bool ok = f->params.n == 2 && f->results.n == 1;
+    for (u32 i = 0; ok && i < 2; i++) {
+        const Type *t = type_of(m, f->params.at[i]);
+        ok = t->dt == DT_I32 && t->rank == 1 && t->dim[0] == T;
+    }
+    if (ok) {
+        const Type *t = type_of(m, f->results.at[0]);
+        ok = t->dt == DT_F32 && t->rank == 2 && t->dim[0] == T;
+    }
+    return ok || pass_fail(cx, NULL, "@main is not (tokens i32[T], pos i32[T]) -> f32[T,vocab]");
+}
+
+/* Which ops are the tail: those that depend on the cut. They may read nothing else but constants. */
+static bool find_tail(Phase *p)
+{
+    Module *m = p->cx->m;
+    const Fn *f = &m->fns.at[p->from];
+    if (!pass_tail(p->cx, p->from, &p->tail)) return false;
+    bool *dep = NEWN(p->cx->a, bool, m->values.n);
+    p->is_tail = NEWN(p->cx->a, bool, m->ops.n);
+    dep[p->tail.cut] = true;
+    for (u32 i = 0; i < f->body.n; i++) {
+        const Op *op = op_at(m, f->body.at[i]);
+        bool any = false, all = true;
+        for (u32 k = 0; k < op->nin; k++) {
+            if (!op->in[k] || is_const(m, op->in[k])) continue;
+            any |= dep[op->in[k]];
+            all &= dep[op->in[k]];
+        }
+        if (!any) continue;
+        if (!all || op->kind == OP_ATTENTION) return pass_fail(p->cx, op, "the final hidden states are read by more than the final norm and the head");
+        p->is_tail[f->body.at[i]] = true;
+        for (u32 k = 0; k < op->nout; k++) dep[op->out + k] = true;
+    }
+    const Type *t = type_of(m, p->tail.cut);
+    return (t->rank == 2 && t->dim[1] > 0) || pass_fail(p->cx, def_of(m, p->tail.cut), "the final hidden states are no matrix");
+}
+
+static bool make_states(Phase *p, DType kv)
+{
+    Module *m = p->cx->m;
+    for (u32 i = 0; i < m->fns.at[p->from].body.n; i++) {
+        const Op *op = op_at(m, m->fns.at[p->from].body.at[i]);
+        if (op->kind != OP_ATTENTION) continue;
+        i64 n = op_int(op, A_CACHE);
+        if (op_in(op, 4)) return pass_fail(p->cx, op, "a constant prefix cannot be split into phases yet");
+        if (n < 0 || n > 65535) return pass_fail(p->cx, op, "cache %lld, expected 0 to 65535", (long long)n);
+        while (p->caches.n <= (u32)n) vec_push(p->cx->a, &p->caches, ((CachePair){0}));
+        CachePair *c = &p->caches.at[n];
+        if (c->k) return pass_fail(p->cx, op, "cache %lld belongs to an attention before this one", (long long)n);
+        const Type *k = type_of(m, op->in[1]);
+        const i64 dim[3] = {k->dim[1], DIM_C, k->dim[2]};
+        c->k = state(p->cx, arena_printf(p->cx->a, "kv.%lld.k", (long long)n), kv, 3, dim);
+        c->v = state(p->cx, arena_printf(p->cx->a, "kv.%lld.v", (long long)n), kv, 3, dim);
+        if (!c->k || !c->v) return false;
+    }
+    return true;
+}
+
+static ValueId split_attention(Phase *p, Builder *b, OpId id, const ValueId *in)
+{
+    const Op *op = op_at(p->cx->m, id);
+    CachePair c = p->caches.at[op_int(op, A_CACHE)];
+    const AttrSpec *attrs = ATTRS({A_SCALE, .f = op_float(op, A_SCALE)}, {A_WINDOW, .i = op_int(op, A_WINDOW)});
+    const char *name = arena_printf(p->cx->a, "%s", ir_cstr(p->cx->m, value_at(p->cx->m, op->out)->name));
+    b->layer = op->layer;
+    if (!ir_op(b, OP_KV_APPEND, INS(in[1], in[2], in[3], c.k, c.v), NULL, 0, NULL)) return 0;
+    return ir_op(b, OP_ATTEND, INS(in[0], in[3], c.k, c.v), attrs, 0, *name ? name : NULL);
+}
+
+/* Copies ops of @main (those of the tail, or the others, or all) to fn; map takes old values to new ones. */
+static bool copy_ops(Phase *p, u32 fn, bool tail, bool others, i64 sym, i64 to, ValueId *map)
+{
+    Module *m = p->cx->m;
+    Builder b = {.m = m, .d = p->cx->d, .fn = fn};
+    for (u32 i = 0; i < m->fns.at[p->from].body.n; i++) {
+        OpId id = m->fns.at[p->from].body.at[i];
+        if (p->is_tail[id] ? !tail : !others) continue;
+        ValueId in[64];
+        for (u32 k = 0; k < op_at(m, id)->nin; k++) in[k] = map[op_at(m, id)->in[k]];
+        bool attention = op_at(m, id)->kind == OP_ATTENTION;
+        ValueId out = attention ? split_attention(p, &b, id, in) : pass_copy_op(p->cx, &b, id, in, sym, to);
+        if (!out) return false;
+        for (u32 k = 0; k < op_at(m, id)->nout; k++) map[op_at(m, id)->out + k] = out + k;
+    }
+    return true;
+}
+
+static ValueId *identity(Phase *p)
+{
+    ValueId *map = NEWN(p->cx->a, ValueId, p->cx->m->values.n);
+    for (ValueId v = 0; v < p->cx->m->values.n; v++) map[v] = v;
+    return map;
+}
+
+static void copy_params(Phase *p, u32 fn, i64 rows, ValueId *map)
+{
+    Module *m = p->cx->m;
+    for (u32 i = 0; i < m->fns.at[p->from].params.n; i++) {
+        ValueId old = m->fns.at[p->from].params.at[i];
+        const char *name = ir_cstr(m, value_at(m, old)->name);
+        map[old] = ir_param(m, fn, *name ? name : i ? "pos" : "tokens", ir_type(m, DT_I32, 1, &rows));
+    }
+}
+
+static bool make_prefill(Phase *p)
+{
+    Module *m = p->cx->m;
+    ValueId *map = identity(p);
+    u32 fn = ir_fn_new(m, "prefill");
+    copy_params(p, fn, DIM_T, map);
+    if (!copy_ops(p, fn, false, true, 0, 0, map)) return false;
+    Builder b = {.m = m, .d = p->cx->d, .fn = fn, .layer = -1};
+    return ir_op(&b, OP_STORE, INS(map[p->tail.cut], p->hidden), NULL, 0, NULL) != 0;
+}
+
+static bool make_logits(Phase *p)
+{
+    Module *m = p->cx->m;
+    ValueId *map = identity(p);
+    const i64 R = DIM_R;
+    u32 fn = ir_fn_new(m, "logits");
+    ValueId rows = ir_param(m, fn, "rows", ir_type(m, DT_I32, 1, &R));
+    Builder b = {.m = m, .d = p->cx->d, .fn = fn, .layer = -1};
+    map[p->tail.cut] = ir_op(&b, OP_ROWS, INS(p->hidden, rows), NULL, 0, NULL);
+    if (!map[p->tail.cut] || !copy_ops(p, fn, true, false, DIM_T, DIM_R, map)) return false;
+    vec_push(m->a, &m->fns.at[fn].results, map[m->fns.at[p->from].results.at[0]]);
+    return true;
+}
+
+static bool make_decode(Phase *p)
+{
+    Module *m = p->cx->m;
+    ValueId *map = identity(p);
+    u32 fn = ir_fn_new(m, "decode");
+    copy_params(p, fn, 1, map);
+    if (!copy_ops(p, fn, true, true, DIM_T, 1, map)) return false;
+    vec_push(m->a, &m->fns.at[fn].results, map[m->fns.at[p->from].results.at[0]]);
+    return true;
+}
+
+bool pass_phases(PassCx *cx)
+{
+    Module *m = cx->m;
+    Phase p = {.cx = cx, .from = pass_fn_index(m, "main")};
+    i64 chunk = pass_int(cx, "chunk"), rows = pass_int(cx, "rows");
+    DType kv = dtype_by_name(str_c(pass_word(cx, "kv")));
+    if (chunk < 1 || chunk > 65536) return pass_fail(cx, NULL, "chunk is %lld, expected 1 to 65536", (long long)chunk);
+    if (rows < 1 || rows > chunk) return pass_fail(cx, NULL, "rows is %lld, expected 1 to %lld", (long long)rows, (long long)chunk);
+    if (kv != DT_F32 && kv != DT_F16) return pass_fail(cx, NULL, "kv is '%s', expected f32 or f16", pass_word(cx, "kv"));
+    if (!check_signature(cx, p.from) || !find_tail(&p)) return false;
+    const i64 dim[2] = {chunk, type_cols(type_of(m, p.tail.cut))};
+    p.hidden = state(cx, "hidden", DT_F32, 2, dim);
+    if (!p.hidden || !make_states(&p, kv)) return false;
+    if (!make_prefill(&p) || !make_logits(&p) || !make_decode(&p)) return false;
+    ir_fn_remove(m, p.from);
+    ir_meta_int(m, "chunk", chunk);
+    ir_meta_int(m, "rows", rows);
+    cx->changes++;
+    return true;
+}

@@ -1,0 +1,211 @@
+/* The pass table and pipelines as text. */
+#include "passes/pass.h"
+
+#include <stdlib.h>
+
+enum {
+    GRAPH = STAGE_GRAPH,
+    PHASED = STAGE_PHASED,
+    STEPS = STAGE_STEPS,
+    PACKED = STAGE_PACKED,
+    PLANNED = STAGE_PLANNED,
+    FLAT = STAGE_GRAPH | STAGE_PHASED,
+    ANY = STAGE_ANY,
+    SAME = 0
+};
+
+const PassInfo pass_info[] = {
+#define X(id, name, fn, options, from, to, kind, doc) {name, fn, options, from, (StageId)(to), KIND_##kind, doc},
+#include "passes/passes.def"
+#undef X
+};
+const u32 pass_count = sizeof pass_info / sizeof *pass_info;
+
+/* ---- declarations of options: "name:type=default" ---- */
+
+typedef struct OptDecl {
+    Str name, type, def;
+} OptDecl;
+
+/* Reads the declaration at *p and moves on; false at the end. */
+static bool next_decl(const char **p, OptDecl *o)
+{
+    const char *s = *p + strspn(*p, " ");
+    if (!*s) return false;
+    size_t len = strcspn(s, " ");
+    const char *colon = memchr(s, ':', len), *eq = memchr(s, '=', len);
+    size_t type_end = eq ? (size_t)(eq - s) : len;
+    o->name = (Str){s, (size_t)(colon - s)};
+    o->type = (Str){colon + 1, type_end - o->name.n - 1};
+    o->def = eq ? (Str){eq + 1, len - type_end - 1} : (Str){"", 0};
+    *p = s + len;
+    return true;
+}
+
+static u32 count_decls(const char *p)
+{
+    OptDecl o;
+    u32 n = 0;
+    while (next_decl(&p, &o)) n++;
+    return n;
+}
+
+static void set_defaults(Arena *a, const PassInfo *info, PassCall *c)
+{
+    c->nopt = count_decls(info->options);
+    c->opt = NEWN(a, PassOpt, c->nopt);
+    const char *p = info->options;
+    OptDecl o;
+    for (u32 i = 0; next_decl(&p, &o); i++) {
+        c->opt[i].name = o.name;
+        c->opt[i].s = arena_strdup(a, o.def.p, o.def.n);
+        if (str_is(o.type, "int")) str_to_i64(o.def, &c->opt[i].i);
+    }
+}
+
+static const PassOpt *find_opt(const PassCx *cx, const char *name)
+{
+    for (u32 i = 0; i < cx->call->nopt; i++)
+        if (str_is(cx->call->opt[i].name, name)) return &cx->call->opt[i];
+    BUG("pass %s has no option %s", pass_info[cx->call->pass].name, name);
+}
+
+i64 pass_int(const PassCx *cx, const char *name) { return find_opt(cx, name)->i; }
+const char *pass_word(const PassCx *cx, const char *name) { return find_opt(cx, name)->s; }
+
+/* ---- text ---- */
+
+typedef struct Parse {
+    Diag *d;
+    Arena *a;
+    const Source *src;
+    size_t at;
+} Parse;
+
+static Loc loc_of(const Parse *p, Str s) { return (Loc){.src = p->src, .off = (size_t)(s.p - p->src->text), .len = s.n}; }
+
+static void skip_space(Parse *p)
+{
+    while (p->at < p->src->n && strchr(" \t\r\n", p->src->text[p->at])) p->at++;
+}
+
+static bool accept(Parse *p, char c)
+{
+    skip_space(p);
+    if (p->at == p->src->n || p->src->text[p->at] != c) return false;
+    p->at++;
+    return true;
+}
+
+static Str word(Parse *p)
+{
+    skip_space(p);
+    size_t from = p->at;
+    while (p->at < p->src->n && !strchr(" \t\r\n,{}=", p->src->text[p->at])) p->at++;
+    return (Str){p->src->text + from, p->at - from};
+}
+
+static bool expected(Parse *p, const char *what)
+{
+    Str found = {p->src->text + p->at, p->at < p->src->n};
+    if (!found.n) return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, found), "the pipeline ends where %s was expected", what);
+    return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, found), "found '%c', expected %s", *found.p, what);
+}
+
+static bool unknown_pass(Parse *p, Str name)
+{
+    const char **names = NEWN(p->a, const char *, pass_count);
+    for (u32 i = 0; i < pass_count; i++) names[i] = pass_info[i].name;
+    diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "there is no pass '%.*s'", STRF(name));
+    const char *near = str_nearest(name, names, pass_count);
+    if (near) diag_hint(p->d, "did you mean '%s'?", near);
+    return false;
+}
+
+static bool unknown_option(Parse *p, const PassInfo *info, Str name)
+{
+    diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "pass %s has no option '%.*s'", info->name, STRF(name));
+    u32 n = count_decls(info->options);
+    const char **names = NEWN(p->a, const char *, n);
+    const char *s = info->options;
+    OptDecl o;
+    for (u32 i = 0; next_decl(&s, &o); i++) names[i] = arena_strdup(p->a, o.name.p, o.name.n);
+    const char *near = str_nearest(name, names, n);
+    if (near) diag_hint(p->d, "did you mean '%s'?", near);
+    else if (n) diag_hint(p->d, "its options: %s", info->options);
+    else diag_hint(p->d, "it takes no options");
+    return false;
+}
+
+static bool set_option(Parse *p, const PassInfo *info, PassCall *c, Str name, bool has_value, Str value)
+{
+    const char *s = info->options;
+    OptDecl o;
+    u32 i = 0;
+    bool found = false;
+    for (; !found && next_decl(&s, &o); i += !found) found = str_eq(o.name, name);
+    if (!found) return unknown_option(p, info, name);
+    PassOpt *opt = &c->opt[i];
+    if (str_is(o.type, "flag")) {
+        if (has_value && !str_is(value, "true") && !str_is(value, "false"))
+            return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, value), "option %.*s is true or false, found '%.*s'", STRF(name), STRF(value));
+        opt->i = !has_value || str_is(value, "true");
+        return true;
+    }
+    if (!has_value || !value.n) return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "option %.*s needs a value", STRF(name));
+    opt->s = arena_strdup(p->a, value.p, value.n);
+    if (str_is(o.type, "int") && !str_to_i64(value, &opt->i))
+        return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, value), "option %.*s is an integer, found '%.*s'", STRF(name), STRF(value));
+    return true;
+}
+
+/* After the opening brace. */
+static bool parse_options(Parse *p, const PassInfo *info, PassCall *c)
+{
+    bool ok = true;
+    do {
+        Str name = word(p);
+        if (!name.n) return expected(p, "the name of an option");
+        bool has_value = accept(p, '=');
+        Str value = has_value ? word(p) : (Str){0};
+        if (info) ok &= set_option(p, info, c, name, has_value, value);
+    } while (accept(p, ','));
+    return accept(p, '}') ? ok : expected(p, "',' or '}'");
+}
+
+bool pipeline_parse(Diag *d, Arena *a, const Source *src, Pipeline *out)
+{
+    Parse p = {d, a, src, 0};
+    bool ok = true;
+    skip_space(&p);
+    while (p.at < src->n) {
+        Str name = word(&p);
+        if (!name.n) return expected(&p, "the name of a pass");
+        PassCall c = {.pass = 0};
+        while (c.pass < pass_count && !str_is(name, pass_info[c.pass].name)) c.pass++;
+        const PassInfo *info = c.pass < pass_count ? &pass_info[c.pass] : NULL;
+        if (info) set_defaults(a, info, &c);
+        else ok = unknown_pass(&p, name);
+        if (accept(&p, '{')) {
+            size_t before = d->n_errors;
+            if (!parse_options(&p, info, &c)) {
+                ok = false;
+                if (p.src->text[p.at - 1] != '}' && d->n_errors > before) return false; /* lost: stop here */
+            }
+        }
+        if (info) vec_push(a, &out->calls, c);
+        skip_space(&p);
+        if (p.at < src->n && !accept(&p, ',')) return expected(&p, "',' between passes");
+        if (p.at == src->n) break;
+    }
+    return ok;
+}
+
+void passes_list(StrBuf *b)
+{
+    for (u32 i = 0; i < pass_count; i++) {
+        sb_printf(b, "  %s", pass_info[i].name);
+        if (*pass_info[i].options) sb_printf(b, "{%s}", pass_info[i].options);
+        sb_printf(b, "\n      %s\n", pass_info[i].doc);
+    }
+}
