@@ -3,7 +3,8 @@
  *   out/NAME            the program (position independent, dynamic glibc)
  *   out/NAME.weights    the weight image (runtime/image.h); with embed_weights it is appended to out/NAME
  *   out/plan.json       memory map, kernels with their constants, steps with bytes and flops, weight sections
- *   out/src/model.c     the schedule that runs; out/src/abi.h; out/src/kernels/ one file per specialised kernel
+ *   out/src/model.c     the schedule that runs; beside it abi.h, kernels/ (one file per specialised kernel) and
+ *                       templates/ (what those include)
  *
  * Input: @prefill, @logits and @decode, every op in a step, every value that crosses steps placed by the memory
  * pass, every streamed weight a packed constant. The same module, targets and pfqc give the same bytes on any
@@ -25,6 +26,7 @@ typedef struct CgOptions {
     const void *tokenizer;         /* blob for runtime/tokenizer.h; NULL: the program has no tokenizer */
     size_t tokenizer_bytes;
     const char *version, *recipe;  /* for `info` */
+    const struct PfqExpect *expect; /* for `self-test` (runtime/abi.h); NULL: none */
     /* Called from the calling thread, now and then; done and total count bytes of weights. May be NULL. */
     void (*progress)(void *arg, const char *what, u64 done, u64 total);
     void *progress_arg;

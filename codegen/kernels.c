@@ -1,0 +1,108 @@
+/* The tables of codegen/cpu/kernels.def, and what the templates' sources say about themselves. */
+#include "codegen/plan.h"
+
+const CgConstInfo cg_const_info[CG_N_CONSTS] = {
+#define CONSTANT(name, type, def, doc) {"c_" #name, #type[0] == 'f', def},
+#include "codegen/cpu/kernels.def"
+};
+
+#define KERNEL(id, name, template, entry, scratch, doc)                                                                \
+    static i64 scratch_##id(i64 K, i64 D)                                                                              \
+    {                                                                                                                  \
+        (void)K;                                                                                                       \
+        (void)D;                                                                                                       \
+        return (scratch);                                                                                              \
+    }
+#include "codegen/cpu/kernels.def"
+
+const CgRow cg_rows[CG_N_ROWS] = {
+#define KERNEL(id, name, template, entry, scratch, doc) {name, template, entry, scratch_##id},
+#include "codegen/cpu/kernels.def"
+};
+
+typedef struct Named {
+    const char *name;
+    i64 value;
+} Named;
+
+static const Named formats[] = {
+#define FORMAT(name, value) {name, value},
+#include "codegen/cpu/kernels.def"
+    {NULL, -1},
+};
+static const Named epilogues[] = {
+#define EPILOGUE(name, value) {name, value},
+#include "codegen/cpu/kernels.def"
+    {NULL, -1},
+};
+static const Named activations[] = {
+#define ACTIVATION(name, value) {name, value},
+#include "codegen/cpu/kernels.def"
+    {NULL, -1},
+};
+
+static i64 lookup(const Named *t, const char *name)
+{
+    while (t->name && strcmp(t->name, name) != 0) t++;
+    return t->value;
+}
+
+i64 cg_format(const char *name) { return lookup(formats, name); }
+i64 cg_epilogue(const char *name) { return lookup(epilogues, name); }
+i64 cg_activation(const char *name) { return lookup(activations, name); }
+
+bool cg_row(const char *name, CgRowId *row, const char **rest)
+{
+    size_t best = 0;
+    for (u32 i = 0; i < CG_N_ROWS; i++) {
+        size_t n = strlen(cg_rows[i].name);
+        if (n <= best || strncmp(name, cg_rows[i].name, n) != 0 || (name[n] && name[n] != '.')) continue;
+        best = n;
+        *row = (CgRowId)i;
+        *rest = name[n] ? name + n + 1 : "";
+    }
+    return best > 0;
+}
+
+static bool declares(Str text, const char *name)
+{
+    size_t n = strlen(name);
+    static const char mark[] = "PFQ_CONST(";
+    const char *end = text.p + text.n;
+    for (const char *p = text.p; (p = memmem(p, (size_t)(end - p), mark, sizeof mark - 1)); p++) {
+        const char *close = memchr(p, ')', (size_t)(end - p));
+        if (close && (size_t)(close - p) > n + 2 && memcmp(close - n, name, n) == 0 && close[-(ptrdiff_t)n - 1] == ' ') return true;
+    }
+    return false;
+}
+
+static u32 uses_of(const char *file, u32 depth)
+{
+    char path[128] = "cpu/";
+    Str text;
+    if (depth > 8 || strlen(file) > 100) BUG("template headers nest too deep at %s", file);
+    strcat(path, file);
+    if (!cg_embedded_find(path, &text)) return 0;
+    u32 set = 0;
+    for (u32 i = 0; i < CG_N_CONSTS; i++)
+        if (declares(text, cg_const_info[i].name)) set |= 1u << i;
+    static const char mark[] = "#include \"";
+    const char *end = text.p + text.n;
+    for (const char *p = text.p; (p = memmem(p, (size_t)(end - p), mark, sizeof mark - 1));) {
+        p += sizeof mark - 1;
+        const char *close = memchr(p, '"', (size_t)(end - p));
+        char name[101];
+        size_t n = close ? (size_t)(close - p) : sizeof name;
+        if (n >= sizeof name) continue;
+        memcpy(name, p, n);
+        name[n] = 0;
+        set |= uses_of(name, depth + 1);
+    }
+    return set;
+}
+
+u32 cg_template_uses(const char *template)
+{
+    _Static_assert(CG_N_CONSTS <= 32, "a set of constants is a u32");
+    return uses_of(template, 0);
+}
