@@ -54,7 +54,9 @@ typedef void EvalWatch(void *user, Eval *e, OpId op, const Tensor *results);
 void eval_watch(Eval *e, EvalWatch *watch, void *user);
 
 /* Runs the model on tokens at positions pos0.. and returns logits [rows, vocab]: of every token, or of the last.
- * Works before and after the `phases` pass (@main, or @prefill + @logits, or @decode token by token when `decode`). */
+ * Works before and after the `phases` pass (@main, or @prefill + @logits, or @decode token by token when `decode`).
+ * Parameters are recognised by name: tokens, pos, rows. Behind a constant prefix of p rows (op `attention`) positions
+ * start at p: the caller's pos0 does not count it, the context of eval_set_context does. */
 bool eval_model(Eval *e, const i32 *tokens, i64 n, i64 pos0, bool all, bool decode, Tensor *logits);
 
 /* Synthetic weights (ir/synthetic.c): element i of a stream, uniform in [-1, 1), a function of integers only so that
