@@ -1,8 +1,8 @@
 #include "frontend/safetensors.h"
 
 /* Layout: u64 header length N, N bytes of JSON {"name": {"dtype", "shape", "data_offsets": [begin,
- * end]}, ...,
- * "__metadata__": {string: string}}, then the data; offsets count from the end of the header. */
+ * end]}, ..., "__metadata__": {string: string}}, then the data; offsets count from the end of the
+ * header. */
 
 typedef struct Reader {
     Diag *d;
