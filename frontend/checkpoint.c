@@ -19,7 +19,21 @@ static bool ends_with(const char *s, const char *tail)
     return n >= k && strcmp(s + n - k, tail) == 0;
 }
 
-/* Adds a file whose content is known to be safetensors or GGUF, or says what it is instead. */
+/* The content decides; where it says nothing, the name tells which reader shall explain what is
+ * wrong. */
+static bool looks_like(const MappedFile *map, CkFormat format)
+{
+    if (map->size >= 4 && memcmp(map->data, "GGUF", 4) == 0) return format == CK_GGUF;
+    if (map->size >= 9 && map->data[8] == '{') return format == CK_SAFETENSORS;
+    return ends_with(map->name, format == CK_GGUF ? ".gguf" : ".safetensors");
+}
+
+static bool looks_like_pickle(const MappedFile *map)
+{
+    return map->size >= 2 &&
+           (memcmp(map->data, "PK", 2) == 0 || memcmp(map->data, "\x80\x02", 2) == 0);
+}
+
 static bool open_file(Opener *o, const char *path, const MappedFile *map)
 {
     if (o->file.n == MAX_FILES)
@@ -27,22 +41,23 @@ static bool open_file(Opener *o, const char *path, const MappedFile *map)
                           MAX_FILES);
     CkFile f = {.path = arena_strdup(o->a, path, strlen(path)), .map = *map};
     bool ok;
-    if (map->size >= 4 && memcmp(map->data, "GGUF", 4) == 0) {
+    if (looks_like_pickle(map)) {
+        ok = diag_error(o->d, E_FILE_FORMAT, LOC_WHAT(map->name),
+                        "the file looks like a PyTorch pickle, which pfqc does not read");
+        diag_hint(o->d, "save the model as safetensors");
+    } else if (looks_like(map, CK_GGUF)) {
         Gguf *g = NEW(o->a, Gguf);
         f.format = CK_GGUF;
-        ok = gguf_parse(o->d, o->a, map, g);
         f.gguf = g;
-    } else if (map->size >= 9 && map->data[8] == '{') {
+        ok = gguf_parse(o->d, o->a, map, g);
+    } else if (looks_like(map, CK_SAFETENSORS)) {
         Safetensors *s = NEW(o->a, Safetensors);
         f.format = CK_SAFETENSORS;
-        ok = st_parse(o->d, o->a, map, s);
         f.st = s;
-    } else {
+        ok = st_parse(o->d, o->a, map, s);
+    } else
         ok = diag_error(o->d, E_FILE_FORMAT, LOC_WHAT(map->name),
                         "the file is neither safetensors nor GGUF");
-        if (map->size >= 2 && (memcmp(map->data, "PK", 2) == 0 || map->data[0] == 0x80))
-            diag_hint(o->d, "it looks like a PyTorch pickle; save the model with safetensors");
-    }
     vec_push(o->a, &o->file, f); /* also when bad: ck_close unmaps it */
     return ok;
 }

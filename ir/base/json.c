@@ -240,10 +240,9 @@ const Json *json_parse(Diag *d, Arena *a, const Source *src)
         return NULL;
     }
     Scan s = {.d = d, .a = a, .src = src, .p = src->text, .end = src->text + src->n};
-    if (!utf8_valid((Str){src->text, src->n})) {
-        size_t i = 0;
-        while (utf8_valid((Str){src->text, i + 1}) || utf8_valid((Str){src->text, i + 2}) || utf8_valid((Str){src->text, i + 3})) i++;
-        bad(&s, src->text + i, "the file is not valid UTF-8");
+    size_t valid = utf8_prefix((Str){src->text, src->n});
+    if (valid != src->n) {
+        bad(&s, src->text + valid, "the file is not valid UTF-8");
         return NULL;
     }
     if (!scan_value(&s, 0)) return NULL;

@@ -6,23 +6,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-bool utf8_valid(Str s)
+size_t utf8_prefix(Str s)
 {
-    for (size_t i = 0; i < s.n;) {
+    size_t i = 0;
+    while (i < s.n) {
         u8 c = (u8)s.p[i];
         size_t k = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
-        if (!k || s.n - i < k) return false;
+        if (!k || s.n - i < k) return i;
         u32 cp = k == 1 ? c : c & (0xffu >> (k + 1));
         for (size_t j = 1; j < k; j++) {
             u8 d = (u8)s.p[i + j];
-            if ((d & 0xc0) != 0x80) return false;
+            if ((d & 0xc0) != 0x80) return i;
             cp = cp << 6 | (d & 0x3f);
         }
-        if ((k == 3 && cp < 0x800) || (k == 4 && cp < 0x10000) || cp > 0x10ffff || (cp >= 0xd800 && cp < 0xe000)) return false;
+        if ((k == 3 && cp < 0x800) || (k == 4 && cp < 0x10000) || cp > 0x10ffff || (cp >= 0xd800 && cp < 0xe000)) return i;
         i += k;
     }
-    return true;
+    return i;
 }
+
+bool utf8_valid(Str s) { return utf8_prefix(s) == s.n; }
 
 static void sb_room(StrBuf *b, size_t more)
 {

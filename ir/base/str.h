@@ -23,6 +23,7 @@ static inline bool str_starts(Str a, const char *b)
     return a.n >= n && memcmp(a.p, b, n) == 0;
 }
 bool utf8_valid(Str s);
+size_t utf8_prefix(Str s); /* bytes before the first that is not valid UTF-8 */
 
 /* Builder: grows in an arena; sb.p is always NUL-terminated after the first append. */
 typedef struct StrBuf {
