@@ -50,27 +50,22 @@ PFQ_INLINE F load_kv(const char *row, int32_t d) {
     return f_load(v);
 }
 
-/* Lane i of the result is the sum of v[i]. Halves are folded pairwise; the order comes out bit-reversed. */
-PFQ_INLINE F sum16(F v[16]) {
-    PFQ_UNROLL for (int32_t i = 0; i < 8; i++) {
-        F a = v[i], b = v[i + 8];
-        v[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-               __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    }
-    PFQ_UNROLL for (int32_t i = 0; i < 4; i++) {
-        F a = v[i], b = v[i + 4];
-        v[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-               __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-    }
-    PFQ_UNROLL for (int32_t i = 0; i < 2; i++) {
-        F a = v[i], b = v[i + 2];
-        v[i] = __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
-               __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
-    }
-    F a = v[0], b = v[1];
-    F r = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-          __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    return __builtin_shufflevector(r, r, 0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15);
+/* Folding: sums of lanes of two vectors side by side, until a lane is a whole sum. */
+PFQ_INLINE F fold8(F a, F b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+PFQ_INLINE F fold4(F a, F b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+PFQ_INLINE F fold2(F a, F b) {
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+}
+PFQ_INLINE F fold1(F a, F b) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
 /* Transposes a 16 x 16 block in place: four rounds of exchanging halves. */
@@ -101,27 +96,57 @@ PFQ_INLINE void transpose16(F v[16]) {
 
 /* ---- one token ---- */
 
-/* Scores of n <= BLOCK keys with one query, s[BLOCK]; lanes from n on are NONE. */
-PFQ_INLINE F decode_scores(const float *q, const char *k, int32_t n, float *s) {
-    F top = f_set(NONE);
-    for (int32_t j = 0; j < BLOCK; j += 16) {
-        if (j >= n) {
-            f_store(s + j, f_set(NONE));
-            continue;
+/* Products of g queries with keys j and j + 1, folded once. Keys past `last` repeat it. */
+PFQ_INLINE void two_keys(const float *q, const char *k, int32_t j, int32_t last, int32_t g, F *sums) {
+    const int32_t D = c_head_dim;
+    const char *k0 = k + pfq_min(j, last) * kv_row(), *k1 = k + pfq_min(j + 1, last) * kv_row();
+    F acc[GROUP][2];
+    PFQ_UNROLL for (int32_t h = 0; h < g; h++) acc[h][0] = acc[h][1] = f_set(0.0f);
+    for (int32_t d = 0; d < D; d += 16) {
+        F x0 = load_kv(k0, d), x1 = load_kv(k1, d);
+        PFQ_UNROLL for (int32_t h = 0; h < g; h++) {
+            F y = f_load_n(q + h * D + d, D - d);
+            acc[h][0] = f_fma(x0, y, acc[h][0]);
+            acc[h][1] = f_fma(x1, y, acc[h][1]);
         }
-        F v[16];
-        PFQ_UNROLL for (int32_t i = 0; i < 16; i++) {
-            const char *row = k + pfq_min(j + i, n - 1) * kv_row();
-            F acc = f_set(0.0f);
-            for (int32_t d = 0; d < c_head_dim; d += 16)
-                acc = f_fma(f_load_n(q + d, c_head_dim - d), load_kv(row, d), acc);
-            v[i] = acc;
-        }
-        F r = f_sel(i_lanes() < i_set(n - j), sum16(v) * f_set(c_scale), f_set(NONE));
-        f_store(s + j, r);
-        top = f_max(top, r);
     }
-    return top;
+    PFQ_UNROLL for (int32_t h = 0; h < g; h++) sums[h] = fold8(acc[h][0], acc[h][1]);
+}
+
+/* Scores of 16 keys from j on with g queries. */
+PFQ_INLINE void sixteen_keys(const float *q, const char *k, int32_t j, int32_t last, int32_t g, F *scores) {
+    F a[GROUP], b[GROUP], four[4][GROUP];
+    PFQ_UNROLL for (int32_t c = 0; c < 4; c++) {
+        two_keys(q, k, j + 4 * c, last, g, a);
+        two_keys(q, k, j + 4 * c + 2, last, g, b);
+        PFQ_UNROLL for (int32_t h = 0; h < g; h++) four[c][h] = fold4(a[h], b[h]);
+    }
+    PFQ_UNROLL for (int32_t h = 0; h < g; h++)
+        scores[h] = fold1(fold2(four[0][h], four[1][h]), fold2(four[2][h], four[3][h])) * f_set(c_scale);
+}
+
+/* Scores of n <= BLOCK keys with g queries, p[h][BLOCK]; those from n on are NONE. top[h] gets their maximum. */
+PFQ_INLINE void decode_scores(const float *q, const char *k, int32_t n, int32_t g, float p[GROUP][BLOCK], F *top) {
+    F s[GROUP];
+    PFQ_UNROLL for (int32_t h = 0; h < g; h++) top[h] = f_set(NONE);
+    int32_t j = 0;
+    for (; j + 16 <= n; j += 16) {
+        sixteen_keys(q, k, j, j + 15, g, s);
+        PFQ_UNROLL for (int32_t h = 0; h < g; h++) {
+            f_store(p[h] + j, s[h]);
+            top[h] = f_max(top[h], s[h]);
+        }
+    }
+    for (; j < BLOCK; j += 16) {
+        PFQ_UNROLL for (int32_t h = 0; h < g; h++) s[h] = f_set(NONE);
+        if (j < n)
+            sixteen_keys(q, k, j, n - 1, g, s);
+        PFQ_UNROLL for (int32_t h = 0; h < g; h++) {
+            F r = f_sel(i_lanes() < i_set(n - j), s[h], f_set(NONE));
+            f_store(p[h] + j, r);
+            top[h] = f_max(top[h], r);
+        }
+    }
 }
 
 /* o[d .. d + 16 * m) of g heads: o = o * corr + sum of p * v over n keys. */
@@ -156,8 +181,10 @@ PFQ_INLINE void decode_heads(const PfqArgs *a, int32_t kv, int32_t h0, int32_t g
     }
     for (int32_t j = first_key(a->pos), n; j < end; j += n) {
         n = pfq_min(BLOCK - j % BLOCK, end - j);
-        for (int32_t h = 0; h < g; h++) {
-            float m = f_hmax(decode_scores(q + h * D, k + j * kv_row(), n, p[h]));
+        F best[GROUP];
+        decode_scores(q, k + j * kv_row(), n, g, p, best);
+        PFQ_UNROLL for (int32_t h = 0; h < g; h++) {
+            float m = f_hmax(best[h]);
             m = m > top[h] ? m : top[h];
             corr[h] = f_exp(f_set(top[h] - m))[0];
             top[h] = m;
