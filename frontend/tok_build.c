@@ -144,14 +144,14 @@ bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool b
     } else if (!written) {
         print = model;
     }
-    if (written) tokb_added(b, text, (i32)id, false);
+    if (written) tokb_added(b, text, text, (i32)id, false);
     u8 kind = (u8)((special ? PFQ_TOKK_SPECIAL : 0) | (special && rstrip ? PFQ_TOKK_RSTRIP : 0));
     return tokb_token(b, loc, id, model, print, kind, in_model);
 }
 
-void tokb_added(TokBuilder *b, Str text, i32 id, bool normalised)
+void tokb_added(TokBuilder *b, Str text, Str name, i32 id, bool normalised)
 {
-    TokAdded t = {text, id, normalised};
+    TokAdded t = {text, name, id, normalised};
     if (text.n > 0) vec_push(b->a, &b->added, t);
 }
 
@@ -277,19 +277,18 @@ void tokb_mark_eog(TokBuilder *b)
         "<|eom|>", "<|EOT|>", "<end_of_turn>", "<|end_of_turn|>", "<turn|>", "<|return|>", "<|call|>",
         "<|end_of_sentence|>", "<|END_OF_TURN_TOKEN|>", "<|user_end|>", "<EOT>", "_<EOT>",
         "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"};
-    for (u32 id = 0; id < b->tok.n; id++) {
-        TokItem *t = b->tok.at + id;
-        if ((i32)id == b->eos) t->kind |= PFQ_TOKK_EOG;
-        if (!(t->kind & PFQ_TOKK_SPECIAL)) continue;
+    if (b->eos >= 0) b->tok.at[b->eos].kind |= PFQ_TOKK_EOG;
+    for (u32 i = 0; i < b->added.n; i++) {
+        u8 *kind = &b->tok.at[b->added.at[i].id].kind;
         for (size_t k = 0; k < sizeof names / sizeof *names; k++)
-            if (str_is(t->print, names[k])) t->kind |= PFQ_TOKK_EOG;
+            if ((*kind & PFQ_TOKK_SPECIAL) && str_is(b->added.at[i].name, names[k])) *kind |= PFQ_TOKK_EOG;
     }
 }
 
 static i32 added_by_text(const TokBuilder *b, Str s)
 {
     for (u32 i = 0; i < b->added.n; i++)
-        if (str_eq(b->tok.at[b->added.at[i].id].print, s)) return b->added.at[i].id;
+        if (str_eq(b->added.at[i].name, s)) return b->added.at[i].id;
     return -1;
 }
 

@@ -15,7 +15,8 @@ typedef struct TokItem {
 } TokItem;
 
 typedef struct TokAdded { /* text that becomes a token wherever it stands */
-    Str text;
+    Str text;        /* what is looked for: the name, normalised if `normalised` */
+    Str name;        /* as the file writes it */
     i32 id;
     bool normalised; /* looked for after normalisation, else before */
 } TokAdded;
@@ -65,7 +66,7 @@ enum { TOKB_NORMAL = 1, TOKB_UNKNOWN, TOKB_CONTROL, TOKB_USER, TOKB_UNUSED, TOKB
  * rstrip: if special, it swallows the white space after it. */
 bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool byte_level, bool rstrip);
 
-void tokb_added(TokBuilder *b, Str text, i32 id, bool normalised);
+void tokb_added(TokBuilder *b, Str text, Str name, i32 id, bool normalised);
 bool tokb_stage(TokBuilder *b, Loc loc, PfqTokSplit s);
 
 /* The stages and normalisation of a pre-tokenizer by its name in GGUF files (tokenizer.ggml.pre). */

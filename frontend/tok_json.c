@@ -10,7 +10,10 @@ typedef struct Reader {
     Map vocab;        /* the vocabulary as the file spells it -> id */
     bool byte_level;  /* a ByteLevel pre-tokenizer: the vocabulary is written in the byte alphabet */
     bool meta_early;  /* the normalizer turns spaces into U+2581 */
-    bool strip;       /* the decoder drops a leading space */
+    bool strip;       /* the decoder drops a leading space, */
+    bool print_meta;  /* turns U+2581 into spaces, */
+    bool print_bytes; /* turns <0xNN> into bytes, */
+    bool fused;       /* has joined the tokens */
 } Reader;
 
 static const char META[] = "\xe2\x96\x81";
@@ -228,6 +231,51 @@ static bool read_pre_tokenizer(Reader *r, const Json *v)
     return true;
 }
 
+/* ---- decoder ---- */
+
+static bool decoder_part(Reader *r, const Json *v)
+{
+    Str type;
+    bool regex;
+    if (!part_type(r, v, &type)) return false;
+    if (r->byte_level) {
+        if (str_is(type, "ByteLevel")) return true;
+        return refuse(r, v, "decoder of a byte-level vocabulary", type, "ByteLevel");
+    }
+    if (str_is(type, "ByteFallback")) return r->print_bytes = true;
+    if (str_is(type, "Fuse")) return r->fused = true;
+    if (str_is(type, "Replace") && str_is(pattern_of(json_get(v, "pattern"), &regex), META) && !regex &&
+        str_is(str_or_empty(json_get(v, "content")), " "))
+        return r->print_meta = true;
+    if (str_is(type, "Metaspace") && str_is(str_or_empty(json_get(v, "replacement")), META)) {
+        r->print_meta = true;
+        Str scheme = str_or_empty(json_get(v, "prepend_scheme"));
+        r->strip = scheme.n ? !str_is(scheme, "never") : flag(v, "add_prefix_space", true);
+        return true;
+    }
+    if (str_is(type, "Strip") && r->fused && str_is(str_or_empty(json_get(v, "content")), " ")) {
+        i64 start = 0, stop = 0;
+        if (!json_need_int(r->d, r->src, v, "start", 0, 1, &start) || !json_need_int(r->d, r->src, v, "stop", 0, 0, &stop))
+            return false;
+        r->strip = start == 1;
+        return true;
+    }
+    return refuse(r, v, "decoder", type, "ByteLevel, Metaspace, or Replace of U+2581, ByteFallback, Fuse, Strip of one space");
+}
+
+static bool read_decoder(Reader *r, const Json *root, const Json *v)
+{
+    Str type;
+    const Json *part;
+    u32 n;
+    if (is_null(v)) return refuse(r, root, "decoder", STR("null"), "ByteLevel, Metaspace, Sequence");
+    if (!component(r, v, "decoders", &type, &part, &n)) return false;
+    for (u32 i = 0; i < n; i++)
+        if (!decoder_part(r, part + i)) return false;
+    if (r->strip) r->b.flags |= PFQ_TOKF_STRIP;
+    return true;
+}
+
 /* ---- model ---- */
 
 /* What merging sees of a vocabulary string; false if it cannot be reached by merging. */
@@ -248,12 +296,12 @@ static bool read_vocab(Reader *r, const Json *vocab)
         bool in_model = model_string(r, key, &model);
         print = in_model ? model : key;
         int byte = r->byte_level ? -1 : tokb_byte_name(key);
-        if (byte >= 0 && (r->b.flags & PFQ_TOKF_CHARS)) {
+        if (byte >= 0 && (r->b.flags & PFQ_TOKF_CHARS)) r->b.byte[byte] = (u32)v->i;
+        if (byte >= 0 && r->print_bytes) {
             char *p = arena_strdup(r->b.a, "", 1);
             p[0] = (char)byte;
             print = (Str){p, 1};
-            r->b.byte[byte] = (u32)v->i;
-        } else if (r->b.flags & PFQ_TOKF_METASPACE) {
+        } else if (r->print_meta) {
             print = tokb_meta_print(r->b.a, key);
         }
         if (!tokb_token(&r->b, loc, v->i, model, print, 0, in_model)) return false;
@@ -380,13 +428,15 @@ static bool read_added_token(Reader *r, const Json *v)
         return diag_error(r->d, E_TOKENIZER, json_loc(r->src, v),
                           "added token '%.*s' has the id %lld, which the vocabulary contradicts", STRF(content->str),
                           (long long)id);
+    Str text = norm ? normalised(r, content->str) : content->str;
+    Str print = norm && r->meta_early && r->print_meta ? tokb_meta_print(r->b.a, text) : text;
     if (same) {
-        r->b.tok.at[id].print = content->str;
+        r->b.tok.at[id].print = print;
         r->b.tok.at[id].kind |= kind;
-    } else if (!tokb_token(&r->b, json_loc(r->src, v), id, (Str){0}, content->str, kind, false)) {
+    } else if (!tokb_token(&r->b, json_loc(r->src, v), id, (Str){0}, print, kind, false)) {
         return false;
     }
-    tokb_added(&r->b, norm ? normalised(r, content->str) : content->str, (i32)id, norm);
+    tokb_added(&r->b, text, content->str, (i32)id, norm);
     return true;
 }
 
@@ -401,7 +451,7 @@ static bool read_added(Reader *r, const Json *list)
     return true;
 }
 
-/* ---- post-processor and decoder ---- */
+/* ---- post-processor ---- */
 
 static bool read_template(Reader *r, const Json *v)
 {
@@ -445,47 +495,6 @@ static bool read_post_processor(Reader *r, const Json *v)
     return true;
 }
 
-static bool decoder_part(Reader *r, const Json *v)
-{
-    Str type;
-    bool regex;
-    if (!part_type(r, v, &type)) return false;
-    if (r->byte_level) {
-        if (str_is(type, "ByteLevel")) return true;
-        return refuse(r, v, "decoder of a byte-level vocabulary", type, "ByteLevel");
-    }
-    if (str_is(type, "ByteFallback") || str_is(type, "Fuse")) return true;
-    if (str_is(type, "Replace") && str_is(pattern_of(json_get(v, "pattern"), &regex), META) && !regex &&
-        str_is(str_or_empty(json_get(v, "content")), " "))
-        return true;
-    if (str_is(type, "Metaspace")) {
-        Str scheme = str_or_empty(json_get(v, "prepend_scheme"));
-        r->strip = scheme.n ? !str_is(scheme, "never") : flag(v, "add_prefix_space", true);
-        return true;
-    }
-    if (str_is(type, "Strip") && str_is(str_or_empty(json_get(v, "content")), " ")) {
-        i64 start = 0, stop = 0;
-        if (!json_need_int(r->d, r->src, v, "start", 0, 1, &start) || !json_need_int(r->d, r->src, v, "stop", 0, 0, &stop))
-            return false;
-        r->strip = start == 1;
-        return true;
-    }
-    return refuse(r, v, "decoder", type, "ByteLevel; Metaspace, or Replace of U+2581, ByteFallback, Fuse, Strip of one space");
-}
-
-static bool read_decoder(Reader *r, const Json *v)
-{
-    Str type;
-    const Json *part;
-    u32 n;
-    if (is_null(v)) return true;
-    if (!component(r, v, "decoders", &type, &part, &n)) return false;
-    for (u32 i = 0; i < n; i++)
-        if (!decoder_part(r, part + i)) return false;
-    if (r->strip) r->b.flags |= PFQ_TOKF_STRIP;
-    return true;
-}
-
 bool fe_tokenizer_from_json(Diag *d, Arena *a, const Source *src, const TokSpecials *sp, TokBlob *out)
 {
     Reader r = {.d = d, .src = src, .sp = sp};
@@ -498,8 +507,8 @@ bool fe_tokenizer_from_json(Diag *d, Arena *a, const Source *src, const TokSpeci
     tokb_init(&r.b, d, a, json_loc(src, root), declared);
     r.vocab.a = a;
     if (!read_normalizer(&r, json_get(root, "normalizer")) || !read_pre_tokenizer(&r, json_get(root, "pre_tokenizer")) ||
-        !read_model(&r, model) || !read_added(&r, added) ||
-        !read_post_processor(&r, json_get(root, "post_processor")) || !read_decoder(&r, json_get(root, "decoder")))
+        !read_decoder(&r, root, json_get(root, "decoder")) || !read_model(&r, model) || !read_added(&r, added) ||
+        !read_post_processor(&r, json_get(root, "post_processor")))
         return false;
     i32 of_template = r.b.bos;
     tokb_specials(&r.b, sp);
@@ -547,12 +556,12 @@ bool fe_tokenizer_from_vocab(Diag *d, Arena *a, const Source *vocab, const Sourc
         const Json *id = more->at + i;
         if (!id->is_int || !tokb_token(&r.b, json_loc(added, id), id->i, (Str){0}, more->key[i], PFQ_TOKK_SPECIAL, false))
             return diag_error(d, E_TOKENIZER, json_loc(added, id), "not the id of an added token");
-        tokb_added(&r.b, more->key[i], (i32)id->i, false);
+        tokb_added(&r.b, more->key[i], more->key[i], (i32)id->i, false);
     }
     u32 end = tokb_sym(&r.b, STR("<|endoftext|>")); /* GPT-2 has it in its vocabulary */
     if (!more && end != PFQ_TOK_NONE) {
         r.b.tok.at[end].kind |= PFQ_TOKK_SPECIAL;
-        tokb_added(&r.b, STR("<|endoftext|>"), (i32)end, false);
+        tokb_added(&r.b, STR("<|endoftext|>"), STR("<|endoftext|>"), (i32)end, false);
         r.b.bos = r.b.eos = (i32)end;
     }
     tokb_specials(&r.b, sp);

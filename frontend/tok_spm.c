@@ -239,7 +239,7 @@ bool fe_tokenizer_from_tiktoken(Diag *d, Arena *a, const Source *src, const TokS
     for (u32 k = 0; k < LLAMA3_SPECIAL; k++) {
         Str name = llama3_special(a, k);
         if (!tokb_token(&b, loc, LLAMA3_RANKS + k, (Str){0}, name, PFQ_TOKK_SPECIAL, false)) return false;
-        tokb_added(&b, name, (i32)(LLAMA3_RANKS + k), false);
+        tokb_added(&b, name, name, (i32)(LLAMA3_RANKS + k), false);
     }
     b.stage[0] = PFQ_SPLIT_LLAMA3;
     b.ignore_merges = true;

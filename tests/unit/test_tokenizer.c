@@ -147,6 +147,146 @@ static void vectors_phi2_json(void **s)
     vectors("tokenizers/phi-2/tokenizer.json", "gpt-2", runs);
 }
 
+/* ---- small tokenizers of every kind, with ids from the reference libraries (tests/tools/make_tokenizers.py) ---- */
+
+static const Json *json_file(Fixture *f, const char *path)
+{
+    Source *src = NEW(&f->a, Source);
+    assert_true(io_read_text(&f->d, &f->a, path, 64 << 20, src));
+    const Json *v = json_parse(&f->d, &f->a, src);
+    if (!v) diag_flush(&f->d);
+    assert_non_null(v);
+    return v;
+}
+
+static size_t ids_of(const Json *list, i32 *ids, size_t cap)
+{
+    assert_in_range(list->n, 0, cap);
+    for (u32 i = 0; i < list->n; i++)
+        ids[i] = (i32)list->at[i].i;
+    return list->n;
+}
+
+/* What the reference decodes to; it has U+FFFD where we keep bytes that are no UTF-8. */
+static void check_decoded(Fixture *f, const i32 *ids, size_t n, Str want)
+{
+    size_t len;
+    char *s = pfq_tok_decode(&f->t, ids, n, false, &len);
+    assert_non_null(s);
+    if (!memmem(want.p, want.n, "\xef\xbf\xbd", 3)) {
+        if (len != want.n || memcmp(s, want.p, len) != 0)
+            fail_msg("decoded to \"%s\", expected \"%.*s\"", s, STRF(want));
+    }
+    free(s);
+}
+
+static void small_tokenizer(const char *file, const char *ids_name)
+{
+    enum { MAX_IDS = 1024 };
+    Fixture f = {0};
+    i32 want[MAX_IDS];
+    open_or_skip(&f, arena_printf(&f.a, "tests/data/tokenizers/%s", file));
+    const Json *texts = json_file(&f, "tests/data/tokenizers/texts.json");
+    const Json *ids = json_file(&f, arena_printf(&f.a, "tests/data/tokenizers/%s.ids.json", ids_name));
+    const Json *special = json_get(ids, "special"), *plain = json_get(ids, "plain"), *decoded = json_get(ids, "decoded");
+    assert_int_equal(plain->n, texts->n);
+    for (u32 i = 0; i < texts->n; i++) {
+        size_t n = ids_of(plain->at + i, want, MAX_IDS);
+        check_ids(&f, file, texts->at[i].str, 0, want, n);
+        check_decoded(&f, want, n, decoded->at[i].str);
+        if (special->n == 0) continue;
+        n = ids_of(special->at + i, want, MAX_IDS);
+        check_ids(&f, file, texts->at[i].str, PFQ_TOK_SPECIAL | PFQ_TOK_POLICY, want, n);
+    }
+    arena_free(&f.a);
+}
+
+static void small_tokenizers(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"gpt2", "smollm", "prefix", "falcon", "deepseek-coder", "deepseek3", "llama3", "qwen2",
+                                        "o200k", "llama2", "metaspace-first", "metaspace-split", "unknown"};
+    char file[64];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(file, sizeof file, "%s.json", names[i]);
+        small_tokenizer(file, names[i]);
+    }
+    small_tokenizer("smollm.gguf", "smollm");
+    small_tokenizer("llama-spm.gguf", "llama-spm");
+    small_tokenizer("sentencepiece.model", "sentencepiece");
+}
+
+/* ---- vectors of swift-transformers: a long text, and short cases with ids and decoded text ---- */
+
+static void long_text(Fixture *f, const char *name, unsigned flags)
+{
+    i32 want[1024];
+    const Json *v = json_file(f, data_path(&f->a, arena_printf(&f->a, "tokenizer-vectors/%s.json", name)));
+    size_t n = ids_of(json_get(v, "token_ids"), want, 1024);
+    check_ids(f, name, json_get(v, "text")->str, flags, want, n);
+    check_decoded(f, want, n, json_get(v, "text")->str);
+}
+
+/* The decoded text of these cases went through a clean-up that no tokenizer file asks for; the input is compared. */
+static void short_cases(Fixture *f, const char *name)
+{
+    const Json *all = json_file(f, data_path(&f->a, "tokenizer-vectors/hf-tokenizer_tests.json"));
+    const Json *cases = json_get(all, name);
+    assert_non_null(cases);
+    for (u32 i = 0; i < cases->n; i++) {
+        i32 want[256];
+        Str text = json_get(cases->at + i, "input")->str;
+        size_t n = ids_of(json_get(json_get(cases->at + i, "encoded"), "input_ids"), want, 256);
+        check_ids(f, name, text, PFQ_TOK_POLICY | PFQ_TOK_SPECIAL, want, n);
+        check_decoded(f, want, n, text);
+    }
+}
+
+static void hf_llama2(void **state)
+{
+    (void)state;
+    Fixture f = {0};
+    open_or_skip(&f, data_path(&f.a, "tokenizers/llama2/tokenizer.model"));
+    long_text(&f, "hf-llama_encoded", PFQ_TOK_POLICY);
+    short_cases(&f, "coreml-projects/Llama-2-7b-chat-coreml");
+    arena_free(&f.a);
+}
+
+static void hf_llama3(void **state)
+{
+    (void)state;
+    Fixture f = {0};
+    open_or_skip(&f, data_path(&f.a, "tokenizers/llama3/tokenizer.model"));
+    long_text(&f, "hf-llama_3.2_encoded", PFQ_TOK_POLICY);
+    short_cases(&f, "pcuenq/Llama-3.2-1B-Instruct-tokenizer");
+    assert_true(pfq_tok_is_eog(&f.t, 128009) && pfq_tok_is_special(&f.t, 128006));
+    arena_free(&f.a);
+}
+
+/* GPT-2's folder has no configuration that would name its pre-tokenizer, so it is named here. */
+static void hf_gpt2(void **state)
+{
+    (void)state;
+    Fixture f = {0};
+    Source vocab, merges;
+    const char *dir = data_path(&f.a, "tokenizers/gpt2");
+    if (!io_exists(dir)) {
+        print_message("skipped: %s is not here\n", dir);
+        skip();
+    }
+    diag_init(&f.d, &f.a);
+    assert_true(io_read_text(&f.d, &f.a, io_join(&f.a, dir, "vocab.json"), 64 << 20, &vocab));
+    assert_true(io_read_text(&f.d, &f.a, io_join(&f.a, dir, "merges.txt"), 64 << 20, &merges));
+    assert_true(fe_tokenizer_from_vocab(&f.d, &f.a, &vocab, &merges, NULL, "gpt-2", NULL, &f.blob));
+    assert_null(pfq_tok_open(&f.t, f.blob.data, f.blob.n));
+    long_text(&f, "hf-gpt2_encoded_tokens", 0);
+    short_cases(&f, "distilgpt2");
+    TokBlob refused;
+    f.d.silent = true;
+    assert_false(fe_tokenizer_load(&f.d, &f.a, dir, &refused));
+    arena_free(&f.a);
+}
+
 static void smollm2_wikitext(void **state)
 {
     (void)state;
@@ -188,9 +328,11 @@ static void tinystories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(small_tokenizers),
         cmocka_unit_test(vectors_gpt2_gguf), cmocka_unit_test(vectors_deepseek),  cmocka_unit_test(vectors_spm_gguf),
         cmocka_unit_test(vectors_phi3_gguf), cmocka_unit_test(vectors_phi3_json), cmocka_unit_test(vectors_phi2_json),
         cmocka_unit_test(vectors_qwen2),     cmocka_unit_test(vectors_llama2),    cmocka_unit_test(vectors_llama3),
+        cmocka_unit_test(hf_llama2),         cmocka_unit_test(hf_llama3),         cmocka_unit_test(hf_gpt2),
         cmocka_unit_test(smollm2_wikitext),  cmocka_unit_test(tinystories),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
