@@ -7,7 +7,6 @@
  * the same. One warm-up run comes before the measured ones.
  */
 #include "runtime/cli.h"
-#include "runtime/cpu.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,52 +31,48 @@ typedef struct ReadJob {
     size_t bytes;
 } ReadJob;
 
-typedef int64_t Lane __attribute__((vector_size(32)));
-
-/* Xors one block together. Eight accumulators keep loads in flight; compiled for AVX2 and for any
- * x86-64. */
-static inline __attribute__((always_inline)) void read_block(const char *p, Lane sum[8])
-{
-    for (size_t i = 0; i < READ_BLOCK; i += 8 * sizeof(Lane)) {
-        for (size_t k = 0; k < 8; k++) {
-            sum[k] ^= *(const Lane *)(p + i + k * sizeof(Lane));
-        }
+/* Defines void NAME(arg, tid, nt): xors this thread's share of the data together. The share is read
+ * as READ_STREAMS streams in turns of a block, with eight loads in flight, which keeps more of the
+ * memory system busy than one stream does. The result goes to memory, so that the loads cannot be
+ * left out. (A macro: see DEFINE_EXP in sample.c.) */
+#define DEFINE_READ(NAME, TARGET, LANES)                                                           \
+    typedef int64_t Lanes_##NAME __attribute__((vector_size(8 * LANES)));                          \
+                                                                                                   \
+    TARGET static void NAME(void *arg, int tid, int nt)                                            \
+    {                                                                                              \
+        const ReadJob *job = arg;                                                                  \
+        size_t blocks = job->bytes / READ_BLOCK, from = blocks * (size_t)tid / (size_t)nt;         \
+        size_t share = blocks * ((size_t)tid + 1) / (size_t)nt - from;                             \
+        size_t each = (share + READ_STREAMS - 1) / READ_STREAMS;                                   \
+        Lanes_##NAME a = {0}, b = a, c = a, d = a, e = a, f = a, g = a, h = a;                     \
+        for (size_t i = 0; i < each; i++) {                                                        \
+            for (size_t at = i; at < share; at += each) {                                          \
+                const char *block = job->data + (from + at) * READ_BLOCK;                          \
+                const Lanes_##NAME *p = (const Lanes_##NAME *)block;                               \
+                const Lanes_##NAME *end = (const Lanes_##NAME *)(block + READ_BLOCK);              \
+                for (; p < end; p += 8) {                                                          \
+                    a ^= p[0];                                                                     \
+                    b ^= p[1];                                                                     \
+                    c ^= p[2];                                                                     \
+                    d ^= p[3];                                                                     \
+                    e ^= p[4];                                                                     \
+                    f ^= p[5];                                                                     \
+                    g ^= p[6];                                                                     \
+                    h ^= p[7];                                                                     \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        volatile Lanes_##NAME sink = a ^ b ^ c ^ d ^ e ^ f ^ g ^ h;                                \
+        (void)sink;                                                                                \
     }
-}
 
-/* Each thread reads its share as READ_STREAMS streams in turns of a block, which keeps more of the
- * memory system busy than one stream does. The sum goes to memory, so that the loads cannot be left
- * out. */
-static inline __attribute__((always_inline)) void read_share(const ReadJob *job, int tid, int nt)
-{
-    size_t blocks = job->bytes / READ_BLOCK;
-    size_t from = blocks * (size_t)tid / (size_t)nt,
-           share = blocks * ((size_t)tid + 1) / (size_t)nt - from;
-    size_t each = (share + READ_STREAMS - 1) / READ_STREAMS;
-    Lane sum[8] = {{0}};
-    for (size_t i = 0; i < each; i++) {
-        for (size_t at = i; at < share; at += each) {
-            read_block(job->data + (from + at) * READ_BLOCK, sum);
-        }
-    }
-    volatile Lane sink = sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
-    (void)sink;
-}
-
-static void read_any(void *arg, int tid, int nt)
-{
-    read_share(arg, tid, nt);
-}
-
-__attribute__((target("avx2"))) static void read_avx2(void *arg, int tid, int nt)
-{
-    read_share(arg, tid, nt);
-}
+DEFINE_READ(read_sse2, , 2)
+DEFINE_READ(read_avx2, __attribute__((target("avx2"))), 4)
 
 static double read_gb_s(PfqEngine *e, uint64_t bytes)
 {
     ReadJob job = {e->exec.weights, bytes};
-    PfqJob *read = pfq_cpu_features() & PFQ_CPU_AVX2 ? read_avx2 : read_any;
+    PfqJob *read = __builtin_cpu_supports("avx2") ? read_avx2 : read_sse2;
     double start = pfq_now(), now = start;
     int64_t passes = 0;
     do {

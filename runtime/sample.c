@@ -27,68 +27,83 @@ uint64_t pfq_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-/* ---- exp, two lanes at a time ---- */
+/* ---- exp ---- */
 
-/* exp(x) = 2^k * exp(r), k = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by its Taylor series to
+/* Defines void exp_NAME(VEC *v): exp of each lane, and sum_exp_NAME(v, n, max): sum_i exp(v[i] -
+ * max) for n a multiple of
+ * 8. Arithmetic is elementwise and never contracted, and the sum always has eight lanes: SSE2 and
+ * AVX2 give the same bits. (A macro, because the compiler splits vectors of an inline function
+ * before it knows who inlines it.)
+ *
+ * exp(x) = 2^k * exp(r), k = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by its Taylor series to
  * r^13. Adding 1.5 * 2^52 leaves k in the low mantissa bits, ready to be shifted into the exponent.
- */
-static __m128d exp2lanes(__m128d x)
-{
-    const __m128d magic = _mm_set1_pd(0x1.8p52);
-    const __m128d floor_x = _mm_set1_pd(-708.0);
-    static const double c[] = {1.0 / 6227020800,
-                               1.0 / 479001600,
-                               1.0 / 39916800,
-                               1.0 / 3628800,
-                               1.0 / 362880,
-                               1.0 / 40320,
-                               1.0 / 5040,
-                               1.0 / 720,
-                               1.0 / 120,
-                               1.0 / 24,
-                               1.0 / 6,
-                               0.5,
-                               1.0,
-                               1.0};
-    __m128d live = _mm_cmpge_pd(x, floor_x); /* also false for NaN */
-    x = _mm_and_pd(x, live);
-    __m128d t = _mm_add_pd(_mm_mul_pd(x, _mm_set1_pd(0x1.71547652b82fep0)), magic);
-    __m128d k = _mm_sub_pd(t, magic);
-    __m128d r = _mm_sub_pd(x, _mm_mul_pd(k, _mm_set1_pd(0x1.62e42fefa38p-1)));
-    r = _mm_sub_pd(r, _mm_mul_pd(k, _mm_set1_pd(0x1.ef35793c7673p-45)));
-    __m128d p = _mm_set1_pd(c[0]);
-    for (size_t i = 1; i < sizeof c / sizeof *c; i++) {
-        p = _mm_add_pd(_mm_mul_pd(p, r), _mm_set1_pd(c[i]));
+ * Below -708 (and for NaN) the result is 0. */
+#define DEFINE_EXP(NAME, TARGET, LANES)                                                            \
+    typedef double Vec_##NAME __attribute__((vector_size(8 * LANES)));                             \
+    typedef int64_t Bits_##NAME __attribute__((vector_size(8 * LANES)));                           \
+    typedef float Floats_##NAME __attribute__((vector_size(4 * LANES), aligned(4)));               \
+                                                                                                   \
+    TARGET static inline void exp_##NAME(Vec_##NAME *v)                                            \
+    {                                                                                              \
+        Bits_##NAME live = *v >= -708.0;                                                           \
+        Vec_##NAME x = (Vec_##NAME)((Bits_##NAME) * v & live);                                     \
+        Vec_##NAME t = x * 0x1.71547652b82fep0 + 0x1.8p52;                                         \
+        Vec_##NAME k = t - 0x1.8p52;                                                               \
+        Vec_##NAME r = x - k * 0x1.62e42fefa38p-1 - k * 0x1.ef35793c7673p-45;                      \
+        Vec_##NAME p = r * (1.0 / 6227020800) + 1.0 / 479001600;                                   \
+        p = p * r + 1.0 / 39916800;                                                                \
+        p = p * r + 1.0 / 3628800;                                                                 \
+        p = p * r + 1.0 / 362880;                                                                  \
+        p = p * r + 1.0 / 40320;                                                                   \
+        p = p * r + 1.0 / 5040;                                                                    \
+        p = p * r + 1.0 / 720;                                                                     \
+        p = p * r + 1.0 / 120;                                                                     \
+        p = p * r + 1.0 / 24;                                                                      \
+        p = p * r + 1.0 / 6;                                                                       \
+        p = p * r + 0.5;                                                                           \
+        p = p * r + 1.0;                                                                           \
+        p = p * r + 1.0;                                                                           \
+        Bits_##NAME scale = ((Bits_##NAME)t << 52) + 0x3ff0000000000000;                           \
+        *v = (Vec_##NAME)((Bits_##NAME)(p * (Vec_##NAME)scale) & live);                            \
+    }                                                                                              \
+                                                                                                   \
+    TARGET static double sum_exp_##NAME(const float *v, int32_t n, double max)                     \
+    {                                                                                              \
+        Vec_##NAME sum[8 / LANES];                                                                 \
+        double lane[8];                                                                            \
+        memset(sum, 0, sizeof sum);                                                                \
+        for (int32_t i = 0; i < n; i += 8) {                                                       \
+            for (int32_t j = 0; j < 8 / LANES; j++) {                                              \
+                const Floats_##NAME *f = (const Floats_##NAME *)(v + i + j * LANES);               \
+                Vec_##NAME x = __builtin_convertvector(*f, Vec_##NAME) - max;                      \
+                exp_##NAME(&x);                                                                    \
+                sum[j] += x;                                                                       \
+            }                                                                                      \
+        }                                                                                          \
+        memcpy(lane, sum, sizeof sum);                                                             \
+        return ((lane[0] + lane[1]) + (lane[2] + lane[3])) +                                       \
+               ((lane[4] + lane[5]) + (lane[6] + lane[7]));                                        \
     }
-    __m128i scale = _mm_slli_epi64(_mm_castpd_si128(t), 52);
-    scale = _mm_add_epi64(scale, _mm_castpd_si128(_mm_set1_pd(1.0)));
-    return _mm_and_pd(_mm_mul_pd(p, _mm_castsi128_pd(scale)), live);
-}
+
+DEFINE_EXP(sse2, , 2)
+DEFINE_EXP(avx2, __attribute__((target("avx2"))), 4)
 
 double pfq_exp(double x)
 {
-    return _mm_cvtsd_f64(exp2lanes(_mm_set1_pd(x)));
+    Vec_sse2 v = {x, x};
+    exp_sse2(&v);
+    return v[0];
 }
 
-/* sum_i exp(v[i] - max), summed in eight lanes whatever the machine. */
 static double sum_exp(const float *v, int32_t n, double max)
 {
-    __m128d sum[4] = {_mm_setzero_pd(), _mm_setzero_pd(), _mm_setzero_pd(), _mm_setzero_pd()};
-    __m128d top = _mm_set1_pd(max);
-    int32_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        __m128 a = _mm_loadu_ps(v + i), b = _mm_loadu_ps(v + i + 4);
-        sum[0] = _mm_add_pd(sum[0], exp2lanes(_mm_sub_pd(_mm_cvtps_pd(a), top)));
-        sum[1] = _mm_add_pd(sum[1], exp2lanes(_mm_sub_pd(_mm_cvtps_pd(_mm_movehl_ps(a, a)), top)));
-        sum[2] = _mm_add_pd(sum[2], exp2lanes(_mm_sub_pd(_mm_cvtps_pd(b), top)));
-        sum[3] = _mm_add_pd(sum[3], exp2lanes(_mm_sub_pd(_mm_cvtps_pd(_mm_movehl_ps(b, b)), top)));
+    int32_t even = n - n % 8;
+    double sum =
+        __builtin_cpu_supports("avx2") ? sum_exp_avx2(v, even, max) : sum_exp_sse2(v, even, max);
+    for (int32_t i = even; i < n; i++) {
+        sum += pfq_exp((double)v[i] - max);
     }
-    __m128d all = _mm_add_pd(_mm_add_pd(sum[0], sum[1]), _mm_add_pd(sum[2], sum[3]));
-    double total = _mm_cvtsd_f64(all) + _mm_cvtsd_f64(_mm_unpackhi_pd(all, all));
-    for (; i < n; i++) {
-        total += pfq_exp((double)v[i] - max);
-    }
-    return total;
+    return sum;
 }
 
 /* ---- the largest ---- */
@@ -97,16 +112,16 @@ static float max_of(const float *v, int32_t n)
 {
     /* maxps gives its second operand when either is NaN, so a NaN in v never replaces the maximum
      * so far. */
-    __m128 m[4];
-    m[0] = m[1] = m[2] = m[3] = _mm_set1_ps(-INFINITY);
+    __m128 a = _mm_set1_ps(-INFINITY), b = a, c = a, d = a;
     int32_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        for (int32_t j = 0; j < 4; j++) {
-            m[j] = _mm_max_ps(_mm_loadu_ps(v + i + 4 * j), m[j]);
-        }
+        a = _mm_max_ps(_mm_loadu_ps(v + i), a);
+        b = _mm_max_ps(_mm_loadu_ps(v + i + 4), b);
+        c = _mm_max_ps(_mm_loadu_ps(v + i + 8), c);
+        d = _mm_max_ps(_mm_loadu_ps(v + i + 12), d);
     }
     float lane[4], best = -INFINITY;
-    _mm_storeu_ps(lane, _mm_max_ps(_mm_max_ps(m[0], m[1]), _mm_max_ps(m[2], m[3])));
+    _mm_storeu_ps(lane, _mm_max_ps(_mm_max_ps(a, b), _mm_max_ps(c, d)));
     for (int32_t j = 0; j < 4; j++) {
         best = lane[j] > best ? lane[j] : best;
     }
@@ -215,22 +230,44 @@ static double uniform(PfqSampler *s)
     return (double)(pfq_random(&s->state) >> 11) * 0x1p-53;
 }
 
-/* Draws from c[0..n), with weights exp((logit - max) / temp). */
+/* Weights exp((logit - max) / temp) of c[0..8); 0 for those from n on. */
+static void weights(const PfqCandidate *c, int32_t n, double max, double temp, double w[8])
+{
+    for (int32_t i = 0; i < 8; i += 2) {
+        Vec_sse2 v = {-INFINITY, -INFINITY};
+        for (int32_t j = 0; j < 2 && i + j < n; j++) {
+            v[j] = ((double)c[i + j].logit - max) / temp;
+        }
+        exp_sse2(&v);
+        memcpy(w + i, &v, sizeof v);
+    }
+}
+
+static double mass_of(const PfqCandidate *c, int32_t n, double max, double temp)
+{
+    double mass = 0, w[8];
+    for (int32_t i = 0; i < n; i += 8) {
+        weights(c + i, n - i, max, temp, w);
+        for (int32_t j = 0; j < 8; j++) {
+            mass += w[j];
+        }
+    }
+    return mass;
+}
+
 static int32_t draw(PfqSampler *s, const PfqCandidate *c, int32_t n, double max)
 {
-    double total = 0;
-    for (int32_t i = 0; i < n; i++) {
-        total += pfq_exp(((double)c[i].logit - max) / s->temp);
-    }
-    double left = uniform(s) * total;
+    double left = uniform(s) * mass_of(c, n, max, s->temp), w[8];
     int32_t pick = 0;
-    for (int32_t i = 0; i < n; i++) {
-        double w = pfq_exp(((double)c[i].logit - max) / s->temp);
-        if (w > 0) {
-            pick = i;
-            left -= w;
+    for (int32_t i = 0; i < n; i += 8) {
+        weights(c + i, n - i, max, s->temp, w);
+        for (int32_t j = 0; j < 8; j++) {
+            pick = w[j] > 0
+                       ? i + j
+                       : pick; /* rounding may leave a little at the end: the last possible one */
+            left -= w[j];
             if (left < 0) {
-                break;
+                return c[pick].id;
             }
         }
     }
@@ -243,6 +280,17 @@ static bool cut_before(const PfqSampler *s, int32_t i, double w, double mass, do
     return i > 0 && (mass >= s->top_p * total || w < s->min_p);
 }
 
+/* Candidates of at least `floor`, all of them for -infinity; returns how many. */
+static int32_t gather(PfqSampler *s, const float *logits, double floor)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->vocab; i++) {
+        s->cand[n] = candidate(logits, i);
+        n += (double)s->cand[n].logit >= floor;
+    }
+    return n;
+}
+
 int32_t pfq_sample(PfqSampler *s, const float *logits)
 {
     int32_t best = pfq_argmax(logits, s->vocab);
@@ -253,11 +301,8 @@ int32_t pfq_sample(PfqSampler *s, const float *logits)
     PfqCandidate *c = s->cand;
     if (s->top_k > 0 && s->top_k < s->vocab) {
         int32_t k = s->top_k, n = 0;
-        double total = 0;
         pfq_top(logits, s->vocab, k, c);
-        for (int32_t i = 0; i < k; i++) {
-            total += pfq_exp((double)c[i].logit - max);
-        }
+        double total = mass_of(c, k, max, 1);
         for (double w; n < k; n++, mass += w) {
             w = pfq_exp((double)c[n].logit - max);
             if (cut_before(s, n, w, mass, total)) {
@@ -266,15 +311,18 @@ int32_t pfq_sample(PfqSampler *s, const float *logits)
         }
         return draw(s, c, n, max);
     }
-    for (int32_t i = 0; i < s->vocab; i++) {
-        c[i] = candidate(logits, i);
-    }
     if (s->top_p >= 1 && s->min_p <= 0) {
+        gather(s, logits, -INFINITY);
         return draw(s, c, s->vocab, max);
     }
-    /* All candidates: take them off a heap from the best down, only as many as are kept. */
-    int32_t left = s->vocab, n = 0;
+    /* All candidates: take them off a heap from the best down, only as many as are kept; the heap
+     * leaves out what cannot be kept (below min_p) or hardly ever is (below e^-16), unless the rest
+     * falls short of top_p. */
     double total = sum_exp(logits, s->vocab, max);
+    int32_t left = gather(s, logits, max - (s->min_p > 0 ? 1e-3 - log(s->min_p) : 16)), n = 0;
+    if (s->min_p <= 0 && mass_of(c, left, max, 1) < s->top_p * total) {
+        left = gather(s, logits, -INFINITY);
+    }
     heapify(c, left, true);
     for (double w; left > 0; n++, mass += w) {
         w = pfq_exp((double)c[0].logit - max);
