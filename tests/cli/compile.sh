@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# What a compile leaves behind: the same bytes anywhere, readable sources that compile by themselves, whole files or none.
+set -eu
+sample=$(cd "$(dirname "$0")/../../samples/tinystories" && pwd)
+case $PFQC in /*) ;; *) PFQC=$PWD/$PFQC ;; esac
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+targets=cpu:x86-64-v3,cpu:icelake-server
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+compile() { "$PFQC" "$sample/model.json" --recipe w4a16 --target $targets "$@" 2>"$tmp/err" || { cat "$tmp/err"; return 1; }; }
+
+# 1. Same bytes in another folder, time zone, locale, umask, with another number of threads.
+mkdir -p "$tmp/a" "$tmp/b/deep er"
+compile -o "$tmp/a/out" --threads 1
+(cd "$tmp/b/deep er" && { export TZ=Asia/Tokyo LC_ALL=de_DE.UTF-8 TMPDIR="$tmp/b" HOME=/; } 2>/dev/null && compile -o "out 2" --threads 3)
+diff -r "$tmp/a/out" "$tmp/b/deep er/out 2" || fail "the outputs differ"
+name=$(cd "$tmp/a/out" && ls *.weights)
+name=${name%.weights}
+out=$tmp/a/out
+
+# 2. Nothing in the outputs names a folder of this machine.
+if grep -rlaF -e "$tmp" -e "$sample" -e "$(dirname "$PFQC")" "$out"; then fail "a path leaked"; fi
+
+# 3. The program runs with every variant that this CPU has, from another folder.
+"$out/$name" self-test >"$tmp/self" 2>&1 || { cat "$tmp/self"; fail "self-test"; }
+first=
+for v in avx512vnni avx2; do
+    if ids=$(cd / && "$out/$name" logits --tokens 1,80,147,201 --top 3 --cpu $v 2>"$tmp/err"); then
+        ids=$(grep -oE '\[[0-9]+,' <<<"$ids")
+        [ -z "$first" ] || [ "$ids" = "$first" ] || fail "variants disagree: $ids, $first"
+        first=$ids
+    else
+        grep -q "$v" "$tmp/err" || fail "no sentence about $v: $(cat "$tmp/err")"
+    fi
+done
+
+# 4. The sources compile by themselves; the kernels name no function that is not theirs.
+clang=$(command -v clang-19 || true)
+cc -std=c17 -Wall -Wextra -Werror -c "$out/src/model.c" -o "$tmp/model.o"
+for k in "$out"/src/kernels/*.c; do
+    [ -n "$clang" ] || break
+    (cd "$(dirname "$k")" && $clang -O3 -std=gnu17 -march=x86-64-v3 -ffp-contract=off -fno-math-errno -c "$k" -o "$tmp/k.o")
+    und=$(nm -u "$tmp/k.o" | grep -vE ' (mem(cpy|set|move)|_GLOBAL_OFFSET_TABLE_)$' || true)
+    [ -z "$und" ] || fail "$k needs $und"
+done
+nm "$out/$name" | grep -qE ' avx2_linear_' || fail "kernels have no symbols"
+
+# 5. Weights inside: one file that works alone.
+compile -o "$tmp/e" --embed-weights
+[ ! -e "$tmp/e/$name.weights" ] || fail "--embed-weights left a weights file"
+mkdir "$tmp/moved" && mv "$tmp/e/$name" "$tmp/moved/renamed"
+"$tmp/moved/renamed" self-test >"$tmp/self" 2>&1 || { cat "$tmp/self"; fail "self-test of the embedded weights"; }
+
+# 6. No C compiler, or a failing one: one error, exit 1, no program, nothing temporary.
+refused() { # PFQC_CC, expected text
+    rm -rf "$tmp/r"
+    local status=0
+    PFQC_CC=$1 "$PFQC" "$sample/model.json" --target cpu:x86-64-v3 -o "$tmp/r" 2>"$tmp/err" || status=$?
+    [ $status -eq 1 ] || fail "PFQC_CC=$1 ended with status $status"
+    grep -q "error\[E0604\].*$2" "$tmp/err" || fail "PFQC_CC=$1 said: $(cat "$tmp/err")"
+    [ "$(grep -c 'error\[' "$tmp/err")" -eq 1 ] || fail "more than one error: $(cat "$tmp/err")"
+    [ -z "$(find "$tmp/r" -maxdepth 1 -name "$name*")" ] || fail "left $(ls "$tmp/r")"
+    [ -z "$(find "$tmp/r" -name '*.tmp*')" ] || fail "left temporary files"
+}
+refused /nowhere/cc "cannot be run"
+refused false "failed with status 1"
+refused true "wrote no program"
+
+# 7. Unknown targets name what there is.
+if "$PFQC" "$sample/model.json" --target cpu:znver44 -o "$tmp/r" 2>"$tmp/err"; then fail "accepted cpu:znver44"; fi
+grep -q "error\[E0601\]" "$tmp/err" && grep -q "did you mean cpu:znver4" "$tmp/err" && grep -q "cpu:sapphirerapids" "$tmp/err" || fail "said: $(cat "$tmp/err")"
+
+# 8. An output folder that cannot be: one error.
+touch "$tmp/file"
+if "$PFQC" "$sample/model.json" -o "$tmp/file" 2>"$tmp/err"; then fail "wrote into a file"; fi
+grep -q "error\[E0702\]" "$tmp/err" || fail "said: $(cat "$tmp/err")"
+echo "compile: same bytes anywhere, sources stand alone, refusals are clean"
