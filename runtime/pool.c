@@ -1,7 +1,7 @@
 /* Thread pool and barrier. Contract: pool.h and abi.h. */
 #include "runtime/pool.h"
 
-#include <errno.h>
+#include <fcntl.h>
 #include <immintrin.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -98,13 +98,31 @@ void pfq_barrier(PfqBarrier *b)
     }
 }
 
+/* cgroup v2's "QUOTA PERIOD" in microseconds as a number of cores, rounded up; 0 when there is no
+ * limit. */
+static long quota_cores(void)
+{
+    char text[64];
+    int fd = open("/sys/fs/cgroup/cpu.max", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+    if (fd >= 0) {
+        close(fd);
+    }
+    text[n > 0 ? n : 0] = 0;
+    char *end;
+    long quota = strtol(text, &end, 10), period = strtol(end, NULL, 10);
+    return quota > 0 && period > 0 ? (quota - 1) / period + 1 : 0;
+}
+
 int pfq_usable_cores(void)
 {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) {
-        return CPU_COUNT(&set);
+    long n = sysconf(_SC_NPROCESSORS_ONLN), quota = quota_cores();
+    if (sched_getaffinity(0, sizeof set, &set) ==
+        0) { /* fails when the mask does not fit: over 1024 CPUs */
+        n = CPU_COUNT(&set);
     }
-    long n = sysconf(_SC_NPROCESSORS_ONLN); /* more than 1024 CPUs: the mask does not fit */
+    n = quota > 0 && quota < n ? quota : n;
     return n < 1 ? 1 : n > PFQ_MAX_THREADS ? PFQ_MAX_THREADS : (int)n;
 }
 

@@ -18,7 +18,9 @@
 typedef struct PfqPool PfqPool;
 typedef void PfqJob(void *arg, int tid, int nt);
 
-int pfq_usable_cores(void); /* by the scheduler's affinity mask, >= 1 */
+/* Cores this process may keep busy, >= 1: the scheduler's affinity mask, cut to the container's CPU
+ * quota if it has one (spinning threads beyond it would use up the quota waiting). */
+int pfq_usable_cores(void);
 
 /* 1 <= nt <= PFQ_MAX_THREADS. NULL when memory or threads cannot be had. */
 PfqPool *pfq_pool_start(int nt, PfqErr *err);

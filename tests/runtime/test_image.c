@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "runtime/image.h"
@@ -167,6 +168,36 @@ static void wrong_files_are_named(void **state)
     free(b.bytes);
 }
 
+/* A file that shrinks under a running program ends it with a message, not a signal. */
+static void shrinking_file_is_an_error(void **state)
+{
+    (void)state;
+    Built b = build();
+    put(b.bytes, b.n);
+    free(b.bytes);
+    int pipe_fd[2], status = 0;
+    assert_int_equal(pipe(pipe_fd), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        PfqImage im;
+        PfqErr err;
+        dup2(pipe_fd[1], 2);
+        if (!pfq_image_open(&im, path, "m", id, &err) || truncate(path, 65536) != 0) {
+            _exit(7);
+        }
+        pfq_image_prefault(&im);
+        _exit(*(const volatile char *)(im.data + 70000) == 1 ? 8 : 9);
+    }
+    char message[200] = "";
+    close(pipe_fd[1]);
+    assert_true(read(pipe_fd[0], message, sizeof message - 1) > 0);
+    close(pipe_fd[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    assert_non_null(strstr(message, "became shorter"));
+}
+
 static void sizes_that_wrap_are_refused(void **state)
 {
     (void)state;
@@ -186,6 +217,7 @@ int main(void)
         cmocka_unit_test(every_bit_of_the_header_counts),
         cmocka_unit_test(truncation_is_refused),
         cmocka_unit_test(wrong_files_are_named),
+        cmocka_unit_test(shrinking_file_is_an_error),
         cmocka_unit_test(sizes_that_wrap_are_refused),
     };
     return cmocka_run_group_tests_name("image", tests, NULL, NULL);
