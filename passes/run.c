@@ -1,4 +1,5 @@
 /* Running a pipeline: order of stages, verification, dumps, times. */
+#include "passes/numerics.h"
 #include "passes/pass.h"
 
 #include "ir/base/meter.h"
@@ -133,7 +134,9 @@ static bool run_pass(PassCx *cx, const PassInfo *info, const PassOptions *o)
 bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o)
 {
     Arena a = {0};
+    Numerics num = {0};
     bool ok = check_names(d, o) && ir_verify(d, m) && (!o->dump_dir || io_mkdirs(d, o->dump_dir)) && dump(d, &a, m, o, 0, "import");
+    if (ok && o->verify_numerics) ok = numerics_start(&num, d, m);
     for (u32 i = 0; ok && i < p->calls.n; i++) {
         const PassInfo *info = &pass_info[p->calls.at[i].pass];
         PassCx cx = {.m = m, .d = d, .a = &a, .call = &p->calls.at[i]};
@@ -143,10 +146,11 @@ bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o)
         ok = run_pass(&cx, info, o);
         if (o->time_passes) fprintf(stderr, "%8.3f ms  %-22s %6u changes, %u ops\n", (now_seconds() - start) * 1e3, info->name, cx.changes, count_ops(m));
         if (ok && named(o->print_after, info->name)) print_to_stderr(m, &a, "after", info->name);
-        ok = ok && dump(d, &a, m, o, i + 1, info->name);
+        ok = ok && dump(d, &a, m, o, i + 1, info->name) && (!o->verify_numerics || numerics_check(&num, &cx, info));
         arena_reset(&a, mark);
         if (o->stop_after && strcmp(o->stop_after, info->name) == 0) break;
     }
+    numerics_end(&num);
     arena_free(&a);
     return ok;
 }
