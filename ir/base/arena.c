@@ -65,12 +65,13 @@ ArenaMark arena_mark(const Arena *a) { return (ArenaMark){a->top, a->used}; }
 
 void arena_reset(Arena *a, ArenaMark m)
 {
+    bool older = a->top != m.top; /* then a->used is of a block that goes, and all of m.top may have been used */
     while (a->top != m.top) {
         ArenaBlock *b = a->top;
         a->top = b->below;
         free(b);
     }
-    if (a->top) memset(a->top->data + m.used, 0, (m.top == a->top ? a->used : a->top->size) - m.used);
+    if (a->top) memset(a->top->data + m.used, 0, (older ? a->top->size : a->used) - m.used);
     a->used = m.used;
 }
 
