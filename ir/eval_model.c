@@ -116,9 +116,8 @@ static bool run_decode(Eval *e, u32 fn, const i32 *tokens, i64 n, i64 pos0, bool
 
 static bool run_phases(Eval *e, u32 prefill, u32 logits, const i32 *tokens, i64 n, i64 pos0, bool all, Logits *l)
 {
-    const Fn *f = &e->m->fns.at[prefill];
-    i64 chunk = f->params.n ? type_of(e->m, f->params.at[0])->dim[0] : 0;
-    if (chunk <= 0) chunk = CHUNK_DEFAULT;
+    i64 chunk = ir_meta_get_int(e->m, "chunk", CHUNK_DEFAULT);
+    if (chunk < 1) return ev_fail(e, NULL, "the module's chunk is %lld", (long long)chunk);
     for (i64 i = 0; i < n; i += chunk) {
         u32 mark = e->keep.n;
         i64 t = n - i < chunk ? n - i : chunk;
