@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "ir/compare.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -125,8 +127,141 @@ static void test_recipes(void **state)
         }
 }
 
+/* ---- numerics: recipes and single passes against the evaluator, in f64 ---- */
+
+static Pipeline pipeline(Diag *d, const char *text)
+{
+    Source *src = NEW(d->a, Source);
+    *src = (Source){"test", text, strlen(text)};
+    Pipeline p = {0};
+    assert_true(pipeline_parse(d, d->a, src, &p));
+    return p;
+}
+
+static bool run(Diag *d, Module *m, const char *text, const PassOptions *o)
+{
+    Pipeline p = pipeline(d, text);
+    PassOptions each = {.verify_each = true};
+    return passes_run(d, m, &p, o ? o : &each);
+}
+
+enum { TOKENS = 7 };
+
+static double *logits(Diag *d, Module *m, bool decode, i64 *n)
+{
+    const i32 tokens[TOKENS] = {3, 1, 4, 1, 5, 9, 2};
+    double *v = compare_logits(d, m, tokens, TOKENS, decode, d->a, n);
+    diag_flush(d);
+    assert_non_null(v);
+    return v;
+}
+
+/* SQNR of the logits after the pipeline, in dB; the worse of prefill and decode. */
+static double sqnr_after(const TinyLlama *t, const char *text)
+{
+    Arena a = {0};
+    Diag d;
+    diag_init(&d, &a);
+    Module *m = tiny_llama(&d, t);
+    i64 n, k;
+    double *ref = logits(&d, m, false, &n);
+    bool ok = run(&d, m, text, NULL);
+    diag_flush(&d);
+    assert_true(ok);
+    double worst = compare_values(ref, logits(&d, m, false, &k), n).sqnr_db;
+    assert_int_equal(n, k);
+    if (ir_fn(m, "decode")) worst = fmin(worst, compare_values(ref, logits(&d, m, true, &k), n).sqnr_db);
+    arena_free(&a);
+    return worst;
+}
+
+static void test_exact_passes(void **state)
+{
+    (void)state;
+    static const char *const text[] = {
+        "canonicalise", "cse,dce", "fuse-norm", "untie,fuse-norm", "merge-linears", "fuse-norm,merge-linears,cse,dce",
+        "phases{chunk=4,rows=4}", "phases{chunk=4,rows=4},fuse", "fuse-norm,merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,layout,memory",
+    };
+    for (u32 s = 0; s < N_SHAPES; s++)
+        for (u32 i = 0; i < sizeof text / sizeof *text; i++) {
+            double db = sqnr_after(&shapes[s], text[i]);
+            if (db < 240) fail_msg("%s on shape %u: %.1f dB", text[i], s, db);
+        }
+}
+
+static void test_quantising_passes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        double db; /* at least; far below what is measured, far above what a mistake gives */
+    } row[] = {
+        {"quantize-weights{bits=8,sym}", 40},
+        {"quantize-weights{bits=8,group=16}", 40},
+        {"quantize-weights{bits=4,group=8}", 20},
+        {"quantize-weights{bits=8,sym},quantize-activations{dtype=s16}", 40},
+        {"quantize-weights{bits=8,sym},quantize-activations{dtype=s8},lower,dce", 35},
+        {"quantize-weights{bits=4,group=32,only=layers},quantize-activations{dtype=s16,group=32},lower,dce", 22},
+        {"phases{chunk=4,rows=4,kv=f16}", 70},
+    };
+    for (u32 s = 0; s < N_SHAPES; s++)
+        for (u32 i = 0; i < sizeof row / sizeof *row; i++) {
+            double db = sqnr_after(&shapes[s], row[i].text);
+            if (db < row[i].db) fail_msg("%s on shape %u: %.1f dB, expected %.0f", row[i].text, s, db, row[i].db);
+        }
+}
+
+/* lower changes nothing but rounding: the integers are those of the quantisers. */
+static void test_lower_is_exact(void **state)
+{
+    (void)state;
+    static const char *const quantise[] = {
+        "quantize-weights{bits=8,sym},quantize-activations{dtype=s16}",
+        "quantize-weights{bits=4,group=32},quantize-activations{dtype=s16,group=32}",
+        "quantize-weights{bits=4,group=8},quantize-activations{dtype=s8}",
+    };
+    for (u32 s = 0; s < N_SHAPES; s++)
+        for (u32 i = 0; i < 3; i++) {
+            Arena a = {0};
+            Diag d;
+            diag_init(&d, &a);
+            Module *m = tiny_llama(&d, &shapes[s]);
+            i64 n, k;
+            assert_true(run(&d, m, quantise[i], NULL));
+            double *ref = logits(&d, m, false, &n);
+            assert_true(run(&d, m, "lower,dce", NULL));
+            u32 lowered = 0, left = 0;
+            for (OpId o = 1; o < m->ops.n; o++) lowered += op_at(m, o)->kind == OP_QLINEAR, left += op_at(m, o)->kind == OP_LINEAR;
+            assert_int_equal(lowered, 7 * shapes[s].layers + 1);
+            assert_int_equal(left, 0);
+            assert_true(compare_values(ref, logits(&d, m, false, &k), n).sqnr_db > 60);
+            arena_free(&a);
+        }
+}
+
+static void test_recipes_numerics(void **state)
+{
+    (void)state;
+    static const double bound[] = {240, 20, 36};
+    for (u32 s = 0; s < N_SHAPES; s++)
+        for (u32 r = 0; r < 3; r++) {
+            Arena a = {0};
+            Diag d;
+            diag_init(&d, &a);
+            i64 n, k;
+            Module *plain = tiny_llama(&d, &shapes[s]), *m = compiled(&d, &shapes[s], recipes[r]);
+            double *ref = logits(&d, plain, false, &n);
+            double prefill = compare_values(ref, logits(&d, m, false, &k), n).sqnr_db, decode = compare_values(ref, logits(&d, m, true, &k), n).sqnr_db;
+            if (prefill < bound[r] || decode < bound[r]) fail_msg("%s on shape %u: %.1f and %.1f dB", recipes[r], s, prefill, decode);
+            arena_free(&a);
+        }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_recipes)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_recipes),         cmocka_unit_test(test_exact_passes),     cmocka_unit_test(test_quantising_passes),
+        cmocka_unit_test(test_lower_is_exact),  cmocka_unit_test(test_recipes_numerics),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
