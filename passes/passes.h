@@ -100,6 +100,6 @@ typedef struct PassOptions {
 /* Runs the pipeline on m. */
 bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o);
 
-void passes_list(StrBuf *b); /* the table for --help: name, options, doc */
+void passes_list(StrBuf *b); /* docs/passes.md */
 
 #endif

@@ -201,11 +201,24 @@ bool pipeline_parse(Diag *d, Arena *a, const Source *src, Pipeline *out)
     return ok;
 }
 
+static const char *const kind_text[] = {"exact", "quantising", "exact up to how quantisers round", "exact with kv=f32, else quantising"};
+
 void passes_list(StrBuf *b)
 {
+    sb_str(b, "# Passes\n\nWritten by `pfqc doc passes` from passes/passes.def. A pipeline is a list of them, with options in braces:\n"
+              "`fuse-norm,quantize-weights{bits=4,group=32}`. Lists are joined by `+`.\n");
     for (u32 i = 0; i < pass_count; i++) {
-        sb_printf(b, "  %s", pass_info[i].name);
-        if (*pass_info[i].options) sb_printf(b, "{%s}", pass_info[i].options);
-        sb_printf(b, "\n      %s\n", pass_info[i].doc);
+        sb_printf(b, "\n## %s\n\n%s. Numerics: %s.\n", pass_info[i].name, pass_info[i].doc, kind_text[pass_info[i].kind]);
+        const char *p = pass_info[i].options;
+        OptDecl o;
+        for (bool first = true; next_decl(&p, &o); first = false)
+            sb_printf(b, "%s- `%.*s`: %.*s%s%.*s\n", first ? "\n" : "", STRF(o.name), STRF(o.type), o.def.n ? ", default " : "", STRF(o.def));
+    }
+    sb_str(b, "\n# Recipes\n");
+    for (u32 i = 0; recipe_builtin_name(i); i++) {
+        Diag d;
+        Recipe r;
+        diag_init(&d, b->a);
+        if (recipe_load(&d, b->a, recipe_builtin_name(i), &r)) sb_printf(b, "\n- `%s`: %s\n", r.name, r.doc);
     }
 }
