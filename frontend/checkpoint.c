@@ -172,30 +172,37 @@ static bool open_any(Opener *o, const char *path)
 
 /* ---- one view ---- */
 
+static const CkTensor *tensors_of(const CkFile *f, u32 *n)
+{
+    *n = f->st ? f->st->n_tensors : f->gguf->n_tensors;
+    return f->st ? f->st->tensor : f->gguf->tensor;
+}
+
 static bool add_tensors(Opener *o, Checkpoint *ck)
 {
     u64 total = 0;
+    u32 n = 0;
     for (u32 i = 0; i < ck->n_files; i++)
-        total += ck->file[i].st ? ck->file[i].st->n_tensors : ck->file[i].gguf->n_tensors;
+        tensors_of(&ck->file[i], &n), total += n;
     if (total > CK_MAX_TENSORS)
         return diag_error(o->d, E_LIMIT, LOC_NONE, "%llu tensors, more than the limit of %d",
                           (unsigned long long)total, CK_MAX_TENSORS);
-    CkTensor *t = NEWN(o->a, CkTensor, total);
     ck->used = NEWN(o->a, u8, total);
-    ck->tensor = t;
+    CkTensor *all = ck->n_files > 1 ? NEWN(o->a, CkTensor, total) : NULL;
+    ck->tensor = all ? all : ck->n_files ? tensors_of(&ck->file[0], &n) : NULL;
     for (u32 i = 0; i < ck->n_files; i++) {
-        const CkFile *f = &ck->file[i];
-        u32 n = f->st ? f->st->n_tensors : f->gguf->n_tensors;
-        if (n) memcpy(t + ck->n_tensors, f->st ? f->st->tensor : f->gguf->tensor, n * sizeof *t);
+        const CkTensor *t = tensors_of(&ck->file[i], &n);
         for (u32 k = 0; k < n; k++, ck->n_tensors++) {
-            t[ck->n_tensors].file = i;
             bool added;
-            u32 *at = map_put(&ck->index, t[ck->n_tensors].name, &added);
+            u32 *at = map_put(&ck->index, t[k].name, &added);
             if (!added)
-                return diag_error(o->d, E_FILE_FORMAT, LOC_WHAT(f->map.name),
-                                  "tensor '%s' is also in %s", ck_show(o->a, t[ck->n_tensors].name),
-                                  ck->file[t[*at].file].map.name);
+                return diag_error(o->d, E_FILE_FORMAT, LOC_WHAT(ck->file[i].map.name),
+                                  "tensor '%s' is also in %s", ck_show(o->a, t[k].name),
+                                  ck->file[ck->tensor[*at].file].map.name);
             *at = ck->n_tensors;
+            if (!all) continue;
+            all[ck->n_tensors] = t[k];
+            all[ck->n_tensors].file = i;
         }
     }
     return true;

@@ -15,7 +15,7 @@
 #include "ir/base/io.h"
 #include "ir/base/json.h"
 
-enum { ST_MAX_HEADER = 100000000, ST_MAX_RANK = CK_MAX_RANK };
+enum { ST_MAX_HEADER = 100000000, ST_MAX_RANK = CK_MAX_RANK, ST_MAX_META = 65536 };
 
 typedef struct StMeta { /* one entry of __metadata__ */
     Str key, value;

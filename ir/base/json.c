@@ -7,13 +7,7 @@
 
 /* ---- strict scanner ---- */
 
-typedef struct Scan {
-    Diag *d;
-    Arena *a;
-    const Source *src;
-    const char *p, *end;
-    VEC(u32) off, len; /* of every value, in preorder */
-} Scan;
+typedef JsonPull Scan;
 
 static bool bad(Scan *s, const char *at, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 static bool bad(Scan *s, const char *at, const char *fmt, ...)
@@ -171,6 +165,115 @@ static bool scan_value(Scan *s, int depth)
     return ok;
 }
 
+/* ---- pull reader ---- */
+
+bool json_pull_init(JsonPull *j, Diag *d, Arena *a, const Source *src)
+{
+    *j = (JsonPull){.d = d, .a = a, .src = src, .p = src->text, .end = src->text + src->n};
+    if (src->n > UINT32_MAX) return diag_error(d, E_LIMIT, (Loc){.src = src}, "a JSON document of more than 4 GiB");
+    size_t valid = utf8_prefix((Str){src->text, src->n});
+    return valid == src->n || bad(j, src->text + valid, "the file is not valid UTF-8");
+}
+
+bool json_pull_end(JsonPull *j)
+{
+    skip_space(j);
+    return j->p == j->end || bad(j, j->p, "expected the end of the file, found %s", found(j));
+}
+
+bool json_pull_peek(JsonPull *j, JsonKind *kind, Loc *loc)
+{
+    skip_space(j);
+    char c = j->p < j->end ? *j->p : 0;
+    *loc = (Loc){.src = j->src, .off = (size_t)(j->p - j->src->text), .len = 1};
+    if (c == '{') *kind = JSON_OBJECT;
+    else if (c == '[') *kind = JSON_ARRAY;
+    else if (c == '"') *kind = JSON_STRING;
+    else if (c == 't' || c == 'f') *kind = JSON_BOOL;
+    else if (c == 'n') *kind = JSON_NULL;
+    else if (c == '-' || (c >= '0' && c <= '9')) *kind = JSON_NUMBER;
+    else return bad(j, j->p, "expected a value, found %s", found(j));
+    return true;
+}
+
+bool json_pull_more(JsonPull *j, bool first, char close, bool *more)
+{
+    skip_space(j);
+    *more = !(j->p < j->end && *j->p == close);
+    if (!*more) return j->p++, true;
+    if (first) return true;
+    if (j->p >= j->end || *j->p != ',') return bad(j, j->p, "expected ',' or '%c', found %s", close, found(j));
+    j->p++;
+    return true;
+}
+
+static void put_utf8(char **out, u32 c)
+{
+    char *o = *out;
+    if (c < 0x80) *o++ = (char)c;
+    else if (c < 0x800) *o++ = (char)(0xc0 | c >> 6), *o++ = (char)(0x80 | (c & 63));
+    else if (c < 0x10000) *o++ = (char)(0xe0 | c >> 12), *o++ = (char)(0x80 | (c >> 6 & 63)), *o++ = (char)(0x80 | (c & 63));
+    else *o++ = (char)(0xf0 | c >> 18), *o++ = (char)(0x80 | (c >> 12 & 63)), *o++ = (char)(0x80 | (c >> 6 & 63)), *o++ = (char)(0x80 | (c & 63));
+    *out = o;
+}
+
+/* The text between the quotes of a string that scan_string accepted; decoding never makes it longer. */
+static Str unescape(Scan *s, Str raw)
+{
+    if (!memchr(raw.p, '\\', raw.n)) return raw;
+    char *start = arena_alloc(s->a, raw.n + 1, 1, 1), *o = start;
+    Scan in = {.d = s->d, .a = s->a, .src = s->src, .p = raw.p, .end = raw.p + raw.n};
+    while (in.p < in.end) {
+        char c = *in.p++;
+        if (c == '\\') {
+            static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
+            c = *in.p++;
+            const char *at = strchr(from, c);
+            u32 hi, lo;
+            if (c != 'u') *o++ = at ? to[at - from] : c;
+            else if (scan_hex4(&in, &hi)) {
+                if (hi >= 0xd800 && hi < 0xdc00) {
+                    in.p += 2;
+                    if (scan_hex4(&in, &lo)) hi = 0x10000 + ((hi - 0xd800) << 10) + (lo - 0xdc00);
+                }
+                put_utf8(&o, hi);
+            }
+        } else *o++ = c;
+    }
+    return (Str){start, (size_t)(o - start)};
+}
+
+bool json_pull_str(JsonPull *j, Str *out, Loc *loc)
+{
+    skip_space(j);
+    const char *start = j->p;
+    if (start >= j->end || *start != '"') return bad(j, start, "expected a string in quotes, found %s", found(j));
+    if (!scan_string(j)) return false;
+    *loc = (Loc){.src = j->src, .off = (size_t)(start - j->src->text), .len = (size_t)(j->p - start)};
+    *out = unescape(j, (Str){start + 1, loc->len - 2});
+    return true;
+}
+
+bool json_pull_key(JsonPull *j, Str *out, Loc *loc)
+{
+    if (!json_pull_str(j, out, loc)) return false;
+    skip_space(j);
+    if (j->p >= j->end || *j->p != ':') return bad(j, j->p, "expected ':' after the key, found %s", found(j));
+    j->p++;
+    return true;
+}
+
+bool json_pull_number(JsonPull *j, Str *out, Loc *loc)
+{
+    skip_space(j);
+    const char *start = j->p;
+    if (start >= j->end) return bad(j, start, "expected a number, found the end of the file");
+    if (!scan_number(j)) return false;
+    *out = (Str){start, (size_t)(j->p - start)};
+    *loc = (Loc){.src = j->src, .off = (size_t)(start - j->src->text), .len = out->n};
+    return true;
+}
+
 /* ---- cJSON tree -> Json tree ---- */
 
 static u32 count(const cJSON *c)
@@ -235,22 +338,10 @@ static bool convert(Scan *s, const cJSON *c, Json *out, u32 *next)
 
 const Json *json_parse(Diag *d, Arena *a, const Source *src)
 {
-    if (src->n > UINT32_MAX) {
-        diag_error(d, E_LIMIT, (Loc){.src = src}, "a JSON document of more than 4 GiB");
-        return NULL;
-    }
-    Scan s = {.d = d, .a = a, .src = src, .p = src->text, .end = src->text + src->n};
-    size_t valid = utf8_prefix((Str){src->text, src->n});
-    if (valid != src->n) {
-        bad(&s, src->text + valid, "the file is not valid UTF-8");
-        return NULL;
-    }
+    Scan s;
+    if (!json_pull_init(&s, d, a, src)) return NULL;
     if (!scan_value(&s, 0)) return NULL;
-    skip_space(&s);
-    if (s.p != s.end) {
-        bad(&s, s.p, "expected the end of the file, found %s", found(&s));
-        return NULL;
-    }
+    if (!json_pull_end(&s)) return NULL;
     cJSON *c = cJSON_ParseWithLength(src->text, src->n);
     if (!c) {
         bad(&s, src->text, "the JSON library refused the document");

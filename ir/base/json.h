@@ -42,6 +42,27 @@ bool json_need_int(Diag *d, const Source *src, const Json *obj, const char *key,
 /* Reports every member whose name is not in names[0..n) (E_JSON_UNKNOWN, with the nearest name as a hint). */
 bool json_only(Diag *d, const Source *src, const Json *obj, const char *const *names, size_t n);
 
+/* Pull reader: the same rules without a tree, for documents whose shape is fixed and which may be huge. The caller
+ * asks for what must come next; a syntax error is reported (E_JSON_SYNTAX) and false returned. Duplicate keys are the
+ * caller's to find, and there is no depth: it has none beyond its own calls. A value must be read before the next
+ * json_pull_more. After peek said '{' or '[', skip that character by j->p++ and loop:
+ *     for (u32 i = 0;; i++) { if (!json_pull_more(j, i == 0, '}', &more)) return false; if (!more) break; ... } */
+typedef struct JsonPull {
+    Diag *d;
+    Arena *a;
+    const Source *src;
+    const char *p, *end;
+    VEC(u32) off, len; /* json_parse: of every value, in preorder */
+} JsonPull;
+
+bool json_pull_init(JsonPull *j, Diag *d, Arena *a, const Source *src); /* also checks UTF-8 and size */
+bool json_pull_end(JsonPull *j);                                        /* nothing may follow */
+bool json_pull_peek(JsonPull *j, JsonKind *kind, Loc *loc);             /* kind of the next value, by its first byte */
+bool json_pull_more(JsonPull *j, bool first, char close, bool *more);
+bool json_pull_key(JsonPull *j, Str *out, Loc *loc); /* and the ':'; a view into the text unless it has escapes */
+bool json_pull_str(JsonPull *j, Str *out, Loc *loc);
+bool json_pull_number(JsonPull *j, Str *out, Loc *loc); /* its text */
+
 void sb_json_str(StrBuf *b, Str s); /* quoted and escaped */
 
 #endif

@@ -17,6 +17,34 @@ static void walk(const Source *src, const Json *v, const Json *parent)
     }
 }
 
+/* The pull reader must see what the tree holds; cJSON decoded the tree's strings, pfqc's own code
+ * these. */
+static void pull(JsonPull *j, const Json *v)
+{
+    JsonKind kind;
+    Loc loc;
+    Str s;
+    bool more;
+    FUZZ_REQUIRE(json_pull_peek(j, &kind, &loc) && kind == v->kind && loc.off == v->off);
+    if (kind == JSON_STRING) {
+        FUZZ_REQUIRE(json_pull_str(j, &s, &loc) && str_eq(s, v->str) && loc.len == v->len);
+    } else if (kind == JSON_NUMBER) {
+        FUZZ_REQUIRE(json_pull_number(j, &s, &loc) && loc.off == v->off && loc.len == v->len);
+    } else if (kind == JSON_BOOL || kind == JSON_NULL) {
+        j->p += v->len;
+    } else {
+        char close = kind == JSON_OBJECT ? '}' : ']';
+        j->p++;
+        for (u32 i = 0; i < v->n; i++) {
+            FUZZ_REQUIRE(json_pull_more(j, i == 0, close, &more) && more);
+            if (kind == JSON_OBJECT)
+                FUZZ_REQUIRE(json_pull_key(j, &s, &loc) && str_eq(s, v->key[i]));
+            pull(j, &v->at[i]);
+        }
+        FUZZ_REQUIRE(json_pull_more(j, v->n == 0, close, &more) && !more);
+    }
+}
+
 static void round_trip(Arena *a, const Json *v)
 {
     Diag d;
@@ -36,7 +64,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     diag_init(&d, &a);
     const Json *root = json_parse(&d, &a, &src);
     fuzz_verdict(&d, root != NULL, 1);
-    if (root) walk(&src, root, NULL);
+    if (root) {
+        JsonPull j;
+        walk(&src, root, NULL);
+        FUZZ_REQUIRE(json_pull_init(&j, &d, &a, &src));
+        pull(&j, root);
+        FUZZ_REQUIRE(json_pull_end(&j));
+    }
     if (root && root->kind == JSON_STRING) round_trip(&a, root);
     arena_free(&a);
     return 0;

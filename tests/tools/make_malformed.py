@@ -129,7 +129,7 @@ def all_gguf():
 # ---- safetensors ----
 
 def entry(dtype="F32", shape=(2, 2), offsets=(0, 16), **more):
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets), **more}
+    return {"dtype": dtype, "shape": shape and list(shape), "data_offsets": list(offsets), **more}
 
 
 def st(name, code, text, header=None, data=16, length=None, raw=None):
@@ -157,7 +157,7 @@ def all_safetensors():
     st("cve-2023-26819-long-number", JSON, "number", raw=good.replace(b"[0, 16]", b"[0, " + b"1" * 600 + b"]"))
     st("lone-surrogate-name", JSON, "surrogate", raw=good.replace(b'"a"', b'"\\ud800"'))
     st("nul-in-name", JSON, "NUL", raw=good.replace(b'"a"', b'"a\\u0000b"'))
-    st("nested-129-deep", JSON, "nesting", raw=b'{"a":' + b"[" * 129 + b"]" * 129 + b"}")
+    st("nested-129-deep", TYPE, "is an array", raw=b'{"a":' + b"[" * 129 + b"]" * 129 + b"}")
     st("duplicate-name", JSON, "appears twice", raw=good[:-1] + b", " + good[1:])
     st("duplicate-field", JSON, "appears twice", raw=good.replace(b'"shape"', b'"dtype": "F32", "shape"'))
     st("tensor-null", TYPE, "is null", {"a": None})
@@ -166,6 +166,7 @@ def all_safetensors():
     st("missing-dtype", MISSING, '"dtype"', {"a": {"shape": [4], "data_offsets": [0, 16]}})
     st("missing-shape", MISSING, '"shape"', {"a": {"dtype": "F32", "data_offsets": [0, 16]}})
     st("missing-offsets", MISSING, '"data_offsets"', {"a": {"dtype": "F32", "shape": [4]}})
+    st1("shape-null", TYPE, "is null", shape=None)
     st1("unknown-field", UNKNOWN, "strides", strides=[2, 1])
     st1("unknown-dtype", DTYPE, '"F6_E2M3"', dtype="F6_E2M3")
     st1("dtype-lower-case", DTYPE, '"f32"', dtype="f32")
@@ -177,7 +178,7 @@ def all_safetensors():
     st1("st-wrap-shape-product-4", FORMAT, "does not fit 63 bits", shape=((1 << 62) + 1, 4))
     st1("zero-hides-overflow", FORMAT, "does not fit 63 bits", shape=(0, 1 << 62, 4), offsets=(0, 0), data=0)
     st1("bytes-wrap", FORMAT, "does not fit 64 bits", dtype="F64", shape=(1 << 61,))
-    st1("rank-9", LIMIT, "9 dimensions", shape=(1, 1, 1, 1, 1, 1, 1, 2, 2))
+    st1("rank-9", LIMIT, "more than 8 dimensions", shape=(1, 1, 1, 1, 1, 1, 1, 2, 2))
     st1("shape-and-range-differ", FORMAT, "need 12", shape=(3,))
     st1("offsets-reversed", VALUE, "begin <= end", offsets=(16, 0))
     st1("offsets-negative", VALUE, "begin <= end", offsets=(-16, 0))
