@@ -3,6 +3,9 @@
 
 #include "ir/base/meter.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 
 typedef struct Compile {
     Diag *d;
@@ -147,6 +150,15 @@ static bool build(Compile *c, OutFile *bin, OutFile *weights)
     return io_pwrite(bin, &tail, sizeof tail, at + c->plan.total_bytes);
 }
 
+/* Lets the first start read the weights in huge pages (image.h); where that fails they are only slower. */
+static void settle(const char *path)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    (void)pfq_image_settle(fd);
+    close(fd);
+}
+
 static bool write_all(Compile *c)
 {
     OutFile *bin = io_create(c->d, c->a, c->res->binary);
@@ -155,8 +167,13 @@ static bool write_all(Compile *c)
     if (ok && weights) {
         ok = io_commit(weights, 0666);
         weights = NULL;
+        settle(c->res->weights);
     }
-    if (ok) return io_commit(bin, 0777);
+    if (ok) {
+        ok = io_commit(bin, 0777);
+        if (!c->res->weights) settle(c->res->binary);
+        return ok;
+    }
     if (weights) io_discard(weights);
     if (bin) io_discard(bin);
     return false;

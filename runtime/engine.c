@@ -10,6 +10,8 @@
 enum { MAP_ACT, MAP_KV, MAP_SCRATCH, MAP_LOGITS, MAP_WEIGHTS };
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define BYTES_PER_THREAD                                                                           \
+    ((uint64_t)1 << 20) /* weight bytes per token that keep one more thread busy */
 
 /* Zeroed pages, aligned to huge pages so that the kernel may use them. Nothing is touched here. */
 static void *map_buffer(PfqEngine *e, int which, uint64_t bytes, const char *what, PfqErr *err)
@@ -94,6 +96,13 @@ static bool copy_weights(PfqEngine *e, PfqErr *err)
     return true;
 }
 
+int pfq_engine_threads(const PfqModel *m)
+{
+    uint64_t busy = m->weight_bytes_per_token / BYTES_PER_THREAD + 1;
+    int cores = pfq_usable_cores();
+    return busy < (uint64_t)cores ? (int)busy : cores;
+}
+
 bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, PfqErr *err)
 {
     memset(e, 0, sizeof *e);
@@ -106,7 +115,7 @@ bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, 
                         c->ctx, m->context);
     }
     e->ctx = c->ctx;
-    e->threads = c->threads > 0 ? c->threads : pfq_usable_cores();
+    e->threads = c->threads > 0 ? c->threads : pfq_engine_threads(m);
     e->variant = pfq_cpu_variant(m, pfq_cpu_features(), c->cpu, err);
     if (!e->variant || !pfq_image_open(&e->image, c->weights, m->name, m->image_id, err) ||
         !map_buffers(e, err)) {

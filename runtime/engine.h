@@ -14,7 +14,7 @@
 #include "runtime/pool.h"
 
 typedef struct PfqEngineConfig {
-    int threads;         /* 0: as many as usable cores */
+    int threads;         /* 0: pfq_engine_threads */
     int32_t ctx;         /* capacity in tokens, 1..model context */
     const char *cpu;     /* variant to force, or NULL */
     const char *weights; /* weights file, or NULL to look beside and inside the binary */
@@ -44,6 +44,11 @@ typedef enum PfqWant { PFQ_WANT_NONE, PFQ_WANT_LAST, PFQ_WANT_ALL } PfqWant;
 /* Gets logits [n, vocab] of tokens first .. first+n-1 of one prefill call, in order, model->rows at
  * most at a time. */
 typedef void PfqRowsFn(void *user, int32_t first, int32_t n, const float *logits);
+
+/* Threads to use unless told: one per usable core, but no more than the model keeps busy (a barrier
+ * between a few microseconds of work each costs more than it saves, and far more on a busy
+ * machine). */
+int pfq_engine_threads(const PfqModel *m);
 
 bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, PfqErr *err);
 void pfq_engine_close(PfqEngine *e); /* also after a failed open, or of a zeroed engine */

@@ -128,7 +128,7 @@ static void print_targets(PfqCli *c)
 bool pfq_cmd_info(PfqCli *c)
 {
     const PfqModel *m = c->model;
-    int threads = c->opt.threads ? (int)c->opt.threads : pfq_usable_cores();
+    int threads = c->opt.threads ? (int)c->opt.threads : pfq_engine_threads(m);
     pfq_out_printf(
         c->out,
         "model: %s\narchitecture: %s\nrecipe: %s\ncompiler: pfqc %s\nparameters: %llu\nvocabulary: "
