@@ -11,6 +11,7 @@ typedef struct Lay {
     u32 n_hash;
     const PfqTokNode *trie[2];
     u32 n_trie[2];
+    bool join; /* the table of joints is valid and worth having */
 } Lay;
 
 /* Final number of a symbol: those after the vocabulary follow it. */
@@ -74,6 +75,39 @@ static void build_trie(Lay *l, int which)
     l->n_trie[which] = node.n;
 }
 
+/* ---- joints ---- */
+
+/* Whether characters that no merge joins may be merged apart. Byte and unknown symbols must take no part in merges
+ * (their bytes are not their string), and no unknown symbols may arise (neighbours would fuse). A string's whole
+ * token must come from its merges. */
+static bool may_cut(const TokBuilder *b)
+{
+    if (!(b->flags & PFQ_TOKF_CHARS) || b->n_stage > 0 || b->ignore_merges) return false;
+    bool *loose = NEWN(b->a, bool, b->tok.n);
+    for (int i = 0; i < 256; i++) {
+        if (b->byte[i] >= b->tok.n) return false;
+        loose[b->byte[i]] = true;
+    }
+    if (b->unk >= 0) loose[b->unk] = true;
+    for (u32 i = 0; i < b->merges.n; i++) {
+        PfqTokMerge m = b->merges.at[i];
+        if ((m.left < b->tok.n && loose[m.left]) || (m.right < b->tok.n && loose[m.right])) return false;
+    }
+    return true;
+}
+
+static void write_joints(const TokBuilder *b, u8 *join)
+{
+    for (u32 i = 0; i < b->merges.n; i++) {
+        u32 sym = b->merges.at[i].result;
+        Str s = sym & TOKB_EXTRA ? b->extra.at[sym & ~TOKB_EXTRA] : b->tok.at[sym].model;
+        for (size_t k = 1; k < s.n; k++) {
+            u32 pair = (u32)(u8)s.p[k - 1] << 8 | (u8)s.p[k];
+            join[pair >> 3] |= (u8)(1u << (pair & 7));
+        }
+    }
+}
+
 /* ---- layout ---- */
 
 static u32 table_size(u32 n) { return n ? n + n / 3 * 2 + 2 : 0; }
@@ -90,6 +124,7 @@ static bool plan(Lay *l)
         str += b->extra.at[i].n;
     build_trie(l, 0);
     build_trie(l, 1);
+    l->join = may_cut(b);
     u32 n_sym = b->tok.n + b->extra.n;
     l->n = sizeof(PfqTokHead);
     section(l, PFQ_SEC_STR_OFF, n_sym + 1, 4);
@@ -102,6 +137,7 @@ static bool plan(Lay *l)
     section(l, PFQ_SEC_MERGE, table_size(b->merges.n), sizeof(PfqTokMerge));
     section(l, PFQ_SEC_ADDED, l->n_trie[0], sizeof(PfqTokNode));
     section(l, PFQ_SEC_ADDED_NORM, l->n_trie[1], sizeof(PfqTokNode));
+    section(l, PFQ_SEC_JOIN, l->join ? 8192 : 0, 1);
     if (l->n > INT32_MAX) return diag_error(b->d, E_LIMIT, b->loc, "the tokenizer's tables exceed 2 GiB");
     return true;
 }
@@ -158,6 +194,7 @@ static void write_tables(Lay *l)
             k = k + 1 == n_merge ? 0 : k + 1;
         m[k] = x;
     }
+    if (l->join) write_joints(b, table(l, PFQ_SEC_JOIN));
     for (int w = 0; w < 2; w++)
         if (l->n_trie[w])
             memcpy(table(l, w ? PFQ_SEC_ADDED_NORM : PFQ_SEC_ADDED), l->trie[w], l->n_trie[w] * sizeof(PfqTokNode));

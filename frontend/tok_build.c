@@ -276,7 +276,7 @@ void tokb_mark_eog(TokBuilder *b)
         "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|eot|>",
         "<|eom|>", "<|EOT|>", "<end_of_turn>", "<|end_of_turn|>", "<turn|>", "<|return|>", "<|call|>",
         "<|end_of_sentence|>", "<|END_OF_TURN_TOKEN|>", "<|user_end|>", "<EOT>", "_<EOT>",
-        "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"};
+        ("<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>")};
     if (b->eos >= 0) b->tok.at[b->eos].kind |= PFQ_TOKK_EOG;
     for (u32 i = 0; i < b->added.n; i++) {
         u8 *kind = &b->tok.at[b->added.at[i].id].kind;

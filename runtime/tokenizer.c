@@ -13,6 +13,7 @@ static const size_t sec_size[PFQ_SEC_COUNT] = {
     [PFQ_SEC_PRINT] = 1,   [PFQ_SEC_KIND] = 1, [PFQ_SEC_BYTE] = 4,
     [PFQ_SEC_HASH] = 4,    [PFQ_SEC_MERGE] = sizeof(PfqTokMerge),
     [PFQ_SEC_ADDED] = sizeof(PfqTokNode), [PFQ_SEC_ADDED_NORM] = sizeof(PfqTokNode),
+    [PFQ_SEC_JOIN] = 1,
 };
 
 static bool id_ok(int32_t id, uint32_t vocab) { return id == -1 || (id >= 0 && (uint32_t)id < vocab); }
@@ -45,6 +46,8 @@ static const char *check_sections(const PfqTokHead *h)
             return "tokenizer: a table lies outside the blob";
         if (want[i] && h->sec[i].count != want[i]) return "tokenizer: a table has the wrong size";
     }
+    if (h->sec[PFQ_SEC_JOIN].count != 0 && h->sec[PFQ_SEC_JOIN].count != 8192)
+        return "tokenizer: a table has the wrong size";
     return NULL;
 }
 
@@ -249,12 +252,27 @@ static void encode_piece(Enc *e, const char *s, size_t n)
     }
 }
 
+/* Vocabularies without a pre-tokenizer take the whole text as one piece. Where no merge can join two neighbouring
+ * characters it may be cut all the same, with the same result, and most pieces are then whole words. */
+static void encode_long_piece(Enc *e, const char *s, size_t n)
+{
+    const uint8_t *join = e->t->priv[PFQ_SEC_JOIN];
+    size_t from = 0;
+    for (size_t i = 1; i < n && e->h->sec[PFQ_SEC_JOIN].count && !e->failed; i++) {
+        unsigned pair = (unsigned)(unsigned char)s[i - 1] << 8 | (unsigned char)s[i];
+        if (((unsigned char)s[i] & 0xc0) == 0x80 || (join[pair >> 3] >> (pair & 7) & 1)) continue;
+        encode_piece(e, s + from, i - from);
+        from = i;
+    }
+    if (!e->failed) encode_piece(e, s + from, n - from);
+}
+
 static void split(Enc *e, int stage, const char *s, size_t n)
 {
     if (n == 0 || e->failed) return;
     PfqTokSplit kind = stage < PFQ_TOK_MAX_STAGES ? e->h->stage[stage] : PFQ_SPLIT_NONE;
     if (kind == PFQ_SPLIT_NONE) {
-        encode_piece(e, s, n);
+        encode_long_piece(e, s, n);
         return;
     }
     size_t start, end = 0, loose = 0; /* loose: start of what no match has claimed */

@@ -153,6 +153,7 @@ typedef enum PfqTokSection {
     PFQ_SEC_MERGE,     /* PfqTokMerge: open-addressed (left, right), empty: left = PFQ_TOK_NONE */
     PFQ_SEC_ADDED,     /* PfqTokNode: trie of added tokens looked for in the raw text */
     PFQ_SEC_ADDED_NORM, /* the same, looked for in the normalised text */
+    PFQ_SEC_JOIN,       /* u8 [8192] or none: bit (left byte << 8 | right byte): a merge may join two characters here */
     PFQ_SEC_COUNT
 } PfqTokSection;
 
