@@ -639,23 +639,23 @@ static bool bind_fn(Bind *b)
     return true;
 }
 
-/* Weight bytes that one decoded token reads: an embedding reads one row, everything else its whole section, once. */
-static void count_weight_reads(CgPlan *p)
+/* An embedding reads one row of its weights per token, everything else all of them. */
+static void count_weight_reads(CgPlan *p, const CgPhase *ph)
 {
-    for (u32 i = 0; i < p->phase[CG_DECODE].calls.n; i++) {
-        const CgCall *c = &p->phase[CG_DECODE].calls.at[i];
+    for (u32 i = 0; i < ph->calls.n; i++) {
+        CgCall *c = &ph->calls.at[i];
         const CgKernel *k = &p->kernels.at[c->kernel];
         const bool embed = k->row == ROW_EMBED_F32 || k->row == ROW_EMBED_S8 || k->row == ROW_EMBED_U4G32;
         for (u32 s = 0; s <= CG_AUX; s++) {
             const CgRef *r = s < CG_AUX ? &c->aux[s] : &c->w;
             if (r->place != CG_WEIGHT) continue;
-            u64 bytes = p->image[r->section].bytes;
-            if (embed && k->val[C_N] > 0) bytes /= (u64)k->val[C_N];
+            const u64 bytes = p->image[r->section].bytes / (embed ? (u64)k->val[C_N] : 1);
+            if (s == CG_AUX) c->weight_bytes = bytes;
+            /* A section that several calls of a token read comes from memory once. */
             u64 *read = &p->sections.at[r->section].read_per_token;
-            if (*read < bytes) *read = bytes;
+            if (ph == &p->phase[CG_DECODE] && *read < bytes) *read = bytes;
         }
     }
-    for (u32 i = 0; i < p->sections.n; i++) p->weight_bytes_per_token += p->sections.at[i].read_per_token;
 }
 
 static bool lay_out_image(Bind *b)
@@ -696,6 +696,7 @@ bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out)
     }
     if (!ok || !lay_out_image(&b)) return false;
     out->scratch_bytes = out->kernel_scratch + b.priv_bytes;
-    count_weight_reads(out);
+    for (u32 i = 0; i < CG_N_PHASES; i++) count_weight_reads(out, &out->phase[i]);
+    for (u32 i = 0; i < out->sections.n; i++) out->weight_bytes_per_token += out->sections.at[i].read_per_token;
     return true;
 }

@@ -75,6 +75,7 @@ typedef struct CgCall {
     bool barrier; /* before it */
     bool each;    /* every thread does all of it, into private memory */
     u64 flops;    /* per row; of attend: per row and key */
+    u64 weight_bytes; /* read by a call with one row */
 } CgCall;
 
 typedef struct CgPhase {

@@ -42,7 +42,7 @@ static void emit_memory(const CgPlan *p, StrBuf *o)
     for (u32 i = 0; i < p->m->consts.n; i++) {
         const Op *op = op_at(p->m, p->m->consts.at[i]);
         const Attr *at = op->kind == OP_STATE ? op_attr(op, A_AT) : NULL;
-        if (!at) continue;
+        if (!at || type_of(p->m, op->out)->rank != 3) continue;
         sb_str(o, first ? "\n      {" : ",\n      {");
         first = false;
         key_str(o, "name", ir_cstr(p->m, value_at(p->m, op->out)->name));
@@ -101,7 +101,7 @@ static void emit_phase(const CgPlan *p, const CgPhase *ph, bool last, StrBuf *o)
         if (c->barrier) sb_str(o, ", \"barrier\": true");
         if (c->each) sb_str(o, ", \"each_thread\": true");
         sb_printf(o, ", \"%s\": %llu", p->kernels.at[c->kernel].row == ROW_ATTEND ? "flops_per_row_and_key" : "flops_per_row", LL(c->flops));
-        if (c->w.place == CG_WEIGHT) sb_printf(o, ", \"weight_bytes\": %llu", LL(p->image[c->w.section].bytes));
+        if (c->w.place == CG_WEIGHT) sb_printf(o, ", \"weight_bytes\": %llu", LL(c->weight_bytes));
         emit_refs(o, p, "in", c->in, CG_IN);
         emit_refs(o, p, "w", &c->w, 1);
         emit_refs(o, p, "aux", c->aux, CG_AUX);

@@ -89,6 +89,11 @@ static bool find_ranges(Plan *p)
         Buffer *b = buffer_of(p, fn->results.at[i]);
         if (b && b->last > b->first) return pass_fail(p->cx, def_of(m, fn->results.at[i]), "a result of the function is also read inside it");
     }
+    /* With one row, many steps run without a barrier between them. A buffer that waits one more step before it is
+     * reused does not force one. */
+    const Type *first = fn->params.n ? type_of(m, fn->params.at[0]) : NULL;
+    for (u32 i = 1; first && first->rank == 1 && first->dim[0] == 1 && i < p->buffers.n; i++)
+        if (p->buffers.at[i].last > p->buffers.at[i].first) p->buffers.at[i].last++;
     return true;
 }
 

@@ -233,11 +233,17 @@ static bool run_command(PfqCli *c)
         return pfq_fail(&c->err, "the model was generated for runtime ABI %u, this runtime has %u",
                         c->model->abi, PFQ_ABI_VERSION);
     }
+    const PfqCommand cmd = c->opt.command;
+    if (!c->model->tokenizer) {
+        return cmd == PFQ_CMD_LOGITS || cmd == PFQ_CMD_INFO || cmd == PFQ_CMD_SELF_TEST || cmd == PFQ_CMD_BENCH
+                   ? handlers[cmd](c)
+                   : pfq_fail(&c->err, "'%s' needs a tokenizer, and this model was compiled without one", pfq_command_name(cmd));
+    }
     const char *bad = pfq_tok_open(&c->tok, c->model->tokenizer, c->model->tokenizer_bytes);
     if (bad) {
         return pfq_fail(&c->err, "the tokenizer's tables are damaged: %s", bad);
     }
-    return handlers[c->opt.command](c);
+    return handlers[cmd](c);
 }
 
 static const char *last_part(const char *path)

@@ -49,6 +49,20 @@ static void print_rows(void *user, int32_t first, int32_t n, const float *logits
     }
 }
 
+static bool decode_logits(PfqCli *c, const int32_t *ids, int32_t n, LogitsOut *l)
+{
+    for (int32_t i = 0; i < n; i++) {
+        const float *logits = pfq_engine_decode(&c->engine, ids[i], &c->err);
+        if (!logits) {
+            return false;
+        }
+        if (c->opt.all || i == n - 1) {
+            print_rows(l, i, 1, logits);
+        }
+    }
+    return true;
+}
+
 static bool print_logits(PfqCli *c, const int32_t *ids, int32_t n)
 {
     int32_t k = c->opt.top < c->model->vocab ? (int32_t)c->opt.top : c->model->vocab;
@@ -61,8 +75,9 @@ static bool print_logits(PfqCli *c, const int32_t *ids, int32_t n)
         pfq_out_printf(c->out, "%s%d", i ? ", " : "", ids[i]);
     }
     pfq_out_printf(c->out, "],\n \"%s\": %s", k ? "top" : "logits", c->opt.all ? "[" : "");
-    bool ok = pfq_engine_prefill(&c->engine, ids, n, c->opt.all ? PFQ_WANT_ALL : PFQ_WANT_LAST,
-                                 print_rows, &l, &c->err);
+    bool ok = c->opt.decode ? decode_logits(c, ids, n, &l)
+                            : pfq_engine_prefill(&c->engine, ids, n, c->opt.all ? PFQ_WANT_ALL : PFQ_WANT_LAST,
+                                                 print_rows, &l, &c->err);
     pfq_out_printf(c->out, "%s}\n", c->opt.all ? "]" : "");
     free(l.top);
     return ok;

@@ -33,7 +33,7 @@ typedef struct PfqOptions {
     const char *output;
     /* logits */
     const char *tokens;
-    bool all;
+    bool all, decode;
     int64_t top; /* 0: not given */
     /* loading */
     int64_t ctx, threads; /* 0: not given */
