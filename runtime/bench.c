@@ -268,7 +268,7 @@ bool pfq_cmd_bench(PfqCli *c)
         c->usage = true;
         return pfq_fail(&c->err, "'bench' has nothing to measure: -p and -n are both 0");
     }
-    if (!pfq_cli_load(c, ctx)) {
+    if (!pfq_cli_load(c, ctx, false)) {
         return false;
     }
     uint64_t bytes = c->model->weight_bytes_per_token;

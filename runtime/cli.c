@@ -32,7 +32,7 @@ void pfq_mean_sd(const double *v, int n, double *mean, double *sd)
     *sd = n > 1 ? sqrt(dev / (n - 1)) : 0;
 }
 
-bool pfq_cli_load(PfqCli *c, int64_t ctx)
+bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
 {
     if (ctx > c->model->context) {
         return pfq_fail(&c->err, "%lld tokens of context are needed, but the model has %d",
@@ -42,6 +42,7 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx)
                               .ctx = (int32_t)ctx,
                               .cpu = c->opt.cpu,
                               .weights = c->opt.weights,
+                              .sparse = sparse,
                               .copy = c->opt.copy_weights};
     return pfq_engine_open(&c->engine, c->model, &config, &c->err);
 }
@@ -141,7 +142,7 @@ static bool run_prompt(PfqCli *c, const int32_t *ids, RunTimes *t)
     if (!pfq_sampler_init(&s, c->model->vocab)) {
         return pfq_fail(&c->err, "out of memory for the sampler");
     }
-    bool ok = pfq_cli_load(c, ctx);
+    bool ok = pfq_cli_load(c, ctx, c->opt.predict < 0 || c->opt.ctx > want);
     t->loaded = pfq_now();
     ok = ok && pfq_engine_prefill(&c->engine, ids, t->n_prompt, PFQ_WANT_LAST, NULL, NULL, &c->err);
     t->prefilled = pfq_now();

@@ -32,8 +32,9 @@ PfqCmd pfq_cmd_ppl;                                       /* ppl.c */
 PfqCmd pfq_cmd_bench;                                     /* bench.c */
 PfqCmd pfq_cmd_logits, pfq_cmd_info, pfq_cmd_self_test;   /* inspect.c */
 
-/* Opens cli->engine with room for ctx tokens and the options that every loading command has. */
-bool pfq_cli_load(PfqCli *c, int64_t ctx);
+/* Opens cli->engine with room for ctx tokens and the options that every loading command has;
+ * `sparse` as in engine.h. */
+bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse);
 
 /* Mean, and standard deviation of a sample (n - 1); 0 for n < 2. */
 void pfq_mean_sd(const double *v, int n, double *mean, double *sd);

@@ -13,8 +13,9 @@ enum { MAP_ACT, MAP_KV, MAP_SCRATCH, MAP_LOGITS, MAP_WEIGHTS };
 #define BYTES_PER_THREAD                                                                           \
     ((uint64_t)1 << 20) /* weight bytes per token that keep one more thread busy */
 
-/* Zeroed pages, aligned to huge pages so that the kernel may use them. Nothing is touched here. */
-static void *map_buffer(PfqEngine *e, int which, uint64_t bytes, const char *what, PfqErr *err)
+/* Zeroed pages, aligned to huge pages, which are asked for if `huge`. Nothing is touched here. */
+static void *map_buffer(PfqEngine *e, int which, uint64_t bytes, bool huge, const char *what,
+                        PfqErr *err)
 {
     uint64_t total;
     if (__builtin_add_overflow(bytes, 2 * HUGE_PAGE, &total) || total > INT64_MAX) {
@@ -30,7 +31,9 @@ static void *map_buffer(PfqEngine *e, int which, uint64_t bytes, const char *wha
     e->map[which].base = base;
     e->map[which].bytes = total;
     uintptr_t at = ((uintptr_t)base + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
-    madvise((void *)at, bytes < HUGE_PAGE ? HUGE_PAGE : bytes, MADV_HUGEPAGE);
+    if (huge) {
+        madvise((void *)at, bytes < HUGE_PAGE ? HUGE_PAGE : bytes, MADV_HUGEPAGE);
+    }
     return (void *)at;
 }
 
@@ -46,7 +49,7 @@ static bool check_model(const PfqModel *m, PfqErr *err)
     return true;
 }
 
-static bool map_buffers(PfqEngine *e, PfqErr *err)
+static bool map_buffers(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
     const PfqModel *m = e->model;
     uint64_t kv, scratch, logits, rows = (uint64_t)m->rows * sizeof(int32_t);
@@ -59,10 +62,11 @@ static bool map_buffers(PfqEngine *e, PfqErr *err)
     logits = (logits + 63) & ~(uint64_t)63;
     e->scratch_stride = (m->scratch_bytes + 127) &
                         ~(uint64_t)63; /* a line apart, so that threads do not share one */
-    e->exec.act = map_buffer(e, MAP_ACT, m->act_bytes, "activations", err);
-    e->exec.kv = e->exec.act ? map_buffer(e, MAP_KV, kv, "KV cache", err) : NULL;
-    e->scratch = e->exec.kv ? map_buffer(e, MAP_SCRATCH, scratch, "threads' scratch", err) : NULL;
-    e->logits = e->scratch ? map_buffer(e, MAP_LOGITS, logits + rows, "logits", err) : NULL;
+    e->exec.act = map_buffer(e, MAP_ACT, m->act_bytes, true, "activations", err);
+    e->exec.kv = e->exec.act ? map_buffer(e, MAP_KV, kv, !c->sparse, "KV cache", err) : NULL;
+    e->scratch =
+        e->exec.kv ? map_buffer(e, MAP_SCRATCH, scratch, true, "threads' scratch", err) : NULL;
+    e->logits = e->scratch ? map_buffer(e, MAP_LOGITS, logits + rows, true, "logits", err) : NULL;
     if (!e->logits) {
         return false;
     }
@@ -86,7 +90,7 @@ static void copy_job(void *arg, int tid, int nt)
 static bool copy_weights(PfqEngine *e, PfqErr *err)
 {
     uint64_t bytes = e->image.header->data_bytes;
-    void *copy = map_buffer(e, MAP_WEIGHTS, bytes, "copy of the weights", err);
+    void *copy = map_buffer(e, MAP_WEIGHTS, bytes, true, "copy of the weights", err);
     if (!copy) {
         return false;
     }
@@ -118,7 +122,7 @@ bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, 
     e->threads = c->threads > 0 ? c->threads : pfq_engine_threads(m);
     e->variant = pfq_cpu_variant(m, pfq_cpu_features(), c->cpu, err);
     if (!e->variant || !pfq_image_open(&e->image, c->weights, m->name, m->image_id, err) ||
-        !map_buffers(e, err)) {
+        !map_buffers(e, c, err)) {
         return false;
     }
     e->pool = pfq_pool_start(e->threads, err);

@@ -18,6 +18,8 @@ typedef struct PfqEngineConfig {
     int32_t ctx;         /* capacity in tokens, 1..model context */
     const char *cpu;     /* variant to force, or NULL */
     const char *weights; /* weights file, or NULL to look beside and inside the binary */
+    bool sparse; /* ctx is a guess, most of it may stay unused: no huge pages for the KV cache
+                    (their zeroing would cost 0.1 s at start for a model of 135M) */
     bool copy; /* read the weights from a copy in anonymous huge pages, not from the mapped file */
 } PfqEngineConfig;
 

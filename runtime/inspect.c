@@ -100,7 +100,7 @@ bool pfq_cmd_logits(PfqCli *c)
         ok = pfq_fail(&c->err, "%zu tokens do not fit the context of %lld", n,
                       (long long)c->opt.ctx);
     }
-    ok = ok && pfq_cli_load(c, c->opt.ctx ? c->opt.ctx : (int64_t)n) &&
+    ok = ok && pfq_cli_load(c, c->opt.ctx ? c->opt.ctx : (int64_t)n, true) &&
          print_logits(c, ids, (int32_t)n);
     free(ids);
     return ok;
@@ -216,7 +216,7 @@ bool pfq_cmd_self_test(PfqCli *c)
     const PfqModel *m = c->model;
     uint32_t have = pfq_cpu_features();
     int64_t ctx = m->expect ? m->expect->n_tokens : 1;
-    if (!pfq_cli_load(c, ctx) || !pfq_image_verify(&c->engine.image, &c->err)) {
+    if (!pfq_cli_load(c, ctx, false) || !pfq_image_verify(&c->engine.image, &c->err)) {
         return false;
     }
     pfq_out_printf(c->out, "weights: ok, %u sections, %llu bytes\n",
@@ -238,7 +238,7 @@ bool pfq_cmd_self_test(PfqCli *c)
         }
         pfq_engine_close(&c->engine);
         c->opt.cpu = v->name;
-        if (!pfq_cli_load(c, ctx) || !test_variant(c)) {
+        if (!pfq_cli_load(c, ctx, false) || !test_variant(c)) {
             return false;
         }
     }

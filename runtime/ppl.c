@@ -117,7 +117,7 @@ static bool score_tokens(PfqCli *c, const int32_t *ids, int64_t n)
                         (long long)n, (long long)len);
     }
     chunks = c->opt.chunks && c->opt.chunks < chunks ? c->opt.chunks : chunks;
-    if (!pfq_cli_load(c, len + bos)) {
+    if (!pfq_cli_load(c, len + bos, false)) {
         return false;
     }
     Score s = {.cli = c, .nll = malloc((size_t)c->model->rows * sizeof *s.nll)};
