@@ -151,6 +151,7 @@ static bool ev_cast(OpCall *c) { return ev_copy(c); } /* rounded to its type lik
 
 static bool ev_add(OpCall *c) { BROADCAST_LOOP(+); }
 static bool ev_mul(OpCall *c) { BROADCAST_LOOP(*); }
+static bool ev_div(OpCall *c) { BROADCAST_LOOP(/); }
 
 static bool ev_silu(OpCall *c)
 {

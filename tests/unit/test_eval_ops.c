@@ -166,6 +166,16 @@ static void op_mul(Run *r)
     expect(r, &f, 2, VALS(-8, 15), 0);
 }
 
+static void op_div(Run *r)
+{
+    load(r, COUNT6 "@b = literal {values = [1, 2, 4]} : f32[3]\n@y = div @x, @b : f32[2,3]\n"
+                   "func @f(%a: f32[T,2], %b: f32[1]) {\n  %c = div %a, %b : f32[T,2]\n  return %c\n}\n");
+    Tensor y = constant(r, "y");
+    expect(r, &y, 6, VALS(1, 1, 0.75, 4, 2.5, 1.5), 0);
+    Tensor f = call(r, ARGS(filled(r, DT_F32, DIMS(1, 2), VALS(2, 3)), filled(r, DT_F32, DIMS(1), VALS(-4))));
+    expect(r, &f, 2, VALS(-0.5, -0.75), 0);
+}
+
 static void op_silu(Run *r)
 {
     load(r, "func @f(%x: f32[T]) {\n  %y = silu %x : f32[T]\n  return %y\n}\n");
@@ -440,7 +450,7 @@ static const struct OpTest {
     {OP_TENSOR, op_tensor}, {OP_SYNTHETIC, op_synthetic}, {OP_LITERAL, op_literal}, {OP_STATE, op_state},
     {OP_ROPE_FREQS, op_rope_freqs}, {OP_CAST, op_cast}, {OP_COPY, op_copy}, {OP_RESHAPE, op_reshape},
     {OP_TRANSPOSE, op_transpose}, {OP_SLICE, op_slice}, {OP_CONCAT, op_concat}, {OP_ROPE_UNPERMUTE, op_rope_unpermute},
-    {OP_ROWS, op_rows}, {OP_ADD, op_add}, {OP_MUL, op_mul}, {OP_SILU, op_silu}, {OP_GELU, op_gelu},
+    {OP_ROWS, op_rows}, {OP_ADD, op_add}, {OP_MUL, op_mul}, {OP_DIV, op_div}, {OP_SILU, op_silu}, {OP_GELU, op_gelu},
     {OP_QPARAMS, op_qparams}, {OP_QPARAMS_ASYM, op_qparams_asym}, {OP_QUANTIZE, op_quantize},
     {OP_DEQUANTIZE, op_dequantize}, {OP_PACK, op_pack}, {OP_EMBEDDING, op_embedding}, {OP_RMSNORM, op_rmsnorm},
     {OP_LINEAR, op_linear}, {OP_QLINEAR, op_qlinear}, {OP_ROPE, op_rope}, {OP_ATTENTION, op_attention},
