@@ -130,12 +130,14 @@ static FeVal gguf_value(const FeArch *x, const GgufKv *kv)
     return list ? (FeVal){.kind = FE_LIST, .at = at, .n = (u32)kv->count} : at[0];
 }
 
+static const FeVal *value(FeArch *x, u32 i);
+
 static bool lookup(void *user, Str name, FeVal *out)
 {
     FeArch *x = user;
     *out = (FeVal){0};
     const u32 *i = map_get(&x->names, name);
-    if (i) *out = x->values.at[*i];
+    if (i) *out = *value(x, *i);
     else if (str_is(name, "arch")) *out = (FeVal){.kind = FE_STR, .s = str_c(x->name)};
     else if (str_starts(name, "config.")) {
         if (!is_gguf(x)) *out = fe_from_json(x->a, config_at(x->from->config, (Str){name.p + 7, name.n - 7}));
@@ -175,34 +177,45 @@ bool fe_arch_eval(const FeArch *x, const char *where, Str text, FeVal *out)
 
 static const char *origin(const FeArch *x) { return is_gguf(x) ? x->from->gguf->src->name : x->from->config_src->name; }
 
-/* Evaluates the values of "dims" or "let", in order; a null is a setting that the checkpoint does not have. */
-static bool evaluate(FeArch *x, const char *section)
+/* Evaluates the i-th value, once. A null is a setting that the checkpoint does not have; after an error it counts
+ * as 1, so that what depends on it is still looked at. */
+static const FeVal *value(FeArch *x, u32 i)
+{
+    FeEntry *e = &x->entries.at[i];
+    if (e->state == FE_DONE) return &e->val;
+    if (e->state == FE_BUSY) BUG("arch/%s.json: %s depends on itself", x->name, e->name);
+    e->state = FE_BUSY;
+    FeVal v;
+    bool ok = fe_arch_eval(x, origin(x), e->expr, &v); /* may add no entries, so that e stays */
+    if (ok && v.kind == FE_NULL)
+        ok = diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(origin(x)), "the checkpoint does not say its %s (%.*s)", e->name, STRF(e->expr));
+    else if (ok && e->is_dim && (v.kind != FE_INT || v.i < 1 || v.i > INT32_MAX)) {
+        StrBuf b = {.a = x->a};
+        fe_val_text(&v, &b);
+        ok = diag_error(x->d, E_MODEL_DIM, LOC_WHAT(origin(x)), "%s is %.60s (%.*s), expected a positive integer", e->name, b.p, STRF(e->expr));
+    }
+    e->val = ok ? v : fe_int(1);
+    e->state = FE_DONE;
+    x->ok &= ok;
+    return &e->val;
+}
+
+/* Names the values of "dims" or "let"; their order does not matter. */
+static void declare(FeArch *x, const char *section)
 {
     const Json *s = json_get(x->root, section);
-    bool ok = true;
     for (u32 i = 0; s && i < s->n; i++) {
         const Json *e = fe_arch_pick(x, &s->at[i]);
         if (!e) continue;
         if (e->kind != JSON_STRING) BUG("arch/%s.json: %s.%.*s is no expression", x->name, section, STRF(s->key[i]));
-        FeVal v;
-        const char *name = s->key[i].p;
-        if (!fe_arch_eval(x, origin(x), e->str, &v)) ok = false, v = fe_int(1);
-        else if (v.kind == FE_NULL) {
-            ok = diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(origin(x)), "the checkpoint does not say its %s (%.*s)", name, STRF(e->str));
-            v = fe_int(1);
-        } else if (strcmp(section, "dims") == 0 && (v.kind != FE_INT || v.i < 1 || v.i > INT32_MAX)) {
-            StrBuf b = {.a = x->a};
-            fe_val_text(&v, &b);
-            ok = diag_error(x->d, E_MODEL_DIM, LOC_WHAT(origin(x)), "%s is %.60s (%.*s), expected a positive integer", name, b.p, STRF(e->str));
-            v = fe_int(1);
-        }
         bool added;
-        *map_put(&x->names, s->key[i], &added) = x->values.n;
-        vec_push(x->a, &x->values, v);
-        vec_push(x->a, &x->known, name);
-        x->env.names = x->known.at, x->env.n_names = x->known.n;
+        *map_put(&x->names, s->key[i], &added) = x->entries.n;
+        if (!added) BUG("arch/%s.json: %.*s is defined twice", x->name, STRF(s->key[i]));
+        FeEntry entry = {.name = s->key[i].p, .expr = e->str, .is_dim = strcmp(section, "dims") == 0};
+        vec_push(x->a, &x->entries, entry);
+        vec_push(x->a, &x->known, entry.name);
     }
-    return ok;
+    x->env.names = x->known.at, x->env.n_names = x->known.n;
 }
 
 /* Where a requirement's setting stands: the first of its places that the checkpoint has. */
@@ -274,7 +287,10 @@ bool fe_arch_open(Diag *d, Arena *a, const FeOrigin *from, FeArch *out)
 {
     *out = (FeArch){.d = d, .a = a, .from = from, .names = {.a = a}};
     out->env = (FeEnv){.a = a, .lookup = lookup, .call = call, .user = out};
-    if (!choose(out) || !evaluate(out, "dims")) return false;
-    bool ok = evaluate(out, "let");
-    return requirements(out) && ok;
+    if (!choose(out)) return false;
+    declare(out, "dims");
+    declare(out, "let");
+    out->ok = true;
+    for (u32 i = 0; i < out->entries.n; i++) value(out, i);
+    return requirements(out) && out->ok;
 }

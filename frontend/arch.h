@@ -19,15 +19,24 @@ typedef struct FeOrigin {
     Checkpoint *ck;
 } FeOrigin;
 
+typedef struct FeEntry { /* a dim or a let; evaluated when it is first needed */
+    const char *name;
+    Str expr;
+    bool is_dim;
+    enum { FE_TODO, FE_BUSY, FE_DONE } state;
+    FeVal val;
+} FeEntry;
+
 typedef struct FeArch {
     Diag *d;
     Arena *a;
     const FeOrigin *from;
     const char *name;
     const Json *root; /* the description, merged with its bases */
-    Map names;        /* dims and lets -> index into values */
-    VEC(FeVal) values;
+    Map names;        /* dims and lets -> index into entries */
+    VEC(FeEntry) entries;
     VEC(const char *) known; /* the same names, for hints */
+    bool ok;          /* no value failed */
     FeEnv env;        /* dims, lets, config.*, gguf.*, exists() and so on */
 } FeArch;
 

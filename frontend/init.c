@@ -130,7 +130,8 @@ static bool open_checkpoint(Init *x)
     const char *index = dir ? io_join(x->a, path, "model.safetensors.index.json") : NULL;
     x->weights = dir && !x->from.gguf && io_exists(index) ? index : dir && x->ck.n_files ? x->ck.file[0].path : path;
     if (x->from.gguf) {
-        x->tokenizer = x->weights;
+        if (gguf_find(x->from.gguf, "tokenizer.ggml.model")) x->tokenizer = x->weights;
+        else diag_warn(x->d, LOC_WHAT(path), "the file has no tokenizer: the model will take and give token ids only");
         return true;
     }
     const char *folder = dir ? path : io_dirname(x->a, path);
@@ -139,7 +140,7 @@ static bool open_checkpoint(Init *x)
         const char *t = io_join(x->a, folder, files[i]);
         if (io_exists(t)) x->tokenizer = t;
     }
-    if (!x->tokenizer) diag_warn(x->d, LOC_WHAT(folder), "no tokenizer.json: the model will take and give token ids only");
+    if (!x->tokenizer) diag_warn(x->d, LOC_WHAT(folder), "the folder has no tokenizer.json: the model will take and give token ids only");
     return read_config(x, folder);
 }
 
@@ -336,7 +337,7 @@ static void put_dims(Init *x)
         sb_str(&x->out, i ? ", " : "");
         sb_json_str(&x->out, dims->key[i]);
         sb_str(&x->out, ": ");
-        put_val(&x->out, &x->arch.values.at[*map_get(&x->arch.names, dims->key[i])]);
+        put_val(&x->out, &x->arch.entries.at[*map_get(&x->arch.names, dims->key[i])].val);
     }
     sb_ch(&x->out, '}');
 }
