@@ -297,6 +297,7 @@ void cg_object_free(CgObject *o)
 typedef struct Batch {
     const CgSpec *specs;
     CgObject *out;
+    const u32 *order; /* in which they are taken */
     u32 n;
     atomic_uint next;
     atomic_bool stop;
@@ -308,16 +309,30 @@ static void *work(void *arg)
     while (!b->stop) {
         u32 i = atomic_fetch_add(&b->next, 1);
         if (i >= b->n) break;
+        i = b->order[i];
         cg_specialise(&b->specs[i], &b->out[i]);
         if (b->out[i].error) b->stop = true;
     }
     return NULL;
 }
 
+/* The largest template first: it takes longest, and nothing should wait for it at the end. */
+static u32 *by_size(const CgSpec *specs, u32 n)
+{
+    u32 *order = xmalloc(n + 1, sizeof *order);
+    for (u32 i = 0; i < n; i++) {
+        u32 k = i;
+        for (; k > 0 && specs[order[k - 1]].bitcode.n < specs[i].bitcode.n; k--) order[k] = order[k - 1];
+        order[k] = i;
+    }
+    return order;
+}
+
 bool cg_specialise_all(Diag *d, const CgSpec *specs, CgObject *out, u32 n, u32 threads)
 {
     enum { MAX_THREADS = 64 };
-    Batch b = {.specs = specs, .out = out, .n = n};
+    u32 *order = by_size(specs, n);
+    Batch b = {.specs = specs, .out = out, .order = order, .n = n};
     memset(out, 0, n * sizeof *out);
     pthread_t tid[MAX_THREADS];
     u32 started = 0;
@@ -331,6 +346,7 @@ bool cg_specialise_all(Diag *d, const CgSpec *specs, CgObject *out, u32 n, u32 t
     pthread_attr_destroy(&attr);
     work(&b);
     for (u32 i = 0; i < started; i++) pthread_join(tid[i], NULL);
+    free(order);
     for (u32 i = 0; i < n; i++)
         if (out[i].error) return diag_error(d, E_LLVM, LOC_NONE, "%s", out[i].error);
     return true;
