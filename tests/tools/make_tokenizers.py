@@ -3,6 +3,7 @@
 
 NAME.json, NAME.gguf, NAME.model    the tokenizer, trained on the words below
 texts.json                          the texts, an array of strings
+tests/fuzz/corpus/tokenizer_*       seeds of the fuzz harnesses
 NAME.ids.json                       {"special": ids per text, "plain": the same with special tokens in the text read as
                                     text, "decoded": text of the plain ids}
 Needs tokenizers, sentencepiece and gguf (PyPI). References: tokenizers for .json (and for the GGUF files made from
@@ -13,6 +14,7 @@ import json
 import pathlib
 import random
 import re
+import struct
 import sys
 
 import gguf
@@ -68,7 +70,7 @@ def train_chars():
     tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tok.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     special = ["<unk>", "<s>", "</s>"] + ["<0x%02X>" % i for i in range(256)]
-    trainer = trainers.BpeTrainer(vocab_size=440, show_progress=False, special_tokens=special, limit_alphabet=60)
+    trainer = trainers.BpeTrainer(vocab_size=480, show_progress=False, special_tokens=special)
     tok.train_from_iterator([w for w in WORDS.split()], trainer)
     j = json.loads(tok.to_str())
     j["added_tokens"] = [added("<unk>", 0), added("<s>", 1), added("</s>", 2)]
@@ -168,10 +170,48 @@ def gguf_of(path, j, model, pre=None, skip=()):
     w.close()
 
 
+def seeds(corpus):
+    """Seeds of the fuzz harnesses: the same kinds, with a handful of tokens each."""
+    def model(tokens, merges, **more):
+        return {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                "fuse_unk": False, "byte_fallback": False, "vocab": {t: i for i, t in enumerate(tokens)}, "merges": merges} | more
+
+    level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    byte = {"added_tokens": [added("<e>", 0), added(" x", 12, False, normalized=True, lstrip=True)], "normalizer": {"type": "NFC"},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, level]},
+            "post_processor": template("<e>", 0), "decoder": {"type": "ByteLevel"},
+            "model": model(["<e>", "a", "b", "c", "\u0120", "1", "2", "\u00c3", "\u00a9", "ab", "\u0120a", "\u0120ab"],
+                           ["a b", "\u0120 a", "\u0120 ab"], ignore_merges=True)}
+    char = {"added_tokens": [added("<unk>", 0), added("<s>", 1, normalized=True), added("[w]", 13, False, single_word=True, rstrip=True)],
+            "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"},
+                                                               {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+            "pre_tokenizer": None, "post_processor": None,
+            "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+                                                         {"type": "ByteFallback"}, {"type": "Fuse"},
+                                                         {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+            "model": model(["<unk>", "<s>", "<0x41>", "<0xC3>", "<0xA9>", "\u2581", "a", "b", "c", "\u00e9", "ab", "\u2581ab", "abc"],
+                           [["a", "b"], ["\u2581", "ab"], ["ab", "c"]], unk_token="<unk>", fuse_unk=True, byte_fallback=True)}
+    for name in ["tokenizer_json", "tokenizer_gguf", "tokenizer_model", "tokenizer_blob"]:
+        (corpus / name).mkdir(parents=True, exist_ok=True)
+    dump(corpus / "tokenizer_json/byte.json", byte)
+    dump(corpus / "tokenizer_json/char.json", char)
+    gguf_of(corpus / "tokenizer_gguf/bpe.gguf", byte, "gpt2", "smollm")
+    gguf_of(corpus / "tokenizer_gguf/spm.gguf", char, "llama")
+    field = lambda number, data: bytes([number << 3 | 2, len(data)]) + data
+    piece = lambda s, score, kind: field(1, field(1, s.encode()) + bytes([2 << 3 | 5]) + struct.pack("<f", score) + bytes([3 << 3, kind]))
+    spm = b"".join(piece(t, -float(i), 2 if i == 0 else 3 if i == 1 else 6 if t.startswith("<0x") else 1)
+                   for i, t in enumerate(char["model"]["vocab"]))
+    spm += field(2, bytes([3 << 3, 2])) + field(3, field(1, b"identity") + bytes([4 << 3, 0]))
+    (corpus / "tokenizer_model/spm.model").write_bytes(spm)
+    (corpus / "tokenizer_model/ranks.model").write_text("IQ== 0\nIg== 1\nIw== 2\nISI= 3\nISIj 4\n")
+    (corpus / "tokenizer_blob/patches").write_bytes(b"\x00\x18\x00\xff" + b"\x01\x40\x00\x07\x60\x00\x01")
+
+
 def main():
     root = pathlib.Path(__file__).resolve().parents[2]
     out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else root / "tests/data/tokenizers"
     out.mkdir(parents=True, exist_ok=True)
+    seeds(root / "tests/fuzz/corpus")
     cases = texts()
     dump(out / "texts.json", cases)
     made = variants(header_patterns(root))
