@@ -116,7 +116,7 @@ static int compile(Cli *c)
         .out_dir = opt_str(c, "output") ? opt_str(c, "output") : "out",
         .targets = targets,
         .n_targets = n_targets,
-        .embed_weights = opt_flag(c, "embed-weights"),
+        .embed_weights = opt_flag(c, "embed-weights") || f.embed_weights,
         .threads = (u32)opt(c, "threads")->i,
         .tokenizer = tok.data,
         .tokenizer_bytes = tok.n,

@@ -30,7 +30,7 @@ static bool fail(Ex *x, const char *at, const char *fmt, ...)
 
 static const char *kind_name(FeKind k)
 {
-    static const char *const names[] = {"null", "a boolean", "an integer", "a number", "text", "a list"};
+    static const char *const names[] = {"null", "a boolean", "an integer", "a number", "text", "a list", "nothing"};
     return names[k];
 }
 
@@ -71,6 +71,8 @@ void fe_val_text(const FeVal *v, StrBuf *out)
             fe_val_text(&v->at[i], out);
         }
         sb_ch(out, ']');
+        break;
+    case FE_BAD: sb_ch(out, '?'); break;
     }
 }
 
@@ -217,7 +219,12 @@ static bool name_value(Ex *x, Str name, FeVal *v)
             *v = fe_int(b->value);
             return true;
         }
-    if (x->env->lookup(x->env->user, name, v)) return true;
+    if (x->env->lookup(x->env->user, name, v)) {
+        if (v->kind != FE_BAD) return true;
+        fail(x, name.p, "'%.*s' is not known", STRF(name));
+        x->err->reported = true;
+        return false;
+    }
     fail(x, name.p, "unknown name '%.*s'", STRF(name));
     if (x->env->names) {
         const char *near = str_nearest(name, x->env->names, x->env->n_names);
@@ -458,6 +465,7 @@ bool fe_eval_json(Diag *d, const Source *src, const Json *str, const FeEnv *env,
 {
     FeExprError err;
     if (fe_eval(env, str->str, out, &err)) return true;
+    if (err.reported) return false;
     Loc loc = json_loc(src, str);
     if (str->len == str->str.n + 2) { /* no escapes: the place inside is exact */
         loc.off += 1 + err.off;

@@ -16,7 +16,8 @@
 
 #include "ir/base/json.h"
 
-typedef enum FeKind { FE_NULL, FE_BOOL, FE_INT, FE_FLOAT, FE_STR, FE_LIST } FeKind;
+/* FE_BAD: the value of a name whose own error has been reported; what uses it fails without another message. */
+typedef enum FeKind { FE_NULL, FE_BOOL, FE_INT, FE_FLOAT, FE_STR, FE_LIST, FE_BAD } FeKind;
 
 typedef struct FeVal FeVal;
 struct FeVal {
@@ -49,10 +50,12 @@ typedef struct FeExprError {
     const char *text; /* in the arena */
     const char *hint; /* NULL if none */
     size_t off, len;  /* in the expression */
+    bool reported;    /* it used an FE_BAD value: say nothing more */
 } FeExprError;
 
 bool fe_eval(const FeEnv *env, Str text, FeVal *out, FeExprError *err);
-/* The same for an expression that stands in a JSON string; reports E_JSON_VALUE at its place. */
+/* The same for an expression that stands in a JSON string; reports E_JSON_VALUE at its place
+ * (nothing if a value was FE_BAD). */
 bool fe_eval_json(Diag *d, const Source *src, const Json *str, const FeEnv *env, FeVal *out);
 /* Replaces every {expression} in text by its value; false as fe_eval (offsets count in text). */
 bool fe_substitute(const FeEnv *env, Str text, StrBuf *out, FeExprError *err);

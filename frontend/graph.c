@@ -178,6 +178,7 @@ static ValueId weight(Graph *g, const Json *v)
     StrBuf name = {.a = g->a};
     FeExprError err;
     if (!fe_substitute(&g->env, (Str){v->str.p + 1, v->str.n - 1}, &name, &err)) {
+        if (err.reported) return FAILED;
         diag_error(g->d, E_JSON_VALUE, inside(g, v, err.off + 1, err.len), "%s", err.text);
         if (err.hint) diag_hint(g->d, "%s", err.hint);
         return FAILED;
@@ -424,7 +425,7 @@ static bool finish(Graph *g, const Json *graph, i64 vocab)
     if (!r) return diag_error(g->d, E_MODEL_GRAPH, at(g, graph), "no node has the id \"logits\", which is the model's result");
     if (*r == FAILED) return false;
     const Type *t = type_of(g->m, *r);
-    if (value_at(g->m, *r)->fn != g->fn || t->dt != DT_F32 || t->rank != 2 || t->dim[0] != DIM_T || t->dim[1] != vocab)
+    if (value_at(g->m, *r)->fn != g->fn || t->dt != DT_F32 || t->rank != 2 || t->dim[0] != DIM_T || (vocab && t->dim[1] != vocab))
         return diag_error(g->d, E_MODEL_GRAPH, at(g, graph), "\"logits\" has type %s, expected f32[T,%lld]", ir_type_text(g->m, t), (long long)vocab);
     Fn *f = &g->m->fns.at[g->fn];
     vec_push(g->m->a, &f->results, *r);

@@ -11,7 +11,7 @@
 
 enum { FE_MAX_NODES = 100000, FE_MAX_REPEAT = 4096 };
 
-/* dims: names and values of the expressions in attributes. vocab: columns that the logits must have. */
+/* dims: names and values of the expressions in attributes. vocab: columns that the logits must have, 0 if not known. */
 bool fe_graph_build(FeWeights *w, const Json *graph, const FeEnv *dims, i64 vocab);
 
 #endif

@@ -11,7 +11,7 @@ typedef struct Load {
     const Json *root;
     FeModel *out;
     Map dims; /* name -> index into values */
-    VEC(i64) values;
+    VEC(i64) values; /* 0: bad, and reported */
     VEC(const char *) names;
 } Load;
 
@@ -31,7 +31,7 @@ static bool dim_lookup(void *user, Str name, FeVal *out)
 {
     const Load *l = user;
     const u32 *i = map_get(&l->dims, name);
-    if (i) *out = fe_int(l->values.at[*i]);
+    if (i) *out = l->values.at[*i] ? fe_int(l->values.at[*i]) : (FeVal){.kind = FE_BAD};
     return i != NULL;
 }
 
@@ -72,8 +72,8 @@ static bool read_dims(Load *l)
         else if (x.kind != FE_INT || x.i < 1 || x.i > FE_MAX_DIM)
             ok = diag_error(l->d, E_MODEL_DIM, at(l, e), "the dim \"%.*s\" must be an integer from 1 to %d", STRF(v->key[i]), FE_MAX_DIM);
         bool added;
-        *map_put(&l->dims, v->key[i], &added) = l->values.n; /* a bad one counts as 1, so that its users are still checked */
-        vec_push(l->a, &l->values, x.kind == FE_INT && x.i > 0 && x.i <= FE_MAX_DIM ? x.i : 1);
+        *map_put(&l->dims, v->key[i], &added) = l->values.n;
+        vec_push(l->a, &l->values, x.kind == FE_INT && x.i > 0 && x.i <= FE_MAX_DIM ? x.i : 0);
         vec_push(l->a, &l->names, v->key[i].p);
     }
     static const char *const needed[] = {"vocab", "context"};
@@ -137,11 +137,11 @@ static bool read_calibration(Load *l)
 
 static bool read_options(Load *l)
 {
-    static const char *const keys[] = {"chunk", "embed_weights", "note"};
+    static const char *const keys[] = {"embed_weights", "note"};
     const Json *v = json_get(l->root, "options");
     if (!v) return true;
     if (v->kind != JSON_OBJECT) return diag_error(l->d, E_JSON_TYPE, at(l, v), "\"options\" is %s, expected an object", json_kind_name(v->kind));
-    bool ok = json_only(l->d, l->src, v, keys, 3) & opt_int(l, v, "chunk", 1, 65536, &l->out->chunk);
+    bool ok = json_only(l->d, l->src, v, keys, 2);
     const Json *e = json_get(v, "embed_weights") ? json_need(l->d, l->src, v, "embed_weights", JSON_BOOL) : NULL;
     l->out->embed_weights = e && e->b;
     return ok && (e || !json_get(v, "embed_weights"));
@@ -205,7 +205,8 @@ bool fe_model_parse(Diag *d, Arena *a, const Source *src, const char *dir, FeMod
     ok &= read_choices(&l, &arch) & read_dims(&l);
     out->m = ir_module_new(a, out->name, dir);
     FeEnv env = {.a = a, .lookup = dim_lookup, .user = &l, .names = l.names.at, .n_names = l.names.n};
-    if (!fe_weights_open(&out->weights, d, out->m, src, l.root, &env)) return false;
+    ok &= fe_weights_open(&out->weights, d, out->m, src, l.root, &env);
+    if (!out->weights.open) return false;
     const Json *graph = json_need(d, src, l.root, "graph", JSON_ARRAY);
     if (!graph || !fe_graph_build(&out->weights, graph, &env, dim(&l, "vocab"))) return false;
     write_meta(&l, arch);

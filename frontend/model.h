@@ -27,7 +27,6 @@ typedef struct FeModel {
     const char *const *calib_text; /* [n_calib] paths to open */
     u32 n_calib;
     i64 calib_seed, calib_samples, calib_length; /* samples and tokens per sample; 0: the recipe's default */
-    i64 chunk;               /* largest number of tokens of one prefill step; 0: default */
     bool embed_weights;      /* append the weights to the binary */
 } FeModel;
 

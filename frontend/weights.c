@@ -20,7 +20,7 @@ bool fe_pattern_match(Str pattern, Str name)
 static bool read_synthetic(FeWeights *w, const Json *v)
 {
     static const char *const keys[] = {"synthetic", "scale", "note"};
-    w->synthetic = true;
+    w->synthetic = w->open = true;
     w->scale = 1;
     bool ok = json_only(w->d, w->src, v, keys, 3) & json_need_int(w->d, w->src, v, "synthetic", 0, INT64_MAX, &w->seed);
     const Json *scale = json_get(v, "scale");
@@ -42,25 +42,32 @@ static bool read_files(FeWeights *w, const Json *v)
     u32 *file = NEWN(w->m->a, u32, w->ck.n_files);
     for (u32 i = 0; i < w->ck.n_files; i++) file[i] = ir_file(w->m, w->ck.file[i].path, w->ck.file[i].map.size);
     w->file = file;
-    return true;
+    return w->open = true;
 }
 
-static bool read_shape(FeWeights *w, const FeEnv *dims, Str pattern, const Json *v)
+static bool read_dims(FeWeights *w, const FeEnv *dims, const Json *v, FeShape *s)
 {
-    FeShape s = {.pattern = pattern, .at = v, .rank = v->n};
     if (v->kind != JSON_ARRAY || v->n > MAX_RANK) return diag_error(w->d, E_JSON_TYPE, json_loc(w->src, v), "a shape is an array of at most %d numbers or expressions", MAX_RANK);
     for (u32 i = 0; i < v->n; i++) {
         const Json *e = &v->at[i];
         FeVal x = fe_from_json(w->m->a, e);
         if (e->kind == JSON_STRING && !fe_eval_json(w->d, w->src, e, dims, &x)) return false;
         if (x.kind != FE_INT || x.i <= 0) return diag_error(w->d, E_JSON_VALUE, json_loc(w->src, e), "a dimension must be a positive integer");
-        s.dim[i] = x.i;
+        s->dim[i] = x.i;
     }
-    Type t = {.dt = DT_F32, .rank = s.rank};
-    memcpy(t.dim, s.dim, sizeof t.dim);
-    if (type_elems(&t) < 0 || type_elems(&t) > INT64_MAX / 8) return diag_error(w->d, E_MODEL_DIM, json_loc(w->src, v), "the shape's number of elements does not fit 60 bits");
+    s->rank = v->n;
+    Type t = {.dt = DT_F32, .rank = s->rank};
+    memcpy(t.dim, s->dim, sizeof t.dim);
+    i64 n = type_elems(&t);
+    return (n >= 0 && n <= INT64_MAX / 8) || diag_error(w->d, E_MODEL_DIM, json_loc(w->src, v), "the shape's number of elements does not fit 60 bits");
+}
+
+static bool read_shape(FeWeights *w, const FeEnv *dims, Str pattern, const Json *v)
+{
+    FeShape s = {.pattern = pattern, .at = v};
+    s.bad = !read_dims(w, dims, v, &s);
     vec_push(w->m->a, &w->shapes, s);
-    return true;
+    return !s.bad;
 }
 
 bool fe_weights_open(FeWeights *w, Diag *d, Module *m, const Source *src, const Json *root, const FeEnv *dims)
@@ -102,6 +109,7 @@ static ValueId synthetic_leaf(FeWeights *w, Builder *b, Loc loc, Str name)
         diag_hint(w->d, "give it in \"tensors\": {\"%.*s\": [rows, columns]}", STRF(name));
         return 0;
     }
+    if (s->bad) return 0;
     return ir_op(b, OP_SYNTHETIC, NULL, 0, ATTRS({A_SEED, .i = w->seed}, {A_STREAM, .i = ++w->streams}, {A_SCALE, .f = w->scale}),
                  ir_type(w->m, DT_F32, s->rank, s->dim), arena_strdup(w->m->a, name.p, name.n));
 }
@@ -118,6 +126,7 @@ static const char *nearest_tensor(const FeWeights *w, Str name)
 static bool leaf_type(FeWeights *w, Loc loc, const CkTensor *t, Type *out)
 {
     const FeShape *s = shape_of(w, t->name);
+    if (s && s->bad) s = NULL;
     const char *path = w->ck.file[t->file].path;
     *out = (Type){.dt = DT_F32, .rank = t->rank};
     bool fits = t->rank <= MAX_RANK, same = fits && (!s || s->rank == t->rank);

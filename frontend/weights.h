@@ -17,6 +17,7 @@ typedef struct FeShape { /* one row of "tensors" */
     const Json *at;
     u32 rank;
     i64 dim[MAX_RANK];
+    bool bad; /* and reported */
 } FeShape;
 
 typedef struct FeWeights {
@@ -26,6 +27,7 @@ typedef struct FeWeights {
     Checkpoint ck;
     const u32 *file; /* [ck.n_files] index in the module */
     bool synthetic;
+    bool open; /* fe_weight may be called, even when fe_weights_open found errors */
     i64 seed;
     double scale;
     VEC(FeShape) shapes;
