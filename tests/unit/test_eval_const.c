@@ -155,7 +155,7 @@ static i64 source_row(i64 rows, i64 parts, i64 t, i64 r)
     return i < block ? t % parts * block + i : -1;
 }
 
-static float read_f32(const u8 *p) { return f32_bits((u32)(p[0] | p[1] << 8 | p[2] << 16 | (u32)p[3] << 24)); }
+static float read_f32(const u8 *p) { return f32_bits((u32)p[0] | (u32)p[1] << 8 | (u32)p[2] << 16 | (u32)p[3] << 24); }
 static float read_f16(const u8 *p) { return f16_to_f32((u16)(p[0] | p[1] << 8)); }
 
 typedef struct Packed {
@@ -303,17 +303,17 @@ static void synthetic_values(void **state)
 {
     (void)state;
     double sum = 0, square = 0, lag = 0;
-    enum { N = 100000 };
-    for (u64 i = 0; i < N; i++) {
+    const double n = 100000;
+    for (u64 i = 0; i < (u64)n; i++) {
         double v = (double)synthetic_value(1, 2, i);
         assert_true(v >= -1 && v < 1);
         sum += v;
         square += v * v;
         lag += v * (double)synthetic_value(1, 3, i);
     }
-    expect_near(sum / N, 0, 0.01, "mean", 0);
-    expect_near(square / N, 1.0 / 3, 0.01, "variance", 0);
-    expect_near(lag / N, 0, 0.01, "correlation", 0);
+    expect_near(sum / n, 0, 0.01, "mean", 0);
+    expect_near(square / n, 1.0 / 3, 0.01, "variance", 0);
+    expect_near(lag / n, 0, 0.01, "correlation", 0);
     /* Fixed for ever: synthetic models must be the same on every machine and in every version. */
     const struct {
         u64 seed, stream, i;
@@ -372,7 +372,7 @@ static void deep_expressions(void **state)
         r.m = ir_module_new(&r.a, "t", ".");
         Builder b = {.m = r.m, .d = &r.d, .layer = -1};
         ValueId v = ir_op(&b, OP_LITERAL, NULL, 0, ATTRS({A_VALUES, .n = 1, .floats = VALS(1)}), ir_type2(r.m, DT_F32, 1, 1), NULL);
-        for (int i = 0; i < depth; i++) v = ir_op(&b, OP_ADD, INS(v, v), NULL, 0, NULL);
+        for (int i = 0; i < depth; i++) v = ir_op(&b, OP_ADD, INS(v, v), NULL, 0, arena_printf(&r.a, "x%d", i)); /* names: finding a free one is quadratic */
         r.e = eval_new(&r.d, r.m, true);
         Tensor t;
         bool ok = eval_const(r.e, v, 0, 1, 0, 1, &t);
