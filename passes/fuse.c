@@ -34,7 +34,8 @@ typedef struct Fuse {
     Module *m;
     u32 fn;
     Uses uses;
-    u32 *group; /* [ops] group number, 0 none yet */
+    u32 *group;    /* [ops] group number, 0 none yet */
+    u32 *position; /* [ops] index in the body */
     VEC(StrId) kernel; /* of group i + 1 */
 } Fuse;
 
@@ -101,9 +102,10 @@ static bool check_qkv(const Fuse *f, const Match *k)
         bool later = k->op[QKV_QR] || (i == QKV_QH && k->op[QKV_QN]);
         if (later && k->op[i] && !uses_once(&f->uses, op_at(f->m, k->op[i])->out)) return false;
     }
+    const Fn *fn = &f->m->fns.at[f->fn];
     ValueId pos = op_at(f->m, k->op[QKV_APPEND])->in[2];
-    return heads && q + kk + v == all && kk == v && same_gain_kind(f, k->op[QKV_QN], k->op[QKV_KN]) &&
-           same_rope(f, k->op[QKV_QR], k->op[QKV_KR], pos) && pos == f->m->fns.at[f->fn].params.at[1];
+    return heads && fn->params.n > 1 && q + kk + v == all && kk == v && same_gain_kind(f, k->op[QKV_QN], k->op[QKV_KN]) &&
+           same_rope(f, k->op[QKV_QR], k->op[QKV_KR], pos) && pos == fn->params.at[1];
 }
 
 /* The last two ops are qparams and quantize of one value, of one form, with the scale at its plain meaning. */
@@ -144,7 +146,9 @@ static const char *name_with_format(Fuse *f, const Match *k, const char *kernel)
 
 static const char *name_norm(Fuse *f, const Match *k)
 {
-    return out_type(f, k->op[0])->rank == 2 ? name_with_format(f, k, "norm") : k->op[1] ? NULL : "heads";
+    u32 rank = out_type(f, k->op[0])->rank;
+    if (rank == 2) return name_with_format(f, k, "norm");
+    return rank == 3 && k->n == 1 ? "heads" : NULL;
 }
 static const char *name_quant(Fuse *f, const Match *k) { return name_with_format(f, k, "quant"); }
 
@@ -297,27 +301,50 @@ static bool closed(const Fuse *f, const Pattern *p, const Match *k)
     return true;
 }
 
-/* No operand from outside depends on the match: walk back from the operands to the ops at or after the anchor. */
+/* No operand from outside depends on the match: follows dependence from its first op to its last. */
 static bool convex(const Fuse *f, const Match *k)
 {
-    u32 start = UINT32_MAX;
-    for (u32 i = 0; i < k->n; i++)
-        if (k->op[i] && ir_op_position(f->m, k->op[i]) < start) start = ir_op_position(f->m, k->op[i]);
     const Fn *fn = &f->m->fns.at[f->fn];
-    bool *after = NEWN(f->cx->a, bool, f->m->values.n); /* depends on the match */
-    for (u32 i = start; i < fn->body.n; i++) {
+    u32 first = UINT32_MAX, last = 0;
+    for (u32 i = 0; i < k->n; i++) {
+        if (!k->op[i]) continue;
+        if (f->position[k->op[i]] < first) first = f->position[k->op[i]];
+        if (f->position[k->op[i]] > last) last = f->position[k->op[i]];
+    }
+    ArenaMark mark = arena_mark(f->cx->a);
+    bool *after = NEWN(f->cx->a, bool, last - first + 1); /* the op at first + i depends on the match */
+    bool ok = true;
+    for (u32 i = first; ok && i <= last; i++) {
         OpId id = fn->body.at[i];
         const Op *op = op_at(f->m, id);
-        bool inside = in_match(k, id), dep = false;
+        bool inside = in_match(k, id);
+        after[i - first] = inside;
         for (u32 j = 0; j < op->nin; j++) {
-            const Op *def = def_of(f->m, op->in[j]);
-            bool from_match = def->kind && in_match(k, value_at(f->m, op->in[j])->def);
-            if (inside && after[op->in[j]] && !from_match) return false;
-            dep |= after[op->in[j]];
+            OpId def = op->in[j] ? pass_def(f->m, op->in[j]) : 0;
+            if (!def || op_at(f->m, def)->fn != f->fn || f->position[def] < first || !after[f->position[def] - first]) continue;
+            after[i - first] = true;
+            if (inside && !in_match(k, def)) ok = false;
         }
-        for (u32 r = 0; (inside || dep) && r < op->nout; r++) after[op->out + r] = true;
     }
-    return true;
+    arena_reset(f->cx->a, mark);
+    return ok;
+}
+
+/* How often the value of node i can be used by the rest of the pattern. */
+static u32 uses_in_pattern(const Pattern *p, u32 i)
+{
+    u32 n = 0;
+    for (u32 j = i + 1; j < p->n; j++)
+        for (u32 k = 0; k < PREV_MAX; k++)
+            if (p->node[j].in[k] == (i32)i) n += 1 + (p->node[j].flags & OPTIONAL ? uses_in_pattern(p, j) : 0);
+    return n;
+}
+
+/* Early form of `closed`, which keeps the search small. */
+static bool too_many_uses(const Fuse *f, const Pattern *p, u32 i, OpId id)
+{
+    const Op *op = op_at(f->m, id);
+    return !(p->node[i].flags & OUT) && op->nout && uses_n(&f->uses, op->out) > uses_in_pattern(p, i);
 }
 
 static bool match_from(const Fuse *f, const Pattern *p, Match *k, u32 i)
@@ -330,7 +357,7 @@ static bool match_from(const Fuse *f, const Pattern *p, Match *k, u32 i)
     for (u32 u = 0; u < uses_n(&f->uses, v); u++) {
         OpId id = uses_at(&f->uses, v, u);
         const Op *op = op_at(f->m, id);
-        if (!kind_is(n->kind, op->kind) || taken(f, k, id)) continue;
+        if (!kind_is(n->kind, op->kind) || taken(f, k, id) || too_many_uses(f, p, i, id)) continue;
         if (!operands_fit(f, p, k, n, op, false) && !(n->flags & COMMUTES && operands_fit(f, p, k, n, op, true))) continue;
         k->op[i] = id;
         k->n = i + 1;
@@ -351,7 +378,7 @@ static void take(Fuse *f, const Match *k, const char *kernel)
 static bool try_pattern(Fuse *f, const Pattern *p, OpId id)
 {
     Match k = {.op = {id}, .n = 1};
-    if (!kind_is(p->node[0].kind, op_at(f->m, id)->kind) || !match_from(f, p, &k, 1)) return false;
+    if (!kind_is(p->node[0].kind, op_at(f->m, id)->kind) || too_many_uses(f, p, 0, id) || !match_from(f, p, &k, 1)) return false;
     const char *name = p->name(f, &k);
     if (!name) return false;
     take(f, &k, name);
@@ -378,8 +405,10 @@ static bool take_rest(Fuse *f)
 /* ---- order ---- */
 
 typedef struct Order {
-    u32 *waits;    /* [groups + 1] groups that this one still waits for */
-    VEC(u64) edge; /* from << 32 | to */
+    u32 n;             /* groups, numbered from 1 */
+    u32 *waits;        /* [n + 1] groups that this one still waits for, with repeats */
+    u32 *first, *next; /* edges of a group: next[first[g] .. first[g + 1]) wait for g */
+    VEC(u64) edge;     /* from << 32 | to */
 } Order;
 
 static void depend(Fuse *f, Order *o, u32 from, u32 to)
@@ -404,52 +433,66 @@ static void find_edges(Fuse *f, Order *o)
         depend(f, o, stateful, f->group[id]);
         stateful = f->group[id];
     }
+    o->first = NEWN(f->cx->a, u32, o->n + 3);
+    o->next = NEWN(f->cx->a, u32, o->edge.n);
+    for (u32 e = 0; e < o->edge.n; e++) o->first[(o->edge.at[e] >> 32) + 2]++;
+    for (u32 g = 1; g < o->n + 3; g++) o->first[g] += o->first[g - 1];
+    for (u32 e = 0; e < o->edge.n; e++) o->next[o->first[(o->edge.at[e] >> 32) + 1]++] = (u32)o->edge.at[e];
 }
 
-/* Numbers steps: always the ready group whose first op comes first. Rewrites the body in that order. */
-static bool order_steps(Fuse *f)
+/* step[g] of each group: always the ready group whose first op comes first. */
+static bool number_groups(Fuse *f, Order *o, u32 *step)
 {
-    Fn *fn = &f->m->fns.at[f->fn];
-    u32 n = f->kernel.n;
-    Order o = {.waits = NEWN(f->cx->a, u32, n + 1)};
-    find_edges(f, &o);
-    u32 *step = NEWN(f->cx->a, u32, n + 1), *by_first = NEWN(f->cx->a, u32, n + 1), count = 0;
-    bool *seen = NEWN(f->cx->a, bool, n + 1);
+    const Fn *fn = &f->m->fns.at[f->fn];
+    u32 *by_first = NEWN(f->cx->a, u32, o->n), count = 0, done = 0;
+    bool *seen = NEWN(f->cx->a, bool, o->n + 1);
     for (u32 i = 0; i < fn->body.n; i++) {
         u32 g = f->group[fn->body.at[i]];
         if (!seen[g]) by_first[count++] = g;
         seen[g] = true;
     }
-    fn->steps.n = 0;
-    for (u32 done = 0; done < n; done++) {
-        u32 pick = 0;
-        for (u32 i = 0; !pick && i < count; i++)
-            if (!step[by_first[i]] && !o.waits[by_first[i]]) pick = by_first[i];
-        if (!pick) return pass_fail(f->cx, NULL, "the steps of @%s wait for each other", ir_cstr(f->m, fn->name));
-        step[pick] = done + 1;
-        vec_push(f->m->a, &fn->steps, ((Step){.kernel = f->kernel.at[pick - 1]}));
-        for (u32 e = 0; e < o.edge.n; e++)
-            if (o.edge.at[e] >> 32 == pick) o.waits[(u32)o.edge.at[e]]--;
+    for (u32 low = 0; done < o->n;) {
+        u32 at = low;
+        while (at < count && (step[by_first[at]] || o->waits[by_first[at]])) at++;
+        if (at == count) return pass_fail(f->cx, NULL, "the steps of @%s wait for each other", ir_cstr(f->m, fn->name));
+        u32 g = by_first[at];
+        step[g] = ++done;
+        for (u32 e = o->first[g]; e < o->first[g + 1]; e++) o->waits[o->next[e]]--;
+        while (low < count && step[by_first[low]]) low++;
     }
+    return true;
+}
+
+/* Numbers the steps and puts the body in their order. */
+static bool order_steps(Fuse *f)
+{
+    Fn *fn = &f->m->fns.at[f->fn];
+    Order o = {.n = f->kernel.n, .waits = NEWN(f->cx->a, u32, f->kernel.n + 1)};
+    find_edges(f, &o);
+    u32 *step = NEWN(f->cx->a, u32, o.n + 1), *start = NEWN(f->cx->a, u32, o.n + 2);
+    if (!number_groups(f, &o, step)) return false;
+    fn->steps.n = 0;
+    for (u32 s = 0; s < o.n; s++) vec_push(f->m->a, &fn->steps, ((Step){0}));
+    for (u32 g = 1; g <= o.n; g++) fn->steps.at[step[g] - 1].kernel = f->kernel.at[g - 1];
     OpId *old = NEWN(f->cx->a, OpId, fn->body.n);
-    u32 at = 0;
     for (u32 i = 0; i < fn->body.n; i++) {
         old[i] = fn->body.at[i];
         op_at(f->m, old[i])->step = step[f->group[old[i]]];
+        start[op_at(f->m, old[i])->step + 1]++;
     }
-    for (u32 s = 1; s <= n; s++)
-        for (u32 i = 0; i < fn->body.n; i++)
-            if (op_at(f->m, old[i])->step == s) fn->body.at[at++] = old[i];
+    for (u32 s = 1; s < o.n + 2; s++) start[s] += start[s - 1];
+    for (u32 i = 0; i < fn->body.n; i++) fn->body.at[start[op_at(f->m, old[i])->step]++] = old[i];
     return true;
 }
 
 bool pass_fuse(PassCx *cx)
 {
     Module *m = cx->m;
-    Fuse f = {.cx = cx, .m = m, .uses = uses_build(cx->a, m), .group = NEWN(cx->a, u32, m->ops.n)};
+    Fuse f = {.cx = cx, .m = m, .uses = uses_build(cx->a, m), .group = NEWN(cx->a, u32, m->ops.n), .position = NEWN(cx->a, u32, m->ops.n)};
     for (f.fn = 1; f.fn < m->fns.n; f.fn++) {
         f.kernel.n = 0;
         const Fn *fn = &m->fns.at[f.fn];
+        for (u32 i = 0; i < fn->body.n; i++) f.position[fn->body.at[i]] = i;
         for (u32 p = 0; p < N_PATTERNS; p++)
             for (u32 i = 0; i < fn->body.n; i++)
                 if (!f.group[fn->body.at[i]]) try_pattern(&f, &patterns[p], fn->body.at[i]);
