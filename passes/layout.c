@@ -32,7 +32,10 @@ static ValueId pack(Layout *lay, const Op *op, const char *layout, i64 interleav
     Module *m = lay->cx->m;
     ValueId in[3] = {0};
     const PackLayout *l = pack_layout(layout);
-    if (!l) BUG("kernel of a step names the layout %s", layout);
+    if (!l) {
+        pass_fail(lay->cx, op, "the step's kernel names the layout '%s', expected one of %s", layout, pack_layout_names());
+        return 0;
+    }
     u32 n = pack_operands(m, op, l, in);
     const char *key = arena_printf(lay->cx->a, "%s %u %u %u %lld", layout, in[0], n > 1 ? in[1] : 0, n > 2 ? in[2] : 0, (long long)interleave);
     bool added;

@@ -30,15 +30,17 @@ static bool is_kv_state(const Module *m, const Op *op)
 
 /* ---- sizes: strides of ARCHITECTURE.md, "Activations a kernel reads" ---- */
 
+static u64 element_bytes(DType dt) { return (dtype_info[dt].bits + 7u) / 8; }
+
 static u64 row_bytes(const Module *m, ValueId v)
 {
     const Op *def = def_of(m, v);
     const Type *t = type_of(m, v);
     u64 k = 1;
     for (u32 i = 1; i < t->rank; i++) k *= (u64)t->dim[i];
-    if (def->kind != OP_QUANTIZE) return k * (dtype_info[t->dt].bits / 8);
-    u64 unit = op_int(def, A_GROUP) ? 32 : 64, planes = dtype_info[t->dt].bits / 8;
-    return (k + unit - 1) / unit * unit * planes;
+    if (def->kind != OP_QUANTIZE) return k * element_bytes(t->dt);
+    u64 unit = op_int(def, A_GROUP) ? 32 : 64;
+    return (k + unit - 1) / unit * unit * element_bytes(t->dt);
 }
 
 static bool value_bytes(Plan *p, ValueId v, u64 *bytes)
@@ -106,7 +108,8 @@ static void place_stored(Plan *p)
         const Op *op = op_at(m, fn->body.at[i]);
         if (op->kind != OP_STORE) continue;
         Buffer *b = buffer_of(p, op->in[0]);
-        if (b && b->first == op->step) b->at = op_attr(def_of(m, op->in[1]), A_AT)->ints[0];
+        const Attr *at = op_attr(def_of(m, op->in[1]), A_AT);
+        if (b && b->first == op->step && at) b->at = at->ints[0];
     }
 }
 
@@ -169,12 +172,12 @@ static bool place_states(Plan *p)
         if (op->kind != OP_STATE) continue;
         const Type *t = type_of(m, op->out);
         bool cache = is_kv_state(m, op);
-        u64 size = dtype_info[t->dt].bits / 8;
+        u64 size = element_bytes(t->dt);
         bool ok = true;
         for (u32 k = 0; k < t->rank; k++)
             if (!(cache && k == 1)) ok = ok && t->dim[k] > 0 && ckd_mul(&size, size, (u64)t->dim[k]);
-        if (!ok || size >> 46) return pass_fail(p->cx, op, "the state has no size that fits in memory");
         u64 *end = cache ? &kv : &p->reserved;
+        if (!ok || size >> 46 || *end >> 46) return pass_fail(p->cx, op, "the state has no size that fits in memory");
         i64 at = (i64)*end;
         *end += round_up(size);
         op_set_ints(m, id, A_AT, &at, 1);

@@ -7,22 +7,24 @@
 enum { MERGE_MAX = 8 };
 
 typedef struct Group {
-    ValueId x;
+    ValueId x; /* what all read */
     OpId consumer;
     OpId linear[MERGE_MAX];
     u32 n;
+    bool finishable; /* by an epilogue */
 } Group;
 
 /* Ops between a projection and what consumes it. */
 static bool passes_on(OpKind k) { return k == OP_RESHAPE || k == OP_RMSNORM || k == OP_ROPE || k == OP_SILU || k == OP_GELU; }
 
-/* Where the linear's result ends up, 0 if it is used more than once on the way. */
+/* The attention or gated product that the linear's result ends up in; 0 if there is none, or another use on the way. */
 static OpId consumer_of(const Module *m, const Uses *u, ValueId y)
 {
     for (;;) {
         if (!uses_once(u, y)) return 0;
         OpId user = uses_at(u, y, 0);
-        if (!passes_on(op_at(m, user)->kind)) return user;
+        OpKind kind = op_at(m, user)->kind;
+        if (!passes_on(kind)) return kind == OP_ATTENTION || kind == OP_MUL ? user : 0;
         y = op_at(m, user)->out;
     }
 }
@@ -43,6 +45,7 @@ static u32 rank_of(const Module *m, const Uses *u, ValueId y)
     }
 }
 
+/* Sorts the linears by the rank of their results. A product is a gated unit when one side is activated (rank 0). */
 static void sort_group(const Module *m, const Uses *u, Group *g)
 {
     for (u32 i = 1; i < g->n; i++)
@@ -51,6 +54,7 @@ static void sort_group(const Module *m, const Uses *u, Group *g)
             g->linear[k] = g->linear[k - 1];
             g->linear[k - 1] = t;
         }
+    g->finishable = op_at(m, g->consumer)->kind == OP_ATTENTION || rank_of(m, u, op_at(m, g->linear[0])->out) == 0;
 }
 
 /* Joined weights, or biases (operand 2; zeros for a linear without one). */
@@ -117,6 +121,6 @@ bool pass_merge_linears(PassCx *cx)
     }
     for (u32 k = 0; k < groups.n; k++) sort_group(m, &u, &groups.at[k]);
     for (u32 k = 0; k < groups.n; k++)
-        if (groups.at[k].n > 1 && !merge(cx, &groups.at[k])) return false;
+        if (groups.at[k].n > 1 && groups.at[k].finishable && !merge(cx, &groups.at[k])) return false;
     return true;
 }

@@ -178,6 +178,9 @@ bool pass_phases(PassCx *cx)
     if (chunk < 1 || chunk > 65536) return pass_fail(cx, NULL, "chunk is %lld, expected 1 to 65536", (long long)chunk);
     if (rows < 1 || rows > chunk) return pass_fail(cx, NULL, "rows is %lld, expected 1 to %lld", (long long)rows, (long long)chunk);
     if (kv != DT_F32 && kv != DT_F16) return pass_fail(cx, NULL, "kv is '%s', expected f32 or f16", pass_word(cx, "kv"));
+    static const char *const made[] = {"prefill", "logits", "decode"};
+    for (u32 i = 0; i < 3; i++)
+        if (pass_fn_index(m, made[i])) return pass_fail(cx, NULL, "there is a function @%s beside @main", made[i]);
     if (!check_signature(cx, p.from) || !find_tail(&p)) return false;
     const i64 dim[2] = {chunk, type_cols(type_of(m, p.tail.cut))};
     p.hidden = state(cx, "hidden", DT_F32, 2, dim);

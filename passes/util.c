@@ -114,11 +114,12 @@ bool pass_tail(PassCx *cx, u32 fn, Tail *t)
             if (t->head) return true; /* the layer before: there is no final norm */
             t->head = v;
         }
+        if (!op->nin) break;
         t->cut = op->in[0];
-        if (op->kind == OP_RMSNORM || !op->nin) break;
+        if (op->kind == OP_RMSNORM) break;
         v = t->cut;
     }
-    if (t->head && t->cut && pass_def(m, t->cut)) return true;
+    if (t->head && pass_def(m, t->cut) && value_at(m, t->cut)->fn == fn) return true;
     return pass_fail(cx, NULL, "the result of @%s is not computed by a linear from hidden states", ir_cstr(m, f->name));
 }
 

@@ -1,6 +1,7 @@
 #include "passes/passes.h"
 
 #include "ir/text.h"
+#include "passes/numerics.h"
 #include "tests/unit/tiny_llama.h"
 
 #include <setjmp.h>
@@ -257,11 +258,130 @@ static void test_recipes_numerics(void **state)
         }
 }
 
+/* A change of meaning between start and check is blamed on the pass. */
+static void test_numerics_names_the_pass(void **state)
+{
+    (void)state;
+    Arena a = {0};
+    Diag d;
+    diag_init(&d, &a);
+    d.silent = true;
+    Module *m = tiny_llama(&d, &shapes[0]);
+    Pipeline p = pipeline(&d, "cse");
+    PassCx cx = {.m = m, .d = &d, .a = &a, .call = &p.calls.at[0], .changes = 1};
+    const PassInfo *info = &pass_info[p.calls.at[0].pass];
+    Numerics num = {0};
+    assert_true(numerics_start(&num, &d, m));
+    assert_true(numerics_check(&num, &cx, info));
+    Fn *f = ir_fn(m, "main");
+    for (u32 i = 0; i < f->body.n; i++) {
+        Op *op = op_at(m, f->body.at[i]);
+        if (op->kind == OP_ADD) op->in[1] = op->in[0];
+    }
+    assert_false(numerics_check(&num, &cx, info));
+    numerics_end(&num);
+    assert_int_equal(d.n_errors, 1);
+    arena_free(&a);
+}
+
+/* ---- random graphs ---- */
+
+typedef struct Random {
+    u64 s;
+} Random;
+
+static u32 below(Random *r, u32 n)
+{
+    r->s = r->s * 6364136223846793005u + 1442695040888963407u;
+    return (u32)((r->s >> 33) % n);
+}
+
+enum { WIDTH = 8, VALUES = 24 };
+
+static ValueId random_value(Random *r, TinyBuild *z, const ValueId *v, u32 n, const ValueId *w, u32 n_w)
+{
+    ValueId x = v[below(r, n)], y = v[below(r, n)];
+    switch (below(r, 9)) {
+    case 0: return ir_op(&z->b, OP_ADD, INS(x, y), NULL, 0, NULL);
+    case 1: return ir_op(&z->b, OP_MUL, INS(ir_op(&z->b, OP_SILU, INS(x), NULL, 0, NULL), y), NULL, 0, NULL);
+    case 2: return ir_op(&z->b, OP_RMSNORM, INS(x), ATTRS({A_EPS, .f = 1e-5}), 0, NULL);
+    case 3: return tiny_norm(z, "norm", x, WIDTH);
+    case 4: return ir_op(&z->b, OP_GELU, INS(x), NULL, 0, NULL);
+    case 5: { /* gated unit */
+        ValueId g = tiny_linear(z, "gate", x, 2 * WIDTH, WIDTH), u = tiny_linear(z, "up", x, 2 * WIDTH, WIDTH);
+        g = ir_op(&z->b, OP_SILU, INS(g), NULL, 0, NULL);
+        g = below(r, 2) ? ir_op(&z->b, OP_MUL, INS(g, u), NULL, 0, NULL) : ir_op(&z->b, OP_MUL, INS(u, g), NULL, 0, NULL);
+        return tiny_linear(z, "down", g, WIDTH, 2 * WIDTH);
+    }
+    default: /* a linear, often the operand of a sum that a residual epilogue may take */
+        x = ir_op(&z->b, OP_LINEAR, INS(x, w[below(r, n_w)]), NULL, 0, NULL);
+        return below(r, 2) ? x : below(r, 2) ? ir_op(&z->b, OP_ADD, INS(x, y), NULL, 0, NULL) : ir_op(&z->b, OP_ADD, INS(y, x), NULL, 0, NULL);
+    }
+}
+
+static Module *random_graph(Diag *d, u64 seed)
+{
+    static const TinyLlama t = {.layers = 1, .hidden = WIDTH, .heads = 2, .kv_heads = 1, .head_dim = 4, .vocab = 20};
+    Random r = {seed * 2 + 1};
+    Module *m = ir_module_new(d->a, "random", ".");
+    u32 fn = ir_fn_new(m, "main");
+    TinyBuild z = {.c = {.m = m, .d = d, .layer = -1}, .b = {.m = m, .d = d, .fn = fn, .layer = -1}, .t = &t};
+    const i64 T = DIM_T;
+    ValueId tokens = ir_param(m, fn, "tokens", ir_type(m, DT_I32, 1, &T)), pos = ir_param(m, fn, "pos", ir_type(m, DT_I32, 1, &T));
+    ValueId v[VALUES], w[3], table = tiny_const(&z, "embed", 2, t.vocab, WIDTH, 1.0);
+    for (u32 i = 0; i < 3; i++) w[i] = tiny_const(&z, "w", 2, WIDTH, WIDTH, 0.5);
+    v[0] = ir_op(&z.b, OP_EMBEDDING, INS(tokens, table), NULL, 0, NULL);
+    u32 attention = below(&r, VALUES);
+    for (u32 i = 1; i < VALUES; i++) {
+        v[i] = random_value(&r, &z, v, i, w, 3);
+        if (i != attention) continue;
+        z.b.layer = 0;
+        ValueId freqs = ir_op(&z.c, OP_ROPE_FREQS, NULL, 0, ATTRS({A_DIM, .i = t.head_dim}), 0, "freqs");
+        v[i] = tiny_attention(&z, v[i], pos, freqs);
+        z.b.layer = -1;
+    }
+    ValueId sum = v[VALUES - 1]; /* every value counts */
+    for (u32 i = 0; i + 1 < VALUES; i += 2) sum = ir_op(&z.b, OP_ADD, INS(sum, v[i]), NULL, 0, NULL);
+    ValueId y = ir_op(&z.b, OP_LINEAR, INS(tiny_norm(&z, "last", sum, WIDTH), table), NULL, 0, NULL);
+    vec_push(m->a, &m->fns.at[fn].results, y);
+    return m;
+}
+
+static void test_random_graphs(void **state)
+{
+    (void)state;
+    const char *const text = "canonicalise,cse,dce,fuse-norm,merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,layout,memory";
+    for (u64 seed = 0; seed < 150; seed++) {
+        Arena a = {0};
+        Diag d;
+        diag_init(&d, &a);
+        Module *m = random_graph(&d, seed);
+        i64 n, k;
+        double *ref = logits(&d, m, false, &n);
+        bool ok = run(&d, m, text, NULL);
+        diag_flush(&d);
+        if (!ok) fail_msg("seed %llu", (unsigned long long)seed);
+        for (u32 f = 1; f < m->fns.n; f++) check_memory(m, f), check_crossing(m, f);
+        double prefill = compare_values(ref, logits(&d, m, false, &k), n).sqnr_db, decode = compare_values(ref, logits(&d, m, true, &k), n).sqnr_db;
+        if (prefill < 180 || decode < 180) fail_msg("seed %llu: %.1f and %.1f dB", (unsigned long long)seed, prefill, decode);
+        StrBuf b = {.a = &a}, c = {.a = &a};
+        ir_print(m, &b);
+        const Source src = {"dump", b.p, b.n};
+        Module *again = ir_parse(&d, &a, &src, ".");
+        diag_flush(&d);
+        assert_non_null(again);
+        ir_print(again, &c);
+        assert_string_equal(b.p, c.p);
+        arena_free(&a);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recipes),         cmocka_unit_test(test_exact_passes),     cmocka_unit_test(test_quantising_passes),
         cmocka_unit_test(test_lower_is_exact),  cmocka_unit_test(test_recipes_numerics),
+        cmocka_unit_test(test_numerics_names_the_pass), cmocka_unit_test(test_random_graphs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
