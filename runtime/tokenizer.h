@@ -67,7 +67,7 @@ bool pfq_tok_merges_to(const PfqTokenizer *t, const char *piece, size_t n, int32
 
 enum {
     PFQ_TOK_MAX_VOCAB = 1 << 21,
-    PFQ_TOK_MAX_MERGES = 1 << 23,
+    PFQ_TOK_MAX_MERGES = 1 << 22,
     PFQ_TOK_MAX_PIECE = 1 << 16, /* bytes of one token */
     PFQ_TOK_MAX_STAGES = 8,
 };
