@@ -26,7 +26,6 @@ typedef struct CgOptions {
     const void *tokenizer;         /* blob for runtime/tokenizer.h; NULL: the program has no tokenizer */
     size_t tokenizer_bytes;
     const char *version, *recipe;  /* for `info` */
-    const struct PfqExpect *expect; /* for `self-test` (runtime/abi.h); NULL: none */
     /* Called from the calling thread, now and then; done and total count bytes of weights. May be NULL. */
     void (*progress)(void *arg, const char *what, u64 done, u64 total);
     void *progress_arg;

@@ -197,7 +197,7 @@ bool cg_compile(Diag *d, Module *m, const CgOptions *opt, CgResult *res)
     const double t0 = now_seconds();
     bool ok = io_mkdirs(d, opt->out_dir) && specialise(&c);
     res->llvm_s = now_seconds() - t0;
-    ok = ok && write_all(&c);
+    ok = ok && cg_expect(d, &c.plan) && write_all(&c);
     for (u32 i = 0; i < c.n_objects; i++) cg_object_free(&c.objects[i]);
     return ok;
 }

@@ -2,7 +2,6 @@
 #include "codegen/plan.h"
 
 #include "ir/text.h"
-#include "runtime/abi.h"
 
 /* ---- pieces ---- */
 
@@ -170,9 +169,8 @@ static void emit_tables(const CgBuild *b, StrBuf *o)
               "#define EACH(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), 0, 1)\n");
 }
 
-static void emit_expect(const CgOptions *opt, StrBuf *o)
+static void emit_expect(const PfqExpect *e, StrBuf *o)
 {
-    const PfqExpect *e = opt->expect;
     if (!e) return;
     sb_str(o, "\n/* For self-test: logits that pfqc's reference evaluator computed. */\nstatic const int32_t expect_tokens[] = {");
     for (i32 i = 0; i < e->n_tokens; i++) sb_printf(o, "%s%d", i ? ", " : "", e->tokens[i]);
@@ -221,7 +219,7 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     sb_str(o, "},\n    .prefill = prefill,\n    .logits = logits,\n    .decode = decode,\n");
     sb_printf(o, "    .n_variants = %u,\n    .n_kernels = N_KERNELS,\n    .variants = variants,\n", b->n_targets);
     if (opt->tokenizer) sb_printf(o, "    .tokenizer = pfq_tokenizer_blob,\n    .tokenizer_bytes = %zu,\n", opt->tokenizer_bytes);
-    if (opt->expect) sb_str(o, "    .expect = &expect,\n");
+    if (p->expect) sb_str(o, "    .expect = &expect,\n");
     sb_str(o, "};\n");
 }
 
@@ -238,7 +236,7 @@ void cg_emit_model(const CgBuild *b, StrBuf *o)
               " * is what the call computes, in pfqc's IR; at = its place. */\n#include \"abi.h\"\n");
     emit_tables(b, o);
     for (u32 i = 0; i < CG_N_PHASES; i++) emit_phase(b, &p->phase[i], o);
-    emit_expect(b->opt, o);
+    emit_expect(p->expect, o);
     emit_model(b, o);
 }
 

@@ -8,6 +8,7 @@
 #define PFQC_CODEGEN_PLAN_H
 
 #include "codegen/codegen_int.h"
+#include "runtime/abi.h"
 #include "runtime/image.h"
 
 /* Constants of templates, codegen/cpu/kernels.def. */
@@ -111,7 +112,8 @@ typedef struct CgPlan {
     u64 act_bytes, kv_row_bytes;
     u64 kernel_scratch, scratch_bytes; /* the kernels' own part, and with the private buffers behind it */
     u64 weight_bytes_per_token;
-    u8 image_id[16]; /* filled by cg_write_weights */
+    u8 image_id[16];   /* filled by cg_write_weights */
+    PfqExpect *expect; /* filled by cg_expect; NULL: nothing is recorded */
 } CgPlan;
 
 /* ---- kernels.c ---- */
@@ -128,6 +130,11 @@ bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out); /* E_KERNEL */
 
 /* Evaluates every section and writes the image at offset `at` of f; fills the plan's sums and image_id. */
 bool cg_write_weights(Diag *d, CgPlan *p, OutFile *f, u64 at, const CgOptions *opt);
+
+/* ---- expect.c ---- */
+
+/* Records what self-test compares with, unless the model is too large for the reference evaluator. */
+bool cg_expect(Diag *d, CgPlan *p);
 
 /* ---- emit.c, report.c: text ---- */
 typedef struct CgBuild { /* what the emitters need besides the plan */

@@ -26,6 +26,7 @@ if grep -rlaF -e "$tmp" -e "$sample" -e "$(dirname "$PFQC")" "$out"; then fail "
 
 # 3. The program runs with every variant that this CPU has, from another folder.
 "$out/$name" self-test >"$tmp/self" 2>&1 || { cat "$tmp/self"; fail "self-test"; }
+grep -q "prefill: ok" "$tmp/self" && grep -q "decode: ok" "$tmp/self" || fail "nothing was recorded for self-test"
 first=
 for v in avx512vnni avx2; do
     if ids=$(cd / && "$out/$name" logits --tokens 1,80,147,201 --top 3 --cpu $v 2>"$tmp/err"); then
