@@ -454,7 +454,7 @@ static void add_head(Image *m, u64 tensors, u64 keys)
     add64(m, tensors), add64(m, keys);
 }
 
-static void check_gguf(const Image *m, bool ok, const char *text)
+static void check_gguf_with(const Image *m, bool ok, ErrCode code, const char *text)
 {
     Arena a = {0};
     Diag d;
@@ -465,11 +465,16 @@ static void check_gguf(const Image *m, bool ok, const char *text)
         fail_msg("expected %s: %s", text, ok ? d.msgs.at[0].text : "accepted");
     if (!ok) {
         assert_int_equal(d.n_errors, 1);
-        assert_int_equal(d.msgs.at[0].code, E_LIMIT);
+        assert_int_equal(d.msgs.at[0].code, code);
         if (!strstr(d.msgs.at[0].text, text))
             fail_msg("'%s' does not hold '%s'", d.msgs.at[0].text, text);
     }
     arena_free(&a);
+}
+
+static void check_gguf(const Image *m, bool ok, const char *text)
+{
+    check_gguf_with(m, ok, E_LIMIT, text);
 }
 
 static void gguf_limits(void **state)
@@ -509,7 +514,97 @@ static void gguf_limits(void **state)
         m.n = (m.n + 31) / 32 * 32 + 1;
         check_gguf(&m, n == CK_MAX_NAME, "1025 bytes");
     }
+    for (u64 n = GGUF_MAX_KEY; n <= GGUF_MAX_KEY + 1; n++) {
+        add_head(&m, 0, 1);
+        add64(&m, n);
+        memset(m.p + m.n, 'k', n);
+        m.n += n;
+        add32(&m, GGUF_U8), add(&m, "", 1);
+        check_gguf_with(&m, n == GGUF_MAX_KEY, E_FILE_FORMAT, "1 to 65535 bytes");
+    }
+    for (u32 n = GGUF_MIN_ALIGNMENT / 2; n <= 2 * GGUF_MAX_ALIGNMENT; n *= 2) {
+        add_head(&m, 1, 1);
+        add_str(&m, "general.alignment"), add32(&m, GGUF_U32), add32(&m, n);
+        add_str(&m, "t"), add32(&m, 0), add32(&m, 24), add64(&m, 0);
+        m.n = (m.n + n - 1) / n * n + 1;
+        check_gguf_with(&m, n >= GGUF_MIN_ALIGNMENT && n <= GGUF_MAX_ALIGNMENT, E_FILE_FORMAT,
+                        "general.alignment");
+    }
     munmap(m.p, m.cap);
+}
+
+static bool parse_st(const Image *m, ErrCode code)
+{
+    Arena a = {0};
+    Diag d;
+    Safetensors s;
+    MappedFile f = {"limit.safetensors", m->p, m->n};
+    diag_init(&d, &a);
+    bool ok = st_parse(&d, &a, &f, &s);
+    assert_int_equal(d.n_errors, !ok);
+    if (!ok) assert_int_equal(d.msgs.at[0].code, code);
+    arena_free(&a);
+    return ok;
+}
+
+static void add_text(Image *m, const char *s)
+{
+    add(m, s, strlen(s));
+}
+
+/* Many entries: one byte each in tensors, or empty strings in __metadata__. */
+static void safetensors_counts(void **state)
+{
+    (void)state;
+    char text[100];
+    Image m = image(ST_MAX_HEADER);
+    for (int meta = 0; meta < 2; meta++) {
+        u32 most = meta ? ST_MAX_META : CK_MAX_TENSORS;
+        for (u32 n = most; n <= most + 1; n++) {
+            m.n = 8;
+            add_text(&m, meta ? "{\"__metadata__\":{" : "{");
+            for (u32 i = 0; i < n; i++) {
+                int k = meta ? snprintf(text, sizeof text, "%s\"%u\":\"\"", i ? "," : "", i)
+                             : snprintf(text, sizeof text,
+                                        "%s\"%u\":{\"dtype\":\"U8\",\"shape\":[],"
+                                        "\"data_offsets\":[%u,%u]}",
+                                        i ? "," : "", i, i, i + 1);
+                add(&m, text, (size_t)k);
+            }
+            add_text(&m, meta ? "}}" : "}");
+            u64 header = m.n - 8;
+            memcpy(m.p, &header, 8);
+            if (!meta) m.n += n;
+            assert_int_equal(parse_st(&m, E_LIMIT), n == most);
+        }
+    }
+    munmap(m.p, m.cap);
+}
+
+static void file_limits(void **state)
+{
+    (void)state;
+    enum { FILES = 4096, INDEX = 64 << 20 };
+    static const char *paths[FILES + 1];
+    for (u32 i = 0; i <= FILES; i++)
+        paths[i] = "iree-empty.safetensors";
+    Fixture f;
+    assert_true(open_paths(&f, DATA "/safetensors", paths, FILES));
+    assert_int_equal(f.ck.n_files, FILES);
+    done(&f);
+    assert_false(open_paths(&f, DATA "/safetensors", paths, FILES + 1));
+    assert_refused(&f, "4097 files", "E0704", "more than 4096 checkpoint files");
+    done(&f);
+    for (u32 n = INDEX; n <= INDEX + 1; n++) { /* zeros: not JSON, but read */
+        char path[100];
+        put("model.safetensors.index.json", "");
+        snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
+        assert_int_equal(truncate(path, n), 0);
+        assert_false(open_one(&f, folder, "."));
+        assert_refused(&f, "index", n == INDEX ? "E0101" : "E0704",
+                       n == INDEX ? "expected a value" : "limit");
+        done(&f);
+    }
 }
 
 static void safetensors_limits(void **state)
@@ -519,38 +614,21 @@ static void safetensors_limits(void **state)
     for (u64 n = ST_MAX_HEADER; n <= ST_MAX_HEADER + 1; n++) {
         m.n = 0;
         add64(&m, n);
-        add(&m, "{}", 2);
+        add_text(&m, "{}");
         memset(m.p + m.n, ' ', n - 2);
         m.n += n - 2;
-        Arena a = {0};
-        Diag d;
-        Safetensors s;
-        MappedFile f = {"limit.safetensors", m.p, m.n};
-        diag_init(&d, &a);
-        assert_int_equal(st_parse(&d, &a, &f, &s), n == ST_MAX_HEADER);
-        if (n > ST_MAX_HEADER) assert_int_equal(d.msgs.at[0].code, E_LIMIT);
-        arena_free(&a);
+        assert_int_equal(parse_st(&m, E_LIMIT), n == ST_MAX_HEADER);
     }
-    for (u32 n = CK_MAX_NAME; n <= CK_MAX_NAME + 1;
-         n++) { /* with eight dimensions, the most allowed */
-        char text[2048];
-        memset(text, 'x', sizeof text);
-        memcpy(text, "{\"", 2);
-        int k =
-            snprintf(text + 2 + n, sizeof text - 2 - n,
-                     "\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}");
-        m.n = 0;
-        add64(&m, 2 + n + (u64)k);
-        add(&m, text, 2 + n + (size_t)k);
+    for (u32 n = CK_MAX_NAME; n <= CK_MAX_NAME + 1; n++) { /* eight dimensions, the most allowed */
+        m.n = 8;
+        add_text(&m, "{\"");
+        memset(m.p + m.n, 'x', n);
+        m.n += n;
+        add_text(&m, "\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}");
+        u64 header = m.n - 8;
+        memcpy(m.p, &header, 8);
         m.n++;
-        Arena a = {0};
-        Diag d;
-        Safetensors s;
-        MappedFile f = {"limit.safetensors", m.p, m.n};
-        diag_init(&d, &a);
-        assert_int_equal(st_parse(&d, &a, &f, &s), n == CK_MAX_NAME);
-        if (n == CK_MAX_NAME) assert_int_equal(s.tensor[0].rank, 8);
-        arena_free(&a);
+        assert_int_equal(parse_st(&m, E_LIMIT), n == CK_MAX_NAME);
     }
     munmap(m.p, m.cap);
 }
@@ -570,6 +648,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(contradicting_aliases_are_refused, make_folder,
                                         remove_folder),
         cmocka_unit_test(gguf_limits),
+        cmocka_unit_test(safetensors_counts),
+        cmocka_unit_test_setup_teardown(file_limits, make_folder, remove_folder),
         cmocka_unit_test(safetensors_limits),
     };
     return cmocka_run_group_tests_name("checkpoint", tests, NULL, NULL);
