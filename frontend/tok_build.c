@@ -164,53 +164,46 @@ bool tokb_stage(TokBuilder *b, Loc loc, PfqTokSplit s)
     return true;
 }
 
-/* Names of tokenizer.ggml.pre, by what the tokenizer.json they stand for says. NFC is there too: llama.cpp leaves
- * it out, the reference tokenizers do not. */
-static const struct PreName {
-    const char *name;
+/* Names of tokenizer.ggml.pre, grouped by what the tokenizer.json files they stand for say. NFC is there too:
+ * llama.cpp leaves it out, the reference tokenizers of these models do not. */
+enum { IGNORE_MERGES = 1, ADD_BOS = 2, NFC = 4, MAX_NAMES = 10 };
+static const struct PreGroup {
+    const char *name[MAX_NAMES];
     u8 stage[PFQ_TOK_MAX_STAGES];
-    enum { IGNORE_MERGES = 1, NFC = 2 } how;
-} pre_names[] = {
-    {"gpt-2", {PFQ_SPLIT_GPT2}, 0},
-    {"gpt2", {PFQ_SPLIT_GPT2}, 0},
-    {"phi-2", {PFQ_SPLIT_GPT2}, 0},
-    {"mpt", {PFQ_SPLIT_GPT2}, NFC},
-    {"olmo", {PFQ_SPLIT_GPT2}, NFC},
-    {"jais", {PFQ_SPLIT_GPT2}, 0},
-    {"roberta-bpe", {PFQ_SPLIT_GPT2}, 0},
-    {"llama-bpe", {PFQ_SPLIT_LLAMA3}, IGNORE_MERGES},
-    {"llama3", {PFQ_SPLIT_LLAMA3}, IGNORE_MERGES},
-    {"llama-v3", {PFQ_SPLIT_LLAMA3}, IGNORE_MERGES},
-    {"dbrx", {PFQ_SPLIT_LLAMA3}, 0},
-    {"smaug-bpe", {PFQ_SPLIT_LLAMA3}, 0},
-    {"qwen2", {PFQ_SPLIT_QWEN2}, NFC},
-    {"deepseek-r1-qwen", {PFQ_SPLIT_QWEN2}, NFC},
-    {"stablelm2", {PFQ_SPLIT_QWEN2}, NFC},
-    {"qwen35", {PFQ_SPLIT_QWEN35}, NFC},
-    {"gpt-4o", {PFQ_SPLIT_O200K}, 0},
-    {"tekken", {PFQ_SPLIT_TEKKEN}, IGNORE_MERGES},
-    {"smollm", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
-    {"starcoder", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
-    {"refact", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
-    {"command-r", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, NFC},
-    {"codeshell", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
-    {"exaone", {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
-    {"deepseek-coder", {PFQ_SPLIT_NEWLINE, PFQ_SPLIT_WORD, PFQ_SPLIT_PUNCT, PFQ_SPLIT_CJK, PFQ_SPLIT_DIGIT}, 0},
-    {"deepseek-v3", {PFQ_SPLIT_DIGIT3, PFQ_SPLIT_KANA, PFQ_SPLIT_DEEPSEEK3}, 0},
-    {"falcon", {PFQ_SPLIT_FALCON_PUNCT, PFQ_SPLIT_GPT2, PFQ_SPLIT_BYTE_DIGITS, PFQ_SPLIT_ASCII3}, 0},
+    int how;
+} pre_groups[] = {
+    {{"gpt-2", "phi-2", "jais", "gigachat", "a.x-4.0", "mellum", "exaone4", "trillion", "granite-docling"},
+     {PFQ_SPLIT_GPT2}, 0},
+    {{"mpt", "olmo"}, {PFQ_SPLIT_GPT2}, NFC},
+    {{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"},
+     {PFQ_SPLIT_LLAMA3}, IGNORE_MERGES | ADD_BOS},
+    {{"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}, {PFQ_SPLIT_LLAMA3}, 0},
+    {{"qwen2", "deepseek-r1-qwen", "stablelm2"}, {PFQ_SPLIT_QWEN2}, NFC},
+    {{"megrez", "kormo", "hunyuan", "solar-open", "grok-2"}, {PFQ_SPLIT_QWEN2}, 0},
+    {{"qwen35"}, {PFQ_SPLIT_QWEN35}, NFC},
+    {{"gpt-4o", "llama4", "kanana2", "minimax-m2"}, {PFQ_SPLIT_O200K}, 0},
+    {{"tekken"}, {PFQ_SPLIT_TEKKEN}, IGNORE_MERGES | ADD_BOS},
+    {{"smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"}, {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, 0},
+    {{"command-r"}, {PFQ_SPLIT_DIGIT, PFQ_SPLIT_GPT2}, NFC},
+    {{"deepseek-coder"}, {PFQ_SPLIT_NEWLINE, PFQ_SPLIT_WORD, PFQ_SPLIT_PUNCT, PFQ_SPLIT_CJK, PFQ_SPLIT_DIGIT}, 0},
+    {{"deepseek-v3", "hunyuan-dense", "joyai-llm"}, {PFQ_SPLIT_DIGIT3, PFQ_SPLIT_KANA, PFQ_SPLIT_DEEPSEEK3}, 0},
+    {{"falcon"}, {PFQ_SPLIT_FALCON_PUNCT, PFQ_SPLIT_GPT2, PFQ_SPLIT_BYTE_DIGITS, PFQ_SPLIT_ASCII3}, 0},
 };
 
 bool tokb_stages_by_name(TokBuilder *b, Loc loc, Str pre)
 {
     StrBuf known = {.a = b->a};
-    for (size_t i = 0; i < sizeof pre_names / sizeof *pre_names; i++) {
-        if (str_is(pre, pre_names[i].name)) {
-            memcpy(b->stage, pre_names[i].stage, sizeof b->stage);
-            b->ignore_merges = pre_names[i].how & IGNORE_MERGES;
-            if (pre_names[i].how & NFC) b->flags |= PFQ_TOKF_NFC;
+    for (size_t i = 0; i < sizeof pre_groups / sizeof *pre_groups; i++) {
+        const struct PreGroup *g = pre_groups + i;
+        for (size_t k = 0; k < MAX_NAMES && g->name[k]; k++) {
+            sb_printf(&known, "%s%s", known.n ? ", " : "", g->name[k]);
+            if (!str_is(pre, g->name[k])) continue;
+            memcpy(b->stage, g->stage, sizeof b->stage);
+            b->ignore_merges = g->how & IGNORE_MERGES;
+            if (g->how & NFC) b->flags |= PFQ_TOKF_NFC;
+            if (g->how & ADD_BOS) b->flags |= PFQ_TOKF_ADD_BOS;
             return true;
         }
-        sb_printf(&known, "%s%s", i ? ", " : "", pre_names[i].name);
     }
     diag_error(b->d, E_TOKENIZER_UNSUPPORTED, loc, "pre-tokenizer '%.*s' is not supported", STRF(pre));
     diag_hint(b->d, "supported: %s", known.p);

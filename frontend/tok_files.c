@@ -17,10 +17,10 @@ static bool rebuilds_bos(Str class)
 
 static void from_tokenizer_config(const Json *v, TokSpecials *sp)
 {
-    const Json *add = json_get(v, "add_bos_token"), *class = json_get(v, "tokenizer_class");
+    const Json *add = json_get(v, "add_bos_token");
     sp->bos = token_text(json_get(v, "bos_token"));
     sp->eos = token_text(json_get(v, "eos_token"));
-    if (add && add->kind == JSON_BOOL && rebuilds_bos(token_text(class))) sp->add_bos = add->b;
+    if (add && add->kind == JSON_BOOL && rebuilds_bos(sp->class)) sp->add_bos = add->b;
 }
 
 static i32 as_id(const Json *v) { return v && v->is_int && v->i >= 0 && v->i < PFQ_TOK_MAX_VOCAB ? (i32)v->i : -1; }
@@ -41,11 +41,12 @@ static void from_config(Arena *a, const Json *v, TokSpecials *sp)
 }
 
 /* A file beside the tokenizer; NULL in *out if it does not exist. */
-static bool neighbour(Diag *d, Arena *a, const char *dir, const char *name, const Json **out)
+static bool neighbour(Diag *d, Arena *a, const char *dir, const char *name, const Json **out, const Source **text)
 {
     const char *path = io_join(a, dir, name);
     Source *src = NEW(a, Source);
     *out = NULL;
+    if (text) *text = src;
     if (!io_exists(path)) return true;
     if (!io_read_text(d, a, path, MAX_CONFIG, src)) return false;
     return (*out = json_parse(d, a, src)) != NULL;
@@ -55,9 +56,12 @@ static bool read_specials(Diag *d, Arena *a, const char *dir, TokSpecials *sp)
 {
     const Json *tok, *gen, *config;
     *sp = (TokSpecials){.bos_id = -1, .eos_id = -1, .add_bos = -1};
-    if (!neighbour(d, a, dir, "tokenizer_config.json", &tok) || !neighbour(d, a, dir, "generation_config.json", &gen) ||
-        !neighbour(d, a, dir, "config.json", &config))
+    if (!neighbour(d, a, dir, "tokenizer_config.json", &tok, &sp->src) ||
+        !neighbour(d, a, dir, "generation_config.json", &gen, NULL) || !neighbour(d, a, dir, "config.json", &config, NULL))
         return false;
+    sp->added = json_get(tok, "added_tokens_decoder");
+    if (sp->added && sp->added->kind != JSON_OBJECT) sp->added = NULL;
+    sp->class = token_text(json_get(tok, "tokenizer_class"));
     from_tokenizer_config(tok, sp);
     from_config(a, gen, sp);
     from_config(a, config, sp);
@@ -87,17 +91,15 @@ static bool load_vocab(Diag *d, Arena *a, const char *dir, TokBlob *out)
         const char *class, *pre;
     } known[] = {{"GPT2Tokenizer", "gpt-2"},       {"GPT2TokenizerFast", "gpt-2"}, {"Qwen2Tokenizer", "qwen2"},
                  {"Qwen2TokenizerFast", "qwen2"}, {"CodeGenTokenizer", "gpt-2"}};
-    const Json *config;
     TokSpecials sp;
     Source vocab, merges, added;
     const char *pre = NULL, *more = io_join(a, dir, "added_tokens.json");
-    if (!neighbour(d, a, dir, "tokenizer_config.json", &config) || !read_specials(d, a, dir, &sp)) return false;
-    Str class = token_text(json_get(config, "tokenizer_class"));
+    if (!read_specials(d, a, dir, &sp)) return false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (str_is(class, known[i].class)) pre = known[i].pre;
+        if (str_is(sp.class, known[i].class)) pre = known[i].pre;
     if (!pre) {
         diag_error(d, E_TOKENIZER_UNSUPPORTED, LOC_WHAT(dir), "tokenizer_class '%.*s' is not supported for vocab.json",
-                   STRF(class));
+                   STRF(sp.class));
         diag_hint(d, "supported in tokenizer_config.json: GPT2Tokenizer, Qwen2Tokenizer, CodeGenTokenizer; or add tokenizer.json");
         return false;
     }

@@ -116,7 +116,7 @@ static bool read_spm(Reader *r)
 
 static bool read_policy(Reader *r)
 {
-    bool add_bos = r->spm || (r->b.ignore_merges && r->b.stage[0] == PFQ_SPLIT_LLAMA3), add_eos = false;
+    bool add_bos = r->spm || (r->b.flags & PFQ_TOKF_ADD_BOS), add_eos = false;
     bool squeeze = false, space = true;
     i32 eot = -1, eom = -1, unk = -1;
     if (!opt_bool(r, "tokenizer.ggml.add_bos_token", &add_bos) ||
@@ -130,6 +130,7 @@ static bool read_policy(Reader *r)
     if (add_eos || (squeeze && r->spm))
         return diag_error(r->d, E_TOKENIZER_UNSUPPORTED, r->b.loc, "%s is not supported",
                           add_eos ? "tokenizer.ggml.add_eos_token" : "tokenizer.ggml.remove_extra_whitespaces");
+    r->b.flags &= ~(u32)PFQ_TOKF_ADD_BOS;
     if (add_bos && r->b.bos >= 0) r->b.flags |= PFQ_TOKF_ADD_BOS;
     if (r->spm) {
         r->b.unk = unk;

@@ -413,11 +413,10 @@ static Str normalised(Reader *r, Str s)
     return out.n ? (Str){out.p, out.n} : s;
 }
 
-static bool read_added_token(Reader *r, const Json *v)
+static bool read_added_token(Reader *r, const Json *v, i64 id)
 {
-    i64 id;
     const Json *content = json_need(r->d, r->src, v, "content", JSON_STRING);
-    if (!content || !json_need_int(r->d, r->src, v, "id", 0, PFQ_TOK_MAX_VOCAB - 1, &id)) return false;
+    if (!content) return false;
     bool special = flag(v, "special", false), norm = flag(v, "normalized", !special);
     u8 kind = (u8)((special ? PFQ_TOKK_SPECIAL : 0) | (flag(v, "lstrip", false) ? PFQ_TOKK_LSTRIP : 0) |
                    (flag(v, "rstrip", false) ? PFQ_TOKK_RSTRIP : 0) |
@@ -446,8 +445,11 @@ static bool read_added(Reader *r, const Json *list)
     if (list->kind != JSON_ARRAY)
         return diag_error(r->d, E_JSON_TYPE, json_loc(r->src, list), "added_tokens must be an array, found %s",
                           json_kind_name(list->kind));
-    for (u32 i = 0; i < list->n; i++)
-        if (!read_added_token(r, list->at + i)) return false;
+    for (u32 i = 0; i < list->n; i++) {
+        i64 id;
+        if (!json_need_int(r->d, r->src, list->at + i, "id", 0, PFQ_TOK_MAX_VOCAB - 1, &id)) return false;
+        if (!read_added_token(r, list->at + i, id)) return false;
+    }
     return true;
 }
 
@@ -540,6 +542,34 @@ static bool read_merges_text(Reader *r, const Source *src)
     return true;
 }
 
+/* {"id": {"content": ...}} */
+static bool read_added_decoder(Reader *r, const TokSpecials *sp)
+{
+    r->src = sp->src;
+    for (u32 i = 0; i < sp->added->n; i++) {
+        i64 id;
+        if (!str_to_i64(sp->added->key[i], &id))
+            return diag_error(r->d, E_TOKENIZER, json_loc(sp->src, sp->added->at + i), "'%.*s' is not a token id",
+                              STRF(sp->added->key[i]));
+        if (!read_added_token(r, sp->added->at + i, id)) return false;
+    }
+    return true;
+}
+
+/* {"content": id}, all special */
+static bool read_added_map(Reader *r, const Source *src, const Json *map)
+{
+    for (u32 i = 0; i < map->n; i++) {
+        const Json *id = map->at + i;
+        if (!id->is_int)
+            return diag_error(r->d, E_JSON_TYPE, json_loc(src, id), "a token's id must be an integer, found %s",
+                              json_kind_name(id->kind));
+        if (!tokb_token(&r->b, json_loc(src, id), id->i, (Str){0}, map->key[i], PFQ_TOKK_SPECIAL, false)) return false;
+        tokb_added(&r->b, map->key[i], map->key[i], (i32)id->i, false);
+    }
+    return true;
+}
+
 bool fe_tokenizer_from_vocab(Diag *d, Arena *a, const Source *vocab, const Source *merges, const Source *added,
                              const char *pre, const TokSpecials *sp, TokBlob *out)
 {
@@ -552,14 +582,9 @@ bool fe_tokenizer_from_vocab(Diag *d, Arena *a, const Source *vocab, const Sourc
     r.vocab.a = a;
     if (!tokb_stages_by_name(&r.b, r.b.loc, str_c(pre)) || !read_vocab(&r, v) || !read_merges_text(&r, merges))
         return false;
-    for (u32 i = 0; more && i < more->n; i++) {
-        const Json *id = more->at + i;
-        if (!id->is_int || !tokb_token(&r.b, json_loc(added, id), id->i, (Str){0}, more->key[i], PFQ_TOKK_SPECIAL, false))
-            return diag_error(d, E_TOKENIZER, json_loc(added, id), "not the id of an added token");
-        tokb_added(&r.b, more->key[i], more->key[i], (i32)id->i, false);
-    }
+    if (sp && sp->added ? !read_added_decoder(&r, sp) : more && !read_added_map(&r, added, more)) return false;
     u32 end = tokb_sym(&r.b, STR("<|endoftext|>")); /* GPT-2 has it in its vocabulary */
-    if (!more && end != PFQ_TOK_NONE) {
+    if (r.b.added.n == 0 && end != PFQ_TOK_NONE) {
         r.b.tok.at[end].kind |= PFQ_TOKK_SPECIAL;
         tokb_added(&r.b, STR("<|endoftext|>"), STR("<|endoftext|>"), (i32)end, false);
         r.b.bos = r.b.eos = (i32)end;

@@ -26,11 +26,14 @@ bool fe_tokenizer_load(Diag *d, Arena *a, const char *path, TokBlob *out);
 
 /* Special tokens as the neighbouring files give them; ids are -1 and lists are empty when unknown. */
 typedef struct TokSpecials {
+    Str class;          /* tokenizer_class of tokenizer_config.json */
     Str bos, eos;       /* texts, empty if not named */
     i32 bos_id, eos_id; /* by number, for when the texts name no token */
     const i32 *eog;     /* further end-of-generation ids */
     u32 n_eog;
     int add_bos;        /* 1, 0, or -1: not stated */
+    const Json *added;  /* tokenizer_config.json's added_tokens_decoder (id: token), for vocab.json; may be NULL */
+    const Source *src;  /* of `added` */
 } TokSpecials;
 
 /* The readers by themselves, over text in memory (fuzzing). `sp` may be NULL. */
@@ -38,7 +41,7 @@ bool fe_tokenizer_from_json(Diag *d, Arena *a, const Source *src, const TokSpeci
 bool fe_tokenizer_from_gguf(Diag *d, Arena *a, const Gguf *g, TokBlob *out);
 bool fe_tokenizer_from_spm(Diag *d, Arena *a, const Source *src, const TokSpecials *sp, TokBlob *out);
 bool fe_tokenizer_from_tiktoken(Diag *d, Arena *a, const Source *src, const TokSpecials *sp, TokBlob *out);
-/* `pre` names the pre-tokenizer as GGUF does; `added` ({"text": id}) may be NULL. */
+/* `pre` names the pre-tokenizer as GGUF does; `added` ({"text": id}) may be NULL, and sp->added goes before it. */
 bool fe_tokenizer_from_vocab(Diag *d, Arena *a, const Source *vocab, const Source *merges, const Source *added,
                              const char *pre, const TokSpecials *sp, TokBlob *out);
 
