@@ -15,7 +15,10 @@ typedef struct Lay {
 } Lay;
 
 /* Final number of a symbol: those after the vocabulary follow it. */
-static u32 number(const Lay *l, u32 sym) { return sym & TOKB_EXTRA ? l->b->tok.n + (sym & ~TOKB_EXTRA) : sym; }
+static u32 number(const Lay *l, u32 sym)
+{
+    return sym & TOKB_EXTRA ? l->b->tok.n + (sym & ~TOKB_EXTRA) : sym;
+}
 
 static void section(Lay *l, PfqTokSection s, u64 count, u64 size)
 {
@@ -37,7 +40,8 @@ static int by_text(const void *x, const void *y)
     return (a->id > b->id) - (a->id < b->id);
 }
 
-typedef struct Todo { /* the added tokens [lo, hi) share their first `depth` bytes: node's subtree */
+typedef struct Todo { /* the added tokens [lo, hi) share their first `depth` bytes: node's subtree
+                       */
     u32 lo, hi, depth;
 } Todo;
 
@@ -77,9 +81,9 @@ static void build_trie(Lay *l, int which)
 
 /* ---- joints ---- */
 
-/* Whether characters that no merge joins may be merged apart. Byte and unknown symbols must take no part in merges
- * (their bytes are not their string), and no unknown symbols may arise (neighbours would fuse). A string's whole
- * token must come from its merges. */
+/* Whether characters that no merge joins may be merged apart. Byte and unknown symbols must take no
+ * part in merges (their bytes are not their string), and no unknown symbols may arise (neighbours
+ * would fuse). A string's whole token must come from its merges. */
 static bool may_cut(const TokBuilder *b)
 {
     if (!(b->flags & PFQ_TOKF_CHARS) || b->n_stage > 0 || b->ignore_merges) return false;
@@ -91,7 +95,8 @@ static bool may_cut(const TokBuilder *b)
     if (b->unk >= 0) loose[b->unk] = true;
     for (u32 i = 0; i < b->merges.n; i++) {
         PfqTokMerge m = b->merges.at[i];
-        if ((m.left < b->tok.n && loose[m.left]) || (m.right < b->tok.n && loose[m.right])) return false;
+        if ((m.left < b->tok.n && loose[m.left]) || (m.right < b->tok.n && loose[m.right]))
+            return false;
     }
     return true;
 }
@@ -110,7 +115,10 @@ static void write_joints(const TokBuilder *b, u8 *join)
 
 /* ---- layout ---- */
 
-static u32 table_size(u32 n) { return n ? n + n / 3 * 2 + 2 : 0; }
+static u32 table_size(u32 n)
+{
+    return n ? n + n / 3 * 2 + 2 : 0;
+}
 
 static bool plan(Lay *l)
 {
@@ -138,19 +146,27 @@ static bool plan(Lay *l)
     section(l, PFQ_SEC_ADDED, l->n_trie[0], sizeof(PfqTokNode));
     section(l, PFQ_SEC_ADDED_NORM, l->n_trie[1], sizeof(PfqTokNode));
     section(l, PFQ_SEC_JOIN, l->join ? 8192 : 0, 1);
-    if (l->n > INT32_MAX) return diag_error(b->d, E_LIMIT, b->loc, "the tokenizer's tables exceed 2 GiB");
+    if (l->n > INT32_MAX)
+        return diag_error(b->d, E_LIMIT, b->loc, "the tokenizer's tables exceed 2 GiB");
     return true;
 }
 
-static void *table(const Lay *l, PfqTokSection s) { return l->data + l->head.sec[s].off; }
+static void *table(const Lay *l, PfqTokSection s)
+{
+    return l->data + l->head.sec[s].off;
+}
 
 static void write_strings(Lay *l)
 {
     const TokBuilder *b = l->b;
-    u32 *off = table(l, PFQ_SEC_STR_OFF), *print_off = table(l, PFQ_SEC_PRINT_OFF), at = 0, print_at = 0;
-    u8 *str = table(l, PFQ_SEC_STR), *print = table(l, PFQ_SEC_PRINT), *kind = table(l, PFQ_SEC_KIND);
+    u32 *off = table(l, PFQ_SEC_STR_OFF), *print_off = table(l, PFQ_SEC_PRINT_OFF), at = 0,
+        print_at = 0;
+    u8 *str = table(l, PFQ_SEC_STR), *print = table(l, PFQ_SEC_PRINT),
+       *kind = table(l, PFQ_SEC_KIND);
     for (u32 i = 0; i < b->tok.n + b->extra.n; i++) {
-        Str s = i >= b->tok.n ? b->extra.at[i - b->tok.n] : b->tok.at[i].in_model ? b->tok.at[i].model : (Str){0};
+        Str s = i >= b->tok.n           ? b->extra.at[i - b->tok.n]
+                : b->tok.at[i].in_model ? b->tok.at[i].model
+                                        : (Str){0};
         off[i] = at;
         if (s.n) memcpy(str + at, s.p, s.n);
         at += (u32)s.n;
@@ -197,7 +213,8 @@ static void write_tables(Lay *l)
     if (l->join) write_joints(b, table(l, PFQ_SEC_JOIN));
     for (int w = 0; w < 2; w++)
         if (l->n_trie[w])
-            memcpy(table(l, w ? PFQ_SEC_ADDED_NORM : PFQ_SEC_ADDED), l->trie[w], l->n_trie[w] * sizeof(PfqTokNode));
+            memcpy(table(l, w ? PFQ_SEC_ADDED_NORM : PFQ_SEC_ADDED), l->trie[w],
+                   l->n_trie[w] * sizeof(PfqTokNode));
 }
 
 /* Tokens whose own bytes merge back to them need no merging when a piece equals them. */
@@ -211,7 +228,8 @@ static bool mark_whole(Lay *l)
     for (u32 i = 0; i < b->tok.n; i++) {
         const TokItem *k = b->tok.at + i;
         if (!k->in_model || tokb_sym(b, k->model) != i) continue;
-        if (b->ignore_merges || pfq_tok_merges_to(&t, k->model.p, k->model.n, (i32)i)) kind[i] |= PFQ_TOKK_WHOLE;
+        if (b->ignore_merges || pfq_tok_merges_to(&t, k->model.p, k->model.n, (i32)i))
+            kind[i] |= PFQ_TOKK_WHOLE;
     }
     return true;
 }

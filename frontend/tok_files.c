@@ -1,4 +1,5 @@
-/* Finds the tokenizer among a checkpoint's files, and what the files beside it say about special tokens. */
+/* Finds the tokenizer among a checkpoint's files, and what the files beside it say about special
+ * tokens. */
 #include "frontend/tok_build.h"
 
 enum { MAX_TOKENIZER = 256 << 20, MAX_CONFIG = 16 << 20, MAX_EOG = 64 };
@@ -9,10 +10,12 @@ static Str token_text(const Json *v)
     return v && v->kind == JSON_STRING ? v->str : (Str){0};
 }
 
-/* Classes whose post-processor transformers rebuilds from add_bos_token, whatever tokenizer.json says. */
+/* Classes whose post-processor transformers rebuilds from add_bos_token, whatever tokenizer.json
+ * says. */
 static bool rebuilds_bos(Str class)
 {
-    return str_is(class, "LlamaTokenizer") || str_is(class, "LlamaTokenizerFast") || str_is(class, "CodeLlamaTokenizer");
+    return str_is(class, "LlamaTokenizer") || str_is(class, "LlamaTokenizerFast") ||
+           str_is(class, "CodeLlamaTokenizer");
 }
 
 static void from_tokenizer_config(const Json *v, TokSpecials *sp)
@@ -23,7 +26,10 @@ static void from_tokenizer_config(const Json *v, TokSpecials *sp)
     if (add && add->kind == JSON_BOOL && rebuilds_bos(sp->class)) sp->add_bos = add->b;
 }
 
-static i32 as_id(const Json *v) { return v && v->is_int && v->i >= 0 && v->i < PFQ_TOK_MAX_VOCAB ? (i32)v->i : -1; }
+static i32 as_id(const Json *v)
+{
+    return v && v->is_int && v->i >= 0 && v->i < PFQ_TOK_MAX_VOCAB ? (i32)v->i : -1;
+}
 
 /* bos_token_id and eos_token_id (a number or a list) of generation_config.json or config.json. */
 static void from_config(Arena *a, const Json *v, TokSpecials *sp)
@@ -41,7 +47,8 @@ static void from_config(Arena *a, const Json *v, TokSpecials *sp)
 }
 
 /* A file beside the tokenizer; NULL in *out if it does not exist. */
-static bool neighbour(Diag *d, Arena *a, const char *dir, const char *name, const Json **out, const Source **text)
+static bool neighbour(Diag *d, Arena *a, const char *dir, const char *name, const Json **out,
+                      const Source **text)
 {
     const char *path = io_join(a, dir, name);
     Source *src = NEW(a, Source);
@@ -57,7 +64,8 @@ static bool read_specials(Diag *d, Arena *a, const char *dir, TokSpecials *sp)
     const Json *tok, *gen, *config;
     *sp = (TokSpecials){.bos_id = -1, .eos_id = -1, .add_bos = -1};
     if (!neighbour(d, a, dir, "tokenizer_config.json", &tok, &sp->src) ||
-        !neighbour(d, a, dir, "generation_config.json", &gen, NULL) || !neighbour(d, a, dir, "config.json", &config, NULL))
+        !neighbour(d, a, dir, "generation_config.json", &gen, NULL) ||
+        !neighbour(d, a, dir, "config.json", &config, NULL))
         return false;
     sp->added = json_get(tok, "added_tokens_decoder");
     if (sp->added && sp->added->kind != JSON_OBJECT) sp->added = NULL;
@@ -84,13 +92,17 @@ static bool load_gguf(Diag *d, Arena *a, const char *path, TokBlob *out)
     return ok;
 }
 
-/* The pre-tokenizer of a folder with vocab.json and merges.txt, which only the tokenizer's class tells. */
+/* The pre-tokenizer of a folder with vocab.json and merges.txt, which only the tokenizer's class
+ * tells. */
 static bool load_vocab(Diag *d, Arena *a, const char *dir, TokBlob *out)
 {
     static const struct {
         const char *class, *pre;
-    } known[] = {{"GPT2Tokenizer", "gpt-2"},       {"GPT2TokenizerFast", "gpt-2"}, {"Qwen2Tokenizer", "qwen2"},
-                 {"Qwen2TokenizerFast", "qwen2"}, {"CodeGenTokenizer", "gpt-2"}};
+    } known[] = {{"GPT2Tokenizer", "gpt-2"},
+                 {"GPT2TokenizerFast", "gpt-2"},
+                 {"Qwen2Tokenizer", "qwen2"},
+                 {"Qwen2TokenizerFast", "qwen2"},
+                 {"CodeGenTokenizer", "gpt-2"}};
     TokSpecials sp;
     Source vocab, merges, added;
     const char *pre = NULL, *more = io_join(a, dir, "added_tokens.json");
@@ -98,15 +110,17 @@ static bool load_vocab(Diag *d, Arena *a, const char *dir, TokBlob *out)
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (str_is(sp.class, known[i].class)) pre = known[i].pre;
     if (!pre) {
-        diag_error(d, E_TOKENIZER_UNSUPPORTED, LOC_WHAT(dir), "tokenizer_class '%.*s' is not supported for vocab.json",
-                   STRF(sp.class));
-        diag_hint(d, "supported in tokenizer_config.json: GPT2Tokenizer, Qwen2Tokenizer, CodeGenTokenizer; or add tokenizer.json");
+        diag_error(d, E_TOKENIZER_UNSUPPORTED, LOC_WHAT(dir),
+                   "tokenizer_class '%.*s' is not supported for vocab.json", STRF(sp.class));
+        diag_hint(d, "supported in tokenizer_config.json: GPT2Tokenizer, Qwen2Tokenizer, "
+                     "CodeGenTokenizer; or add tokenizer.json");
         return false;
     }
     return io_read_text(d, a, io_join(a, dir, "vocab.json"), MAX_TOKENIZER, &vocab) &&
            io_read_text(d, a, io_join(a, dir, "merges.txt"), MAX_TOKENIZER, &merges) &&
            (!io_exists(more) || io_read_text(d, a, more, MAX_CONFIG, &added)) &&
-           fe_tokenizer_from_vocab(d, a, &vocab, &merges, io_exists(more) ? &added : NULL, pre, &sp, out);
+           fe_tokenizer_from_vocab(d, a, &vocab, &merges, io_exists(more) ? &added : NULL, pre, &sp,
+                                   out);
 }
 
 static bool load_folder(Diag *d, Arena *a, const char *dir, TokBlob *out)
@@ -122,16 +136,20 @@ static bool load_folder(Diag *d, Arena *a, const char *dir, TokBlob *out)
     return false;
 }
 
-/* A tokenizer.model: SentencePiece's protobuf starts with field 1 (byte 0x0a), tiktoken's text with base64. */
+/* A tokenizer.model: SentencePiece's protobuf starts with field 1 (byte 0x0a), tiktoken's text with
+ * base64. */
 static bool load_model(Diag *d, Arena *a, const char *path, const TokSpecials *sp, TokBlob *out)
 {
     MappedFile f;
     if (!io_map(d, a, path, &f)) return false;
     Source *src = NEW(a, Source);
-    if (f.size > MAX_TOKENIZER) return diag_error(d, E_LIMIT, LOC_WHAT(path), "the file exceeds %d MiB", MAX_TOKENIZER >> 20);
+    if (f.size > MAX_TOKENIZER)
+        return diag_error(d, E_LIMIT, LOC_WHAT(path), "the file exceeds %d MiB",
+                          MAX_TOKENIZER >> 20);
     *src = (Source){.name = f.name, .text = (const char *)f.data, .n = f.size};
     bool spm = src->n > 0 && src->text[0] == '\n';
-    return spm ? fe_tokenizer_from_spm(d, a, src, sp, out) : fe_tokenizer_from_tiktoken(d, a, src, sp, out);
+    return spm ? fe_tokenizer_from_spm(d, a, src, sp, out)
+               : fe_tokenizer_from_tiktoken(d, a, src, sp, out);
 }
 
 bool fe_tokenizer_load(Diag *d, Arena *a, const char *path, TokBlob *out)

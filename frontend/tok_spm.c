@@ -1,4 +1,5 @@
-/* tokenizer.model in its two forms: SentencePiece's protobuf (BPE models) and Llama 3's tiktoken ranks. */
+/* tokenizer.model in its two forms: SentencePiece's protobuf (BPE models) and Llama 3's tiktoken
+ * ranks. */
 #include "frontend/tok_build.h"
 
 #include "ir/base/half.h"
@@ -69,7 +70,8 @@ static bool read_piece(Arena *a, Wire w, Spm *m)
     Piece p = {.text = {"", 0}, .type = TOKB_NORMAL};
     Field f;
     while (next_field(&w, &f)) {
-        if (f.number == 1 && f.type == 2) p.text = (Str){(const char *)f.bytes.p, (size_t)(f.bytes.end - f.bytes.p)};
+        if (f.number == 1 && f.type == 2)
+            p.text = (Str){(const char *)f.bytes.p, (size_t)(f.bytes.end - f.bytes.p)};
         if (f.number == 2 && f.type == 5) p.score = (double)f32_bits((u32)f.value);
         if (f.number == 3 && f.type == 0) p.type = (i64)f.value;
     }
@@ -108,7 +110,13 @@ static bool read_spm(Diag *d, Arena *a, const Source *src, Spm *m)
 {
     Wire w = {(const u8 *)src->text, (const u8 *)src->text + src->n};
     Field f;
-    *m = (Spm){.model_type = 1, .unk = 0, .bos = 1, .eos = 2, .dummy_prefix = true, .squeeze = true, .escape = true};
+    *m = (Spm){.model_type = 1,
+               .unk = 0,
+               .bos = 1,
+               .eos = 2,
+               .dummy_prefix = true,
+               .squeeze = true,
+               .escape = true};
     while (next_field(&w, &f)) {
         bool ok = true;
         if (f.number == 1 && f.type == 2) ok = read_piece(a, f.bytes, m);
@@ -123,21 +131,26 @@ static bool read_spm(Diag *d, Arena *a, const Source *src, Spm *m)
 
 static bool supported(Diag *d, Loc loc, const Spm *m)
 {
-    const char *what = m->model_type != 2  ? "a model type other than BPE"
-                       : m->charsmap       ? "a normalisation other than identity"
-                       : m->squeeze        ? "remove_extra_whitespaces"
-                       : !m->escape        ? "escape_whitespaces false"
-                       : m->suffix         ? "treat_whitespace_as_suffix"
-                                           : NULL;
+    const char *what = m->model_type != 2 ? "a model type other than BPE"
+                       : m->charsmap      ? "a normalisation other than identity"
+                       : m->squeeze       ? "remove_extra_whitespaces"
+                       : !m->escape       ? "escape_whitespaces false"
+                       : m->suffix        ? "treat_whitespace_as_suffix"
+                                          : NULL;
     if (!what) return true;
-    diag_error(d, E_TOKENIZER_UNSUPPORTED, loc, "the SentencePiece model uses %s, which is not supported", what);
+    diag_error(d, E_TOKENIZER_UNSUPPORTED, loc,
+               "the SentencePiece model uses %s, which is not supported", what);
     diag_hint(d, "use the model's tokenizer.json");
     return false;
 }
 
-static i32 valid_id(const TokBuilder *b, i64 id) { return id >= 0 && id < b->tok.n ? (i32)id : -1; }
+static i32 valid_id(const TokBuilder *b, i64 id)
+{
+    return id >= 0 && id < b->tok.n ? (i32)id : -1;
+}
 
-bool fe_tokenizer_from_spm(Diag *d, Arena *a, const Source *src, const TokSpecials *sp, TokBlob *out)
+bool fe_tokenizer_from_spm(Diag *d, Arena *a, const Source *src, const TokSpecials *sp,
+                           TokBlob *out)
 {
     Spm m;
     TokBuilder b;
@@ -153,7 +166,8 @@ bool fe_tokenizer_from_spm(Diag *d, Arena *a, const Source *src, const TokSpecia
         if (p.type == TOKB_USER && b.added.n) b.added.at[b.added.n - 1].normalised = true;
     }
     if (!tokb_merges_from_scores(&b, loc, score)) return false;
-    b.flags = PFQ_TOKF_CHARS | PFQ_TOKF_METASPACE | PFQ_TOKF_FUSE_UNK | (m.dummy_prefix ? PFQ_TOKF_STRIP : 0);
+    b.flags = PFQ_TOKF_CHARS | PFQ_TOKF_METASPACE | PFQ_TOKF_FUSE_UNK |
+              (m.dummy_prefix ? PFQ_TOKF_STRIP : 0);
     b.prefix = m.dummy_prefix ? PFQ_PREFIX_ALWAYS : PFQ_PREFIX_NEVER;
     b.unk = valid_id(&b, m.unk);
     b.bos = valid_id(&b, m.bos);
@@ -163,7 +177,8 @@ bool fe_tokenizer_from_spm(Diag *d, Arena *a, const Source *src, const TokSpecia
     return tokb_finish(&b, out);
 }
 
-/* ---- tiktoken: a line "base64 rank" per token; pattern and special tokens are the model's, not in the file ---- */
+/* ---- tiktoken: a line "base64 rank" per token; pattern and special tokens are the model's, not in
+ * the file ---- */
 
 static int base64_digit(char c)
 {
@@ -193,14 +208,24 @@ static bool base64(Arena *a, Str s, Str *out)
 
 enum { LLAMA3_RANKS = 128000, LLAMA3_SPECIAL = 256 };
 
-/* The special tokens of Llama 3.1 and later, from its reference tokenizer: 256, most of them reserved. */
+/* The special tokens of Llama 3.1 and later, from its reference tokenizer: 256, most of them
+ * reserved. */
 static Str llama3_special(Arena *a, u32 k)
 {
-    static const char *const named[] = {"begin_of_text", "end_of_text", "reserved_special_token_0",
-                                        "reserved_special_token_1", "finetune_right_pad_id", "reserved_special_token_2",
-                                        "start_header_id", "end_header_id", "eom_id", "eot_id", "python_tag"};
+    static const char *const named[] = {"begin_of_text",
+                                        "end_of_text",
+                                        "reserved_special_token_0",
+                                        "reserved_special_token_1",
+                                        "finetune_right_pad_id",
+                                        "reserved_special_token_2",
+                                        "start_header_id",
+                                        "end_header_id",
+                                        "eom_id",
+                                        "eot_id",
+                                        "python_tag"};
     u32 n = sizeof named / sizeof *named;
-    return str_c(k < n ? arena_printf(a, "<|%s|>", named[k]) : arena_printf(a, "<|reserved_special_token_%u|>", k - n + 3));
+    return str_c(k < n ? arena_printf(a, "<|%s|>", named[k])
+                       : arena_printf(a, "<|reserved_special_token_%u|>", k - n + 3));
 }
 
 static bool read_ranks(TokBuilder *b, const Source *src)
@@ -221,15 +246,18 @@ static bool read_ranks(TokBuilder *b, const Source *src)
     return true;
 }
 
-bool fe_tokenizer_from_tiktoken(Diag *d, Arena *a, const Source *src, const TokSpecials *sp, TokBlob *out)
+bool fe_tokenizer_from_tiktoken(Diag *d, Arena *a, const Source *src, const TokSpecials *sp,
+                                TokBlob *out)
 {
     TokBuilder b;
     Loc loc = {.src = src};
     tokb_init(&b, d, a, loc, LLAMA3_RANKS + LLAMA3_SPECIAL);
     if (!read_ranks(&b, src)) return false;
     if (b.tok.n != LLAMA3_RANKS) {
-        diag_error(d, E_TOKENIZER_UNSUPPORTED, loc, "a tiktoken file with %u ranks is not supported", b.tok.n);
-        diag_hint(d, "supported: Llama 3 (%d ranks); the file does not hold its pattern", LLAMA3_RANKS);
+        diag_error(d, E_TOKENIZER_UNSUPPORTED, loc,
+                   "a tiktoken file with %u ranks is not supported", b.tok.n);
+        diag_hint(d, "supported: Llama 3 (%d ranks); the file does not hold its pattern",
+                  LLAMA3_RANKS);
         return false;
     }
     u32 *rank = NEWN(a, u32, LLAMA3_RANKS);
@@ -238,7 +266,8 @@ bool fe_tokenizer_from_tiktoken(Diag *d, Arena *a, const Source *src, const TokS
     if (!tokb_merges_from_ranks(&b, rank, false)) return false;
     for (u32 k = 0; k < LLAMA3_SPECIAL; k++) {
         Str name = llama3_special(a, k);
-        if (!tokb_token(&b, loc, LLAMA3_RANKS + k, (Str){0}, name, PFQ_TOKK_SPECIAL, false)) return false;
+        if (!tokb_token(&b, loc, LLAMA3_RANKS + k, (Str){0}, name, PFQ_TOKK_SPECIAL, false))
+            return false;
         tokb_added(&b, name, name, (i32)(LLAMA3_RANKS + k), false);
     }
     b.stage[0] = PFQ_SPLIT_LLAMA3;

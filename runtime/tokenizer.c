@@ -9,14 +9,23 @@
 /* ---- opening: every offset, count and id is checked here, once ---- */
 
 static const size_t sec_size[PFQ_SEC_COUNT] = {
-    [PFQ_SEC_STR_OFF] = 4, [PFQ_SEC_STR] = 1,  [PFQ_SEC_PRINT_OFF] = 4,
-    [PFQ_SEC_PRINT] = 1,   [PFQ_SEC_KIND] = 1, [PFQ_SEC_BYTE] = 4,
-    [PFQ_SEC_HASH] = 4,    [PFQ_SEC_MERGE] = sizeof(PfqTokMerge),
-    [PFQ_SEC_ADDED] = sizeof(PfqTokNode), [PFQ_SEC_ADDED_NORM] = sizeof(PfqTokNode),
+    [PFQ_SEC_STR_OFF] = 4,
+    [PFQ_SEC_STR] = 1,
+    [PFQ_SEC_PRINT_OFF] = 4,
+    [PFQ_SEC_PRINT] = 1,
+    [PFQ_SEC_KIND] = 1,
+    [PFQ_SEC_BYTE] = 4,
+    [PFQ_SEC_HASH] = 4,
+    [PFQ_SEC_MERGE] = sizeof(PfqTokMerge),
+    [PFQ_SEC_ADDED] = sizeof(PfqTokNode),
+    [PFQ_SEC_ADDED_NORM] = sizeof(PfqTokNode),
     [PFQ_SEC_JOIN] = 1,
 };
 
-static bool id_ok(int32_t id, uint32_t vocab) { return id == -1 || (id >= 0 && (uint32_t)id < vocab); }
+static bool id_ok(int32_t id, uint32_t vocab)
+{
+    return id == -1 || (id >= 0 && (uint32_t)id < vocab);
+}
 
 static const char *check_head(const PfqTokHead *h, size_t bytes)
 {
@@ -64,7 +73,8 @@ static bool trie_ok(const PfqTokNode *node, uint32_t n, uint32_t vocab)
     for (uint32_t i = 0; i < n; i++) {
         const PfqTokNode *p = node + i;
         if (!id_ok(p->id, vocab) || p->n_child > 256) return false;
-        if (p->n_child && (p->child <= i || p->child > n || p->n_child > n - p->child)) return false;
+        if (p->n_child && (p->child <= i || p->child > n || p->n_child > n - p->child))
+            return false;
     }
     return true;
 }
@@ -77,7 +87,8 @@ static const char *check_tables(const PfqTokenizer *t, const PfqTokHead *h)
         !offsets_ok(t->priv[PFQ_SEC_PRINT_OFF], h->vocab, h->sec[PFQ_SEC_PRINT].count))
         return "tokenizer: the string table is damaged";
     for (int i = 0; i < 256; i++)
-        if (byte[i] != PFQ_TOK_NONE && byte[i] >= h->n_sym) return "tokenizer: a byte has no symbol";
+        if (byte[i] != PFQ_TOK_NONE && byte[i] >= h->n_sym)
+            return "tokenizer: a byte has no symbol";
     for (uint32_t i = 0; i < h->sec[PFQ_SEC_HASH].count; i++)
         if (slot[i] > h->n_sym) return "tokenizer: the vocabulary hash is damaged";
     for (uint32_t i = 0; i < h->sec[PFQ_SEC_MERGE].count; i++)
@@ -163,7 +174,10 @@ static uint32_t find_sym(const PfqTokenizer *t, const char *s, size_t n)
     return PFQ_TOK_NONE;
 }
 
-static uint8_t kind_of(const PfqTokenizer *t, uint32_t id) { return ((const uint8_t *)t->priv[PFQ_SEC_KIND])[id]; }
+static uint8_t kind_of(const PfqTokenizer *t, uint32_t id)
+{
+    return ((const uint8_t *)t->priv[PFQ_SEC_KIND])[id];
+}
 
 static uint32_t byte_sym(const PfqTokenizer *t, unsigned char b)
 {
@@ -180,7 +194,8 @@ static size_t put_unk(const PfqTokenizer *t, uint32_t *sym, size_t n)
     return n + 1;
 }
 
-/* Appends the bytes of one unknown character: byte symbols if the vocabulary has them all, else unknown. */
+/* Appends the bytes of one unknown character: byte symbols if the vocabulary has them all, else
+ * unknown. */
 static size_t put_bytes(const PfqTokenizer *t, const char *s, size_t len, uint32_t *sym, size_t n)
 {
     bool all = true;
@@ -252,8 +267,9 @@ static void encode_piece(Enc *e, const char *s, size_t n)
     }
 }
 
-/* Vocabularies without a pre-tokenizer take the whole text as one piece. Where no merge can join two neighbouring
- * characters it may be cut all the same, with the same result, and most pieces are then whole words. */
+/* Vocabularies without a pre-tokenizer take the whole text as one piece. Where no merge can join
+ * two neighbouring characters it may be cut all the same, with the same result, and most pieces are
+ * then whole words. */
 static void encode_long_piece(Enc *e, const char *s, size_t n)
 {
     const uint8_t *join = e->t->priv[PFQ_SEC_JOIN];
@@ -308,7 +324,8 @@ static const PfqTokNode *trie_child(const PfqTokNode *root, const PfqTokNode *p,
 /* Regex `\w`: letters, marks, Nd, Nl, Pc and the two joiners. */
 static bool is_word(uint32_t c)
 {
-    return (pfq_uc_bits(c) & (PFQ_UC_L | PFQ_UC_M | 1u << 9 | 1u << 10 | 1u << 12)) || c == 0x200c || c == 0x200d;
+    return (pfq_uc_bits(c) & (PFQ_UC_L | PFQ_UC_M | 1u << 9 | 1u << 10 | 1u << 12)) ||
+           c == 0x200c || c == 0x200d;
 }
 
 /* The character that ends at s[i], i > 0. */
@@ -345,8 +362,9 @@ static Found widen(const PfqTokenizer *t, const char *s, size_t n, size_t from, 
     return f;
 }
 
-/* First added token in s[from..n): the leftmost, and the longest of those that start there. As in the reference,
- * one that may not be used here (special and not asked for, or not a whole word) hides what it covers. */
+/* First added token in s[from..n): the leftmost, and the longest of those that start there. As in
+ * the reference, one that may not be used here (special and not asked for, or not a whole word)
+ * hides what it covers. */
 static Found find_added(const Enc *e, PfqTokSection sec, const char *s, size_t n, size_t from)
 {
     const PfqTokNode *root = e->t->priv[sec];
@@ -370,7 +388,8 @@ static Found find_added(const Enc *e, PfqTokSection sec, const char *s, size_t n
 
 static const char META[3] = {'\xe2', '\x96', '\x81'}; /* U+2581 */
 
-/* Puts the prefix in front and replaces spaces, into a buffer of its own if there is something to do. */
+/* Puts the prefix in front and replaces spaces, into a buffer of its own if there is something to
+ * do. */
 static const char *metaspace(Enc *e, const char *s, size_t *n, bool first, char **own)
 {
     bool meta = e->h->flags & PFQ_TOKF_METASPACE;
@@ -378,7 +397,8 @@ static const char *metaspace(Enc *e, const char *s, size_t *n, bool first, char 
     for (size_t i = 0; i < len && meta; i++)
         spaces += s[i] == ' ';
     bool has = s[0] == ' ' || (meta && len >= 3 && memcmp(s, META, 3) == 0);
-    bool prefix = e->h->prefix == PFQ_PREFIX_ALWAYS || (e->h->prefix == PFQ_PREFIX_IF_MISSING && !has) ||
+    bool prefix = e->h->prefix == PFQ_PREFIX_ALWAYS ||
+                  (e->h->prefix == PFQ_PREFIX_IF_MISSING && !has) ||
                   (e->h->prefix == PFQ_PREFIX_FIRST_IF_MISSING && first && !has);
     *own = NULL;
     if (!spaces && !prefix) return s;
@@ -400,7 +420,8 @@ static const char *metaspace(Enc *e, const char *s, size_t *n, bool first, char 
     return *own = out;
 }
 
-/* A part between all added tokens: put the prefix in front if that is due only now, and cut it into pieces. */
+/* A part between all added tokens: put the prefix in front if that is due only now, and cut it into
+ * pieces. */
 static void encode_part(Enc *e, const char *s, size_t n, bool first)
 {
     char *own = NULL;
@@ -440,7 +461,8 @@ static void encode_raw(Enc *e, const char *s, size_t n, bool first)
     free(nfc);
 }
 
-ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsigned flags, int32_t **ids)
+ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsigned flags,
+                         int32_t **ids)
 {
     Enc e = {.t = t, .h = tok_head(t), .flags = flags};
     *ids = NULL;
@@ -464,7 +486,10 @@ ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsi
     return (ptrdiff_t)e.n;
 }
 
-uint32_t pfq_tok_unicode(void) { return pfq_uc_version; }
+uint32_t pfq_tok_unicode(void)
+{
+    return pfq_uc_version;
+}
 
 bool pfq_tok_merges_to(const PfqTokenizer *t, const char *piece, size_t n, int32_t id)
 {
@@ -512,7 +537,8 @@ char *pfq_tok_decode(const PfqTokenizer *t, const int32_t *ids, size_t n, bool s
         memcpy(out + at, s, k);
         at += k;
     }
-    if ((tok_head(t)->flags & PFQ_TOKF_STRIP) && at > 0 && out[0] == ' ') memmove(out, out + 1, --at);
+    if ((tok_head(t)->flags & PFQ_TOKF_STRIP) && at > 0 && out[0] == ' ')
+        memmove(out, out + 1, --at);
     out[at] = '\0';
     *len = at;
     return out;

@@ -1,16 +1,19 @@
-/* Text <-> token ids, over tables that pfqc builds at compile time (frontend/tok_*.c) and ships as one blob.
+/* Text <-> token ids, over tables that pfqc builds at compile time (frontend/tok_*.c) and ships as
+ * one blob.
  *
  * The same code runs in the shipped binary and in the compiler (calibration). The blob is position
- * independent, little-endian, and is validated by pfq_tok_open: every offset and count is checked once, so
- * the functions below cannot read outside it whatever the text or the ids are. A PfqTokenizer is immutable
- * after open and may be shared by threads. Nothing here allocates except where said.
+ * independent, little-endian, and is validated by pfq_tok_open: every offset and count is checked
+ * once, so the functions below cannot read outside it whatever the text or the ids are. A
+ * PfqTokenizer is immutable after open and may be shared by threads. Nothing here allocates except
+ * where said.
  *
- * Encoding: text -> added tokens written in it are cut out -> each part is normalised (NFC, spaces to U+2581,
- * a prefix) -> cut into pieces by the splitter stages -> pieces become symbols (bytes or characters) -> symbols
- * are merged, lowest rank first, leftmost first among equals. Byte-level BPE, BPE with byte fallback,
- * SentencePiece BPE and tiktoken all are this with other tables; only the tables' builder knows the difference.
- * Invalid UTF-8: a byte outside any well-formed sequence is one character of no class and keeps its value, so
- * byte-level and byte-fallback vocabularies round-trip any input. Not here: chat templates, sampling.
+ * Encoding: text -> added tokens written in it are cut out -> each part is normalised (NFC, spaces
+ * to U+2581, a prefix) -> cut into pieces by the splitter stages -> pieces become symbols (bytes or
+ * characters) -> symbols are merged, lowest rank first, leftmost first among equals. Byte-level
+ * BPE, BPE with byte fallback, SentencePiece BPE and tiktoken all are this with other tables; only
+ * the tables' builder knows the difference. Invalid UTF-8: a byte outside any well-formed sequence
+ * is one character of no class and keeps its value, so byte-level and byte-fallback vocabularies
+ * round-trip any input. Not here: chat templates, sampling.
  */
 #ifndef PFQC_RUNTIME_TOKENIZER_H
 #define PFQC_RUNTIME_TOKENIZER_H
@@ -22,10 +25,10 @@
 typedef struct PfqTokenizer {
     const unsigned char *blob; /* not owned */
     size_t bytes;
-    int32_t vocab;             /* ids are 0 .. vocab-1 */
-    int32_t bos, eos, unk;     /* -1 if the tokenizer has none */
-    bool add_bos;              /* the tokenizer's own policy (post-processor, GGUF key) */
-    const void *priv[12];      /* tables inside blob by PfqTokSection, set by pfq_tok_open */
+    int32_t vocab;         /* ids are 0 .. vocab-1 */
+    int32_t bos, eos, unk; /* -1 if the tokenizer has none */
+    bool add_bos;          /* the tokenizer's own policy (post-processor, GGUF key) */
+    const void *priv[12];  /* tables inside blob by PfqTokSection, set by pfq_tok_open */
 } PfqTokenizer;
 
 enum {
@@ -37,18 +40,21 @@ enum {
 /* Returns NULL, or a static sentence saying what is wrong with the blob. */
 const char *pfq_tok_open(PfqTokenizer *t, const void *blob, size_t bytes);
 
-/* Encodes text[0..n) (any bytes; invalid UTF-8 is handled as the reference does). On success returns the
- * number of ids and a malloc'ed array in *ids (free it); returns -1 when out of memory. */
-ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsigned flags, int32_t **ids);
+/* Encodes text[0..n) (any bytes; invalid UTF-8 is handled as the reference does). On success
+ * returns the number of ids and a malloc'ed array in *ids (free it); returns -1 when out of memory.
+ */
+ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsigned flags,
+                         int32_t **ids);
 
-/* The bytes of one token as generation prints them: *len bytes, not terminated, may be part of a UTF-8
- * sequence. Out-of-range ids and unprinted special tokens (unless `special`) give *len = 0. `buf` (>= 16
- * bytes) is used for tokens that have no stored bytes. */
+/* The bytes of one token as generation prints them: *len bytes, not terminated, may be part of a
+ * UTF-8 sequence. Out-of-range ids and unprinted special tokens (unless `special`) give *len = 0.
+ * `buf` (>= 16 bytes) is used for tokens that have no stored bytes. */
 const char *pfq_tok_piece(const PfqTokenizer *t, int32_t id, bool special, char *buf, size_t *len);
 
-/* Decodes ids into a malloc'ed, NUL-terminated string (may contain NULs before *len); NULL when out of
- * memory. A leading space that the tokenizer's own decoder strips is stripped. */
-char *pfq_tok_decode(const PfqTokenizer *t, const int32_t *ids, size_t n, bool special, size_t *len);
+/* Decodes ids into a malloc'ed, NUL-terminated string (may contain NULs before *len); NULL when out
+ * of memory. A leading space that the tokenizer's own decoder strips is stripped. */
+char *pfq_tok_decode(const PfqTokenizer *t, const int32_t *ids, size_t n, bool special,
+                     size_t *len);
 
 bool pfq_tok_is_eog(const PfqTokenizer *t, int32_t id); /* end-of-generation: eos and its kin */
 bool pfq_tok_is_special(const PfqTokenizer *t, int32_t id);
@@ -56,10 +62,12 @@ bool pfq_tok_is_special(const PfqTokenizer *t, int32_t id);
 /* Unicode version of this runtime's category tables: 0x0F0000 is 15.0.0. */
 uint32_t pfq_tok_unicode(void);
 
-/* For the builder: merges one piece (no splitting, no normalisation) and says whether it becomes `id` alone. */
+/* For the builder: merges one piece (no splitting, no normalisation) and says whether it becomes
+ * `id` alone. */
 bool pfq_tok_merges_to(const PfqTokenizer *t, const char *piece, size_t n, int32_t id);
 
-/* ---- The blob: written by frontend/tok_blob.c, read by runtime/tokenizer.c. All fields little-endian. ---- */
+/* ---- The blob: written by frontend/tok_blob.c, read by runtime/tokenizer.c. All fields
+ * little-endian. ---- */
 
 #define PFQ_TOK_MAGIC   "PFQT"
 #define PFQ_TOK_VERSION 1u
@@ -72,39 +80,45 @@ enum {
     PFQ_TOK_MAX_STAGES = 8,
 };
 
-/* Pre-tokenizer stages: each cuts every piece of the stage before into its matches and what lies between them.
- * The pattern is the specification: tests run it in PCRE2 beside our matcher, and tokenizer.json's pattern strings
- * are looked up here. `\s` is [\t-\r\x{85}\p{Z}]. X(ID, pattern) */
+/* Pre-tokenizer stages: each cuts every piece of the stage before into its matches and what lies
+ * between them. The pattern is the specification: tests run it in PCRE2 beside our matcher, and
+ * tokenizer.json's pattern strings are looked up here. `\s` is [\t-\r\x{85}\p{Z}]. X(ID, pattern)
+ */
 #define PFQ_TOK_CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define PFQ_TOK_O200K_WORD(suffix)                                                                  \
-    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" suffix           \
-    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" suffix
-#define PFQ_TOK_SPLITS(X)                                                                           \
-    X(GPT2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+")         \
-    X(LLAMA3, PFQ_TOK_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"                          \
-              "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")                         \
-    X(QWEN2, PFQ_TOK_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"                                \
-             "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")                          \
-    X(QWEN35, PFQ_TOK_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}"                       \
-              "| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")                  \
-    X(O200K, PFQ_TOK_O200K_WORD(PFQ_TOK_CONTRACTION "?")                                            \
-      "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")                    \
-    X(TEKKEN, PFQ_TOK_O200K_WORD("")                                                                \
-      "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")                         \
-    X(DEEPSEEK3, "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"                               \
-                 "|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*"              \
-                 "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")                                                   \
+#define PFQ_TOK_O200K_WORD(suffix)                                                                 \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*"                                  \
+    "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" suffix                                                        \
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+"                                 \
+    "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" suffix
+#define PFQ_TOK_O200K_TAIL                                                                         \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define PFQ_TOK_SPLITS(X)                                                                          \
+    X(GPT2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+")  \
+    X(LLAMA3,                                                                                      \
+      PFQ_TOK_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"                             \
+                          "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")        \
+    X(QWEN2, PFQ_TOK_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"                           \
+                                 "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+") \
+    X(QWEN35,                                                                                      \
+      PFQ_TOK_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}"                          \
+                          "| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")  \
+    X(O200K, PFQ_TOK_O200K_WORD(PFQ_TOK_CONTRACTION "?") "|\\p{N}{1,3}" PFQ_TOK_O200K_TAIL)        \
+    X(TEKKEN, PFQ_TOK_O200K_WORD("") "|\\p{N}" PFQ_TOK_O200K_TAIL)                                 \
+    X(DEEPSEEK3, "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"                           \
+                 "|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*"         \
+                 "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")                                                \
     X(DIGIT, "\\p{N}")                                                                             \
     X(DIGITS, "\\p{N}+")                                                                           \
     X(DIGIT3, "\\p{N}{1,3}")                                                                       \
-    X(ASCII3, "[0-9][0-9][0-9]")                                                                    \
-    X(NEWLINE, "[\\r\\n]")                                                                        \
-    X(WORD, "\\s?\\p{L}+")                                                                        \
-    X(PUNCT, "\\s?\\p{P}+")                                                                       \
-    X(CJK, "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+")                        \
-    X(KANA, "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+")                      \
+    X(ASCII3, "[0-9][0-9][0-9]")                                                                   \
+    X(NEWLINE, "[\\r\\n]")                                                                         \
+    X(WORD, "\\s?\\p{L}+")                                                                         \
+    X(PUNCT, "\\s?\\p{P}+")                                                                        \
+    X(CJK, "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+")                          \
+    X(KANA, "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+")                        \
     X(FALCON_PUNCT, "[\\p{P}$+<=>^~|`]+")                                                          \
-    X(BYTE_DIGITS, "[0-9\\xb2\\xb3\\xb9\\xbc-\\xbe]+") /* over bytes: digits after the byte alphabet */ \
+    X(BYTE_DIGITS,                                                                                 \
+      "[0-9\\xb2\\xb3\\xb9\\xbc-\\xbe]+") /* over bytes: digits after the byte alphabet */         \
     X(METASPACE, "\\x{2581}?[^\\x{2581}]*+")
 
 typedef enum PfqTokSplit {
@@ -115,17 +129,19 @@ typedef enum PfqTokSplit {
     PFQ_SPLIT_COUNT
 } PfqTokSplit;
 
-enum { /* PfqTokHead.flags */
+/* PfqTokHead.flags */
+enum {
     PFQ_TOKF_ADD_BOS = 1u << 0,
     PFQ_TOKF_CHARS = 1u << 1,     /* symbols are characters, not bytes */
     PFQ_TOKF_METASPACE = 1u << 2, /* ' ' is U+2581 inside the vocabulary */
     PFQ_TOKF_FUSE_UNK = 1u << 3,  /* neighbouring unknowns are one */
     PFQ_TOKF_NFC = 1u << 4,
-    PFQ_TOKF_STRIP = 1u << 5,     /* decoding drops one leading space */
-    PFQ_TOKF_LATE = 1u << 6,      /* prefix and U+2581 come after the normalised added tokens are cut out */
+    PFQ_TOKF_STRIP = 1u << 5, /* decoding drops one leading space */
+    PFQ_TOKF_LATE = 1u << 6,  /* prefix and U+2581 come after the cut at PFQ_SEC_ADDED_NORM */
 };
 
-typedef enum PfqTokPrefix { /* the space put in front of a part of the text */
+/* The space put in front of a part of the text. */
+typedef enum PfqTokPrefix {
     PFQ_PREFIX_NEVER,
     PFQ_PREFIX_ALWAYS,
     PFQ_PREFIX_IF_MISSING,       /* unless the part starts with one */
@@ -133,27 +149,29 @@ typedef enum PfqTokPrefix { /* the space put in front of a part of the text */
     PFQ_PREFIX_COUNT
 } PfqTokPrefix;
 
-enum { /* SEC_KIND, per token */
+/* PFQ_SEC_KIND, per token */
+enum {
     PFQ_TOKK_SPECIAL = 1u << 0, /* not printed, and not read from text, unless asked */
     PFQ_TOKK_EOG = 1u << 1,
-    PFQ_TOKK_WHOLE = 1u << 2,   /* a piece equal to this token encodes to it alone: merging may be skipped */
-    PFQ_TOKK_LSTRIP = 1u << 3,  /* added token that swallows the white space before it */
+    PFQ_TOKK_WHOLE = 1u << 2,  /* a piece equal to this token is this token: no need to merge */
+    PFQ_TOKK_LSTRIP = 1u << 3, /* added token that swallows the white space before it */
     PFQ_TOKK_RSTRIP = 1u << 4,
-    PFQ_TOKK_WORD = 1u << 5,    /* added token that matches whole words only */
+    PFQ_TOKK_WORD = 1u << 5, /* added token that matches whole words only */
 };
 
 typedef enum PfqTokSection {
-    PFQ_SEC_STR_OFF,   /* u32 [n_sym + 1] into PFQ_SEC_STR: the bytes merging works on */
-    PFQ_SEC_STR,       /* u8 */
-    PFQ_SEC_PRINT_OFF, /* u32 [vocab + 1] into PFQ_SEC_PRINT: the bytes decoding prints */
-    PFQ_SEC_PRINT,     /* u8 */
-    PFQ_SEC_KIND,      /* u8 [vocab] */
-    PFQ_SEC_BYTE,      /* u32 [256]: symbol of a byte (byte alphabet, or byte fallback), or PFQ_TOK_NONE */
-    PFQ_SEC_HASH,      /* u32: open-addressed string -> symbol + 1, 0 = empty, by pfq_tok_hash */
-    PFQ_SEC_MERGE,     /* PfqTokMerge: open-addressed (left, right), empty: left = PFQ_TOK_NONE */
-    PFQ_SEC_ADDED,     /* PfqTokNode: trie of added tokens looked for in the raw text */
+    PFQ_SEC_STR_OFF,    /* u32 [n_sym + 1] into PFQ_SEC_STR: the bytes merging works on */
+    PFQ_SEC_STR,        /* u8 */
+    PFQ_SEC_PRINT_OFF,  /* u32 [vocab + 1] into PFQ_SEC_PRINT: the bytes decoding prints */
+    PFQ_SEC_PRINT,      /* u8 */
+    PFQ_SEC_KIND,       /* u8 [vocab] */
+    PFQ_SEC_BYTE,       /* u32 [256]: symbol of a byte (alphabet or fallback), or PFQ_TOK_NONE */
+    PFQ_SEC_HASH,       /* u32: string -> symbol + 1, open-addressed by pfq_tok_hash, 0 = empty */
+    PFQ_SEC_MERGE,      /* PfqTokMerge: open-addressed (left, right), empty: left = PFQ_TOK_NONE */
+    PFQ_SEC_ADDED,      /* PfqTokNode: trie of added tokens looked for in the raw text */
     PFQ_SEC_ADDED_NORM, /* the same, looked for in the normalised text */
-    PFQ_SEC_JOIN,       /* u8 [8192] or none: bit (left byte << 8 | right byte): a merge may join two characters here */
+    PFQ_SEC_JOIN, /* u8 [8192] or none: bit (left byte << 8 | right byte) says that some merge may
+                     join two characters that meet in these bytes */
     PFQ_SEC_COUNT
 } PfqTokSection;
 
@@ -161,7 +179,8 @@ typedef struct PfqTokMerge {
     uint32_t left, right, rank, result;
 } PfqTokMerge;
 
-typedef struct PfqTokNode { /* node 0 is the root; children are neighbours, sorted by byte, after their parent */
+/* Node 0 is the root; children are neighbours, sorted by byte, after their parent. */
+typedef struct PfqTokNode {
     uint32_t child, n_child;
     uint32_t byte;
     int32_t id; /* token that ends here, or -1 */
@@ -175,8 +194,8 @@ typedef struct PfqTokHead {
     uint32_t vocab, n_sym;
     int32_t bos, eos, unk;
     uint32_t flags;
-    uint32_t prefix;    /* PfqTokPrefix */
-    uint32_t max_piece; /* longest string of a symbol, bytes */
+    uint32_t prefix;                   /* PfqTokPrefix */
+    uint32_t max_piece;                /* longest string of a symbol, bytes */
     uint8_t stage[PFQ_TOK_MAX_STAGES]; /* PfqTokSplit, ended by NONE or the array's end */
     struct {
         uint32_t off, count; /* bytes from the blob's start, multiple of 4; elements */
@@ -210,6 +229,9 @@ static inline uint64_t pfq_tok_hash_pair(uint32_t left, uint32_t right)
 }
 
 /* First slot of a hash in a table of n slots (n < 2^32). */
-static inline uint32_t pfq_tok_slot(uint64_t hash, uint32_t n) { return (uint32_t)((hash >> 32) * n >> 32); }
+static inline uint32_t pfq_tok_slot(uint64_t hash, uint32_t n)
+{
+    return (uint32_t)((hash >> 32) * n >> 32);
+}
 
 #endif

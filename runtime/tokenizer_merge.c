@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Pieces up to this many symbols are merged by scanning for the lowest rank: no heap, quadratic but tiny. */
+/* Pieces up to this many symbols are merged by scanning for the lowest rank: no heap, quadratic but
+ * tiny. */
 enum { SHORT_PIECE = 32 };
 static const uint32_t END = UINT32_MAX; /* of the linked list; also "no merge" as a rank */
 
@@ -90,7 +91,8 @@ static size_t merge_short(const PfqTokenizer *t, uint32_t *sym, size_t n)
     }
 }
 
-/* A heap entry is rank << 32 | position of the left symbol, so that its order is the merging order. */
+/* A heap entry is rank << 32 | position of the left symbol, so that its order is the merging order.
+ */
 static void heap_push(uint64_t *h, size_t *n, uint64_t x)
 {
     size_t i = (*n)++;
@@ -117,8 +119,8 @@ static uint64_t heap_pop(uint64_t *h, size_t *n)
     return top;
 }
 
-/* Looks the pair at `i` up and queues it. The heap holds at most 2n entries: n - 1 at first, and every merge
- * pops one and pushes at most two. */
+/* Looks the pair at `i` up and queues it. The heap holds at most 2n entries: n - 1 at first, and
+ * every merge pops one and pushes at most two. */
 static void queue_pair(const PfqTokenizer *t, PfqMergeBuf *b, size_t *n_heap, uint32_t i)
 {
     b->rank[i] = END;

@@ -1,5 +1,6 @@
-/* One function per pattern of PFQ_TOK_SPLITS: where does a match that starts here end? They follow the regex
- * engine's order: alternatives from left to right, greedy repetition, backtracking only where it can matter. */
+/* One function per pattern of PFQ_TOK_SPLITS: where does a match that starts here end? They follow
+ * the regex engine's order: alternatives from left to right, greedy repetition, backtracking only
+ * where it can matter. */
 #include "runtime/tokenizer_int.h"
 #include "runtime/unicode.h"
 
@@ -22,7 +23,10 @@ static Ch ch_at(Text t, size_t i)
     return r;
 }
 
-static bool is_newline(Ch c) { return c.bits && (c.c == '\n' || c.c == '\r'); }
+static bool is_newline(Ch c)
+{
+    return c.bits && (c.c == '\n' || c.c == '\r');
+}
 
 /* End of the longest run of characters in `set` that starts at i. */
 static size_t run(Text t, size_t i, uint32_t set)
@@ -54,7 +58,8 @@ static size_t run_at_most(Text t, size_t i, uint32_t set, int max)
     return i;
 }
 
-/* "'s|'t|'re|'ve|'m|'ll|'d"; with `fold` in any case, where 's' is also U+017F (its case folding). */
+/* "'s|'t|'re|'ve|'m|'ll|'d"; with `fold` in any case, where 's' is also U+017F (its case folding).
+ */
 static size_t contraction(Text t, size_t i, bool fold)
 {
     if (i + 1 >= t.n || t.s[i] != '\'') return i;
@@ -63,12 +68,14 @@ static size_t contraction(Text t, size_t i, bool fold)
     unsigned char b = i + 2 < t.n ? (unsigned char)t.s[i + 2] | lower : 0;
     if (a == 's' || a == 't' || a == 'm' || a == 'd') return i + 2;
     if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return i + 3;
-    if (fold && i + 2 < t.n && (unsigned char)t.s[i + 1] == 0xc5 && (unsigned char)t.s[i + 2] == 0xbf)
+    if (fold && i + 2 < t.n && (unsigned char)t.s[i + 1] == 0xc5 &&
+        (unsigned char)t.s[i + 2] == 0xbf)
         return i + 3;
     return i;
 }
 
-/* "\s+(?!\S)|\s+": all of the white space, but for its last character if text follows two or more. */
+/* "\s+(?!\S)|\s+": all of the white space, but for its last character if text follows two or more.
+ */
 static size_t spaces(Text t, size_t i)
 {
     size_t last = i, j = i;
@@ -117,7 +124,8 @@ static size_t match_GPT2(Text t, size_t i)
     return e > i ? e : spaces(t, i);
 }
 
-/* "[^\r\n OUT]?WORD+": one leading character that is neither a line end nor in `out`, then a run of `word`. */
+/* "[^\r\n OUT]?WORD+": one leading character that is neither a line end nor in `out`, then a run of
+ * `word`. */
 static size_t led_word(Text t, size_t i, uint32_t out, uint32_t word)
 {
     Ch c = ch_at(t, i);
@@ -145,14 +153,24 @@ static size_t cl100k(Text t, size_t i, uint32_t word, int digits)
     return e > i ? e : symbols_or_space(t, i, SLN | word, false);
 }
 
-static size_t match_LLAMA3(Text t, size_t i) { return cl100k(t, i, PFQ_UC_L, 3); }
-static size_t match_QWEN2(Text t, size_t i) { return cl100k(t, i, PFQ_UC_L, 1); }
-static size_t match_QWEN35(Text t, size_t i) { return cl100k(t, i, PFQ_UC_L | PFQ_UC_M, 1); }
+static size_t match_LLAMA3(Text t, size_t i)
+{
+    return cl100k(t, i, PFQ_UC_L, 3);
+}
+static size_t match_QWEN2(Text t, size_t i)
+{
+    return cl100k(t, i, PFQ_UC_L, 1);
+}
+static size_t match_QWEN35(Text t, size_t i)
+{
+    return cl100k(t, i, PFQ_UC_L | PFQ_UC_M, 1);
+}
 
 static const uint32_t UPPER = PFQ_UC_LU | PFQ_UC_LT | PFQ_UC_LM | PFQ_UC_LO | PFQ_UC_M;
 static const uint32_t LOWER = PFQ_UC_LL | PFQ_UC_LM | PFQ_UC_LO | PFQ_UC_M;
 
-/* "UPPER*LOWER+": when nothing lower follows the run, UPPER* gives back up to the last character in both. */
+/* "UPPER*LOWER+": when nothing lower follows the run, UPPER* gives back up to the last character in
+ * both. */
 static size_t upper_lower(Text t, size_t i)
 {
     size_t both_end = i, j = i;
@@ -187,8 +205,14 @@ static size_t o200k(Text t, size_t i, bool suffix, int digits)
     return e > i ? e : symbols_or_space(t, i, SLN, true);
 }
 
-static size_t match_O200K(Text t, size_t i) { return o200k(t, i, true, 3); }
-static size_t match_TEKKEN(Text t, size_t i) { return o200k(t, i, false, 1); }
+static size_t match_O200K(Text t, size_t i)
+{
+    return o200k(t, i, true, 3);
+}
+static size_t match_TEKKEN(Text t, size_t i)
+{
+    return o200k(t, i, false, 1);
+}
 
 static bool ascii_letter(Text t, size_t i)
 {
@@ -218,18 +242,33 @@ static size_t match_DEEPSEEK3(Text t, size_t i)
     return e > i ? e : spaces(t, i);
 }
 
-static size_t match_DIGIT(Text t, size_t i) { return run_at_most(t, i, PFQ_UC_N, 1); }
-static size_t match_DIGITS(Text t, size_t i) { return run(t, i, PFQ_UC_N); }
-static size_t match_DIGIT3(Text t, size_t i) { return run_at_most(t, i, PFQ_UC_N, 3); }
+static size_t match_DIGIT(Text t, size_t i)
+{
+    return run_at_most(t, i, PFQ_UC_N, 1);
+}
+static size_t match_DIGITS(Text t, size_t i)
+{
+    return run(t, i, PFQ_UC_N);
+}
+static size_t match_DIGIT3(Text t, size_t i)
+{
+    return run_at_most(t, i, PFQ_UC_N, 3);
+}
 
-static bool ascii_digit(Text t, size_t i) { return i < t.n && t.s[i] >= '0' && t.s[i] <= '9'; }
+static bool ascii_digit(Text t, size_t i)
+{
+    return i < t.n && t.s[i] >= '0' && t.s[i] <= '9';
+}
 
 static size_t match_ASCII3(Text t, size_t i)
 {
     return ascii_digit(t, i) && ascii_digit(t, i + 1) && ascii_digit(t, i + 2) ? i + 3 : i;
 }
 
-static size_t match_NEWLINE(Text t, size_t i) { return i + (t.s[i] == '\n' || t.s[i] == '\r'); }
+static size_t match_NEWLINE(Text t, size_t i)
+{
+    return i + (t.s[i] == '\n' || t.s[i] == '\r');
+}
 
 /* "\s?X+" */
 static size_t space_then(Text t, size_t i, uint32_t set)
@@ -240,8 +279,14 @@ static size_t space_then(Text t, size_t i, uint32_t set)
     return end > from ? end : i;
 }
 
-static size_t match_WORD(Text t, size_t i) { return space_then(t, i, PFQ_UC_L); }
-static size_t match_PUNCT(Text t, size_t i) { return space_then(t, i, PFQ_UC_P); }
+static size_t match_WORD(Text t, size_t i)
+{
+    return space_then(t, i, PFQ_UC_L);
+}
+static size_t match_PUNCT(Text t, size_t i)
+{
+    return space_then(t, i, PFQ_UC_P);
+}
 
 typedef struct Range {
     uint32_t first, last;

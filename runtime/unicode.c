@@ -37,13 +37,21 @@ uint32_t pfq_uc_bits(uint32_t c)
     return (1u << cat) | (space ? PFQ_UC_SPACE : 0);
 }
 
-unsigned pfq_uc_ccc(uint32_t c) { return prop(c).ccc; }
+unsigned pfq_uc_ccc(uint32_t c)
+{
+    return prop(c).ccc;
+}
 
 uint32_t pfq_utf8_next(const char *s, size_t n, size_t *i)
 {
     const unsigned char *p = (const unsigned char *)s + *i;
     size_t left = n - *i;
-    unsigned need = p[0] < 0x80 ? 0 : p[0] < 0xc2 ? 4 : p[0] < 0xe0 ? 1 : p[0] < 0xf0 ? 2 : p[0] < 0xf5 ? 3 : 4;
+    unsigned need = p[0] < 0x80   ? 0
+                    : p[0] < 0xc2 ? 4
+                    : p[0] < 0xe0 ? 1
+                    : p[0] < 0xf0 ? 2
+                    : p[0] < 0xf5 ? 3
+                                  : 4;
     uint32_t c = p[0];
     if (need == 0) {
         *i += 1;
@@ -126,7 +134,8 @@ static uint32_t compose(uint32_t a, uint32_t b)
     return uc_pair[lo].first == a && uc_pair[lo].second == b ? uc_pair[lo].composite : 0;
 }
 
-/* Stable sort of a run of combining marks by class. Counting, so that a hostile run stays linear. */
+/* Stable sort of a run of combining marks by class. Counting, so that a hostile run stays linear.
+ */
 static void order_run(uint32_t *run, uint32_t *tmp, size_t n)
 {
     size_t at[257] = {0};
@@ -150,8 +159,9 @@ static void order_marks(uint32_t *c, uint32_t *tmp, size_t n)
     }
 }
 
-/* Composes in place, returns the new length. `last` is the class of the mark kept since the starter, -1 when
- * nothing lies between: a mark is blocked from the starter by one of the same or a higher class. */
+/* Composes in place, returns the new length. `last` is the class of the mark kept since the
+ * starter, -1 when nothing lies between: a mark is blocked from the starter by one of the same or a
+ * higher class. */
 static size_t compose_all(uint32_t *c, size_t n)
 {
     size_t out = 0, starter = 0;

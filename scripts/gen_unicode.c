@@ -1,9 +1,10 @@
 /* Writes the Unicode tables of runtime/unicode.c from utf8proc, at build time.
  *
  * usage: gen_unicode OUTPUT
- * The output is C: a two-stage table from code point to property (general category and canonical combining
- * class), the canonical decompositions, and the pairs that compose. The shipped runtime therefore needs no
- * Unicode library. The Unicode version is that of utf8proc and is written into the output.
+ * The output is C: a two-stage table from code point to property (general category and canonical
+ * combining class), the canonical decompositions, and the pairs that compose. The shipped runtime
+ * therefore needs no Unicode library. The Unicode version is that of utf8proc and is written into
+ * the output.
  */
 #include <inttypes.h>
 #include <stdint.h>
@@ -123,8 +124,8 @@ static int by_pair(const void *x, const void *y)
     return (a->second > b->second) - (a->second < b->second);
 }
 
-/* A composite's pair is (NFC of all but the last character of its decomposition, that last character);
- * whatever NFC does not restore is a composition exclusion. */
+/* A composite's pair is (NFC of all but the last character of its decomposition, that last
+ * character); whatever NFC does not restore is a composition exclusion. */
 static void write_compositions(FILE *f)
 {
     static Pair pairs[4096];
@@ -137,7 +138,8 @@ static void write_compositions(FILE *f)
         memcpy(whole, seq, sizeof seq);
         if (compose(whole, len) != 1 || whole[0] != c) continue;
         memcpy(rest, seq, sizeof seq);
-        if (compose(rest, len - 1) != 1) fail("a composite does not end in one combining character");
+        if (compose(rest, len - 1) != 1)
+            fail("a composite does not end in one combining character");
         if (n == sizeof pairs / sizeof *pairs) fail("too many composites");
         pairs[n++] = (Pair){rest[0], seq[len - 1], c};
     }

@@ -1,4 +1,5 @@
-/* What every tokenizer harness does with a blob that was accepted: encode, decode, ask for ids that do not exist. */
+/* What every tokenizer harness does with a blob that was accepted: encode, decode, ask for ids that
+ * do not exist. */
 #ifndef PFQC_TESTS_FUZZ_TOKENIZER_H
 #define PFQC_TESTS_FUZZ_TOKENIZER_H
 
@@ -26,7 +27,8 @@ static inline void fuzz_encode(const PfqTokenizer *t, const char *s, size_t n, u
 
 static inline void fuzz_blob(const void *blob, size_t n, const char *more, size_t n_more)
 {
-    static const char text[] = " ab abc 12\xc3\xa9 e\xcc\x81 <e><s>[w] [w]  x\xff\xe2\x96\x81 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab\n";
+    static const char text[] = " ab abc 12\xc3\xa9 e\xcc\x81 <e><s>[w] [w]  x\xff\xe2\x96\x81 "
+                               "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab\n";
     static const int32_t bad[] = {-1, INT32_MIN, INT32_MAX, 0, 1};
     PfqTokenizer t;
     size_t len;
@@ -41,8 +43,9 @@ static inline void fuzz_blob(const void *blob, size_t n, const char *more, size_
 }
 
 /* One reader over one input: it refuses with a diagnostic or gives a blob that opens. */
-static inline void fuzz_reader(bool (*read)(Diag *, Arena *, const Source *, const TokSpecials *, TokBlob *), const char *name,
-                               const uint8_t *data, size_t size)
+static inline void fuzz_reader(bool (*read)(Diag *, Arena *, const Source *, const TokSpecials *,
+                                            TokBlob *),
+                               const char *name, const uint8_t *data, size_t size)
 {
     Arena a = {0};
     Diag d;

@@ -4,6 +4,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     bool spm = size > 0 && data[0] == '\n';
-    fuzz_reader(spm ? fe_tokenizer_from_spm : fe_tokenizer_from_tiktoken, "tokenizer.model", data, size);
+    fuzz_reader(spm ? fe_tokenizer_from_spm : fe_tokenizer_from_tiktoken, "tokenizer.model", data,
+                size);
     return 0;
 }

@@ -15,7 +15,9 @@ import pathlib
 import random
 import re
 import struct
+import subprocess
 import sys
+import tempfile
 
 import gguf
 import sentencepiece
@@ -37,19 +39,15 @@ FIXED = ["", " ", "  ", "Hello", " Hello world", "\u00c4pfel", "ied 4 \u00bd mon
 
 def header_patterns(root):
     """The pattern strings of PFQ_TOK_SPLITS, so that they are stated in one place."""
-    text = (root / "runtime/tokenizer.h").read_text()
-    macros, out = {}, {}
-    lit = r'"(?:[^"\\]|\\.)*"'
-    unescape = lambda s: "".join(json.loads(x) for x in re.findall(lit, s))
-    body = text[text.index("#define PFQ_TOK_CONTRACTION"):text.index("typedef enum PfqTokSplit")].replace("\\\n", " ")
-    macros["PFQ_TOK_CONTRACTION"] = re.search(r"#define PFQ_TOK_CONTRACTION (" + lit + ")", body).group(1)
-    word = re.search(r"#define PFQ_TOK_O200K_WORD\(suffix\)\s*(.*?)#define", body, re.S).group(1)
-    splits = body[body.index("#define PFQ_TOK_SPLITS"):]
-    splits = re.sub(r"PFQ_TOK_O200K_WORD\(((?:[^()]|\n)*)\)", lambda m: word.replace("suffix", m.group(1) or '""'), splits)
-    splits = splits.replace("PFQ_TOK_CONTRACTION", macros["PFQ_TOK_CONTRACTION"])
-    for m in re.finditer(r"X\((\w+),((?:\s*" + lit + r")+)\s*\)", splits):
-        out[m.group(1)] = unescape(m.group(2))
-    return out
+    source = """#include <stdio.h>
+#include "runtime/tokenizer.h"
+#define X(id, pattern) puts(#id), puts(pattern);
+int main(void) { PFQ_TOK_SPLITS(X) return 0; }"""
+    with tempfile.TemporaryDirectory() as folder:
+        program = pathlib.Path(folder) / "patterns"
+        subprocess.run(["cc", "-I", root, "-x", "c", "-", "-o", program], input=source, text=True, check=True)
+        lines = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
+    return dict(zip(lines[::2], lines[1::2]))
 
 
 def added(content, id, special=True, **flags):

@@ -1,4 +1,5 @@
-/* Every refusal of the tokenizer readers, with its code and the words it must hold; limits; odd inputs to the runtime. */
+/* Every refusal of the tokenizer readers, with its code and the words it must hold; limits; odd
+ * inputs to the runtime. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,8 +28,8 @@ static const Parts good = {
     .merges = "[\"a b\",[\"ab\",\"c\"]]",
 };
 
-static const char META_PRE[] =
-    "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"always\",\"split\":false}";
+static const char META_PRE[] = "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_"
+                               "scheme\":\"always\",\"split\":false}";
 
 static bool read_parts(Arena *a, Diag *d, Parts p, TokBlob *out)
 {
@@ -37,10 +38,12 @@ static bool read_parts(Arena *a, Diag *d, Parts p, TokBlob *out)
     Source *src = NEW(a, Source);
     src->name = "tokenizer.json";
     src->text = arena_printf(a,
-                             "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":%s,\"normalizer\":%s,"
-                             "\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,\"model\":{%s,\"vocab\":%s,\"merges\":%s}}",
-                             PICK(added), PICK(normalizer), PICK(pre), PICK(post), PICK(decoder), PICK(options),
-                             PICK(vocab), PICK(merges));
+                             "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_"
+                             "tokens\":%s,\"normalizer\":%s,"
+                             "\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,\"model\":{"
+                             "%s,\"vocab\":%s,\"merges\":%s}}",
+                             PICK(added), PICK(normalizer), PICK(pre), PICK(post), PICK(decoder),
+                             PICK(options), PICK(vocab), PICK(merges));
 #undef PICK
     src->n = strlen(src->text);
     diag_init(d, a);
@@ -52,8 +55,8 @@ static void must_refuse(Diag *d, bool ok, const char *what, ErrCode code, const 
     if (ok) fail_msg("accepted: %s", what);
     assert_int_equal(d->n_errors, 1);
     if (d->msgs.at[0].code != code || !strstr(d->msgs.at[0].text, words))
-        fail_msg("%s: got %s \"%s\", expected %s with \"%s\"", what, err_name(d->msgs.at[0].code), d->msgs.at[0].text,
-                 err_name(code), words);
+        fail_msg("%s: got %s \"%s\", expected %s with \"%s\"", what, err_name(d->msgs.at[0].code),
+                 d->msgs.at[0].text, err_name(code), words);
 }
 
 static void json_refusals(void **state)
@@ -66,34 +69,65 @@ static void json_refusals(void **state)
     } t[] = {
         {{.options = "\"type\":\"Unigram\""}, E_TOKENIZER_UNSUPPORTED, "Unigram"},
         {{.options = "\"type\":\"BPE\",\"dropout\":0.1"}, E_TOKENIZER_UNSUPPORTED, "dropout"},
-        {{.options = "\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\""}, E_TOKENIZER_UNSUPPORTED, "continuing_subword_prefix"},
-        {{.options = "\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\""}, E_TOKENIZER_UNSUPPORTED, "end_of_word_suffix"},
+        {{.options = "\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\""},
+         E_TOKENIZER_UNSUPPORTED,
+         "continuing_subword_prefix"},
+        {{.options = "\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\""},
+         E_TOKENIZER_UNSUPPORTED,
+         "end_of_word_suffix"},
         {{.options = "\"type\":\"BPE\",\"novel\":1"}, E_JSON_UNKNOWN, "novel"},
         {{.options = "\"type\":\"BPE\",\"unk_token\":\"<unk>\""}, E_TOKENIZER, "unk_token"},
-        {{.options = "\"type\":\"BPE\",\"byte_fallback\":true"}, E_TOKENIZER_UNSUPPORTED, "byte_fallback"},
+        {{.options = "\"type\":\"BPE\",\"byte_fallback\":true"},
+         E_TOKENIZER_UNSUPPORTED,
+         "byte_fallback"},
         {{.normalizer = "{\"type\":\"NFKC\"}"}, E_TOKENIZER_UNSUPPORTED, "NFKC"},
-        {{.normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"}]}"}, E_TOKENIZER_UNSUPPORTED, "Lowercase"},
-        {{.normalizer = "{\"type\":\"Prepend\",\"prepend\":\"_\"}"}, E_TOKENIZER_UNSUPPORTED, "prepended text '_'"},
-        {{.normalizer = "{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"}"}, E_TOKENIZER_UNSUPPORTED, "Prepend"},
-        {{.normalizer = "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" \"},\"content\":\"\xe2\x96\x81\"}"},
-         E_TOKENIZER_UNSUPPORTED, "replacement of"},
+        {{.normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"}]}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "Lowercase"},
+        {{.normalizer = "{\"type\":\"Prepend\",\"prepend\":\"_\"}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "prepended text '_'"},
+        {{.normalizer = "{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "Prepend"},
+        {{.normalizer =
+              "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" \"},\"content\":\"\xe2\x96\x81\"}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "replacement of"},
         {{.pre = "{\"type\":\"Whitespace\"}"}, E_TOKENIZER_UNSUPPORTED, "Whitespace"},
-        {{.pre = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+|x\"},\"behavior\":\"Isolated\",\"invert\":false}"},
-         E_TOKENIZER_UNSUPPORTED, "\\w+|x"},
-        {{.pre = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}\"},\"behavior\":\"Removed\",\"invert\":false}"},
-         E_TOKENIZER_UNSUPPORTED, "Removed"},
-        {{.pre = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
-                 "{\"type\":\"Digits\",\"individual_digits\":true}]}"}, E_TOKENIZER_UNSUPPORTED, "digits"},
-        {{.pre = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"},{\"type\":\"ByteLevel\"}]}"},
-         E_TOKENIZER_UNSUPPORTED, "add_prefix_space"},
-        {{.pre = "{\"type\":\"Punctuation\",\"behavior\":\"Isolated\"}"}, E_TOKENIZER_UNSUPPORTED, "Punctuation"},
+        {{.pre = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+|x\"},\"behavior\":"
+                 "\"Isolated\",\"invert\":false}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "\\w+|x"},
+        {{.pre = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}\"},\"behavior\":"
+                 "\"Removed\",\"invert\":false}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "Removed"},
+        {{.pre = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\",\"add_prefix_"
+                 "space\":false},"
+                 "{\"type\":\"Digits\",\"individual_digits\":true}]}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "digits"},
+        {{.pre = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"},{\"type\":"
+                 "\"ByteLevel\"}]}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "add_prefix_space"},
+        {{.pre = "{\"type\":\"Punctuation\",\"behavior\":\"Isolated\"}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "Punctuation"},
         {{.pre = "{\"type\":\"Metaspace\",\"replacement\":\"_\"}"}, E_TOKENIZER_UNSUPPORTED, "'_'"},
         {{.pre = "{}"}, E_JSON_MISSING, "type"},
         {{.post = "{\"type\":\"BertProcessing\"}"}, E_TOKENIZER_UNSUPPORTED, "BertProcessing"},
-        {{.post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"<e>\"}}],"
-                  "\"special_tokens\":{}}"}, E_TOKENIZER_UNSUPPORTED, "'<e>'"},
-        {{.post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<e>\"}}],\"special_tokens\":"
-                  "{\"<e>\":{\"ids\":[77]}}}"}, E_TOKENIZER, "unknown token"},
+        {{.post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\"}},{"
+                  "\"SpecialToken\":{\"id\":\"<e>\"}}],"
+                  "\"special_tokens\":{}}"},
+         E_TOKENIZER_UNSUPPORTED,
+         "'<e>'"},
+        {{.post = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<e>\"}}"
+                  "],\"special_tokens\":"
+                  "{\"<e>\":{\"ids\":[77]}}}"},
+         E_TOKENIZER,
+         "unknown token"},
         {{.decoder = "null"}, E_TOKENIZER_UNSUPPORTED, "decoder 'null'"},
         {{.decoder = "{\"type\":\"WordPiece\"}"}, E_TOKENIZER_UNSUPPORTED, "WordPiece"},
         {{.pre = META_PRE, .decoder = "{\"type\":\"CTC\"}"}, E_TOKENIZER_UNSUPPORTED, "CTC"},
@@ -123,7 +157,8 @@ static void json_refusals(void **state)
 }
 
 /* A small GGUF with `from` replaced by `to`, of the same length, wherever it stands. */
-static void refuse_gguf(const char *file, const char *from, const char *to, ErrCode code, const char *words)
+static void refuse_gguf(const char *file, const char *from, const char *to, ErrCode code,
+                        const char *words)
 {
     Arena a = {0};
     Diag d;
@@ -147,7 +182,8 @@ static void gguf_refusals(void **state)
     (void)state;
     refuse_gguf("smollm.gguf", "smollm", "smallm", E_TOKENIZER_UNSUPPORTED, "'smallm'");
     refuse_gguf("smollm.gguf", "gpt2", "bert", E_TOKENIZER_UNSUPPORTED, "'bert'");
-    refuse_gguf("smollm.gguf", "ggml.pre", "ggml.prx", E_TOKENIZER_UNSUPPORTED, "tokenizer.ggml.pre");
+    refuse_gguf("smollm.gguf", "ggml.pre", "ggml.prx", E_TOKENIZER_UNSUPPORTED,
+                "tokenizer.ggml.pre");
     refuse_gguf("smollm.gguf", "ggml.merges", "ggml.merger", E_FILE_FORMAT, "merges");
     refuse_gguf("smollm.gguf", "ggml.tokens", "ggml.tokenz", E_FILE_FORMAT, "tokens");
     refuse_gguf("smollm.gguf", "\xc4\xa0 t", "\xc4\xa0_t", E_TOKENIZER, "no space");
@@ -155,8 +191,8 @@ static void gguf_refusals(void **state)
     refuse_gguf("llama-spm.gguf", "ggml.scores", "ggml.scorez", E_FILE_FORMAT, "scores");
 }
 
-static bool read_text(bool (*read)(Diag *, Arena *, const Source *, const TokSpecials *, TokBlob *), Diag *d, Arena *a,
-                      const char *text, size_t n)
+static bool read_text(bool (*read)(Diag *, Arena *, const Source *, const TokSpecials *, TokBlob *),
+                      Diag *d, Arena *a, const char *text, size_t n)
 {
     Source *src = NEW(a, Source);
     TokBlob blob;
@@ -172,9 +208,18 @@ static void model_refusals(void **state)
     Diag d;
 #define SPM(bytes)      read_text(fe_tokenizer_from_spm, &d, &a, bytes, sizeof bytes - 1)
 #define TIKTOKEN(bytes) read_text(fe_tokenizer_from_tiktoken, &d, &a, bytes, sizeof bytes - 1)
-    must_refuse(&d, SPM("\x0a\x03\x0a\x01" "a"), "unigram", E_TOKENIZER_UNSUPPORTED, "BPE");
-    must_refuse(&d, SPM("\x0a\x03\x0a\x01" "a\x12\x02\x18\x02"), "squeeze", E_TOKENIZER_UNSUPPORTED, "remove_extra_whitespaces");
-    must_refuse(&d, SPM("\x0a\x03\x0a\x01" "a\x12\x02\x18\x02\x1a\x03\x12\x01x"), "charsmap", E_TOKENIZER_UNSUPPORTED, "identity");
+    must_refuse(&d,
+                SPM("\x0a\x03\x0a\x01"
+                    "a"),
+                "unigram", E_TOKENIZER_UNSUPPORTED, "BPE");
+    must_refuse(&d,
+                SPM("\x0a\x03\x0a\x01"
+                    "a\x12\x02\x18\x02"),
+                "squeeze", E_TOKENIZER_UNSUPPORTED, "remove_extra_whitespaces");
+    must_refuse(&d,
+                SPM("\x0a\x03\x0a\x01"
+                    "a\x12\x02\x18\x02\x1a\x03\x12\x01x"),
+                "charsmap", E_TOKENIZER_UNSUPPORTED, "identity");
     must_refuse(&d, SPM("\x0a\x7f\x0a"), "cut", E_TOKENIZER, "SentencePiece");
     must_refuse(&d, SPM(""), "empty", E_TOKENIZER, "SentencePiece");
     must_refuse(&d, TIKTOKEN("IQ== 0\nIg== 1\n"), "few ranks", E_TOKENIZER_UNSUPPORTED, "2 ranks");
@@ -198,9 +243,12 @@ static void limits(void **state)
         for (size_t i = 0; i < PFQ_TOK_MAX_PIECE + more; i++)
             sb_ch(&vocab, 'a');
         sb_str(&vocab, "\":1}");
-        bool ok = read_parts(&a, &d, (Parts){.vocab = vocab.p, .merges = "[]", .added = "[]"}, &blob);
-        if (more) must_refuse(&d, ok, "long token", E_LIMIT, "65536");
-        else assert_true(ok);
+        bool ok =
+            read_parts(&a, &d, (Parts){.vocab = vocab.p, .merges = "[]", .added = "[]"}, &blob);
+        if (more)
+            must_refuse(&d, ok, "long token", E_LIMIT, "65536");
+        else
+            assert_true(ok);
         arena_free(&a);
     }
     Arena a = {0};
@@ -209,7 +257,8 @@ static void limits(void **state)
     diag_init(&d, &a);
     tokb_init(&b, &d, &a, LOC_NONE, UINT64_MAX);
     assert_true(tokb_token(&b, LOC_NONE, PFQ_TOK_MAX_VOCAB - 1, STR("a"), STR("a"), 0, true));
-    must_refuse(&d, tokb_token(&b, LOC_NONE, PFQ_TOK_MAX_VOCAB, STR("b"), STR("b"), 0, true), "vocabulary", E_TOKENIZER, "outside");
+    must_refuse(&d, tokb_token(&b, LOC_NONE, PFQ_TOK_MAX_VOCAB, STR("b"), STR("b"), 0, true),
+                "vocabulary", E_TOKENIZER, "outside");
     arena_free(&a);
 }
 
@@ -227,11 +276,13 @@ static void merge_limit(void **state)
     tokb_init(&b, &d, &a, LOC_NONE, 1);
     for (u32 i = 0; i < PFQ_TOK_MAX_MERGES; i++)
         assert_true(tokb_merge(&b, LOC_NONE, i, i, i, 0, false));
-    must_refuse(&d, tokb_merge(&b, LOC_NONE, UINT32_MAX - 1, 0, 0, 0, false), "merges", E_LIMIT, "merges");
+    must_refuse(&d, tokb_merge(&b, LOC_NONE, UINT32_MAX - 1, 0, 0, 0, false), "merges", E_LIMIT,
+                "merges");
     arena_free(&a);
 }
 
-/* Ids that do not exist, special tokens, empty text, text that is no UTF-8; pieces add up to the decoded text. */
+/* Ids that do not exist, special tokens, empty text, text that is no UTF-8; pieces add up to the
+ * decoded text. */
 static void runtime_edges(void **state)
 {
     (void)state;
@@ -260,17 +311,21 @@ static void runtime_edges(void **state)
     assert_int_equal(pfq_tok_encode(&t, "", 0, PFQ_TOK_BOS, &ids), 0);
     assert_non_null(ids);
     free(ids);
-    assert_int_equal(pfq_tok_encode(&t, "abc\xff ab<e>", 10, PFQ_TOK_SPECIAL, &ids), 4); /* the byte has no token */
+    assert_int_equal(pfq_tok_encode(&t, "abc\xff ab<e>", 10, PFQ_TOK_SPECIAL, &ids),
+                     4); /* the byte has no token */
     const int32_t want[] = {5, 4, 3, 6};
     assert_memory_equal(ids, want, sizeof want);
     free(ids);
     assert_string_equal(pfq_tok_open(&t, blob.data, 40), "tokenizer: the blob is truncated");
-    assert_string_equal(pfq_tok_open(&t, blob.data, blob.n - 1), "tokenizer: the blob is truncated");
-    assert_string_equal(pfq_tok_open(&t, blob.data + 1, blob.n - 1), "tokenizer: the blob is not aligned");
+    assert_string_equal(pfq_tok_open(&t, blob.data, blob.n - 1),
+                        "tokenizer: the blob is truncated");
+    assert_string_equal(pfq_tok_open(&t, blob.data + 1, blob.n - 1),
+                        "tokenizer: the blob is not aligned");
     arena_free(&a);
 }
 
-/* A megabyte that is one piece: quadratic merging would take minutes, and the ends must be right too. */
+/* A megabyte that is one piece: quadratic merging would take minutes, and the ends must be right
+ * too. */
 static void long_pieces(void **state)
 {
     (void)state;
@@ -281,7 +336,11 @@ static void long_pieces(void **state)
     enum { N = 1 << 20 };
     char *text = malloc(N);
     assert_non_null(text);
-    assert_true(read_parts(&a, &d, (Parts){.vocab = "{\"a\":0,\"aa\":1,\"aaaa\":2,\"b\":3}", .merges = "[\"a a\",\"aa aa\"]", .added = "[]"}, &blob));
+    assert_true(read_parts(&a, &d,
+                           (Parts){.vocab = "{\"a\":0,\"aa\":1,\"aaaa\":2,\"b\":3}",
+                                   .merges = "[\"a a\",\"aa aa\"]",
+                                   .added = "[]"},
+                           &blob));
     assert_null(pfq_tok_open(&t, blob.data, blob.n));
     memset(text, 'a', N);
     int32_t *ids;
@@ -297,8 +356,9 @@ static void long_pieces(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(json_refusals), cmocka_unit_test(gguf_refusals), cmocka_unit_test(model_refusals),
-        cmocka_unit_test(limits),        cmocka_unit_test(merge_limit),   cmocka_unit_test(runtime_edges),
+        cmocka_unit_test(json_refusals),  cmocka_unit_test(gguf_refusals),
+        cmocka_unit_test(model_refusals), cmocka_unit_test(limits),
+        cmocka_unit_test(merge_limit),    cmocka_unit_test(runtime_edges),
         cmocka_unit_test(long_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* The splitters against their patterns run by PCRE2, and the Unicode tables against utf8proc and PCRE2. */
+/* The splitters against their patterns run by PCRE2, and the Unicode tables against utf8proc and
+ * PCRE2. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,8 +49,8 @@ static Regex regex(const char *pattern, bool utf)
     int err;
     size_t at;
     spell_spaces(pattern, text);
-    Regex r = {.code = pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, utf ? PCRE2_UTF | PCRE2_UCP : 0, &err,
-                                     &at, NULL)};
+    Regex r = {.code = pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED,
+                                     utf ? PCRE2_UTF | PCRE2_UCP : 0, &err, &at, NULL)};
     if (!r.code) fail_msg("pattern %s: error %d at %zu", text, err, at);
     pcre2_jit_compile(r.code, PCRE2_JIT_COMPLETE);
     r.md = pcre2_match_data_create_from_pattern(r.code, NULL);
@@ -92,7 +93,8 @@ static void compare(PfqTokSplit kind, Regex r, const char *s, size_t n)
     cuts_by_us(kind, s, n, b);
     if (memcmp(a, b, n + 1) == 0) return;
     for (size_t i = 0; i < n; i++)
-        fprintf(stderr, "%02x %s%s ", (unsigned char)s[i], a[i + 1] ? "|" : "", b[i + 1] ? "!" : "");
+        fprintf(stderr, "%02x %s%s ", (unsigned char)s[i], a[i + 1] ? "|" : "",
+                b[i + 1] ? "!" : "");
     fail_msg("splitter %d differs from its pattern (| = pattern, ! = ours)", kind);
 }
 
@@ -114,13 +116,17 @@ static uint32_t rnd(uint32_t n)
 static void random_strings(void **state)
 {
     (void)state;
+    // clang-format off
     static const char *const part[] = {
-        "a", "b", "s", "t", "re", "RE", "Ve", "LL", "ll", "m", "D", "'", "'", "''", " ", " ", "  ", "\n", "\r", "\t",
-        "\r\n", "1", "23", "4567", "\xc2\xb2", "\xe2\x85\xa7", ".", ",", "/", "#", "$", "+", "<", "\xc3\xa9", "\xc3\x89",
-        "\xc7\x85", "\xca\xb0", "\xce\xb1", "\xce\x91", "\xe4\xb8\xad", "\xe6\x96\x87", "\xe3\x81\x82", "\xea\xb0\x80",
-        "\xcc\x81", "\xe0\xa4\xbe", "\xe2\x83\x9d", "\xc2\xa0", "\xe3\x80\x80", "\xe2\x80\xa8", "\xc2\x85", "\xc5\xbf",
-        "\xf0\x9f\xa6\x99", "\xe2\x80\x8d", "\xe2\x96\x81", "A", "B", "Z", "\x01", "\xd9\xa3", "_", "-", "\xe2\x80\x94",
-        "\xe1\xa0\x8e", "\xef\xbc\x81", "\xe2\x82\xac"};
+        "a", "b", "s", "t", "re", "RE", "Ve", "LL", "ll", "m", "D", "'", "'", "''", " ", " ", "  ",
+        "\n", "\r", "\t", "\r\n", "1", "23", "4567", "\xc2\xb2", "\xe2\x85\xa7", ".", ",", "/",
+        "#", "$", "+", "<", "\xc3\xa9", "\xc3\x89", "\xc7\x85", "\xca\xb0", "\xce\xb1", "\xce\x91",
+        "\xe4\xb8\xad", "\xe6\x96\x87", "\xe3\x81\x82", "\xea\xb0\x80", "\xcc\x81", "\xe0\xa4\xbe",
+        "\xe2\x83\x9d", "\xc2\xa0", "\xe3\x80\x80", "\xe2\x80\xa8", "\xc2\x85", "\xc5\xbf",
+        "\xf0\x9f\xa6\x99", "\xe2\x80\x8d", "\xe2\x96\x81", "A", "B", "Z", "\x01", "\xd9\xa3", "_",
+        "-", "\xe2\x80\x94", "\xe1\xa0\x8e", "\xef\xbc\x81", "\xe2\x82\xac",
+    };
+    // clang-format on
     for (int kind = 1; kind < PFQ_SPLIT_COUNT; kind++) {
         Regex r = regex(pattern[kind], kind != PFQ_SPLIT_BYTE_DIGITS);
         for (int round = 0; round < 20000; round++) {
@@ -144,7 +150,8 @@ static bool in_class(Regex r, uint32_t c)
     return pcre2_match(r.code, (PCRE2_SPTR)s, n, 0, PCRE2_NO_UTF_CHECK, r.md, NULL) >= 0;
 }
 
-/* PCRE2 and utf8proc follow different Unicode versions: code points only one of them knows are left out. */
+/* PCRE2 and utf8proc follow different Unicode versions: code points only one of them knows are left
+ * out. */
 static uint8_t *known_to_both(void)
 {
     uint8_t *known = calloc(0x110000, 1);
@@ -162,14 +169,16 @@ static void classes_of_all_code_points(void **state)
     static const struct {
         const char *pattern;
         uint32_t set;
-    } cls[] = {{"\\p{L}", PFQ_UC_L},   {"\\p{M}", PFQ_UC_M},   {"\\p{N}", PFQ_UC_N},   {"\\p{P}", PFQ_UC_P},
-               {"\\p{S}", PFQ_UC_S},   {"\\p{Z}", PFQ_UC_Z},   {"\\s", PFQ_UC_SPACE},  {"\\p{Lu}", PFQ_UC_LU},
-               {"\\p{Ll}", PFQ_UC_LL}, {"\\p{Lt}", PFQ_UC_LT}, {"\\p{Lm}", PFQ_UC_LM}, {"\\p{Lo}", PFQ_UC_LO}};
+    } cls[] = {{"\\p{L}", PFQ_UC_L},   {"\\p{M}", PFQ_UC_M},   {"\\p{N}", PFQ_UC_N},
+               {"\\p{P}", PFQ_UC_P},   {"\\p{S}", PFQ_UC_S},   {"\\p{Z}", PFQ_UC_Z},
+               {"\\s", PFQ_UC_SPACE},  {"\\p{Lu}", PFQ_UC_LU}, {"\\p{Ll}", PFQ_UC_LL},
+               {"\\p{Lt}", PFQ_UC_LT}, {"\\p{Lm}", PFQ_UC_LM}, {"\\p{Lo}", PFQ_UC_LO}};
     uint8_t *known = known_to_both();
     uint32_t skipped = 0;
     for (uint32_t c = 0; c < 0x110000; c++)
         skipped += !known[c];
-    assert_in_range(skipped, 0, 0x800 + 12000); /* surrogates, and what a few Unicode versions add */
+    assert_in_range(skipped, 0,
+                    0x800 + 12000); /* surrogates, and what a few Unicode versions add */
     for (size_t k = 0; k < sizeof cls / sizeof *cls; k++) {
         Regex r = regex(cls[k].pattern, true);
         for (uint32_t c = 0; c < 0x110000; c++)
@@ -180,7 +189,8 @@ static void classes_of_all_code_points(void **state)
     free(known);
 }
 
-/* Every code point below U+3100 and a sample above (all with PFQC_TEST_FULL) beside letters, digits and spaces. */
+/* Every code point below U+3100 and a sample above (all with PFQC_TEST_FULL) beside letters, digits
+ * and spaces. */
 static void code_points_in_context(void **state)
 {
     (void)state;
@@ -189,8 +199,9 @@ static void code_points_in_context(void **state)
     for (int kind = 1; kind < PFQ_SPLIT_COUNT; kind++) {
         Regex r = regex(pattern[kind], kind != PFQ_SPLIT_BYTE_DIGITS);
         for (uint32_t c = 0; c < 0x110000; c += c < 0x3100 || full ? 1 : 61) {
-            static const char *const around[] = {"a", "a", "", "B", " ", "", "1", "1", " 2", "x", "\n", " ", "'", "a",
-                                                 "\xcc\x81", ".", "", "  ", "\n", ""};
+            static const char *const around[] = {"a",        "a",  "",  "B",  " ",  "",  "1",
+                                                 "1",        " 2", "x", "\n", " ",  "'", "a",
+                                                 "\xcc\x81", ".",  "",  "  ", "\n", ""};
             char s[MAX_TEXT];
             size_t n = 0;
             if (!known[c]) continue;
@@ -255,13 +266,15 @@ static void nfc_by_hand(void **state)
 {
     (void)state;
     check_nfc("e\xcc\x81", "\xc3\xa9");
-    check_nfc("\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81");       /* Hangul L V T */
-    check_nfc("\xea\xb0\x80\xe1\x86\xa8", "\xea\xb0\x81");                   /* LV T */
-    check_nfc("a\xcc\x81\xcc\xa3", "\xe1\xba\xa1\xcc\x81");                  /* reordered by class */
-    check_nfc("a\xcc\x80\xcc\x81", "\xc3\xa0\xcc\x81");                      /* the second is blocked */
-    check_nfc("\xe2\x84\xab", "\xc3\x85");                                   /* singleton */
-    check_nfc("\xe0\xa5\x98", "\xe0\xa4\x95\xe0\xa4\xbc");                   /* composition exclusion */
-    check_nfc("\xff" "e\xcc\x81\xff", "\xff\xc3\xa9\xff");                   /* stray bytes are kept */
+    check_nfc("\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81"); /* Hangul L V T */
+    check_nfc("\xea\xb0\x80\xe1\x86\xa8", "\xea\xb0\x81");             /* LV T */
+    check_nfc("a\xcc\x81\xcc\xa3", "\xe1\xba\xa1\xcc\x81");            /* reordered by class */
+    check_nfc("a\xcc\x80\xcc\x81", "\xc3\xa0\xcc\x81");                /* the second is blocked */
+    check_nfc("\xe2\x84\xab", "\xc3\x85");                             /* singleton */
+    check_nfc("\xe0\xa5\x98", "\xe0\xa4\x95\xe0\xa4\xbc");             /* composition exclusion */
+    check_nfc("\xff"
+              "e\xcc\x81\xff",
+              "\xff\xc3\xa9\xff"); /* stray bytes are kept */
     check_nfc("", "");
 }
 
@@ -277,14 +290,17 @@ static void nfc_against_utf8proc(void **state)
         char in[64], *out;
         size_t n = 0, out_n;
         x = x * 6364136223846793005u + 1442695040888963407u;
-        const uint32_t seq[] = {'a', c, 0x300 + (uint32_t)(x >> 58), c, 0x323, 0x1161 + (uint32_t)(x >> 20) % 21, 0x11a8, c};
+        const uint32_t seq[] = {'a',    c,     0x300 + (uint32_t)(x >> 58),
+                                c,      0x323, 0x1161 + (uint32_t)(x >> 20) % 21,
+                                0x11a8, c};
         for (size_t k = 0; k < sizeof seq / sizeof *seq; k++)
             n += pfq_utf8_put(seq[k], in + n);
         in[n] = '\0';
         utf8proc_uint8_t *want = utf8proc_NFC((const utf8proc_uint8_t *)in);
         assert_non_null(want);
         assert_true(pfq_nfc(in, n, &out, &out_n));
-        if (strlen((char *)want) != (out ? out_n : n) || memcmp(want, out ? out : in, out ? out_n : n) != 0)
+        if (strlen((char *)want) != (out ? out_n : n) ||
+            memcmp(want, out ? out : in, out ? out_n : n) != 0)
             fail_msg("NFC around U+%04X differs", c);
         free(want);
         free(out);

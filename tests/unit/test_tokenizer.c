@@ -1,6 +1,6 @@
-/* Exact token ids: the vectors beside the vocabularies in ../shared/data (skipped where that folder is missing;
- * PFQC_DATA names another place), and the whole WikiText-2 text through SmolLM2's tokenizer (PFQC_SMOLLM2, or
- * where scripts/demo put the file). */
+/* Exact token ids: the vectors beside the vocabularies in ../shared/data (skipped where that folder
+ * is missing; PFQC_DATA names another place), and the whole WikiText-2 text through SmolLM2's
+ * tokenizer (PFQC_SMOLLM2, or where scripts/demo put the file). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -41,7 +41,8 @@ static void open_or_skip(Fixture *f, const char *path)
     assert_null(pfq_tok_open(&f->t, f->blob.data, f->blob.n));
 }
 
-static void check_ids(Fixture *f, const char *what, Str text, unsigned flags, const i32 *want, size_t n)
+static void check_ids(Fixture *f, const char *what, Str text, unsigned flags, const i32 *want,
+                      size_t n)
 {
     int32_t *ids;
     ptrdiff_t k = pfq_tok_encode(&f->t, text.p, text.n, flags, &ids);
@@ -108,7 +109,8 @@ static void vectors(const char *tokenizer, const char *out_name, const char *con
     Fixture f = {0};
     open_or_skip(&f, data_path(&f.a, tokenizer));
     Str in = read_all(&f, data_path(&f.a, "tokenizer-vectors/ggml-vocab.inp"));
-    Str out = read_all(&f, data_path(&f.a, arena_printf(&f.a, "tokenizer-vectors/%s.out", out_name)));
+    Str out =
+        read_all(&f, data_path(&f.a, arena_printf(&f.a, "tokenizer-vectors/%s.out", out_name)));
     size_t texts = 0;
     while (in.n > 0) {
         const char *end = memmem(in.p, in.n, marker, sizeof marker - 1);
@@ -129,15 +131,47 @@ static void vectors(const char *tokenizer, const char *out_name, const char *con
     arena_free(&f.a);
 }
 
-static void vectors_gpt2_gguf(void **s) { (void)s; vectors("gguf/ggml-vocab-gpt-2.gguf", "gpt-2", NULL); }
-static void vectors_deepseek(void **s) { (void)s; vectors("gguf/ggml-vocab-deepseek-coder.gguf", "deepseek-coder", NULL); }
-static void vectors_spm_gguf(void **s) { (void)s; vectors("gguf/ggml-vocab-llama-spm.gguf", "llama-spm", NULL); }
-static void vectors_phi3_gguf(void **s) { (void)s; vectors("gguf/ggml-vocab-phi-3.gguf", "phi-3", NULL); }
-static void vectors_phi3_json(void **s) { (void)s; vectors("tokenizers/phi-3/tokenizer.json", "phi-3", NULL); }
+static void vectors_gpt2_gguf(void **s)
+{
+    (void)s;
+    vectors("gguf/ggml-vocab-gpt-2.gguf", "gpt-2", NULL);
+}
+static void vectors_deepseek(void **s)
+{
+    (void)s;
+    vectors("gguf/ggml-vocab-deepseek-coder.gguf", "deepseek-coder", NULL);
+}
+static void vectors_spm_gguf(void **s)
+{
+    (void)s;
+    vectors("gguf/ggml-vocab-llama-spm.gguf", "llama-spm", NULL);
+}
+static void vectors_phi3_gguf(void **s)
+{
+    (void)s;
+    vectors("gguf/ggml-vocab-phi-3.gguf", "phi-3", NULL);
+}
+static void vectors_phi3_json(void **s)
+{
+    (void)s;
+    vectors("tokenizers/phi-3/tokenizer.json", "phi-3", NULL);
+}
 
-static void vectors_qwen2(void **s) { (void)s; vectors("tokenizers/qwen2", "qwen2", NULL); }
-static void vectors_llama2(void **s) { (void)s; vectors("tokenizers/llama2/tokenizer.model", "llama-spm", NULL); }
-static void vectors_llama3(void **s) { (void)s; vectors("tokenizers/llama3/tokenizer.model", "llama-bpe", NULL); }
+static void vectors_qwen2(void **s)
+{
+    (void)s;
+    vectors("tokenizers/qwen2", "qwen2", NULL);
+}
+static void vectors_llama2(void **s)
+{
+    (void)s;
+    vectors("tokenizers/llama2/tokenizer.model", "llama-spm", NULL);
+}
+static void vectors_llama3(void **s)
+{
+    (void)s;
+    vectors("tokenizers/llama3/tokenizer.model", "llama-bpe", NULL);
+}
 
 /* Phi-2 is GPT-2 with tokens for runs of spaces and tabs added. */
 static void vectors_phi2_json(void **s)
@@ -147,7 +181,8 @@ static void vectors_phi2_json(void **s)
     vectors("tokenizers/phi-2/tokenizer.json", "gpt-2", runs);
 }
 
-/* ---- small tokenizers of every kind, with ids from the reference libraries (tests/tools/make_tokenizers.py) ---- */
+/* ---- small tokenizers of every kind, with ids from the reference libraries
+ * (tests/tools/make_tokenizers.py) ---- */
 
 static const Json *json_file(Fixture *f, const char *path)
 {
@@ -187,8 +222,10 @@ static void small_tokenizer(const char *file, const char *ids_name)
     i32 want[MAX_IDS];
     open_or_skip(&f, arena_printf(&f.a, "tests/data/tokenizers/%s", file));
     const Json *texts = json_file(&f, "tests/data/tokenizers/texts.json");
-    const Json *ids = json_file(&f, arena_printf(&f.a, "tests/data/tokenizers/%s.ids.json", ids_name));
-    const Json *special = json_get(ids, "special"), *plain = json_get(ids, "plain"), *decoded = json_get(ids, "decoded");
+    const Json *ids =
+        json_file(&f, arena_printf(&f.a, "tests/data/tokenizers/%s.ids.json", ids_name));
+    const Json *special = json_get(ids, "special"), *plain = json_get(ids, "plain"),
+               *decoded = json_get(ids, "decoded");
     assert_int_equal(plain->n, texts->n);
     for (u32 i = 0; i < texts->n; i++) {
         size_t n = ids_of(plain->at + i, want, MAX_IDS);
@@ -204,8 +241,9 @@ static void small_tokenizer(const char *file, const char *ids_name)
 static void small_tokenizers(void **state)
 {
     (void)state;
-    static const char *const names[] = {"gpt2", "smollm", "prefix", "falcon", "deepseek-coder", "deepseek3", "llama3", "qwen2",
-                                        "o200k", "llama2", "metaspace-first", "metaspace-split", "unknown"};
+    static const char *const names[] = {
+        "gpt2",  "smollm", "prefix", "falcon",          "deepseek-coder",  "deepseek3", "llama3",
+        "qwen2", "o200k",  "llama2", "metaspace-first", "metaspace-split", "unknown"};
     char file[64];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(file, sizeof file, "%s.json", names[i]);
@@ -216,18 +254,21 @@ static void small_tokenizers(void **state)
     small_tokenizer("sentencepiece.model", "sentencepiece");
 }
 
-/* ---- vectors of swift-transformers: a long text, and short cases with ids and decoded text ---- */
+/* ---- vectors of swift-transformers: a long text, and short cases with ids and decoded text ----
+ */
 
 static void long_text(Fixture *f, const char *name, unsigned flags)
 {
     i32 want[1024];
-    const Json *v = json_file(f, data_path(&f->a, arena_printf(&f->a, "tokenizer-vectors/%s.json", name)));
+    const Json *v =
+        json_file(f, data_path(&f->a, arena_printf(&f->a, "tokenizer-vectors/%s.json", name)));
     size_t n = ids_of(json_get(v, "token_ids"), want, 1024);
     check_ids(f, name, json_get(v, "text")->str, flags, want, n);
     check_decoded(f, want, n, json_get(v, "text")->str);
 }
 
-/* The decoded text of these cases went through a clean-up that no tokenizer file asks for; the input is compared. */
+/* The decoded text of these cases went through a clean-up that no tokenizer file asks for; the
+ * input is compared. */
 static void short_cases(Fixture *f, const char *name)
 {
     const Json *all = json_file(f, data_path(&f->a, "tokenizer-vectors/hf-tokenizer_tests.json"));
@@ -316,7 +357,8 @@ static void tinystories(void **state)
     Fixture f = {0};
     open_or_skip(&f, data_path(&f.a, "tinystories-656k"));
     const i32 want[] = {1, 80, 147, 201, 282, 215, 286, 704, 294, 847};
-    check_ids(&f, "tinystories", STR("Once upon a time, there was a little boy named Tim. Tim"), PFQ_TOK_POLICY, want, 10);
+    check_ids(&f, "tinystories", STR("Once upon a time, there was a little boy named Tim. Tim"),
+              PFQ_TOK_POLICY, want, 10);
     assert_true(f.t.add_bos && f.t.bos == 1 && f.t.eos == 2 && pfq_tok_is_eog(&f.t, 2));
     size_t n;
     char *text = pfq_tok_decode(&f.t, want, 10, false, &n);
@@ -328,12 +370,14 @@ static void tinystories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_tokenizers),
-        cmocka_unit_test(vectors_gpt2_gguf), cmocka_unit_test(vectors_deepseek),  cmocka_unit_test(vectors_spm_gguf),
-        cmocka_unit_test(vectors_phi3_gguf), cmocka_unit_test(vectors_phi3_json), cmocka_unit_test(vectors_phi2_json),
-        cmocka_unit_test(vectors_qwen2),     cmocka_unit_test(vectors_llama2),    cmocka_unit_test(vectors_llama3),
-        cmocka_unit_test(hf_llama2),         cmocka_unit_test(hf_llama3),         cmocka_unit_test(hf_gpt2),
-        cmocka_unit_test(smollm2_wikitext),  cmocka_unit_test(tinystories),
+        cmocka_unit_test(small_tokenizers),  cmocka_unit_test(vectors_gpt2_gguf),
+        cmocka_unit_test(vectors_deepseek),  cmocka_unit_test(vectors_spm_gguf),
+        cmocka_unit_test(vectors_phi3_gguf), cmocka_unit_test(vectors_phi3_json),
+        cmocka_unit_test(vectors_phi2_json), cmocka_unit_test(vectors_qwen2),
+        cmocka_unit_test(vectors_llama2),    cmocka_unit_test(vectors_llama3),
+        cmocka_unit_test(hf_llama2),         cmocka_unit_test(hf_llama3),
+        cmocka_unit_test(hf_gpt2),           cmocka_unit_test(smollm2_wikitext),
+        cmocka_unit_test(tinystories),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
