@@ -3,8 +3,10 @@
 #include "codegen/plan.h"
 
 #include "ir/eval.h"
+#include "ir/hadamard.h"
 #include "ir/pack.h"
 #include "ir/text.h"
+#include <math.h>
 #include <stdio.h>
 
 /* A block of every thread's private memory, held from its definition to its last use. */
@@ -568,6 +570,20 @@ static bool bind_elem(Bind *b)
     return ok && place(b, output(b), &b->call.out[0]) && add_call(b);
 }
 
+static bool bind_hadamard(Bind *b)
+{
+    const Op *h = find(b, OP_HADAMARD);
+    if (!h) return refuse(b, "has no hadamard");
+    const Type *t = type_of(b->m, h->in[0]);
+    i64 group = op_int(h, A_GROUP), n = group ? group : type_cols(t);
+    set(b, C_K, (double)type_cols(t) * (t->rank == 3 ? (double)t->dim[1] : 1));
+    set(b, C_N, (double)n);
+    set(b, C_base, (double)hadamard_base_order(n));
+    set(b, C_scale, 1 / sqrt((double)n));
+    if (hadamard_base_order(n) > 1 && !packed(b)) return false;
+    return place(b, h->in[0], &b->call.in[0]) && place(b, output(b), &b->call.out[0]) && add_call(b);
+}
+
 static bool bind_rows(Bind *b)
 {
     const Op *r = find(b, OP_ROWS);
@@ -615,6 +631,7 @@ static bool bind_step(Bind *b)
     case ROW_HEADS: return bind_heads(b);
     case ROW_ATTEND: return bind_attend(b);
     case ROW_ROWS: return bind_rows(b);
+    case ROW_HADAMARD: return bind_hadamard(b);
     default: return bind_elem(b);
     }
 }

@@ -280,6 +280,39 @@ static bool tile_scales(OpCall *c, i64 group)
     return ev_fetch(c, 0, x, &in[0]) && on_tiles(c, in, r);
 }
 
+/* Transforms need whole blocks of what they mix: columns, or with mode rows all rows of a block. */
+static bool tile_mix(OpCall *c)
+{
+    Rect r = c->rect, x = r;
+    const Tensor *a = &c->in[0];
+    bool rows = *op_str(c->e->m, c->op, A_MODE) != 0;
+    i64 n = rows ? tensor_rows(a) : tensor_cols(a), group = op_int(c->op, A_GROUP) ? op_int(c->op, A_GROUP) : n;
+    i64 *lo = rows ? &x.r0 : &x.c0, *len = rows ? &x.nr : &x.nc;
+    i64 end = (*lo + *len + group - 1) / group * group;
+    *lo = *lo / group * group;
+    *len = end - *lo;
+    Tensor in;
+    if (!ev_fetch(c, 0, x, &in)) return false;
+    if (memcmp(&x, &r, sizeof r) == 0) return on_tiles(c, &in, r);
+    Tensor wide = scratch_matrix(c->e, c->out[0].dt, x.nr, x.nc);
+    OpCall part = *c;
+    part.out = &wide;
+    size_t size = esize(c, c->out);
+    if (!on_tiles(&part, &in, x)) return false;
+    copy_rows(c->out[0].p, r.nc, at(&wide, (r.r0 - x.r0) * x.nc + r.c0 - x.c0, size), x.nc, r.nr, r.nc, size);
+    return true;
+}
+
+HadamardPlan ev_hadamard_plan(Eval *e, i64 n)
+{
+    for (u32 i = 0; i < e->plans.n; i++)
+        if (e->plans.at[i].n == n) return e->plans.at[i];
+    HadamardPlan p;
+    hadamard_plan(&e->a, n, &p);
+    vec_push(&e->a, &e->plans, p);
+    return p;
+}
+
 /* Values and scales to values: computed for whole groups, so that a rectangle and its scales see the same operand. */
 static bool tile_groups(OpCall *c)
 {
@@ -329,6 +362,7 @@ bool ev_run(OpCall *c)
     case TILE_CONCAT:
     case TILE_UNPERMUTE: return ev_move(c);
     case TILE_ELEM: ok = tile_elem(c); break;
+    case TILE_MIX: ok = tile_mix(c); break;
     case TILE_GROUPS: ok = tile_groups(c); break;
     case TILE_PACK: ok = tile_pack(c); break;
     default: ok = c->e->ops[c->op->kind](c); break;
@@ -386,13 +420,35 @@ static bool compute(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
     return true;
 }
 
+/* A weight whose rows are mixed is computed whole once, not once per tile; the last such weight is kept. */
+static bool mixed_rect(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
+{
+    const Type *t = type_of(e->m, v);
+    i64 rows = type_rows(t), cols = type_cols(t);
+    size_t size = ev_esize(e, t->dt);
+    if (e->mixed_v != v) {
+        Tensor whole;
+        if (!compute(e, v, op, (Rect){0, rows, 0, cols}, &whole)) return false;
+        free(e->mixed.p);
+        e->mixed = matrix(t->dt, rows, cols, xmalloc((size_t)rows * (size_t)cols, size));
+        e->mixed_v = v;
+        memcpy(e->mixed.p, whole.p, (size_t)(rows * cols) * size);
+    }
+    *out = scratch_matrix(e, t->dt, r.nr, r.nc);
+    copy_rows(out->p, r.nc, at(&e->mixed, r.r0 * cols + r.c0, size), cols, r.nr, r.nc, size);
+    return true;
+}
+
+static bool mixes_rows(const Module *m, const Op *op) { return op->kind == OP_HADAMARD && *op_str(m, op, A_MODE); }
+
 static bool compute_nested(Eval *e, ValueId v, Rect r, Tensor *out)
 {
     const Op *op = def_of(e->m, v);
     if (op_info[op->kind].tile == TILE_NONE) return ev_fail(e, op, "has no value that is known when compiling");
     if (e->depth >= DEPTH_MAX) return ev_fail(e, op, "constant expressions nest deeper than %d", DEPTH_MAX);
     e->depth++;
-    bool ok = is_alias(e->m, op) ? ev_const_rect(e, op->in[0], r, out) : compute(e, v, op, r, out);
+    bool ok = is_alias(e->m, op) ? ev_const_rect(e, op->in[0], r, out)
+              : mixes_rows(e->m, op) ? mixed_rect(e, v, op, r, out) : compute(e, v, op, r, out);
     e->depth--;
     return ok;
 }

@@ -124,6 +124,7 @@ void eval_free(Eval *e)
     if (!e) return;
     eval_reset(e);
     drop_states(e);
+    free(e->mixed.p);
     for (u32 i = 0; i < e->nvalues; i++) free(e->small[i].p);
     for (ScratchBlock *b = e->scratch.first, *next; b; b = next) {
         next = b->next;

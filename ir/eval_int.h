@@ -10,6 +10,7 @@
 #define PFQC_IR_EVAL_INT_H
 
 #include "ir/eval.h"
+#include "ir/hadamard.h"
 
 typedef struct Rect {
     i64 r0, nr, c0, nc;
@@ -71,6 +72,9 @@ struct Eval {
     Memo *memo;     /* of the innermost scope */
     i64 sym[DIM_SYMBOLS + 1]; /* what T, R and C are bound to; -1: nothing */
     VEC(EvState) states;
+    VEC(HadamardPlan) plans; /* one per size in use */
+    ValueId mixed_v;         /* constant whose rows a transform mixes, kept whole while its tiles are asked for */
+    Tensor mixed;            /* heap */
     VEC(void *) keep; /* heap blocks that live until eval_reset */
     Arena a;          /* the vectors above and whatever lives as long as the Eval */
     EvalWatch *watch;
@@ -98,6 +102,9 @@ bool ev_run(OpCall *c);                            /* any op, through its TileRu
 bool ev_move(OpCall *c);                           /* the ops that only move elements */
 bool ev_const_rect(Eval *e, ValueId v, Rect r, Tensor *out); /* inside a scope */
 void ev_tensor_shape(const Module *m, ValueId v, Tensor *out); /* of a constant; p stays NULL */
+
+/* The transform of n elements; the plan lives as long as the Eval. */
+HadamardPlan ev_hadamard_plan(Eval *e, i64 n);
 
 /* ---- rope_freqs.c ---- */
 void ev_rope_frequencies(const Module *m, const Op *op, float *out);

@@ -1,4 +1,4 @@
-/* What every op computes, over `real`: included by eval_f32.c and eval_f64.c, which define real, OP_EVAL, REAL, MATH,
+/* What every op computes, over `real`: included by eval_f32.c and eval_f64.c, which define real, OP_EVAL, REAL, MATH, HADAMARD_ROWS,
  * ROUND_MAGIC and ROUND_F16. The equations are those of ops.def; loops are plain, innermost over the contiguous
  * dimension so that compilers vectorise them. Ops with a TileRule see operands and results as dense matrices
  * (const.c prepares them); the others see whole values, except the weights they fetch in row tiles.
@@ -152,6 +152,51 @@ static bool ev_cast(OpCall *c) { return ev_copy(c); } /* rounded to its type lik
 static bool ev_add(OpCall *c) { BROADCAST_LOOP(+); }
 static bool ev_mul(OpCall *c) { BROADCAST_LOOP(*); }
 static bool ev_div(OpCall *c) { BROADCAST_LOOP(/); }
+
+/* Element i of every block is multiplied by its sign, then each block of n is transformed. tile [rows, blocks * n]. */
+static void mix_rows(Eval *e, const HadamardPlan *p, u64 seed, i64 rows, real *x)
+{
+    real *tmp = ev_scratch(e, p->n, sizeof *tmp);
+    for (i64 r = 0; r < rows; r++) {
+        for (i64 i = 0; seed && i < p->n; i++) x[r * p->n + i] *= (real)hadamard_sign(seed, i);
+        HADAMARD_ROWS(p, 1, x + r * p->n, tmp, false);
+    }
+}
+
+static bool ev_hadamard(OpCall *c)
+{
+    i64 nr = c->rect.nr, nc = c->rect.nc, group = op_int(c->op, A_GROUP);
+    u64 seed = (u64)op_int(c->op, A_SEED);
+    const real *x = REAL(&c->in[0]);
+    real *y = REAL(&c->out[0]);
+    if (!*op_str(c->e->m, c->op, A_MODE)) { /* blocks are contiguous: a row of several is several rows of one */
+        HadamardPlan p = ev_hadamard_plan(c->e, group ? group : nc);
+        memcpy(y, x, (size_t)(nr * nc) * sizeof *y);
+        mix_rows(c->e, &p, seed, nr * nc / p.n, y);
+        return true;
+    }
+    enum { COLS = 32 }; /* columns turned into rows at a time */
+    HadamardPlan p = ev_hadamard_plan(c->e, group ? group : nr);
+    real *turned = ev_scratch(c->e, COLS * nr, sizeof *turned);
+    for (i64 c0 = 0, n; c0 < nc; c0 += n) {
+        n = nc - c0 < COLS ? nc - c0 : COLS;
+        for (i64 i = 0; i < nr; i++)
+            for (i64 j = 0; j < n; j++) turned[j * nr + i] = x[i * nc + c0 + j];
+        mix_rows(c->e, &p, seed, n * nr / p.n, turned);
+        for (i64 i = 0; i < nr; i++)
+            for (i64 j = 0; j < n; j++) y[i * nc + c0 + j] = turned[j * nr + i];
+    }
+    return true;
+}
+
+static bool ev_hadamard_base(OpCall *c)
+{
+    const Rect r = c->rect;
+    HadamardPlan p = ev_hadamard_plan(c->e, op_int(c->op, A_DIM));
+    for (i64 i = 0; i < r.nr; i++)
+        for (i64 j = 0; j < r.nc; j++) REAL(&c->out[0])[i * r.nc + j] = p.b ? (real)p.b[(r.r0 + i) * p.k + r.c0 + j] : 1;
+    return true;
+}
 
 static bool ev_silu(OpCall *c)
 {

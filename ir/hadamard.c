@@ -98,18 +98,31 @@ static bool paley(i64 k, HadamardPlan *p)
     return true;
 }
 
-bool hadamard_plan(Arena *a, i64 n, HadamardPlan *p)
+/* Everything of a plan but the matrix. */
+static bool choose(i64 n, HadamardPlan *p)
 {
     if (n <= 0) return false;
     i64 odd = n;
     while (odd % 2 == 0) odd /= 2;
     *p = (HadamardPlan){.n = n, .k = odd, .base = odd == 1 ? HB_NONE : HB_HARTLEY};
     bool found = false;
-    for (i64 k = odd * 4; odd > 1 && !found && k <= n && n % k == 0; k *= 2) found = paley(k, p);
+    for (i64 k = odd; odd > 1 && !found && k <= n / 4 && n % (k * 4) == 0; k *= 2) found = paley(k * 4, p);
     p->m = n / p->k;
+    return p->k <= HADAMARD_MAX_BASE;
+}
+
+i64 hadamard_base_order(i64 n)
+{
+    HadamardPlan p;
+    return choose(n, &p) ? p.k : 0;
+}
+
+bool hadamard_plan(Arena *a, i64 n, HadamardPlan *p)
+{
+    if (!choose(n, p)) return false;
     if (p->k == 1) return true;
     double *b = NEWN(a, double, p->k * p->k);
-    if (found) {
+    if (p->base != HB_HARTLEY) {
         Field f;
         field_make(a, p->q, &f);
         (p->base == HB_PALEY1 ? paley1 : paley2)(&f, p->k, b);

@@ -9,7 +9,8 @@
  *   - the discrete Hartley matrix of the odd part, B[i][j] = cas(2 pi i j / k): orthogonal, entries at most sqrt(2) in
  *     size, for the orders that have no Paley matrix small enough (43, 39).
  * Every base B satisfies B B^T = k I. QuaRot (arXiv:2404.00456) uses tables for the same purpose.
- * Errors: hadamard_plan is false only for n <= 0. Threading: a plan is immutable.
+ * Errors: a base of more than HADAMARD_MAX_BASE rows is refused (order 0, plan false); so is n <= 0.
+ * Threading: a plan is immutable.
  */
 #ifndef PFQC_IR_HADAMARD_H
 #define PFQC_IR_HADAMARD_H
@@ -25,6 +26,9 @@ typedef struct HadamardPlan {
     const double *b;   /* [k, k] row-major, B B^T = k I; NULL when k = 1 */
 } HadamardPlan;
 
+enum { HADAMARD_MAX_BASE = 4096 };
+
+i64 hadamard_base_order(i64 n); /* k of the transform of n elements; 0 if there is none */
 bool hadamard_plan(Arena *a, i64 n, HadamardPlan *out);
 const char *hadamard_base_name(HadamardBase b);
 

@@ -1,4 +1,5 @@
 /* Type rules: each infers the result types of one op from its operands and attributes, or says why it cannot. */
+#include "ir/hadamard.h"
 #include "ir/ir.h"
 #include "ir/pack.h"
 #include "ir/text.h"
@@ -183,6 +184,26 @@ static bool ty_broadcast(Ty *t)
     }
     if (!ok) return fail(t, "%s does not broadcast to %s", show(t, 1), show(t, 0));
     return need_float(t, 0) && need_float(t, 1) && ty_same(t);
+}
+
+static bool ty_hadamard(Ty *t)
+{
+    const Type *x = in(t, 0);
+    const char *mode = op_str(t->m, t->op, A_MODE);
+    bool rows = strcmp(mode, "rows") == 0;
+    if (*mode && !rows) return fail(t, "mode '%s', expected none or rows", mode);
+    if (!need_float(t, 0)) return false;
+    if (!x->rank || (rows && x->rank != 2)) return fail(t, "operand has type %s, expected %s", show(t, 0), rows ? "rank 2" : "rank 1 or more");
+    i64 n = rows ? x->dim[0] : type_cols(x), g = op_int(t->op, A_GROUP);
+    if (n <= 0) return fail(t, "cannot mix a symbolic dimension of %s", show(t, 0));
+    if (g < 0 || (g && n % g)) return fail(t, "%lld elements do not divide into groups of %lld", (long long)n, (long long)g);
+    return hadamard_base_order(g ? g : n) ? ty_same(t) : fail(t, "no transform of %lld elements: its base would have more than %d rows", (long long)(g ? g : n), HADAMARD_MAX_BASE);
+}
+
+static bool ty_hadamard_base(Ty *t)
+{
+    i64 n = op_int(t->op, A_DIM), k = hadamard_base_order(n);
+    return k > 0 ? give(t, 0, DT_F32, 2, (const i64[]){k, k}) : fail(t, "dim is %lld, expected a positive size whose base has at most %d rows", (long long)n, HADAMARD_MAX_BASE);
 }
 
 /* ---- quantisation ---- */

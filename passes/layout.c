@@ -3,6 +3,7 @@
  */
 #include "passes/pass.h"
 
+#include "ir/hadamard.h"
 #include "ir/pack.h"
 
 typedef struct Layout {
@@ -58,6 +59,27 @@ static const char *name_word(PassCx *cx, const char *name, u32 i)
     return arena_strdup(cx->a, name, strcspn(name, "."));
 }
 
+/* The base matrix of an online transform, for its kernel to stream; 0 when the transform needs none. */
+static bool pack_base(Layout *lay, const Op *op, ValueId *out)
+{
+    Module *m = lay->cx->m;
+    i64 group = op_int(op, A_GROUP), n = group ? group : type_cols(type_of(m, op->out));
+    *out = 0;
+    if (hadamard_base_order(n) == 1) return true;
+    bool added;
+    u32 *slot = map_put(&lay->packed, str_c(arena_printf(lay->cx->a, "hadamard %lld", (long long)n)), &added);
+    if (added) {
+        Builder b = {.m = m, .d = lay->cx->d, .layer = -1};
+        const char *name = arena_printf(lay->cx->a, "hadamard.%lld", (long long)n);
+        ValueId base = ir_op(&b, OP_HADAMARD_BASE, NULL, 0, ATTRS({A_DIM, .i = n}), 0, name);
+        if (!base) return false;
+        *slot = ir_op(&b, OP_PACK, INS(base), ATTRS({A_LAYOUT, .s = "f32"}, {A_INTERLEAVE, .i = 1}), 0, arena_printf(lay->cx->a, "%s" SUFFIX_PACK, name));
+        lay->cx->changes++;
+    }
+    *out = *slot;
+    return *out != 0;
+}
+
 bool pass_layout(PassCx *cx)
 {
     Module *m = cx->m;
@@ -65,6 +87,12 @@ bool pass_layout(PassCx *cx)
     for (u32 f = 1; f < m->fns.n; f++)
         for (u32 i = 0; i < m->fns.at[f].body.n; i++) {
             Op op = *op_at(m, m->fns.at[f].body.at[i]);
+            if (op.step && op.kind == OP_HADAMARD && op.fn) {
+                ValueId base;
+                if (!pack_base(&lay, &op, &base)) return false;
+                m->fns.at[f].steps.at[op.step - 1].weights = base;
+                continue;
+            }
             if (!op.step || (op.kind != OP_LINEAR && op.kind != OP_QLINEAR && op.kind != OP_EMBEDDING)) continue;
             Step *s = &m->fns.at[f].steps.at[op.step - 1];
             const char *kernel = ir_cstr(m, s->kernel), *family = name_word(cx, kernel, 0);

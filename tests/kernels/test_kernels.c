@@ -517,6 +517,35 @@ static void test_elements(int K, int T)
     kt_free_all();
 }
 
+/* y[i * m + c] = scale * sum_jd B[i][j] (-1)^|c & d| x[j * m + d]; the kernel does not ask B to be orthogonal. */
+static void test_hadamard(int n, int base, int blocks, int T)
+{
+    cases++;
+    const int K = n * blocks, m = n / base;
+    kt_seed((uint64_t)(n + base));
+    const KtConst consts[] = {{"K", K}, {"N", n}, {"base", base}, {"scale", 0.25}};
+    kt_set(&lib, consts, COUNT(consts));
+    KtWeight b = kt_weight(KT_F32, base, base, 1);
+    float *x = random_floats((size_t)(T * K)), *out = filled((size_t)(T * K) * 4);
+    double *want = kt_alloc((size_t)(T * K) * 8);
+    for (int u = 0; u < T * blocks; u++)
+        for (int i = 0; i < n; i++) {
+            double sum = 0;
+            for (int j = 0; j < n; j++) {
+                double s = __builtin_parity((unsigned)(i % m & j % m)) ? -1 : 1;
+                sum += s * (base > 1 ? b.w[i / m * base + j / m] : 1) * (double)x[u * n + j];
+            }
+            want[u * n + i] = 0.25 * sum;
+        }
+    PfqArgs a = {.in = {x}, .w = base > 1 ? b.packed : NULL, .out = {out}, .T = T};
+    run("hadamard", &a, 2, K, 0);
+    compare("hadamard", out, want, (size_t)(T * K), 2e-6);
+    a.out[0] = x; /* in place */
+    run("hadamard", &a, 2, K, 0);
+    compare("hadamard in place", x, want, (size_t)(T * K), 2e-6);
+    kt_free_all();
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 3) {
@@ -535,6 +564,13 @@ int main(int argc, char **argv)
     }
     test_elements(40, 3);
     test_elements(7, 5);
+    test_hadamard(2, 1, 3, 2);
+    test_hadamard(64, 1, 9, 3);
+    test_hadamard(1024, 1, 1, 2);
+    test_hadamard(384, 12, 1, 3);
+    test_hadamard(80, 20, 2, 3);
+    test_hadamard(7, 7, 2, 1);
+    test_hadamard(1376, 43, 1, 1);
     test_heads(9, 64, 64, 0, 0, 0, 5);
     test_heads(3, 80, 40, 1, 1, 1, 4);
     test_heads(3, 8, 0, 1, 1, 0, 4);

@@ -176,6 +176,45 @@ static void op_div(Run *r)
     expect(r, &f, 2, VALS(-0.5, -0.75), 0);
 }
 
+static void op_hadamard(Run *r)
+{
+    load(r, "@w = literal {values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]} : f32[4,2]\n"
+            "@row = hadamard @w : f32[4,2]\n"
+            "@col = hadamard @w {mode = \"rows\"} : f32[4,2]\n"
+            "@two = hadamard @w {group = 2, mode = \"rows\"} : f32[4,2]\n"
+            "@s = synthetic {scale = 2.0, seed = 1} : f32[24,36]\n"
+            "@once = hadamard @s {seed = 5} : f32[24,36]\n"
+            "@turned = transpose @s : f32[36,24]\n"
+            "@mixed = hadamard @turned {mode = \"rows\", seed = 5} : f32[36,24]\n"
+            "@back = transpose @mixed : f32[24,36]\n");
+    double h = sqrt(0.5);
+    Tensor row = constant(r, "row"), col = constant(r, "col"), two = constant(r, "two");
+    expect(r, &row, 8, VALS(3 * h, -h, 7 * h, -h, 11 * h, -h, 15 * h, -h), 1e-5);
+    expect(r, &col, 8, VALS(8, 10, -2, -2, -4, -4, 0, 0), 1e-5);
+    expect(r, &two, 8, VALS(4 * h, 6 * h, -2 * h, -2 * h, 12 * h, 14 * h, -2 * h, -2 * h), 1e-5);
+    /* Mixing rows is mixing columns of the transpose; norms stay; rectangles agree with the whole. */
+    Tensor s = constant(r, "s"), once = constant(r, "once"), back = constant(r, "back"), part;
+    double before = 0, after = 0;
+    for (i64 i = 0; i < 24 * 36; i++) {
+        expect_near(get(r, &once, i), get(r, &back, i), 1e-6, "rows", i);
+        before += get(r, &s, i) * get(r, &s, i);
+        after += get(r, &once, i) * get(r, &once, i);
+    }
+    expect_near(after, before, 1e-4, "norm", 0);
+    must(r, eval_const(r->e, *map_get(&r->m->const_map, STR("mixed")), 7, 5, 3, 4, &part));
+    Tensor mixed = constant(r, "mixed");
+    for (i64 i = 0; i < 20; i++) expect_near(get(r, &part, i), get(r, &mixed, (7 + i / 4) * 24 + 3 + i % 4), 1e-6, "part", i);
+}
+
+static void op_hadamard_base(Run *r)
+{
+    load(r, "@b = hadamard_base {dim = 6} : f32[3,3]\n@one = hadamard_base {dim = 8} : f32[1,1]\n");
+    Tensor b = constant(r, "b"), one = constant(r, "one");
+    double c = cos(2 * M_PI / 3), s = sin(2 * M_PI / 3);
+    expect(r, &b, 9, VALS(1, 1, 1, 1, c + s, c - s, 1, c - s, c + s), 1e-6);
+    expect(r, &one, 1, VALS(1), 0);
+}
+
 static void op_silu(Run *r)
 {
     load(r, "func @f(%x: f32[T]) {\n  %y = silu %x : f32[T]\n  return %y\n}\n");
@@ -450,7 +489,7 @@ static const struct OpTest {
     {OP_TENSOR, op_tensor}, {OP_SYNTHETIC, op_synthetic}, {OP_LITERAL, op_literal}, {OP_STATE, op_state},
     {OP_ROPE_FREQS, op_rope_freqs}, {OP_CAST, op_cast}, {OP_COPY, op_copy}, {OP_RESHAPE, op_reshape},
     {OP_TRANSPOSE, op_transpose}, {OP_SLICE, op_slice}, {OP_CONCAT, op_concat}, {OP_ROPE_UNPERMUTE, op_rope_unpermute},
-    {OP_ROWS, op_rows}, {OP_ADD, op_add}, {OP_MUL, op_mul}, {OP_DIV, op_div}, {OP_SILU, op_silu}, {OP_GELU, op_gelu},
+    {OP_ROWS, op_rows}, {OP_ADD, op_add}, {OP_MUL, op_mul}, {OP_DIV, op_div}, {OP_HADAMARD, op_hadamard}, {OP_HADAMARD_BASE, op_hadamard_base}, {OP_SILU, op_silu}, {OP_GELU, op_gelu},
     {OP_QPARAMS, op_qparams}, {OP_QPARAMS_ASYM, op_qparams_asym}, {OP_QUANTIZE, op_quantize},
     {OP_DEQUANTIZE, op_dequantize}, {OP_PACK, op_pack}, {OP_EMBEDDING, op_embedding}, {OP_RMSNORM, op_rmsnorm},
     {OP_LINEAR, op_linear}, {OP_QLINEAR, op_qlinear}, {OP_ROPE, op_rope}, {OP_ATTENTION, op_attention},
