@@ -286,7 +286,7 @@ static bool choose(FeArch *x)
 bool fe_arch_open(Diag *d, Arena *a, const FeOrigin *from, FeArch *out)
 {
     *out = (FeArch){.d = d, .a = a, .from = from, .names = {.a = a}};
-    out->env = (FeEnv){.a = a, .lookup = lookup, .call = call, .user = out};
+    out->env = (FeEnv){.a = a, .lookup = lookup, .call = call, .user = out, .max_list = FE_LIST_MAX};
     if (!choose(out)) return false;
     declare(out, "dims");
     declare(out, "let");

@@ -157,9 +157,9 @@ static bool each(Ex *x, FeVal *v)
     if (!name.n) return fail(x, at, "expected a name");
     if (!need(x, ",") || !expr(x, &n) || !need(x, ",")) return false;
     if (x->skip) n = fe_int(0);
-    if (n.kind != FE_INT || n.i < 0 || n.i > FE_LIST_MAX) return fail(x, at, "each() takes a count from 0 to %d, found %s", FE_LIST_MAX, kind_name(n.kind));
+    if (n.kind != FE_INT || n.i < 0 || n.i > x->env->max_list) return fail(x, at, "each() takes a count from 0 to %u, found %s", x->env->max_list, kind_name(n.kind));
     x->work += (u64)n.i;
-    if (x->work > FE_LIST_MAX) return fail(x, at, "lists of more than %d elements", FE_LIST_MAX);
+    if (x->work > x->env->max_list) return fail(x, at, "lists of more than %u elements", x->env->max_list);
     const char *body = x->p;
     FeVal *list = NEWN(x->env->a, FeVal, n.i);
     Bound b = {.name = name, .next = x->bound};

@@ -40,11 +40,12 @@ typedef struct FeEnv {
     FeLookup *lookup;
     FeCall *call; /* may be NULL; sets *out or says "unknown function" */
     void *user;
+    u32 max_list; /* elements that each() may make in one evaluation */
     const char *const *names; /* [n_names] known names, for hints; may be NULL */
     u32 n_names;
 } FeEnv;
 
-enum { FE_EXPR_MAX = 4096, FE_EXPR_DEPTH = 48, FE_LIST_MAX = 100000 };
+enum { FE_EXPR_MAX = 4096, FE_EXPR_DEPTH = 48, FE_LIST_MAX = 100000 /* for descriptions; model.json has no use for each() */ };
 
 typedef struct FeExprError {
     const char *text; /* in the arena */

@@ -16,11 +16,20 @@ typedef struct Graph {
     Str var;       /* the repeat variable */
     i64 at, count; /* its index from 0, and how many */
     i64 layer;     /* its value; -1 outside */
-    u32 nodes;
+    u32 nodes;     /* built, and iterations */
+    u64 elements;  /* of list attributes */
     Map bad;       /* offsets of failed nodes: reported once, not per layer */
 } Graph;
 
 static const u32 FAILED = UINT32_MAX;
+
+/* Bounds the work that a hostile graph can ask for. */
+static bool go_on(const Graph *g) { return g->nodes <= FE_MAX_NODES && g->d->n_errors < DIAG_MAX; }
+
+static bool spend(Graph *g, const Json *v)
+{
+    return ++g->nodes <= FE_MAX_NODES || diag_error(g->d, E_LIMIT, json_loc(g->src, v), "the graph has more than %d nodes", FE_MAX_NODES);
+}
 
 static Loc at(const Graph *g, const Json *v) { return json_loc(g->src, v); }
 static bool absent(const Json *v) { return !v || v->kind == JSON_NULL; }
@@ -75,6 +84,8 @@ static bool float_value(Graph *g, const Json *v, double *out)
 static bool list_value(Graph *g, const Json *v, AttrSpec *s, bool ints)
 {
     if (v->kind != JSON_ARRAY) return diag_error(g->d, E_JSON_TYPE, at(g, v), "found %s, expected an array", json_kind_name(v->kind));
+    g->elements += v->n;
+    if (g->elements > FE_MAX_ELEMENTS) return diag_error(g->d, E_LIMIT, at(g, v), "the lists of the graph hold more than %d elements", FE_MAX_ELEMENTS);
     i64 *iv = ints ? NEWN(g->a, i64, v->n) : NULL;
     double *fv = ints ? NULL : NEWN(g->a, double, v->n);
     for (u32 i = 0; i < v->n; i++)
@@ -282,6 +293,11 @@ static ValueId build(Graph *g, const Json *node, bool constant)
         return FAILED;
     }
     u32 nin = in ? in->n : 0;
+    if (!spend(g, node)) return FAILED;
+    if (nin > op_info[kind].max_in) {
+        diag_error(g->d, E_MODEL_GRAPH, at(g, op), "%s: takes at most %u operands, found %u", op_info[kind].mnemonic, op_info[kind].max_in, nin);
+        return FAILED;
+    }
     ValueId *v = NEWN(g->a, ValueId, nin);
     bool ok = true, all_const = true;
     for (u32 i = 0; i < nin; i++) {
@@ -327,7 +343,6 @@ static void mark_bad(Graph *g, const Json *node)
 
 static bool node(Graph *g, const Json *n)
 {
-    if (++g->nodes > FE_MAX_NODES) return diag_error(g->d, E_LIMIT, at(g, n), "the graph has more than %d nodes", FE_MAX_NODES);
     if (n->kind != JSON_OBJECT) {
         if (bad_before(g, n)) return false;
         mark_bad(g, n);
@@ -365,7 +380,7 @@ static bool iteration(Graph *g, const Json *carry, const Json *nodes, ValueId *c
     g->inner = (Map){.a = g->a};
     bool ok = true;
     for (u32 i = 0; carry && i < carry->n; i++) *map_put(&g->inner, carry->key[i], &(bool){false}) = cur[i];
-    for (u32 i = 0; i < nodes->n && g->nodes <= FE_MAX_NODES; i++) {
+    for (u32 i = 0; i < nodes->n && go_on(g); i++) {
         if (json_get(&nodes->at[i], "repeat")) {
             if (bad_before(g, &nodes->at[i])) continue;
             mark_bad(g, &nodes->at[i]);
@@ -401,6 +416,7 @@ static bool repeat(Graph *g, const Json *r)
     if (g->count < 1 || g->count > FE_MAX_REPEAT || first < 0 || first > FE_MAX_REPEAT)
         return diag_error(g->d, E_MODEL_DIM, at(g, count), "a repeat runs 1 to %d times, found %lld", FE_MAX_REPEAT, (long long)g->count);
     if (carry && carry->kind != JSON_OBJECT) return diag_error(g->d, E_JSON_TYPE, at(g, carry), "\"carry\" is %s, expected an object", json_kind_name(carry->kind));
+    if (carry && carry->n > FE_MAX_CARRY) return diag_error(g->d, E_LIMIT, at(g, carry), "more than %d carried values", FE_MAX_CARRY);
     ValueId *cur = NEWN(g->a, ValueId, carry ? carry->n : 0);
     for (u32 i = 0; carry && i < carry->n; i++) {
         if (carry->at[i].kind != JSON_STRING) return diag_error(g->d, E_JSON_TYPE, at(g, &carry->at[i]), "a carried value is named by text");
@@ -408,7 +424,7 @@ static bool repeat(Graph *g, const Json *r)
         ok &= cur[i] != FAILED;
     }
     g->repeating = true, g->var = var->str;
-    for (g->at = 0; g->at < g->count && g->nodes <= FE_MAX_NODES; g->at++) {
+    for (g->at = 0; g->at < g->count && go_on(g) && spend(g, r); g->at++) {
         g->layer = first + g->at;
         ok &= iteration(g, carry, nodes, cur);
     }
@@ -444,9 +460,9 @@ bool fe_graph_build(FeWeights *w, const Json *graph, const FeEnv *dims, i64 voca
     for (u32 i = 0; i < 2; i++)
         *map_put(&g.outer, str_c(params[i]), &(bool){false}) = ir_param(m, g.fn, params[i], ir_type(m, DT_I32, 1, (const i64[]){DIM_T}));
     bool ok = true;
-    for (u32 i = 0; i < graph->n && g.nodes <= FE_MAX_NODES; i++) {
+    for (u32 i = 0; i < graph->n && go_on(&g); i++) {
         const Json *n = &graph->at[i];
         ok &= json_get(n, "repeat") ? repeat(&g, n) : node(&g, n);
     }
-    return finish(&g, graph, vocab) && ok;
+    return go_on(&g) && finish(&g, graph, vocab) && ok;
 }

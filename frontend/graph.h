@@ -9,7 +9,7 @@
 
 #include "frontend/weights.h"
 
-enum { FE_MAX_NODES = 100000, FE_MAX_REPEAT = 4096 };
+enum { FE_MAX_NODES = 100000, FE_MAX_REPEAT = 4096, FE_MAX_CARRY = 64, FE_MAX_ELEMENTS = 1 << 22 };
 
 /* dims: names and values of the expressions in attributes. vocab: columns that the logits must have, 0 if not known. */
 bool fe_graph_build(FeWeights *w, const Json *graph, const FeEnv *dims, i64 vocab);

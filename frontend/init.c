@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { CONFIG_MAX = 16 << 20 };
+enum { CONFIG_MAX = 4 << 20 };
 
 typedef struct Alias { /* a node that was left out -> its first input */
     Str id, to;
@@ -189,8 +189,8 @@ static bool when(Init *x, const Json *obj)
     const Json *w = json_get(obj, "when");
     FeVal v = {.kind = FE_BOOL, .b = true};
     if (w && !fe_arch_eval(&x->arch, "when", w->str, &v)) return false;
-    if (v.kind != FE_BOOL) BUG("arch/%s.json: when \"%.*s\" is no condition", x->arch.name, STRF(w->str));
-    return v.b;
+    if (v.kind == FE_BOOL) return v.b;
+    return diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(x->in->checkpoint), "\"%.*s\" is neither true nor false", STRF(w->str));
 }
 
 /* A role's row; NULL when it does not apply to this checkpoint. */

@@ -2,7 +2,7 @@
 
 #include "frontend/graph.h"
 
-enum { FE_MODEL_MAX = 64 << 20, FE_MAX_DIM = INT32_MAX, FE_MAX_DIMS = 256 };
+enum { FE_MODEL_MAX = 4 << 20, FE_MAX_DIM = INT32_MAX, FE_MAX_DIMS = 256 };
 
 typedef struct Load {
     Diag *d;

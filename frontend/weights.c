@@ -76,6 +76,7 @@ bool fe_weights_open(FeWeights *w, Diag *d, Module *m, const Source *src, const 
     const Json *v = json_get(root, "weights"), *t = json_get(root, "tensors");
     bool ok = true;
     if (t && t->kind != JSON_OBJECT) ok = diag_error(d, E_JSON_TYPE, json_loc(src, t), "\"tensors\" is %s, expected an object of shapes", json_kind_name(t->kind));
+    else if (t && t->n > FE_MAX_SHAPES) ok = diag_error(d, E_LIMIT, json_loc(src, t), "\"tensors\" has more than %d rows", FE_MAX_SHAPES);
     else if (t)
         for (u32 i = 0; i < t->n; i++) ok &= read_shape(w, dims, t->key[i], &t->at[i]);
     if (v && v->kind == JSON_OBJECT) return read_synthetic(w, v) && ok;

@@ -36,7 +36,7 @@ typedef struct FeWeights {
     u64 params; /* elements of all leaves so far */
 } FeWeights;
 
-enum { FE_FAILED = -1 };
+enum { FE_FAILED = -1, FE_MAX_SHAPES = 4096 };
 
 /* Reads "weights" and "tensors" of the model (root) and opens the files. */
 bool fe_weights_open(FeWeights *w, Diag *d, Module *m, const Source *src, const Json *root, const FeEnv *dims);

@@ -30,10 +30,20 @@ void diag_doc(StrBuf *b)
 
 void diag_init(Diag *d, Arena *a) { *d = (Diag){.a = a}; }
 
+/* Names from files may hold anything: a message does nothing to a terminal, and is one line unless
+ * it is a note, which may quote a program's output. */
+static char *printable(char *text, bool lines)
+{
+    bool utf8 = utf8_valid(str_c(text));
+    for (char *p = text; *p; p++)
+        if (((u8)*p < 0x20 && !(lines && *p == '\n')) || *p == 0x7f || (!utf8 && (u8)*p >= 0x80)) *p = '?';
+    return text;
+}
+
 static void add(Diag *d, int kind, ErrCode code, Loc loc, const char *fmt, va_list ap)
 {
     if (d->silent) return;
-    struct DiagMsg m = {kind, code, loc, arena_vprintf(d->a, fmt, ap)};
+    struct DiagMsg m = {kind, code, loc, printable(arena_vprintf(d->a, fmt, ap), kind == MSG_NOTE)};
     vec_push(d->a, &d->msgs, m);
 }
 

@@ -23,7 +23,7 @@ static const char *const names[] = {"heads", "act"};
 
 static bool eval(Arena *a, const char *text, FeVal *v, FeExprError *err)
 {
-    FeEnv env = {.a = a, .lookup = lookup, .names = names, .n_names = 2};
+    FeEnv env = {.a = a, .lookup = lookup, .max_list = FE_LIST_MAX, .names = names, .n_names = 2};
     return fe_eval(&env, str_c(text), v, err);
 }
 
