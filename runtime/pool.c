@@ -15,10 +15,11 @@
 #include <unistd.h>
 
 enum {
-    /* Two threads, 15 us of work per barrier: on two free cores 10 to 50 us of spinning cost the
-     * same 15 us a step; with a third busy program 50 us did best (62 us a step; 10, 20 and 100 us:
-     * 74, 90 and 84). */
-    SPIN_NS = 50000,
+    /* About what going to sleep and being woken costs. A thread that spins longer looks greedy to
+     * the scheduler, which then takes its core away for milliseconds. SmolLM2, two threads on two
+     * cores shared with other programs, median of 12 interleaved runs, tok/s: 1 us 52, 3 us 38, 10
+     * us 32, 50 us 23; in its quietest run 178, 187, 149, 28. */
+    SPIN_NS = 3000,
     SPIN_CROWDED_NS = 500 /* more threads than cores: the awaited thread may need ours */
 };
 
