@@ -130,8 +130,7 @@ bool tokb_merges_from_scores(TokBuilder *b, Loc loc, const double *score)
     return tokb_merges_from_ranks(b, rank, true);
 }
 
-bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool byte_level,
-                      bool rstrip)
+bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool byte_level)
 {
     bool special = type == TOKB_CONTROL || type == TOKB_UNKNOWN,
          written = special || type == TOKB_USER;
@@ -156,8 +155,7 @@ bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool b
         print = model;
     }
     if (written) tokb_added(b, text, text, (i32)id, false);
-    u8 kind = (u8)((special ? PFQ_TOKK_SPECIAL : 0) | (special && rstrip ? PFQ_TOKK_RSTRIP : 0));
-    return tokb_token(b, loc, id, model, print, kind, in_model);
+    return tokb_token(b, loc, id, model, print, special ? PFQ_TOKK_SPECIAL : 0, in_model);
 }
 
 void tokb_added(TokBuilder *b, Str text, Str name, i32 id, bool normalised)

@@ -72,8 +72,7 @@ enum { TOKB_NORMAL = 1, TOKB_UNKNOWN, TOKB_CONTROL, TOKB_USER, TOKB_UNUSED, TOKB
 
 /* Defines a token by its type. byte_level: the text is in the byte alphabet, else U+2581 stands for
  * a space. rstrip: if special, it swallows the white space after it. */
-bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool byte_level,
-                      bool rstrip);
+bool tokb_typed_token(TokBuilder *b, Loc loc, u32 id, Str text, i64 type, bool byte_level);
 
 void tokb_added(TokBuilder *b, Str text, Str name, i32 id, bool normalised);
 bool tokb_stage(TokBuilder *b, Loc loc, PfqTokSplit s);

@@ -8,7 +8,6 @@ typedef struct Reader {
     Diag *d;
     const Gguf *g;
     bool spm;
-    bool rstrip; /* special tokens swallow the white space after them (Phi-3) */
     u32 n;
     const GgufKv *tokens, *types, *scores, *merges;
 } Reader;
@@ -65,8 +64,7 @@ static bool read_tokens(Reader *r)
     Loc loc = gguf_loc(r->g, r->tokens);
     for (u32 id = 0; id < r->n; id++) {
         i64 type = r->types ? gguf_elem_i64(r->types, id) : TOKB_NORMAL;
-        if (!tokb_typed_token(&r->b, loc, id, gguf_next_str(&p), type, !r->spm, r->rstrip))
-            return false;
+        if (!tokb_typed_token(&r->b, loc, id, gguf_next_str(&p), type, !r->spm)) return false;
     }
     return true;
 }
@@ -124,6 +122,27 @@ static bool read_spm(Reader *r)
     return read_tokens(r) && tokb_merges_from_scores(&r->b, gguf_loc(r->g, r->scores), score);
 }
 
+/* The format has no place for it, but Phi-3's special tokens swallow the white space after them;
+ * llama.cpp knows these models by their name. */
+static bool read_phi3(Reader *r)
+{
+    static const char *const except[] = {"<unk>", "<s>", "<|endoftext|>"};
+    Str name;
+    if (!gguf_find(r->g, "general.name")) return true;
+    if (!gguf_str(r->d, r->g, "general.name", &name)) return false;
+    char *lower = arena_strdup(r->b.a, name.p, name.n);
+    for (size_t i = 0; i < name.n; i++)
+        if (lower[i] >= 'A' && lower[i] <= 'Z') lower[i] = (char)(lower[i] + 32);
+    if (!strstr(lower, "phi-3") && !strstr(lower, "phi3")) return true;
+    for (u32 i = 0; i < r->b.added.n; i++) {
+        bool strip = true;
+        for (size_t k = 0; k < sizeof except / sizeof *except; k++)
+            strip = strip && !str_is(r->b.added.at[i].name, except[k]);
+        if (strip) r->b.tok.at[r->b.added.at[i].id].kind |= PFQ_TOKK_RSTRIP;
+    }
+    return true;
+}
+
 static bool read_policy(Reader *r)
 {
     bool add_bos = r->spm || (r->b.flags & PFQ_TOKF_ADD_BOS), add_eos = false;
@@ -172,7 +191,7 @@ bool fe_tokenizer_from_gguf(Diag *d, Arena *a, const Gguf *g, TokBlob *out)
     r.b.loc = loc;
     if (!arrays(&r)) return false;
     tokb_init(&r.b, d, a, loc, r.n);
-    if (!(r.spm ? read_spm(&r) : read_bpe(&r)) || !read_policy(&r)) return false;
+    if (!(r.spm ? read_spm(&r) : read_bpe(&r)) || !read_policy(&r) || !read_phi3(&r)) return false;
     tokb_mark_eog(&r.b);
     return tokb_finish(&r.b, out);
 }

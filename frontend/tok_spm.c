@@ -161,7 +161,7 @@ bool fe_tokenizer_from_spm(Diag *d, Arena *a, const Source *src, const TokSpecia
     for (u32 i = 0; i < m.piece.n; i++) {
         Piece p = m.piece.at[i];
         score[i] = p.score;
-        if (!tokb_typed_token(&b, loc, i, p.text, p.type, false, false)) return false;
+        if (!tokb_typed_token(&b, loc, i, p.text, p.type, false)) return false;
         /* User-defined pieces are looked for after spaces became U+2581, unlike in GGUF files. */
         if (p.type == TOKB_USER && b.added.n) b.added.at[b.added.n - 1].normalised = true;
     }

@@ -351,6 +351,19 @@ static void smollm2_wikitext(void **state)
     arena_free(&f.a);
 }
 
+/* Phi-3's special tokens swallow white space, which GGUF does not record. */
+static void phi3_chat(void **state)
+{
+    (void)state;
+    Fixture f = {0};
+    open_or_skip(&f, data_path(&f.a, "gguf/ggml-vocab-phi-3.gguf"));
+    const i32 want[] = {1, 32010, 6324, 32007, 32001};
+    check_ids(&f, "phi-3 chat", STR("<|user|>\nHi<|end|>\n<|assistant|>\n"),
+              PFQ_TOK_SPECIAL | PFQ_TOK_POLICY, want, 5);
+    assert_true(pfq_tok_is_eog(&f.t, 32007) && pfq_tok_is_eog(&f.t, 32000));
+    arena_free(&f.a);
+}
+
 static void tinystories(void **state)
 {
     (void)state;
@@ -377,7 +390,7 @@ int main(void)
         cmocka_unit_test(vectors_llama2),    cmocka_unit_test(vectors_llama3),
         cmocka_unit_test(hf_llama2),         cmocka_unit_test(hf_llama3),
         cmocka_unit_test(hf_gpt2),           cmocka_unit_test(smollm2_wikitext),
-        cmocka_unit_test(tinystories),
+        cmocka_unit_test(tinystories),       cmocka_unit_test(phi3_chat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
