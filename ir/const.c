@@ -467,8 +467,10 @@ bool ev_const_rect(Eval *e, ValueId v, Rect r, Tensor *out)
 {
     if (v >= e->nvalues) return ev_fail(e, NULL, "the module grew while it was evaluated");
     const Type *t = type_of(e->m, v);
-    if (t->rank <= 1 && type_elems(t) <= SMALL_ELEMS && type_elems(t) >= 0) {
-        if (!e->small[v].p && !keep_small(e, v, type_elems(t))) return false;
+    i64 n = type_elems(t);
+    if (n < 0) return ev_fail(e, def_of(e->m, v), "has no value that is known when compiling");
+    if (t->rank <= 1 && n <= SMALL_ELEMS) {
+        if (!e->small[v].p && !keep_small(e, v, n)) return false;
         *out = matrix(t->dt, 1, r.nc, at(&e->small[v], r.c0, ev_esize(e, t->dt)));
         return true;
     }

@@ -533,6 +533,7 @@ static bool ev_rope(OpCall *c)
     const Tensor *x = &c->in[0], *freqs = &c->in[2];
     i64 heads = x->dim[1], d = x->dim[2], half = freqs->dim[0];
     real mscale = (real)op_float(c->op, A_MSCALE);
+    if (2 * half > d) return ev_fail(c->e, c->op, "%lld frequencies for heads of %lld", (long long)half, (long long)d);
     for (i64 t = 0; t < x->dim[0]; t++)
         for (i64 i = 0; i < half; i++) {
             real angle = (real)c->in[1].i[t] * REAL(freqs)[i];
@@ -591,6 +592,7 @@ static bool attend_all(OpCall *c, const Tensor *pos, const Tensor *k, const Tens
 {
     const Tensor *q = &c->in[0];
     i64 heads = q->dim[1], d = q->dim[2], window = op_int(c->op, A_WINDOW);
+    if (heads % kv_heads) return ev_fail(c->e, c->op, "%lld heads do not divide over %lld", (long long)heads, (long long)kv_heads);
     bool prefixed = c->op->kind == OP_ATTENTION && present(c, 4);
     HeadView h = {.d = d, .prefix = prefixed ? c->in[4].dim[0] : 0};
     real *score = ev_scratch(c->e, capacity, sizeof *score);
@@ -646,6 +648,7 @@ static bool ev_kv_append(OpCall *c)
         EvState *s = ev_state(c->e, c->op->in[3 + k]);
         if (!s) return false;
         i64 capacity = s->t[0].dim[1];
+        if (s->t[0].dim[0] != heads || s->t[0].dim[2] != d) return ev_fail(c->e, c->op, "its operands and states differ in shape");
         for (i64 t = 0; t < c->in[0].dim[0]; t++) {
             i64 p = c->in[2].i[t];
             if (!index_ok(c, p, capacity, "position")) return false;
@@ -660,6 +663,7 @@ static bool ev_attend(OpCall *c)
 {
     const Tensor *k = &c->in[2], *v = &c->in[3];
     if (!dtype_info[k->dt].is_float || !dtype_info[v->dt].is_float) return ev_fail(c->e, c->op, "reads states of integer type");
+    if (c->in[0].dim[2] != k->dim[2]) return ev_fail(c->e, c->op, "its operands and states differ in shape");
     return attend_all(c, &c->in[1], k, v, k->dim[1] * k->dim[2], k->dim[2], k->dim[0], k->dim[1]);
 }
 
@@ -668,7 +672,8 @@ static bool ev_store(OpCall *c)
     const Tensor *x = &c->in[0];
     EvState *s = ev_state(c->e, c->op->in[1]);
     if (!s) return false;
-    if (x->dim[0] > s->t[0].dim[0]) return ev_fail(c->e, c->op, "%lld rows do not fit a state of %lld", (long long)x->dim[0], (long long)s->t[0].dim[0]);
+    if (x->dim[0] > s->t[0].dim[0] || x->dim[1] != s->t[0].dim[1])
+        return ev_fail(c->e, c->op, "%lld rows do not fit a state of %lld", (long long)x->dim[0], (long long)s->t[0].dim[0]);
     s->rows = x->dim[0];
     return store_row(c, s, 0, REAL(x), elems(x));
 }

@@ -200,6 +200,28 @@ static void models_are_refused(void **state)
     run_free(&r);
 }
 
+/* Symbols where a model has numbers: shapes that only a call can see are checked by the call. */
+static void symbols_are_refused(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "func @f(%x: f32[T,2,4], %p: i32[T], %f: f32[T]) {\n  %y = rope %x, %p, %f : f32[T,2,4]\n  return %y\n}\n",
+        "@k = state : f32[T,C,4]\n@v = state : f32[T,C,4]\nfunc @f(%x: f32[T,T,4], %p: i32[T], %z: f32[T]) {\n  kv_append %x, %x, %p, @k, @v\n  return %z\n}\n",
+        "@k = state : f32[2,C,T]\n@v = state : f32[2,C,T]\nfunc @f(%x: f32[T,2,T], %p: i32[T], %z: f32[T]) {\n  %y = attend %x, %p, @k, @v {scale = 1} : f32[T,2,T]\n  return %y\n}\n",
+        "@k = state : f32[R,T]\nfunc @f(%x: f32[T,T,4], %p: i32[T], %z: f32[T]) {\n  %y = reshape %x {shape = [4,-1,-1]} : f32[4,T,T]\n  %s = slice %y {axis = 0, begin = 0, end = 1} : f32[1,T,T]\n  %r = reshape %s {shape = [-1,-1]} : f32[T,T]\n  store %r, @k\n  return %r\n}\n",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        Run r;
+        run_init(&r, i % 2);
+        load(&r, texts[i]);
+        i64 n = 70; /* the context is 64 */
+        const Type *x = type_of(r.m, r.m->fns.at[1].params.at[0]);
+        Tensor a = noise(&r, 1, 1, DIMS(n, x->dim[1] < 0 ? n : 2, x->dim[2] < 0 ? n : 4)), z = noise(&r, 2, 1, DIMS(n));
+        assert_true(call_fails(&r, ARGS(a, tensor(&r, DT_I32, DIMS(n)), z)));
+        run_free(&r);
+    }
+}
+
 static void comparing(void **state)
 {
     (void)state;
@@ -219,7 +241,7 @@ int main(void)
 {
     const struct CMUnitTest all[] = {
         cmocka_unit_test(phases_agree),         cmocka_unit_test(prefix_is_earlier_tokens), cmocka_unit_test(watching),
-        cmocka_unit_test(results_of_all_kinds), cmocka_unit_test(models_are_refused),       cmocka_unit_test(comparing),
+        cmocka_unit_test(results_of_all_kinds), cmocka_unit_test(models_are_refused),       cmocka_unit_test(comparing),            cmocka_unit_test(symbols_are_refused),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }
