@@ -101,15 +101,12 @@ static int compile(Cli *c)
     u32 n_targets = ok ? choose_targets(c, &f, targets) : 0;
     for (u32 i = 0; i < n_targets; i++) ok &= cg_check_target(c->d, c->a, targets[i]);
     if (!ok) return 1;
-    if (opt_flag(c, "check")) {
-        fprintf(stderr, "pfqc: %s is valid: %u ops, %u constants, recipe %s\n", c->word[0], ir_fn(f.m, "main")->body.n, f.m->consts.n, recipe.name);
-        return 0;
-    }
     TokBlob tok = {0};
     if (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) return 1;
     PassOptions po = pass_options(c);
     if (!passes_run(c->d, f.m, &recipe.pipeline, &po)) return 1;
     if (po.stop_after) return print_module(c, f.m, NULL) ? 0 : 1;
+    if (opt_flag(c, "check")) return fprintf(stderr, "pfqc: %s is valid, recipe %s\n", c->word[0], recipe.name), 0;
 
     CgResult res;
     CgOptions cg = {
