@@ -269,6 +269,61 @@ static void test_many(void **state)
     arena_free(&a);
 }
 
+/* The limits of docs/limits.md, at the limit and one beyond it. */
+static const char *limit_text(Arena *a, const char *dims, const char *graph)
+{
+    return arena_printf(a, "{\"pfqc\": 1, \"name\": \"t\", \"weights\": {\"synthetic\": 1}, \"dims\": {%s\"vocab\": 4, \"context\": 8},\n\"graph\": [%s]}", dims, graph);
+}
+
+static void check_limit(const char *what, const char *text, const char *code, const char *part)
+{
+    Fixture f;
+    bool ok = parse(&f, text);
+    bool limited = false; /* other errors are not meant here: the small graphs have no logits */
+    for (u32 i = 0; i < f.d.msgs.n; i++) limited |= part && f.d.msgs.at[i].code && strstr(f.d.msgs.at[i].text, part) && strcmp(err_name(f.d.msgs.at[i].code), code) == 0;
+    for (u32 i = 0; !part && i < f.d.msgs.n; i++) limited |= f.d.msgs.at[i].code == E_LIMIT || strstr(f.d.msgs.at[i].text, "a repeat runs");
+    if (limited != (part != NULL)) fail_msg("%s: %s, %s", what, ok ? "accepted" : f.d.msgs.at[0].text, part ? "expected a refusal" : "expected no limit");
+    done(&f);
+}
+
+static const char *repeat_text(Arena *a, int count, int nodes, int carried)
+{
+    StrBuf b = {.a = a};
+    sb_str(&b, "{\"id\": \"x\", \"op\": \"rope_freqs\", \"dim\": 2}, ");
+    for (int i = 0; i < carried; i++) sb_printf(&b, "{\"id\": \"x%d\", \"op\": \"copy\", \"in\": [\"x\"]}, ", i);
+    sb_printf(&b, "{\"repeat\": \"l\", \"count\": %d, \"carry\": {", count);
+    for (int i = 0; i < carried; i++) sb_printf(&b, "%s\"x%d\": \"x%d\"", i ? ", " : "", i, i);
+    sb_str(&b, "}, \"nodes\": [");
+    for (int i = 0; i < nodes; i++) sb_printf(&b, "%s{\"id\": \"c%d\", \"op\": \"copy\", \"in\": [\"x\"]}", i ? ", " : "", i);
+    sb_str(&b, "]}");
+    return limit_text(a, "", b.p);
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    Arena a = {0};
+    check_limit("4096 turns", repeat_text(&a, 4096, 0, 0), NULL, NULL);
+    check_limit("4097 turns", repeat_text(&a, 4097, 0, 0), "E0107", "a repeat runs 1 to 4096 times");
+    check_limit("64 carried", repeat_text(&a, 1, 0, 64), NULL, NULL);
+    check_limit("65 carried", repeat_text(&a, 1, 0, 65), "E0704", "more than 64 carried values");
+    check_limit("99999 nodes", repeat_text(&a, 3, 33331, 0), NULL, NULL); /* turns and the node above count */
+    check_limit("100001 nodes", repeat_text(&a, 4, 24999, 0), "E0704", "the graph has more than 100000 nodes");
+    for (int n = 254; n <= 255; n++) { /* and two more */
+        StrBuf b = {.a = &a};
+        for (int i = 0; i < n; i++) sb_printf(&b, "\"d%d\": 1, ", i);
+        check_limit("dims", limit_text(&a, b.p, ""), "E0704", n == 254 ? NULL : "more than 256 dims");
+    }
+    for (int n = 4096; n <= 4097; n++) {
+        StrBuf b = {.a = &a};
+        sb_str(&b, "\"d\": \"1");
+        for (int i = 1; i < n; i++) sb_ch(&b, ' ');
+        sb_str(&b, "\", ");
+        check_limit("expression", limit_text(&a, b.p, ""), "E0105", n == 4096 ? NULL : "an expression of more than 4096 bytes");
+    }
+    arena_free(&a);
+}
+
 /* ---- weight files ---- */
 
 static const char *init_text(Arena *a, const char *checkpoint)
@@ -368,7 +423,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sample), cmocka_unit_test(test_synthetic), cmocka_unit_test(test_every_op), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_many), cmocka_unit_test(test_tensors), cmocka_unit_test(test_8b),
+        cmocka_unit_test(test_many), cmocka_unit_test(test_limits), cmocka_unit_test(test_tensors), cmocka_unit_test(test_8b),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
