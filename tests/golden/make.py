@@ -80,6 +80,7 @@ CASES = {
     "gguf-phi3": (family("Phi3ForCausalLM", "phi3", **V4, rope_theta=10000.0, rope_scaling=None, sliding_window=10, pad_token_id=0,
                          original_max_position_embeddings=128), "f16", "F16"),
 }
+SHARDED = "mistral-v5"  # saved as two files with an index
 STORE = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -210,6 +211,19 @@ def llama3_divisors(s, head_dim):
     return np.array(out, dtype=np.float32)
 
 
+def save_shards(folder, state):
+    """Two files and the index that transformers writes beside them."""
+    names = sorted(state)
+    index = {}
+    for i, part in enumerate((names[::2], names[1::2])):
+        file = f"model-{i + 1:05}-of-00002.safetensors"
+        save_file({k: state[k] for k in part}, folder / file, metadata={"format": "pt"})
+        index.update({k: file for k in part})
+    size = sum(v.numel() * v.element_size() for v in state.values())
+    text = json.dumps({"metadata": {"total_size": size}, "weight_map": dict(sorted(index.items()))}, indent=2)
+    (folder / "model.safetensors.index.json").write_text(text + "\n")
+
+
 def make(name, seed):
     config, store, gguf_type = CASES[name]
     folder = ROOT / name
@@ -232,6 +246,8 @@ def make(name, seed):
     if gguf_type:
         write_gguf(folder / f"{name}.gguf", config, keep, gguf_type)
         (folder / "config.json").unlink()
+    elif name == SHARDED:
+        save_shards(folder, keep)
     else:
         save_file(keep, folder / "model.safetensors", metadata={"format": "pt"})
     size = sum(f.stat().st_size for f in folder.iterdir())
