@@ -56,8 +56,8 @@ void pfq_barrier(PfqBarrier *b); /* all nt threads; spins, then sleeps */
 
 /* CPU features a variant needs; bits of pfq_cpu_features() (runtime/cpu.c). */
 enum {
-    PFQ_CPU_AVX2 = 1u << 0,       /* avx2 fma f16c bmi2 */
-    PFQ_CPU_AVX512 = 1u << 1,     /* avx512 f bw dq vl */
+    PFQ_CPU_AVX2 = 1u << 0,       /* x86-64-v3: avx2 fma f16c bmi1 bmi2 lzcnt movbe */
+    PFQ_CPU_AVX512 = 1u << 1,     /* x86-64-v4: avx512 f bw dq vl cd */
     PFQ_CPU_AVX512VNNI = 1u << 2, /* avx512_vnni */
     PFQ_CPU_AVX512VBMI = 1u << 3,
     PFQ_CPU_AMX_INT8 = 1u << 4,   /* with the kernel's permission (arch_prctl) */

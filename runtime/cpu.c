@@ -45,14 +45,18 @@ uint32_t pfq_cpu_features(void)
         !__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) {
         return 0;
     }
+    uint32_t ax = 0, bx = 0, cx = 0, dx = 0;
+    (void)__get_cpuid(0x80000001, &ax, &bx, &cx, &dx);
     uint64_t saved = xcr0();
     bool os_avx = (saved & 0x6) == 0x6, os_avx512 = (saved & 0xe6) == 0xe6,
          os_amx = (saved & 0x60000) == 0x60000;
     uint32_t f = 0;
-    if (os_avx && has(c1, bit_AVX | bit_FMA | bit_F16C) && has(b7, bit_AVX2 | bit_BMI2)) {
+    /* All of x86-64-v3 and v4 that the compiler may use, since a hypervisor can hide any of it. */
+    if (os_avx && has(c1, bit_AVX | bit_FMA | bit_F16C | bit_MOVBE | bit_POPCNT) &&
+        has(b7, bit_AVX2 | bit_BMI | bit_BMI2) && has(cx, bit_LZCNT)) {
         f |= PFQ_CPU_AVX2;
     }
-    if (f && os_avx512 && has(b7, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL)) {
+    if (f && os_avx512 && has(b7, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL | bit_AVX512CD)) {
         f |= PFQ_CPU_AVX512;
         f |= has(c7, bit_AVX512VNNI) ? (uint32_t)PFQ_CPU_AVX512VNNI : 0;
         f |= has(c7, bit_AVX512VBMI) ? (uint32_t)PFQ_CPU_AVX512VBMI : 0;
