@@ -2,6 +2,7 @@
 #include "runtime/engine.h"
 
 #include "runtime/cpu.h"
+#include "runtime/out.h"
 
 #include <errno.h>
 #include <string.h>
@@ -176,13 +177,13 @@ static void phase_job(void *arg, int tid, int nt)
     call->phase(&x);
 }
 
-static void run_phase(PfqEngine *e, PfqPhase *phase, const int32_t *tokens, int32_t n)
+static void run_phase(PfqEngine *e, PfqPhase *phase, const int32_t *tokens, int32_t n, bool alone)
 {
     e->exec.tokens = tokens;
     e->exec.T = n;
     e->exec.pos = e->pos;
     PhaseCall call = {e, phase};
-    pfq_pool_run(e->pool, phase_job, &call);
+    (alone ? pfq_pool_run_alone : pfq_pool_run)(e->pool, phase_job, &call);
 }
 
 static bool check_tokens(const PfqEngine *e, const int32_t *tokens, int32_t n, PfqErr *err)
@@ -210,7 +211,7 @@ static void logits_of(PfqEngine *e, int32_t from, int32_t to, int32_t first, Pfq
         for (int32_t i = 0; i < n; i++) {
             e->rows[i] = from + i;
         }
-        run_phase(e, e->model->logits, e->rows, n);
+        run_phase(e, e->model->logits, e->rows, n, false);
         if (fn) {
             fn(user, first + from, n, e->logits);
         }
@@ -226,7 +227,7 @@ bool pfq_engine_prefill(PfqEngine *e, const int32_t *tokens, int32_t n, PfqWant 
     }
     for (int32_t i = 0; i < n;) {
         int32_t t = n - i < e->model->chunk ? n - i : e->model->chunk;
-        run_phase(e, e->model->prefill, tokens + i, t);
+        run_phase(e, e->model->prefill, tokens + i, t, false);
         if (want == PFQ_WANT_ALL) {
             logits_of(e, 0, t, i, fn, user);
         } else if (want == PFQ_WANT_LAST && i + t == n) {
@@ -243,7 +244,10 @@ const float *pfq_engine_decode(PfqEngine *e, int32_t token, PfqErr *err)
     if (!check_tokens(e, &token, 1, err)) {
         return NULL;
     }
-    run_phase(e, e->model->decode, &token, 1);
+    bool alone = pfq_pace_alone(&e->pace, e->threads);
+    double start = pfq_now();
+    run_phase(e, e->model->decode, &token, 1, alone);
+    pfq_pace_learn(&e->pace, alone, pfq_now() - start);
     e->pos++;
     return e->logits;
 }

@@ -11,6 +11,7 @@
 
 #include "runtime/abi.h"
 #include "runtime/image.h"
+#include "runtime/pace.h"
 #include "runtime/pool.h"
 
 typedef struct PfqEngineConfig {
@@ -34,6 +35,7 @@ typedef struct PfqEngine {
     char *scratch; /* [threads] of scratch_stride bytes */
     size_t scratch_stride;
     int threads;
+    PfqPace pace; /* how decoding uses them */
     int32_t ctx, pos;
     struct {
         void *base;

@@ -199,6 +199,14 @@ void pfq_pool_run(PfqPool *p, PfqJob *job, void *arg)
     pfq_barrier(&p->done);
 }
 
+void pfq_pool_run_alone(PfqPool *p, PfqJob *job, void *arg)
+{
+    /* The workers wait at the start gate and read nothing. */
+    p->barrier.nt = 1;
+    job(arg, 0, 1);
+    p->barrier.nt = (uint32_t)p->nt;
+}
+
 void pfq_pool_stop(PfqPool *p)
 {
     if (!p) {

@@ -24,8 +24,9 @@ int pfq_usable_cores(void);
 
 /* 1 <= nt <= PFQ_MAX_THREADS. NULL when memory or threads cannot be had. */
 PfqPool *pfq_pool_start(int nt, PfqErr *err);
-void pfq_pool_run(PfqPool *p, PfqJob *job, void *arg); /* returns when all threads are done */
-void pfq_pool_stop(PfqPool *p);                        /* NULL is allowed */
+void pfq_pool_run(PfqPool *p, PfqJob *job, void *arg);       /* returns when all threads are done */
+void pfq_pool_run_alone(PfqPool *p, PfqJob *job, void *arg); /* only the caller, nt = 1 */
+void pfq_pool_stop(PfqPool *p);                              /* NULL is allowed */
 
 int pfq_pool_threads(const PfqPool *p);
 PfqBarrier *pfq_pool_barrier(PfqPool *p); /* for pfq_barrier() inside a job */

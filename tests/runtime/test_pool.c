@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "runtime/pace.h"
 #include "runtime/pool.h"
 
 enum { MAX = 8, STEPS = 300 };
@@ -85,12 +86,60 @@ static void pools_start_and_stop(void **state)
     pfq_pool_stop(NULL);
 }
 
+/* Tokens run alone and seconds spent over n tokens, when a token takes `team` or `alone` seconds.
+ */
+static int32_t decode(PfqPace *p, int32_t n, double team, double alone)
+{
+    int32_t by_itself = 0;
+    for (int32_t i = 0; i < n; i++) {
+        bool a = pfq_pace_alone(p, 2);
+        pfq_pace_learn(p, a, a ? alone : team);
+        by_itself += a;
+    }
+    return by_itself;
+}
+
+static void pace_takes_the_faster_way(void **state)
+{
+    (void)state;
+    PfqPace p = {0};
+    assert_int_equal(decode(&p, 1000, 5, 8), 1); /* quiet: one token to know */
+    assert_int_equal(decode(&p, 1, 500, 8), 0);  /* one hiccup changes nothing */
+    assert_int_equal(decode(&p, 100, 5, 8), 0);
+    int32_t n = decode(&p, 1000, 30, 9); /* crowded: alone, but for a try now and then */
+    assert_true(n > 970 && n < 1000);
+    n = decode(&p, 200, 5, 8); /* quiet again: back within a stretch */
+    assert_true(n <= PFQ_PACE_LONGEST);
+    assert_int_equal(decode(&p, 100, 5, 8), 0);
+    decode(&p, 200, 40, 50); /* slower both ways: the team still wins */
+    assert_int_equal(decode(&p, 200, 40, 50), 0);
+    assert_false(pfq_pace_alone(&p, 1));
+    p.left = 5;
+    assert_true(pfq_pace_alone(&p, 2) && !pfq_pace_alone(&p, PFQ_PACE_TEAM + 1));
+}
+
+static void alone_is_without_barriers(void **state)
+{
+    (void)state;
+    PfqErr err;
+    PfqPool *p = pfq_pool_start(3, &err);
+    for (int i = 0; i < 50; i++) {
+        Shared s = {.barrier = pfq_pool_barrier(p)};
+        pfq_pool_run_alone(p, neighbours, &s);
+        assert_int_equal(s.ran, 1);
+        pfq_pool_run(p, neighbours, &s);
+        assert_int_equal(s.ran, 4);
+        assert_int_equal(s.wrong, 0);
+    }
+    pfq_pool_stop(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(barrier_orders_memory),
-        cmocka_unit_test(short_jobs_all_run),
-        cmocka_unit_test(pools_start_and_stop),
+        cmocka_unit_test(barrier_orders_memory),     cmocka_unit_test(short_jobs_all_run),
+        cmocka_unit_test(pools_start_and_stop),      cmocka_unit_test(pace_takes_the_faster_way),
+        cmocka_unit_test(alone_is_without_barriers),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }
