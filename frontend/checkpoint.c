@@ -19,19 +19,20 @@ static bool ends_with(const char *s, const char *tail)
     return n >= k && strcmp(s + n - k, tail) == 0;
 }
 
-/* The content decides; where it says nothing, the name tells which reader shall explain what is
- * wrong. */
-static bool looks_like(const MappedFile *map, CkFormat format)
-{
-    if (map->size >= 4 && memcmp(map->data, "GGUF", 4) == 0) return format == CK_GGUF;
-    if (map->size >= 9 && map->data[8] == '{') return format == CK_SAFETENSORS;
-    return ends_with(map->name, format == CK_GGUF ? ".gguf" : ".safetensors");
-}
+typedef enum Look { LOOK_NONE, LOOK_GGUF, LOOK_SAFETENSORS, LOOK_PICKLE } Look;
 
-static bool looks_like_pickle(const MappedFile *map)
+/* The content decides; where it says nothing, the name tells which reader shall explain what is
+ * wrong. The '{' comes before the pickles: a header of 640 bytes starts like one, and one of 19,280
+ * like a zip. */
+static Look look(const MappedFile *map)
 {
-    return map->size >= 2 &&
-           (memcmp(map->data, "PK", 2) == 0 || memcmp(map->data, "\x80\x02", 2) == 0);
+    if (map->size >= 4 && memcmp(map->data, "GGUF", 4) == 0) return LOOK_GGUF;
+    if (map->size >= 9 && map->data[8] == '{') return LOOK_SAFETENSORS;
+    if (map->size >= 2 &&
+        (memcmp(map->data, "PK", 2) == 0 || memcmp(map->data, "\x80\x02", 2) == 0))
+        return LOOK_PICKLE;
+    if (ends_with(map->name, ".gguf")) return LOOK_GGUF;
+    return ends_with(map->name, ".safetensors") ? LOOK_SAFETENSORS : LOOK_NONE;
 }
 
 static bool open_file(Opener *o, const char *path, const MappedFile *map)
@@ -40,24 +41,31 @@ static bool open_file(Opener *o, const char *path, const MappedFile *map)
         return diag_error(o->d, E_LIMIT, LOC_WHAT(map->name), "more than %d checkpoint files",
                           MAX_FILES);
     CkFile f = {.path = arena_strdup(o->a, path, strlen(path)), .map = *map};
-    bool ok;
-    if (looks_like_pickle(map)) {
-        ok = diag_error(o->d, E_FILE_FORMAT, LOC_WHAT(map->name),
-                        "the file looks like a PyTorch pickle, which pfqc does not read");
-        diag_hint(o->d, "save the model as safetensors");
-    } else if (looks_like(map, CK_GGUF)) {
+    bool ok = false;
+    switch (look(map)) {
+    case LOOK_GGUF: {
         Gguf *g = NEW(o->a, Gguf);
         f.format = CK_GGUF;
         f.gguf = g;
         ok = gguf_parse(o->d, o->a, map, g);
-    } else if (looks_like(map, CK_SAFETENSORS)) {
+        break;
+    }
+    case LOOK_SAFETENSORS: {
         Safetensors *s = NEW(o->a, Safetensors);
         f.format = CK_SAFETENSORS;
         f.st = s;
         ok = st_parse(o->d, o->a, map, s);
-    } else
-        ok = diag_error(o->d, E_FILE_FORMAT, LOC_WHAT(map->name),
-                        "the file is neither safetensors nor GGUF");
+        break;
+    }
+    case LOOK_PICKLE:
+        diag_error(o->d, E_FILE_FORMAT, LOC_WHAT(map->name),
+                   "the file looks like a PyTorch pickle, which pfqc does not read");
+        diag_hint(o->d, "save the model as safetensors");
+        break;
+    case LOOK_NONE:
+        diag_error(o->d, E_FILE_FORMAT, LOC_WHAT(map->name),
+                   "the file is neither safetensors nor GGUF");
+    }
     vec_push(o->a, &o->file, f); /* also when bad: ck_close unmaps it */
     return ok;
 }

@@ -414,6 +414,28 @@ static void contradicting_aliases_are_refused(void **state)
     }
 }
 
+/* The length of a header is the file's first bytes: some lengths look like other formats' magic. */
+static void header_lengths_are_not_magic(void **state)
+{
+    (void)state;
+    static const u64 lengths[] = {0x0280, 0x4b50, 0x7b7b};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        Arena a = {0};
+        Diag d;
+        Fixture f;
+        StrBuf b = {.a = &a};
+        diag_init(&d, &a);
+        sb_add(&b, (const char *)&lengths[i], 8);
+        sb_str(&b, "{}");
+        while (b.n < 8 + lengths[i])
+            sb_ch(&b, ' ');
+        assert_true(io_write_file(&d, &a, arena_printf(&a, "%s/any.name", folder), b.p, b.n));
+        must_open(&f, folder, "any.name");
+        done(&f);
+        arena_free(&a);
+    }
+}
+
 /* ---- limits: at N and at N + 1, over memory that is reserved but hardly touched ---- */
 
 typedef struct Image {
@@ -647,6 +669,7 @@ int main(void)
         cmocka_unit_test(folders_are_searched),
         cmocka_unit_test_setup_teardown(contradicting_aliases_are_refused, make_folder,
                                         remove_folder),
+        cmocka_unit_test_setup_teardown(header_lengths_are_not_magic, make_folder, remove_folder),
         cmocka_unit_test(gguf_limits),
         cmocka_unit_test(safetensors_counts),
         cmocka_unit_test_setup_teardown(file_limits, make_folder, remove_folder),
