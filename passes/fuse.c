@@ -1,27 +1,27 @@
 /* fuse: groups the ops of each function into steps, the runs of ops that one kernel computes.
  *
- * Patterns are data: a list of nodes, each an op whose operands are other nodes or anything. The first node is the
- * anchor; each later node is looked for among the users of its first operand that is a node. Patterns are tried in
- * the table's order on every op that has no step yet; ops that no pattern takes become steps of their own. Values of
- * a match that are used outside it must be those its kernel writes (OUT). Such a group can never wait for itself:
- * no input of it may depend on an output (`convex`).
- * Then steps are put in an order that respects operands and the order of stateful ops, as near as possible to the
- * order the ops had.
+ * Patterns are data: a list of nodes, each an op whose operands are other nodes or anything. The
+ * first node is the anchor; each later node is looked for among the users of its first operand that
+ * is a node. Patterns are tried in the table's order on every op that has no step yet; ops that no
+ * pattern takes become steps of their own. Values of a match that are used outside it must be
+ * those its kernel writes (OUT), and no input of it may depend on an output (`convex`). Then steps
+ * are put in an order that respects operands and the order of stateful ops, as near as possible to
+ * the order that the ops had.
  */
 #include "passes/pass.h"
 
 #include "ir/pack.h"
 
-enum { NODES_MAX = 16, ANYTHING = -1, PREV_MAX = 3 };
+enum { NODES_MAX = 12, OPERANDS = 2 };
 enum { OPTIONAL = 1, OUT = 2, COMMUTES = 4 };
 
-/* Pseudo kinds that stand for several. */
+/* Kinds that stand for several. */
 enum { K_LINEAR = OP_COUNT + 1, K_ACT };
 
 typedef struct Node {
-    i32 kind;
-    u32 flags;
-    i32 in[PREV_MAX]; /* node whose result is operand i; ANYTHING. An absent optional node stands for its first operand */
+    u32 kind;        /* 0: past the last node */
+    u8 in[OPERANDS]; /* 1 + node whose result is the operand; 0: any value */
+    u32 flags;       /* an absent OPTIONAL node stands for its first operand */
 } Node;
 
 typedef struct Match {
@@ -34,24 +34,27 @@ typedef struct Fuse {
     Module *m;
     u32 fn;
     Uses uses;
-    u32 *group;    /* [ops] group number, 0 none yet */
-    u32 *position; /* [ops] index in the body */
+    u32 *group;        /* [ops] group number, 0 none yet */
+    u32 *position;     /* [ops] index in the body */
     VEC(StrId) kernel; /* of group i + 1 */
 } Fuse;
 
 typedef bool CheckFn(const Fuse *f, const Match *k);
-typedef const char *NameFn(Fuse *f, const Match *k);
+typedef const char *NameFn(Fuse *f, const Match *k, const char *text);
 
 typedef struct Pattern {
-    NameFn *name; /* of its kernel; NULL refuses the match */
-    CheckFn *check;
-    u32 n;
+    NameFn *name;     /* of its kernel; NULL refuses the match */
+    const char *text; /* for name */
+    CheckFn *check;   /* further conditions; may be NULL */
     Node node[NODES_MAX];
 } Pattern;
 
 /* ---- conditions ---- */
 
-static const Type *out_type(const Fuse *f, OpId op) { return type_of(f->m, op_at(f->m, op)->out); }
+static const Type *out_type(const Fuse *f, OpId op)
+{
+    return type_of(f->m, op_at(f->m, op)->out);
+}
 
 /* Slices [from, from + n) of the columns of the match's linear; gives n. */
 static bool slice_at(const Fuse *f, OpId slice, i64 from, i64 *n)
@@ -64,7 +67,8 @@ static bool slice_at(const Fuse *f, OpId slice, i64 from, i64 *n)
 static bool check_swiglu(const Fuse *f, const Match *k)
 {
     i64 gate, up, all = out_type(f, k->op[0])->dim[1];
-    return slice_at(f, k->op[1], 0, &gate) && slice_at(f, k->op[2], gate, &up) && gate == up && gate + up == all;
+    return slice_at(f, k->op[1], 0, &gate) && slice_at(f, k->op[2], gate, &up) && gate == up &&
+           gate + up == all;
 }
 
 static bool check_same_shape(const Fuse *f, const Match *k)
@@ -78,7 +82,8 @@ static bool same_gain_kind(const Fuse *f, OpId a, OpId b)
     if (!a || !b) return !a && !b;
     const Op *x = op_at(f->m, a), *y = op_at(f->m, b);
     double d = op_float(x, A_EPS) - op_float(y, A_EPS);
-    return op_in(x, 1) && op_in(y, 1) && is_const(f->m, x->in[1]) && is_const(f->m, y->in[1]) && !(d < 0) && !(d > 0);
+    return op_in(x, 1) && op_in(y, 1) && is_const(f->m, x->in[1]) && is_const(f->m, y->in[1]) &&
+           !(d < 0) && !(d > 0);
 }
 
 static bool same_rope(const Fuse *f, OpId a, OpId b, ValueId pos)
@@ -86,35 +91,57 @@ static bool same_rope(const Fuse *f, OpId a, OpId b, ValueId pos)
     if (!a || !b) return !a && !b;
     const Op *x = op_at(f->m, a), *y = op_at(f->m, b);
     double d = op_float(x, A_MSCALE) - op_float(y, A_MSCALE);
-    return x->in[1] == pos && y->in[1] == pos && x->in[2] == y->in[2] && is_const(f->m, x->in[2]) && !(d < 0) && !(d > 0);
+    return x->in[1] == pos && y->in[1] == pos && x->in[2] == y->in[2] && is_const(f->m, x->in[2]) &&
+           !(d < 0) && !(d > 0);
 }
 
 /* Nodes of the qkv pattern. */
-enum { QKV_LINEAR, QKV_Q, QKV_K, QKV_V, QKV_QH, QKV_KH, QKV_VH, QKV_QN, QKV_KN, QKV_QR, QKV_KR, QKV_APPEND };
+enum {
+    QKV_LINEAR,
+    QKV_Q,
+    QKV_K,
+    QKV_V,
+    QKV_QH,
+    QKV_KH,
+    QKV_VH,
+    QKV_QN,
+    QKV_KN,
+    QKV_QR,
+    QKV_KR,
+    QKV_APPEND
+};
 
 static bool check_qkv(const Fuse *f, const Match *k)
 {
     i64 q, kk, v, all = out_type(f, k->op[QKV_LINEAR])->dim[1];
-    if (!slice_at(f, k->op[QKV_Q], 0, &q) || !slice_at(f, k->op[QKV_K], q, &kk) || !slice_at(f, k->op[QKV_V], q + kk, &v)) return false;
-    const Type *qh = out_type(f, k->op[QKV_QH]), *kh = out_type(f, k->op[QKV_KH]), *vh = out_type(f, k->op[QKV_VH]);
-    bool heads = qh->rank == 3 && kh->rank == 3 && vh->rank == 3 && qh->dim[2] == kh->dim[2] && kh->dim[2] == vh->dim[2] && qh->dim[2] % 2 == 0;
-    for (u32 i = QKV_QH; i <= QKV_QN; i += QKV_QN - QKV_QH) { /* only the last form of q leaves the step */
+    if (!slice_at(f, k->op[QKV_Q], 0, &q) || !slice_at(f, k->op[QKV_K], q, &kk) ||
+        !slice_at(f, k->op[QKV_V], q + kk, &v))
+        return false;
+    const Type *qh = out_type(f, k->op[QKV_QH]), *kh = out_type(f, k->op[QKV_KH]),
+               *vh = out_type(f, k->op[QKV_VH]);
+    bool heads = qh->rank == 3 && kh->rank == 3 && vh->rank == 3 && qh->dim[2] == kh->dim[2] &&
+                 kh->dim[2] == vh->dim[2] && qh->dim[2] % 2 == 0;
+    for (u32 i = QKV_QH; i <= QKV_QN;
+         i += QKV_QN - QKV_QH) { /* only the last form of q leaves the step */
         bool later = k->op[QKV_QR] || (i == QKV_QH && k->op[QKV_QN]);
         if (later && k->op[i] && !uses_once(&f->uses, op_at(f->m, k->op[i])->out)) return false;
     }
     const Fn *fn = &f->m->fns.at[f->fn];
     ValueId pos = op_at(f->m, k->op[QKV_APPEND])->in[2];
-    return heads && fn->params.n > 1 && q + kk + v == all && kk == v && same_gain_kind(f, k->op[QKV_QN], k->op[QKV_KN]) &&
+    return heads && fn->params.n > 1 && q + kk + v == all && kk == v &&
+           same_gain_kind(f, k->op[QKV_QN], k->op[QKV_KN]) &&
            same_rope(f, k->op[QKV_QR], k->op[QKV_KR], pos) && pos == fn->params.at[1];
 }
 
-/* The last two ops are qparams and quantize of one value, of one form, with the scale at its plain meaning. */
+/* The last two ops are qparams and quantize of one value, of one form, with the scale at its plain
+ * meaning. */
 static bool check_quant(const Fuse *f, const Match *k)
 {
     const Op *s = op_at(f->m, k->op[k->n - 2]), *q = op_at(f->m, k->op[k->n - 1]);
     double d = op_float(s, A_SCALE) - 1;
-    return s->in[0] == q->in[0] && op_dtype(f->m, s) == op_dtype(f->m, q) && op_int(s, A_GROUP) == op_int(q, A_GROUP) &&
-           !(d < 0) && !(d > 0) && type_of(f->m, q->in[0])->rank == 2;
+    return s->in[0] == q->in[0] && op_dtype(f->m, s) == op_dtype(f->m, q) &&
+           op_int(s, A_GROUP) == op_int(q, A_GROUP) && !(d < 0) && !(d > 0) &&
+           type_of(f->m, q->in[0])->rank == 2;
 }
 
 static bool is_vector(const Fuse *f, ValueId v, i64 cols)
@@ -144,13 +171,12 @@ static const char *name_with_format(Fuse *f, const Match *k, const char *kernel)
     return format ? arena_printf(f->cx->a, "%s.%s", kernel, format) : NULL;
 }
 
-static const char *name_norm(Fuse *f, const Match *k)
+static const char *name_norm(Fuse *f, const Match *k, const char *kernel)
 {
     u32 rank = out_type(f, k->op[0])->rank;
-    if (rank == 2) return name_with_format(f, k, "norm");
+    if (rank == 2) return name_with_format(f, k, kernel);
     return rank == 3 && k->n == 1 ? "heads" : NULL;
 }
-static const char *name_quant(Fuse *f, const Match *k) { return name_with_format(f, k, "quant"); }
 
 /* The packed layout that holds a weight of this type and group: what its kernel is named after. */
 static const char *weight_format(const Fuse *f, const Op *op)
@@ -165,12 +191,15 @@ static const char *weight_format(const Fuse *f, const Op *op)
         }
         return "f32";
     }
-    /* Activations: s8 or s16 with one scale per row for s8 weights, s16 in the weight's groups for u4g32. */
+    /* Activations: s8 or s16 with one scale per row for s8 weights, s16 in the weight's groups for
+     * u4g32. */
     DType dt = type_of(f->m, op->in[2])->dt, xdt = type_of(f->m, op->in[0])->dt;
     const Type *xs = type_of(f->m, op->in[1]), *ws = type_of(f->m, op->in[3]);
     i64 group = op_int(op, A_GROUP);
     if (dt == DT_S8 && !group && !op_in(op, 4) && (xdt == DT_S8 || xdt == DT_S16)) return "s8";
-    if (dt == DT_U4 && group == 32 && op_in(op, 4) && xdt == DT_S16 && type_cols(xs) == type_cols(ws)) return "u4g32";
+    if (dt == DT_U4 && group == 32 && op_in(op, 4) && xdt == DT_S16 &&
+        type_cols(xs) == type_cols(ws))
+        return "u4g32";
     return NULL;
 }
 
@@ -184,89 +213,106 @@ static const char *name_linear(Fuse *f, const Match *k, const char *epilogue)
     return arena_printf(f->cx->a, "linear.%s%s", format, epilogue);
 }
 
-static const char *name_qkv(Fuse *f, const Match *k) { return name_linear(f, k, ".qkv"); }
-static const char *name_swiglu(Fuse *f, const Match *k) { return name_linear(f, k, ".swiglu"); }
-static const char *name_residual(Fuse *f, const Match *k) { return name_linear(f, k, ".residual"); }
-static const char *name_plain(Fuse *f, const Match *k) { return name_linear(f, k, ""); }
-static const char *name_attend(Fuse *f, const Match *k) { return (void)f, (void)k, "attend"; }
-static const char *name_glu(Fuse *f, const Match *k) { return (void)f, (void)k, "glu"; }
-static const char *name_heads(Fuse *f, const Match *k) { return (void)f, (void)k, "heads"; }
-static const char *name_act(Fuse *f, const Match *k) { return (void)f, (void)k, "act"; }
-
-static const char *name_embed(Fuse *f, const Match *k)
+static const char *name_fixed(Fuse *f, const Match *k, const char *kernel)
 {
-    const Op *op = op_at(f->m, k->op[0]);
-    return is_const(f->m, op->in[1]) ? arena_printf(f->cx->a, "embed.%s", weight_format(f, op)) : NULL;
+    (void)f, (void)k;
+    return kernel;
 }
 
-static const char *name_binary(Fuse *f, const Match *k)
+static const char *name_embed(Fuse *f, const Match *k, const char *kernel)
+{
+    const Op *op = op_at(f->m, k->op[0]);
+    return is_const(f->m, op->in[1]) ? arena_printf(f->cx->a, "%s.%s", kernel, weight_format(f, op))
+                                     : NULL;
+}
+
+static const char *name_binary(Fuse *f, const Match *k, const char *name)
 {
     const Op *op = op_at(f->m, k->op[0]);
     const Type *x = type_of(f->m, op->in[0]), *y = type_of(f->m, op->in[1]);
-    const char *name = op_info[op->kind].mnemonic;
     if (value_at(f->m, op->in[0])->type == value_at(f->m, op->in[1])->type) return name;
-    if (x->rank == 2 && is_vector(f, op->in[1], x->dim[1])) return arena_printf(f->cx->a, "%s_row", name);
+    if (x->rank == 2 && is_vector(f, op->in[1], x->dim[1]))
+        return arena_printf(f->cx->a, "%s_row", name);
     return op->kind == OP_MUL && is_const(f->m, op->in[1]) && type_elems(y) == 1 ? "scale" : NULL;
 }
 
 /* ---- the table ---- */
 
-#define ANY {ANYTHING, ANYTHING, ANYTHING}
+/* A node and its operands: letters of earlier nodes, in order; 0 or nothing: any value. */
+#define NODE(kind, flags, ...) {kind, {__VA_ARGS__}, flags}
+enum { A = 1, B, C, D, E, F, G, H, I, J, K, L };
+
+/* clang-format off */
 static const Pattern patterns[] = {
-    {name_qkv, check_qkv, 12, {
-        {K_LINEAR, 0, ANY},
-        {OP_SLICE, 0, {0, ANYTHING, ANYTHING}}, {OP_SLICE, 0, {0, ANYTHING, ANYTHING}}, {OP_SLICE, 0, {0, ANYTHING, ANYTHING}},
-        {OP_RESHAPE, OUT, {QKV_Q, ANYTHING, ANYTHING}}, {OP_RESHAPE, 0, {QKV_K, ANYTHING, ANYTHING}}, {OP_RESHAPE, 0, {QKV_V, ANYTHING, ANYTHING}},
-        {OP_RMSNORM, OPTIONAL | OUT, {QKV_QH, ANYTHING, ANYTHING}}, {OP_RMSNORM, OPTIONAL, {QKV_KH, ANYTHING, ANYTHING}},
-        {OP_ROPE, OPTIONAL | OUT, {QKV_QN, ANYTHING, ANYTHING}}, {OP_ROPE, OPTIONAL, {QKV_KN, ANYTHING, ANYTHING}},
-        {OP_KV_APPEND, 0, {QKV_KR, QKV_VH, ANYTHING}}}},
-    {name_swiglu, check_swiglu, 5, {
-        {K_LINEAR, 0, ANY},
-        {OP_SLICE, 0, {0, ANYTHING, ANYTHING}}, {OP_SLICE, 0, {0, ANYTHING, ANYTHING}},
-        {K_ACT, 0, {1, ANYTHING, ANYTHING}},
-        {OP_MUL, OUT | COMMUTES, {3, 2, ANYTHING}}}},
-    {name_residual, check_same_shape, 3, {
-        {K_LINEAR, 0, ANY},
-        {OP_ADD, OUT | COMMUTES, {0, ANYTHING, ANYTHING}},
-        {OP_STORE, OPTIONAL, {1, ANYTHING, ANYTHING}}}},
-    {name_plain, NULL, 2, {{K_LINEAR, OUT, ANY}, {OP_RESHAPE, OPTIONAL | OUT, {0, ANYTHING, ANYTHING}}}},
-    {name_norm, check_quant, 3, {
-        {OP_RMSNORM, 0, ANY},
-        {OP_QPARAMS, OUT, {0, ANYTHING, ANYTHING}},
-        {OP_QUANTIZE, OUT, {0, 1, ANYTHING}}}},
-    {name_norm, NULL, 1, {{OP_RMSNORM, OUT, ANY}}},
-    {name_quant, check_quant, 2, {{OP_QPARAMS, OUT, ANY}, {OP_QUANTIZE, OUT, {ANYTHING, 0, ANYTHING}}}},
-    {name_embed, NULL, 1, {{OP_EMBEDDING, OUT, ANY}}},
-    {name_attend, NULL, 2, {{OP_ATTEND, OUT, ANY}, {OP_RESHAPE, OPTIONAL | OUT, {0, ANYTHING, ANYTHING}}}},
-    {name_glu, NULL, 2, {{K_ACT, 0, ANY}, {OP_MUL, OUT | COMMUTES, {0, ANYTHING, ANYTHING}}}},
-    {name_act, NULL, 1, {{K_ACT, OUT, ANY}}},
-    {name_heads, NULL, 1, {{OP_ROPE, OUT, ANY}}},
-    {name_binary, NULL, 1, {{OP_ADD, OUT, ANY}}},
-    {name_binary, NULL, 1, {{OP_MUL, OUT, ANY}}},
+    {name_linear, ".qkv", check_qkv, {
+        [QKV_LINEAR] = NODE(K_LINEAR, 0, 0),
+        [QKV_Q]      = NODE(OP_SLICE, 0, A),
+        [QKV_K]      = NODE(OP_SLICE, 0, A),
+        [QKV_V]      = NODE(OP_SLICE, 0, A),
+        [QKV_QH]     = NODE(OP_RESHAPE, OUT, B),
+        [QKV_KH]     = NODE(OP_RESHAPE, 0, C),
+        [QKV_VH]     = NODE(OP_RESHAPE, 0, D),
+        [QKV_QN]     = NODE(OP_RMSNORM, OPTIONAL | OUT, E),
+        [QKV_KN]     = NODE(OP_RMSNORM, OPTIONAL, F),
+        [QKV_QR]     = NODE(OP_ROPE, OPTIONAL | OUT, H),
+        [QKV_KR]     = NODE(OP_ROPE, OPTIONAL, I),
+        [QKV_APPEND] = NODE(OP_KV_APPEND, 0, K, G)}},
+    {name_linear, ".swiglu", check_swiglu, {
+        NODE(K_LINEAR, 0, 0),
+        NODE(OP_SLICE, 0, A),
+        NODE(OP_SLICE, 0, A),
+        NODE(K_ACT, 0, B),
+        NODE(OP_MUL, OUT | COMMUTES, D, C)}},
+    {name_linear, ".residual", check_same_shape, {
+        NODE(K_LINEAR, 0, 0),
+        NODE(OP_ADD, OUT | COMMUTES, A),
+        NODE(OP_STORE, OPTIONAL, B)}},
+    {name_linear, "", NULL, {NODE(K_LINEAR, OUT, 0), NODE(OP_RESHAPE, OPTIONAL | OUT, A)}},
+    {name_norm, "norm", check_quant, {
+        NODE(OP_RMSNORM, 0, 0),
+        NODE(OP_QPARAMS, OUT, A),
+        NODE(OP_QUANTIZE, OUT, A, B)}},
+    {name_norm, "norm", NULL, {NODE(OP_RMSNORM, OUT, 0)}},
+    {name_with_format, "quant", check_quant, {NODE(OP_QPARAMS, OUT, 0), NODE(OP_QUANTIZE, OUT, 0, A)}},
+    {name_embed, "embed", NULL, {NODE(OP_EMBEDDING, OUT, 0)}},
+    {name_fixed, "attend", NULL, {NODE(OP_ATTEND, OUT, 0), NODE(OP_RESHAPE, OPTIONAL | OUT, A)}},
+    {name_fixed, "glu", NULL, {NODE(K_ACT, 0, 0), NODE(OP_MUL, OUT | COMMUTES, A)}},
+    {name_fixed, "act", NULL, {NODE(K_ACT, OUT, 0)}},
+    {name_fixed, "heads", NULL, {NODE(OP_ROPE, OUT, 0)}},
+    {name_binary, "add", NULL, {NODE(OP_ADD, OUT, 0)}},
+    {name_binary, "mul", NULL, {NODE(OP_MUL, OUT, 0)}},
 };
+/* clang-format on */
 enum { N_PATTERNS = sizeof patterns / sizeof *patterns };
 
 /* ---- matching ---- */
 
-static bool kind_is(i32 want, OpKind kind)
+static bool kind_is(u32 want, OpKind kind)
 {
     if (want == K_LINEAR) return kind == OP_LINEAR || kind == OP_QLINEAR;
     if (want == K_ACT) return kind == OP_SILU || kind == OP_GELU;
-    return want == (i32)kind;
+    return want == (u32)kind;
 }
 
-/* The value that node i stands for: its op's first result, or what an absent node would have read. */
-static ValueId node_value(const Fuse *f, const Pattern *p, const Match *k, i32 i)
+static bool is_node(const Pattern *p, u32 i)
 {
-    while (!k->op[i]) i = p->node[i].in[0];
-    return op_at(f->m, k->op[i])->out;
+    return i < NODES_MAX && p->node[i].kind;
 }
 
-static bool operands_fit(const Fuse *f, const Pattern *p, const Match *k, const Node *n, const Op *op, bool swap)
+/* The value that a letter stands for: its op's first result, or what an absent op would read. */
+static ValueId letter_value(const Fuse *f, const Pattern *p, const Match *k, u32 letter)
 {
-    for (u32 i = 0; i < PREV_MAX; i++) {
-        u32 at = swap && i < 2 ? 1 - i : i;
-        if (n->in[i] != ANYTHING && op_in(op, at) != node_value(f, p, k, n->in[i])) return false;
+    while (!k->op[letter - 1])
+        letter = p->node[letter - 1].in[0];
+    return op_at(f->m, k->op[letter - 1])->out;
+}
+
+static bool operands_fit(const Fuse *f, const Pattern *p, const Match *k, const Node *n,
+                         const Op *op, bool swap)
+{
+    for (u32 i = 0; i < OPERANDS; i++) {
+        u32 at = swap ? 1 - i : i;
+        if (n->in[i] && op_in(op, at) != letter_value(f, p, k, n->in[i])) return false;
     }
     return true;
 }
@@ -274,7 +320,8 @@ static bool operands_fit(const Fuse *f, const Pattern *p, const Match *k, const 
 static bool taken(const Fuse *f, const Match *k, OpId id)
 {
     bool t = f->group[id] != 0 || op_at(f->m, id)->fn != f->fn;
-    for (u32 i = 0; i < k->n; i++) t |= k->op[i] == id;
+    for (u32 i = 0; i < k->n; i++)
+        t |= k->op[i] == id;
     return t;
 }
 
@@ -288,7 +335,7 @@ static bool in_match(const Match *k, OpId id)
 /* Values of ops without OUT are used inside only. */
 static bool closed(const Fuse *f, const Pattern *p, const Match *k)
 {
-    for (u32 i = 0; i < p->n; i++) {
+    for (u32 i = 0; i < k->n; i++) {
         const Op *op = op_at(f->m, k->op[i]);
         if (!k->op[i] || p->node[i].flags & OUT) continue;
         for (u32 r = 0; r < op->nout; r++) {
@@ -301,7 +348,7 @@ static bool closed(const Fuse *f, const Pattern *p, const Match *k)
     return true;
 }
 
-/* No operand from outside depends on the match: follows dependence from its first op to its last. */
+/* No operand from outside depends on the match: follows it from its first op to its last. */
 static bool convex(const Fuse *f, const Match *k)
 {
     const Fn *fn = &f->m->fns.at[f->fn];
@@ -312,7 +359,8 @@ static bool convex(const Fuse *f, const Match *k)
         if (f->position[k->op[i]] > last) last = f->position[k->op[i]];
     }
     ArenaMark mark = arena_mark(f->cx->a);
-    bool *after = NEWN(f->cx->a, bool, last - first + 1); /* the op at first + i depends on the match */
+    bool *after =
+        NEWN(f->cx->a, bool, last - first + 1); /* does the op at first + i depend on it */
     bool ok = true;
     for (u32 i = first; ok && i <= last; i++) {
         OpId id = fn->body.at[i];
@@ -321,7 +369,9 @@ static bool convex(const Fuse *f, const Match *k)
         after[i - first] = inside;
         for (u32 j = 0; j < op->nin; j++) {
             OpId def = op->in[j] ? pass_def(f->m, op->in[j]) : 0;
-            if (!def || op_at(f->m, def)->fn != f->fn || f->position[def] < first || !after[f->position[def] - first]) continue;
+            if (!def || op_at(f->m, def)->fn != f->fn || f->position[def] < first ||
+                !after[f->position[def] - first])
+                continue;
             after[i - first] = true;
             if (inside && !in_match(k, def)) ok = false;
         }
@@ -334,9 +384,10 @@ static bool convex(const Fuse *f, const Match *k)
 static u32 uses_in_pattern(const Pattern *p, u32 i)
 {
     u32 n = 0;
-    for (u32 j = i + 1; j < p->n; j++)
-        for (u32 k = 0; k < PREV_MAX; k++)
-            if (p->node[j].in[k] == (i32)i) n += 1 + (p->node[j].flags & OPTIONAL ? uses_in_pattern(p, j) : 0);
+    for (u32 j = i + 1; is_node(p, j); j++)
+        for (u32 k = 0; k < OPERANDS; k++)
+            if (p->node[j].in[k] == i + 1)
+                n += 1 + (p->node[j].flags & OPTIONAL ? uses_in_pattern(p, j) : 0);
     return n;
 }
 
@@ -344,21 +395,22 @@ static u32 uses_in_pattern(const Pattern *p, u32 i)
 static bool too_many_uses(const Fuse *f, const Pattern *p, u32 i, OpId id)
 {
     const Op *op = op_at(f->m, id);
-    return !(p->node[i].flags & OUT) && op->nout && uses_n(&f->uses, op->out) > uses_in_pattern(p, i);
+    return !(p->node[i].flags & OUT) && op->nout &&
+           uses_n(&f->uses, op->out) > uses_in_pattern(p, i);
 }
 
 static bool match_from(const Fuse *f, const Pattern *p, Match *k, u32 i)
 {
-    if (i == p->n) return closed(f, p, k) && (!p->check || p->check(f, k)) && convex(f, k);
+    if (!is_node(p, i)) return closed(f, p, k) && (!p->check || p->check(f, k)) && convex(f, k);
     const Node *n = &p->node[i];
-    u32 first = 0;
-    while (n->in[first] == ANYTHING) first++;
-    ValueId v = node_value(f, p, k, n->in[first]);
+    ValueId v = letter_value(f, p, k, n->in[0] ? n->in[0] : n->in[1]);
     for (u32 u = 0; u < uses_n(&f->uses, v); u++) {
         OpId id = uses_at(&f->uses, v, u);
         const Op *op = op_at(f->m, id);
         if (!kind_is(n->kind, op->kind) || taken(f, k, id) || too_many_uses(f, p, i, id)) continue;
-        if (!operands_fit(f, p, k, n, op, false) && !(n->flags & COMMUTES && operands_fit(f, p, k, n, op, true))) continue;
+        if (!operands_fit(f, p, k, n, op, false) &&
+            !(n->flags & COMMUTES && operands_fit(f, p, k, n, op, true)))
+            continue;
         k->op[i] = id;
         k->n = i + 1;
         if (match_from(f, p, k, i + 1)) return true;
@@ -378,14 +430,17 @@ static void take(Fuse *f, const Match *k, const char *kernel)
 static bool try_pattern(Fuse *f, const Pattern *p, OpId id)
 {
     Match k = {.op = {id}, .n = 1};
-    if (!kind_is(p->node[0].kind, op_at(f->m, id)->kind) || too_many_uses(f, p, 0, id) || !match_from(f, p, &k, 1)) return false;
-    const char *name = p->name(f, &k);
+    if (!kind_is(p->node[0].kind, op_at(f->m, id)->kind) || too_many_uses(f, p, 0, id) ||
+        !match_from(f, p, &k, 1))
+        return false;
+    const char *name = p->name(f, &k, p->text);
     if (!name) return false;
     take(f, &k, name);
     return true;
 }
 
-/* Ops that no pattern took: reshapes join the step they read from, the others stand alone under their mnemonic. */
+/* Ops that no pattern took: reshapes join the step they read from, the others stand alone under
+ * their mnemonic. */
 static bool take_rest(Fuse *f)
 {
     const Fn *fn = &f->m->fns.at[f->fn];
@@ -394,10 +449,15 @@ static bool take_rest(Fuse *f)
         if (f->group[id]) continue;
         const Op *op = op_at(f->m, id);
         OpId from = op->kind == OP_RESHAPE ? pass_def(f->m, op->in[0]) : 0;
-        if (from && op_at(f->m, from)->fn == f->fn) f->group[id] = f->group[from];
-        else if (op->kind == OP_ATTENTION) return pass_fail(f->cx, op, "attention must be split by `phases` first");
-        else if (op->kind == OP_LINEAR || op->kind == OP_QLINEAR) return pass_fail(f->cx, op, "no kernel multiplies these types (layouts of weights: %s)", pack_layout_names());
-        else take(f, &(Match){.op = {id}, .n = 1}, op_info[op->kind].mnemonic);
+        if (from && op_at(f->m, from)->fn == f->fn)
+            f->group[id] = f->group[from];
+        else if (op->kind == OP_ATTENTION)
+            return pass_fail(f->cx, op, "attention must be split by `phases` first");
+        else if (op->kind == OP_LINEAR || op->kind == OP_QLINEAR)
+            return pass_fail(f->cx, op, "no kernel multiplies these types (layouts of weights: %s)",
+                             pack_layout_names());
+        else
+            take(f, &(Match){.op = {id}, .n = 1}, op_info[op->kind].mnemonic);
     }
     return true;
 }
@@ -435,9 +495,12 @@ static void find_edges(Fuse *f, Order *o)
     }
     o->first = NEWN(f->cx->a, u32, o->n + 3);
     o->next = NEWN(f->cx->a, u32, o->edge.n);
-    for (u32 e = 0; e < o->edge.n; e++) o->first[(o->edge.at[e] >> 32) + 2]++;
-    for (u32 g = 1; g < o->n + 3; g++) o->first[g] += o->first[g - 1];
-    for (u32 e = 0; e < o->edge.n; e++) o->next[o->first[(o->edge.at[e] >> 32) + 1]++] = (u32)o->edge.at[e];
+    for (u32 e = 0; e < o->edge.n; e++)
+        o->first[(o->edge.at[e] >> 32) + 2]++;
+    for (u32 g = 1; g < o->n + 3; g++)
+        o->first[g] += o->first[g - 1];
+    for (u32 e = 0; e < o->edge.n; e++)
+        o->next[o->first[(o->edge.at[e] >> 32) + 1]++] = (u32)o->edge.at[e];
 }
 
 /* step[g] of each group: always the ready group whose first op comes first. */
@@ -453,12 +516,17 @@ static bool number_groups(Fuse *f, Order *o, u32 *step)
     }
     for (u32 low = 0; done < o->n;) {
         u32 at = low;
-        while (at < count && (step[by_first[at]] || o->waits[by_first[at]])) at++;
-        if (at == count) return pass_fail(f->cx, NULL, "the steps of @%s wait for each other", ir_cstr(f->m, fn->name));
+        while (at < count && (step[by_first[at]] || o->waits[by_first[at]]))
+            at++;
+        if (at == count)
+            return pass_fail(f->cx, NULL, "the steps of @%s wait for each other",
+                             ir_cstr(f->m, fn->name));
         u32 g = by_first[at];
         step[g] = ++done;
-        for (u32 e = o->first[g]; e < o->first[g + 1]; e++) o->waits[o->next[e]]--;
-        while (low < count && step[by_first[low]]) low++;
+        for (u32 e = o->first[g]; e < o->first[g + 1]; e++)
+            o->waits[o->next[e]]--;
+        while (low < count && step[by_first[low]])
+            low++;
     }
     return true;
 }
@@ -472,27 +540,36 @@ static bool order_steps(Fuse *f)
     u32 *step = NEWN(f->cx->a, u32, o.n + 1), *start = NEWN(f->cx->a, u32, o.n + 2);
     if (!number_groups(f, &o, step)) return false;
     fn->steps.n = 0;
-    for (u32 s = 0; s < o.n; s++) vec_push(f->m->a, &fn->steps, ((Step){0}));
-    for (u32 g = 1; g <= o.n; g++) fn->steps.at[step[g] - 1].kernel = f->kernel.at[g - 1];
+    for (u32 s = 0; s < o.n; s++)
+        vec_push(f->m->a, &fn->steps, ((Step){0}));
+    for (u32 g = 1; g <= o.n; g++)
+        fn->steps.at[step[g] - 1].kernel = f->kernel.at[g - 1];
     OpId *old = NEWN(f->cx->a, OpId, fn->body.n);
     for (u32 i = 0; i < fn->body.n; i++) {
         old[i] = fn->body.at[i];
         op_at(f->m, old[i])->step = step[f->group[old[i]]];
         start[op_at(f->m, old[i])->step + 1]++;
     }
-    for (u32 s = 1; s < o.n + 2; s++) start[s] += start[s - 1];
-    for (u32 i = 0; i < fn->body.n; i++) fn->body.at[start[op_at(f->m, old[i])->step]++] = old[i];
+    for (u32 s = 1; s < o.n + 2; s++)
+        start[s] += start[s - 1];
+    for (u32 i = 0; i < fn->body.n; i++)
+        fn->body.at[start[op_at(f->m, old[i])->step]++] = old[i];
     return true;
 }
 
 bool pass_fuse(PassCx *cx)
 {
     Module *m = cx->m;
-    Fuse f = {.cx = cx, .m = m, .uses = uses_build(cx->a, m), .group = NEWN(cx->a, u32, m->ops.n), .position = NEWN(cx->a, u32, m->ops.n)};
+    Fuse f = {.cx = cx,
+              .m = m,
+              .uses = uses_build(cx->a, m),
+              .group = NEWN(cx->a, u32, m->ops.n),
+              .position = NEWN(cx->a, u32, m->ops.n)};
     for (f.fn = 1; f.fn < m->fns.n; f.fn++) {
         f.kernel.n = 0;
         const Fn *fn = &m->fns.at[f.fn];
-        for (u32 i = 0; i < fn->body.n; i++) f.position[fn->body.at[i]] = i;
+        for (u32 i = 0; i < fn->body.n; i++)
+            f.position[fn->body.at[i]] = i;
         for (u32 p = 0; p < N_PATTERNS; p++)
             for (u32 i = 0; i < fn->body.n; i++)
                 if (!f.group[fn->body.at[i]]) try_pattern(&f, &patterns[p], fn->body.at[i]);

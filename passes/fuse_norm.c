@@ -1,7 +1,8 @@
 /* untie and fuse-norm: which weight a norm's gain may move into. */
 #include "passes/pass.h"
 
-/* untie: a head that shares the embedding's weight reads a copy, so that later passes may treat them apart. */
+/* untie: a head that shares the embedding's weight reads a copy, so that later passes may treat
+ * them apart. */
 bool pass_untie(PassCx *cx)
 {
     Module *m = cx->m;
@@ -18,14 +19,16 @@ bool pass_untie(PassCx *cx)
     }
     if (!shared) return true;
     Builder b = {.m = m, .d = cx->d, .layer = -1};
-    ValueId copy = ir_op(&b, OP_COPY, INS(w), NULL, 0, arena_printf(cx->a, "%s.head", ir_cstr(m, value_at(m, w)->name)));
+    ValueId copy = ir_op(&b, OP_COPY, INS(w), NULL, 0,
+                         arena_printf(cx->a, "%s.head", ir_cstr(m, value_at(m, w)->name)));
     if (!copy) return false;
     op_at(m, head)->in[1] = copy;
     cx->changes++;
     return true;
 }
 
-/* Every use of the norm's result is the input of a linear whose weight belongs to that linear alone. */
+/* Every use of the norm's result is the input of a linear whose weight belongs to that linear
+ * alone. */
 static bool foldable(const Module *m, const Uses *u, ValueId y)
 {
     if (u->result[y] || !uses_n(u, y)) return false;
@@ -37,7 +40,8 @@ static bool foldable(const Module *m, const Uses *u, ValueId y)
     return true;
 }
 
-/* fuse-norm: linear(rmsnorm(x, g), W) = linear(rmsnorm(x), W * g), the product of a weight's columns and the gain. */
+/* fuse-norm: linear(rmsnorm(x, g), W) = linear(rmsnorm(x), W * g), the product of a weight's
+ * columns and the gain. */
 bool pass_fuse_norm(PassCx *cx)
 {
     Module *m = cx->m;
@@ -46,12 +50,14 @@ bool pass_fuse_norm(PassCx *cx)
     Builder b = {.m = m, .d = cx->d};
     for (OpId i = 1; i < known; i++) {
         ValueId y = op_at(m, i)->out, g = op_in(op_at(m, i), 1);
-        if (op_at(m, i)->kind != OP_RMSNORM || !g || !is_const(m, g) || !foldable(m, &u, y)) continue;
+        if (op_at(m, i)->kind != OP_RMSNORM || !g || !is_const(m, g) || !foldable(m, &u, y))
+            continue;
         for (u32 k = 0; k < uses_n(&u, y); k++) {
             OpId lin = uses_at(&u, y, k);
             ValueId w = op_at(m, lin)->in[1];
             b.layer = op_at(m, lin)->layer;
-            w = ir_op(&b, OP_MUL, INS(w, g), NULL, 0, arena_printf(cx->a, "%s.normed", ir_cstr(m, value_at(m, w)->name)));
+            w = ir_op(&b, OP_MUL, INS(w, g), NULL, 0,
+                      arena_printf(cx->a, "%s.normed", ir_cstr(m, value_at(m, w)->name)));
             if (!w) return false;
             op_at(m, lin)->in[1] = w;
         }

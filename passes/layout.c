@@ -1,5 +1,6 @@
-/* layout: the weights of each embed and linear step as one packed constant, in the order its kernel streams them
- * (ir/pack.h). Phases, and a tied embedding and head, share one when operands, layout and interleaving are equal.
+/* layout: the weights of each embed and linear step as one packed constant, in the order its kernel
+ * streams them (ir/pack.h). Phases, and a tied embedding and head, share one when operands, layout
+ * and interleaving are equal.
  */
 #include "passes/pass.h"
 
@@ -16,7 +17,8 @@ static u32 pack_operands(const Module *m, const Op *op, const PackLayout *l, Val
 {
     ValueId w = op->in[op->kind == OP_QLINEAR ? 2 : 1];
     if (op->kind == OP_QLINEAR) {
-        for (u32 i = 0; i < 3; i++) out[i] = op_in(op, 2 + i);
+        for (u32 i = 0; i < 3; i++)
+            out[i] = op_in(op, 2 + i);
         return l->operands;
     }
     const Op *dq = def_of(m, w);
@@ -24,7 +26,8 @@ static u32 pack_operands(const Module *m, const Op *op, const PackLayout *l, Val
         out[0] = w;
         return 1;
     }
-    for (u32 i = 0; i < 3; i++) out[i] = op_in(dq, i);
+    for (u32 i = 0; i < 3; i++)
+        out[i] = op_in(dq, i);
     return l->operands;
 }
 
@@ -34,17 +37,20 @@ static ValueId pack(Layout *lay, const Op *op, const char *layout, i64 interleav
     ValueId in[3] = {0};
     const PackLayout *l = pack_layout(layout);
     if (!l) {
-        pass_fail(lay->cx, op, "the step's kernel names the layout '%s', expected one of %s", layout, pack_layout_names());
+        pass_fail(lay->cx, op, "the step's kernel names the layout '%s', expected one of %s",
+                  layout, pack_layout_names());
         return 0;
     }
     u32 n = pack_operands(m, op, l, in);
-    const char *key = arena_printf(lay->cx->a, "%s %u %u %u %lld", layout, in[0], n > 1 ? in[1] : 0, n > 2 ? in[2] : 0, (long long)interleave);
+    const char *key = arena_printf(lay->cx->a, "%s %u %u %u %lld", layout, in[0], n > 1 ? in[1] : 0,
+                                   n > 2 ? in[2] : 0, (long long)interleave);
     bool added;
     u32 *slot = map_put(&lay->packed, str_c(key), &added);
     if (!added) return *slot;
     Builder b = {.m = m, .d = lay->cx->d, .layer = op->layer};
     const char *name = arena_printf(lay->cx->a, "%s" SUFFIX_PACK, pass_base_name(lay->cx, in[0]));
-    *slot = ir_op(&b, OP_PACK, in, n, ATTRS({A_LAYOUT, .s = layout}, {A_INTERLEAVE, .i = interleave}), 0, name);
+    *slot = ir_op(&b, OP_PACK, in, n,
+                  ATTRS({A_LAYOUT, .s = layout}, {A_INTERLEAVE, .i = interleave}), 0, name);
     lay->cx->changes++;
     return *slot;
 }
@@ -59,7 +65,8 @@ static const char *name_word(PassCx *cx, const char *name, u32 i)
     return arena_strdup(cx->a, name, strcspn(name, "."));
 }
 
-/* The base matrix of an online transform, for its kernel to stream; 0 when the transform needs none. */
+/* The base matrix of an online transform, for its kernel to stream; 0 when the transform needs
+ * none. */
 static bool pack_base(Layout *lay, const Op *op, ValueId *out)
 {
     Module *m = lay->cx->m;
@@ -67,13 +74,15 @@ static bool pack_base(Layout *lay, const Op *op, ValueId *out)
     *out = 0;
     if (hadamard_base_order(n) == 1) return true;
     bool added;
-    u32 *slot = map_put(&lay->packed, str_c(arena_printf(lay->cx->a, "hadamard %lld", (long long)n)), &added);
+    u32 *slot = map_put(&lay->packed,
+                        str_c(arena_printf(lay->cx->a, "hadamard %lld", (long long)n)), &added);
     if (added) {
         Builder b = {.m = m, .d = lay->cx->d, .layer = -1};
         const char *name = arena_printf(lay->cx->a, "hadamard.%lld", (long long)n);
         ValueId base = ir_op(&b, OP_HADAMARD_BASE, NULL, 0, ATTRS({A_DIM, .i = n}), 0, name);
         if (!base) return false;
-        *slot = ir_op(&b, OP_PACK, INS(base), ATTRS({A_LAYOUT, .s = "f32"}, {A_INTERLEAVE, .i = 1}), 0, arena_printf(lay->cx->a, "%s" SUFFIX_PACK, name));
+        *slot = ir_op(&b, OP_PACK, INS(base), ATTRS({A_LAYOUT, .s = "f32"}, {A_INTERLEAVE, .i = 1}),
+                      0, arena_printf(lay->cx->a, "%s" SUFFIX_PACK, name));
         lay->cx->changes++;
     }
     *out = *slot;
@@ -93,7 +102,9 @@ bool pass_layout(PassCx *cx)
                 m->fns.at[f].steps.at[op.step - 1].weights = base;
                 continue;
             }
-            if (!op.step || (op.kind != OP_LINEAR && op.kind != OP_QLINEAR && op.kind != OP_EMBEDDING)) continue;
+            if (!op.step ||
+                (op.kind != OP_LINEAR && op.kind != OP_QLINEAR && op.kind != OP_EMBEDDING))
+                continue;
             Step *s = &m->fns.at[f].steps.at[op.step - 1];
             const char *kernel = ir_cstr(m, s->kernel), *family = name_word(cx, kernel, 0);
             if (strcmp(family, "linear") && strcmp(family, "embed")) continue;

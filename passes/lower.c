@@ -1,5 +1,6 @@
-/* lower: linear(dequantize(xq, xs), dequantize(wq, ws, wm), b) = qlinear(xq, xs, wq, ws, wm, b), where the sums of
- * products are of integers. Needs symmetric activations, and scales of activations per row or in the weight's groups.
+/* lower: linear(dequantize(xq, xs), dequantize(wq, ws, wm), b) = qlinear(xq, xs, wq, ws, wm, b),
+ * where the sums of products are of integers. Needs symmetric activations, and scales of
+ * activations per row or in the weight's groups.
  */
 #include "passes/pass.h"
 
@@ -22,7 +23,8 @@ bool pass_lower(PassCx *cx)
         const Op *x = def_of(m, lin->in[0]), *w = def_of(m, lin->in[1]);
         Builder b = {.m = m, .d = cx->d, .fn = lin->fn, .before = i, .layer = lin->layer};
         const char *name = ir_cstr(m, value_at(m, lin->out)->name);
-        ValueId y = ir_op(&b, OP_QLINEAR, INS(x->in[0], x->in[1], w->in[0], w->in[1], op_in(w, 2), op_in(lin, 2)),
+        ValueId y = ir_op(&b, OP_QLINEAR,
+                          INS(x->in[0], x->in[1], w->in[0], w->in[1], op_in(w, 2), op_in(lin, 2)),
                           ATTRS({A_GROUP, .i = op_int(w, A_GROUP)}), 0, *name ? name : NULL);
         if (!y) return false;
         ir_replace_uses(m, op_at(m, i)->out, y);

@@ -1,5 +1,6 @@
-/* memory: where every value that crosses steps lives. Values are taken in the order of the steps that write them; each
- * gets the lowest free range that is large enough. A range is free again after the last step that reads it.
+/* memory: where every value that crosses steps lives. Values are taken in the order of the steps
+ * that write them; each gets the lowest free range that is large enough. A range is free again
+ * after the last step that reads it.
  */
 #include "passes/pass.h"
 
@@ -8,19 +9,22 @@ enum { ALIGN = 64 };
 typedef struct Buffer { /* values that share memory: one, and reshapes of it */
     u32 first, last;    /* steps between which it is needed */
     u64 bytes;
-    i64 at;             /* -1: no memory */
+    i64 at; /* -1: no memory */
 } Buffer;
 
 typedef struct Plan {
     PassCx *cx;
     Module *m;
     u32 fn;
-    u64 reserved;  /* bytes at the start of every arena that states use */
-    u32 *buffer;   /* [values] index into buffers, 0 none */
+    u64 reserved; /* bytes at the start of every arena that states use */
+    u32 *buffer;  /* [values] index into buffers, 0 none */
     VEC(Buffer) buffers;
 } Plan;
 
-static u64 round_up(u64 x) { return (x + ALIGN - 1) / ALIGN * ALIGN; }
+static u64 round_up(u64 x)
+{
+    return (x + ALIGN - 1) / ALIGN * ALIGN;
+}
 
 static bool is_kv_state(const Module *m, const Op *op)
 {
@@ -30,14 +34,18 @@ static bool is_kv_state(const Module *m, const Op *op)
 
 /* ---- sizes: strides of ARCHITECTURE.md, "Activations a kernel reads" ---- */
 
-static u64 element_bytes(DType dt) { return (dtype_info[dt].bits + 7u) / 8; }
+static u64 element_bytes(DType dt)
+{
+    return (dtype_info[dt].bits + 7u) / 8;
+}
 
 static u64 row_bytes(const Module *m, ValueId v)
 {
     const Op *def = def_of(m, v);
     const Type *t = type_of(m, v);
     u64 k = 1;
-    for (u32 i = 1; i < t->rank; i++) k *= (u64)t->dim[i];
+    for (u32 i = 1; i < t->rank; i++)
+        k *= (u64)t->dim[i];
     if (def->kind != OP_QUANTIZE) return k * element_bytes(t->dt);
     u64 unit = op_int(def, A_GROUP) ? 32 : 64;
     return (k + unit - 1) / unit * unit * element_bytes(t->dt);
@@ -51,7 +59,8 @@ static bool value_bytes(Plan *p, ValueId v, u64 *bytes)
     if (rows == DIM_R) rows = ir_meta_get_int(p->m, "rows", 0);
     bool ok = rows > 0;
     u64 dims = 1;
-    for (u32 i = 1; i < t->rank; i++) ok = ok && t->dim[i] > 0 && ckd_mul(&dims, dims, (u64)t->dim[i]);
+    for (u32 i = 1; i < t->rank; i++)
+        ok = ok && t->dim[i] > 0 && ckd_mul(&dims, dims, (u64)t->dim[i]);
     /* 2^40 elements leave room for every product below */
     if (!ok || dims >> 40 || !ckd_mul(bytes, (u64)rows, row_bytes(p->m, v)) || *bytes >> 46)
         return pass_fail(p->cx, def_of(p->m, v), "the value has no size that fits in memory");
@@ -89,10 +98,12 @@ static bool find_ranges(Plan *p)
     }
     for (u32 i = 0; i < fn->results.n; i++) {
         Buffer *b = buffer_of(p, fn->results.at[i]);
-        if (b && b->last > b->first) return pass_fail(p->cx, def_of(m, fn->results.at[i]), "a result of the function is also read inside it");
+        if (b && b->last > b->first)
+            return pass_fail(p->cx, def_of(m, fn->results.at[i]),
+                             "a result of the function is also read inside it");
     }
-    /* With one row, many steps run without a barrier between them. A buffer that waits one more step before it is
-     * reused does not force one. */
+    /* With one row, many steps run without a barrier between them. A buffer that waits one more
+     * step before it is reused does not force one. */
     const Type *first = fn->params.n ? type_of(m, fn->params.at[0]) : NULL;
     for (u32 i = 1; first && first->rank == 1 && first->dim[0] == 1 && i < p->buffers.n; i++)
         if (p->buffers.at[i].last > p->buffers.at[i].first) p->buffers.at[i].last++;
@@ -124,7 +135,8 @@ static u64 find_place(const Plan *p, const Buffer *b)
         for (u32 i = 1; i < p->buffers.n; i++) {
             const Buffer *o = &p->buffers.at[i];
             bool both_live = o->at >= 0 && o->first <= b->last && b->first <= o->last;
-            if (!both_live || at >= (u64)o->at + round_up(o->bytes) || (u64)o->at >= at + b->bytes) continue;
+            if (!both_live || at >= (u64)o->at + round_up(o->bytes) || (u64)o->at >= at + b->bytes)
+                continue;
             at = (u64)o->at + round_up(o->bytes);
             moved = true;
         }
@@ -175,9 +187,11 @@ static bool place_states(Plan *p)
         u64 size = element_bytes(t->dt);
         bool ok = true;
         for (u32 k = 0; k < t->rank; k++)
-            if (!(cache && k == 1)) ok = ok && t->dim[k] > 0 && ckd_mul(&size, size, (u64)t->dim[k]);
+            if (!(cache && k == 1))
+                ok = ok && t->dim[k] > 0 && ckd_mul(&size, size, (u64)t->dim[k]);
         u64 *end = cache ? &kv : &p->reserved;
-        if (!ok || size >> 46 || *end >> 46) return pass_fail(p->cx, op, "the state has no size that fits in memory");
+        if (!ok || size >> 46 || *end >> 46)
+            return pass_fail(p->cx, op, "the state has no size that fits in memory");
         i64 at = (i64)*end;
         *end += round_up(size);
         op_set_ints(m, id, A_AT, &at, 1);

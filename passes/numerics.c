@@ -6,9 +6,11 @@
 #include <stdlib.h>
 
 enum { TOKENS = 8 };
-static const double exact_bound = 1e-9; /* relative difference of all logits; f64 rounding stays far below it */
-static const double loose_bound = 40;   /* dB: what a few quantised values that round the other way may cost */
-static const double broken_bound = 0;   /* dB: noise as large as the signal is no quantisation */
+static const double exact_bound =
+    1e-9; /* relative difference of all logits; f64 rounding stays far below it */
+static const double loose_bound =
+    40; /* dB: what a few quantised values that round the other way may cost */
+static const double broken_bound = 0; /* dB: noise as large as the signal is no quantisation */
 
 static i64 vocab_of(const Module *m)
 {
@@ -23,10 +25,12 @@ static double *evaluate(Diag *d, Module *m, bool decode, Arena *a, i64 *n)
     i32 tokens[TOKENS];
     i64 vocab = vocab_of(m);
     if (vocab <= 0) {
-        diag_error(d, E_PASS_NUMERICS, LOC_WHAT("--verify-numerics"), "the module has no @main or @logits to evaluate");
+        diag_error(d, E_PASS_NUMERICS, LOC_WHAT("--verify-numerics"),
+                   "the module has no @main or @logits to evaluate");
         return NULL;
     }
-    for (i64 i = 0; i < TOKENS; i++) tokens[i] = (i32)((i * 7919 + 13) % vocab);
+    for (i64 i = 0; i < TOKENS; i++)
+        tokens[i] = (i32)((i * 7919 + 13) % vocab);
     return compare_logits(d, m, tokens, TOKENS, decode, a, n);
 }
 
@@ -41,13 +45,19 @@ static bool judge(const PassCx *cx, const PassInfo *info, const char *what, cons
     PassKind kind = kind_of(cx, info);
     double need = kind == KIND_LOOSE ? loose_bound : broken_bound;
     bool ok = kind == KIND_EXACT ? c->rel <= exact_bound : c->sqnr_db >= need;
-    if (kind == KIND_EXACT) fprintf(stderr, "%-22s %-8s difference %.1e\n", info->name, what, c->rel);
-    else fprintf(stderr, "%-22s %-8s SQNR %.1f dB\n", info->name, what, c->sqnr_db);
+    if (kind == KIND_EXACT)
+        fprintf(stderr, "%-22s %-8s difference %.1e\n", info->name, what, c->rel);
+    else
+        fprintf(stderr, "%-22s %-8s SQNR %.1f dB\n", info->name, what, c->sqnr_db);
     if (ok) return true;
     const char *pass = arena_printf(cx->m->a, "pass %s", info->name);
     if (kind != KIND_EXACT)
-        return diag_error(cx->d, E_PASS_NUMERICS, LOC_WHAT(pass), "changed the logits of %s: SQNR %.1f dB, expected at least %.0f dB", what, c->sqnr_db, need);
-    return diag_error(cx->d, E_PASS_NUMERICS, LOC_WHAT(pass), "changed the logits of %s by %.1e, expected at most %.0e", what, c->rel, exact_bound);
+        return diag_error(cx->d, E_PASS_NUMERICS, LOC_WHAT(pass),
+                          "changed the logits of %s: SQNR %.1f dB, expected at least %.0f dB", what,
+                          c->sqnr_db, need);
+    return diag_error(cx->d, E_PASS_NUMERICS, LOC_WHAT(pass),
+                      "changed the logits of %s by %.1e, expected at most %.0e", what, c->rel,
+                      exact_bound);
 }
 
 bool numerics_start(Numerics *s, Diag *d, Module *m)

@@ -1,4 +1,5 @@
-/* What passes share: their context, options, use lists, classes of weights, copying of ops. Internal to passes/. */
+/* What passes share: their context, options, use lists, classes of weights, copying of ops.
+ * Internal to passes/. */
 #ifndef PFQC_PASSES_PASS_H
 #define PFQC_PASSES_PASS_H
 
@@ -17,7 +18,12 @@ typedef bool PassFn(PassCx *cx);
 #include "passes/passes.def"
 #undef X
 
-typedef enum PassKind { KIND_EXACT, KIND_QUANT, KIND_LOOSE, KIND_KV } PassKind; /* KV: EXACT if kv is f32, else QUANT */
+typedef enum PassKind {
+    KIND_EXACT,
+    KIND_QUANT,
+    KIND_LOOSE,
+    KIND_KV
+} PassKind; /* KV: EXACT if kv is f32, else QUANT */
 
 typedef struct PassInfo {
     const char *name;
@@ -35,40 +41,54 @@ extern const u32 pass_count;
 i64 pass_int(const PassCx *cx, const char *name);
 const char *pass_word(const PassCx *cx, const char *name);
 /* Precondition failure naming the pass; op may be NULL. */
-bool pass_fail(PassCx *cx, const Op *op, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+bool pass_fail(PassCx *cx, const Op *op, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
-/* Users of every value among the live ops of a module, in order of ops. Valid until the next edit. */
+/* Users of every value among the live ops of a module, in order of ops. Valid until the next edit.
+ */
 typedef struct Uses {
     u32 *first;   /* [values + 1] */
-    OpId *op;     /* users of v: op[first[v]] .. op[first[v + 1]); an op that uses v twice is there twice */
+    OpId *op;     /* users of v: op[first[v]] .. op[first[v + 1]); an op that uses v twice is there
+                     twice */
     bool *result; /* [values] is a result of its function */
 } Uses;
 Uses uses_build(Arena *a, const Module *m);
-static inline u32 uses_n(const Uses *u, ValueId v) { return u->first[v + 1] - u->first[v]; }
-static inline OpId uses_at(const Uses *u, ValueId v, u32 i) { return u->op[u->first[v] + i]; }
+static inline u32 uses_n(const Uses *u, ValueId v)
+{
+    return u->first[v + 1] - u->first[v];
+}
+static inline OpId uses_at(const Uses *u, ValueId v, u32 i)
+{
+    return u->op[u->first[v] + i];
+}
 /* v is used once, as an operand. */
-static inline bool uses_once(const Uses *u, ValueId v) { return uses_n(u, v) == 1 && !u->result[v]; }
+static inline bool uses_once(const Uses *u, ValueId v)
+{
+    return uses_n(u, v) == 1 && !u->result[v];
+}
 
 u32 pass_fn_index(const Module *m, const char *name); /* 0 if absent */
 OpId pass_def(const Module *m, ValueId v);            /* defining op, 0 for parameters */
 
-/* Copies op to the builder's place with the operands in[]; in its types and shapes, symbol `sym` becomes `to`
- * (0: no substitution). Returns what ir_op returns. */
+/* Copies op to the builder's place with the operands in[]; in its types and shapes, symbol `sym`
+ * becomes `to` (0: no substitution). Returns what ir_op returns. */
 ValueId pass_copy_op(PassCx *cx, Builder *b, OpId op, const ValueId *in, i64 sym, i64 to);
 /* The op's attributes as a list for ir_op, in the scratch arena. */
 AttrSpec *pass_attr_specs(PassCx *cx, const Op *op, i64 sym, i64 to);
-/* Text that identifies what an op computes: kind, operands, attributes, result type. Equal keys, equal results. */
+/* Text that identifies what an op computes: kind, operands, attributes, result type. Equal keys,
+ * equal results. */
 Str pass_op_key(PassCx *cx, const Op *op);
 
-/* Ops that follow the final hidden states of a graph (norm, quantiser, head): reading backwards from its only result
- * along first operands, up to the last rmsnorm. */
+/* Ops that follow the final hidden states of a graph (norm, quantiser, head): reading backwards
+ * from its only result along first operands, up to the last rmsnorm. */
 typedef struct Tail {
     ValueId cut;  /* operand of the final norm (or of the head, if there is none) */
     ValueId head; /* the linear's (or qlinear's) result, 0 if there is none */
 } Tail;
 bool pass_tail(PassCx *cx, u32 fn, Tail *t);
 
-/* Does a weight of class `cls` ("layers", "head", "embedding") named `name` pass the options only= and skip=? */
+/* Does a weight of class `cls` ("layers", "head", "embedding") named `name` pass the options only=
+ * and skip=? */
 bool pass_selected(const PassCx *cx, const char *cls, const char *name);
 
 /* The name of the weight that a constant was made from, without the suffixes that passes add. */

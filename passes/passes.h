@@ -1,45 +1,49 @@
-/* Passes: what is done to a module between the frontend and code generation, as text, and the results they leave.
+/* Passes: what is done to a module between the frontend and code generation, as text, and the
+ * results they leave.
  *
- * A pipeline is a list of passes with options, `fuse-norm,quantize-weights{bits=4,group=32}`; a recipe is a JSON file
- * that names one. passes.def is the table of passes. Everything is deterministic; nothing is printed to stdout.
- * Errors: E_PASS_UNKNOWN, E_PASS_PRECONDITION, E_PASS_NUMERICS, E_RECIPE. A failed pass leaves the module unusable.
+ * A pipeline is a list of passes with options, `fuse-norm,quantize-weights{bits=4,group=32}`; a
+ * recipe is a JSON file that names one. passes.def is the table of passes. Everything is
+ * deterministic; nothing is printed to stdout. Errors: E_PASS_UNKNOWN, E_PASS_PRECONDITION,
+ * E_PASS_NUMERICS, E_RECIPE. A failed pass leaves the module unusable.
  *
  * What the later passes leave for code generation
  *
  * phases: functions and states
- *   @prefill(tokens i32[T], pos i32[T])    extends the KV states; ends by storing final hidden states in @hidden
+ *   @prefill(tokens i32[T], pos i32[T])    extends the KV states; ends by storing final hidden
+ * states in @hidden
  *   @logits(rows i32[R]) -> f32[R,vocab]   of rows of @hidden, by row number of the last prefill
  *   @decode(tokens i32[1], pos i32[1]) -> f32[1,vocab]
  *   @hidden f32[chunk,hidden] lives in the activation arena and survives from @prefill to @logits;
- *   @kv.L.k, @kv.L.v dtype[kv_heads,C,head_dim] live in the KV cache. T is at most meta "chunk", R at most meta "rows".
+ *   @kv.L.k, @kv.L.v dtype[kv_heads,C,head_dim] live in the KV cache. T is at most meta "chunk", R
+ * at most meta "rows".
  *
- * fuse: every op has a step; steps are runs of consecutive ops, numbered from 1 in order. Step.kernel is the name of a
- * kernel in codegen/cpu/kernels.def, followed for some by a dot and a variant:
- *   embed.WF              embedding
- *   norm.XF               rmsnorm [reshape] [qparams quantize]; XF: f32 when not quantised
- *   quant.XF              qparams quantize
- *   linear.WF             linear | qlinear (WF: f32, s8, u4g32: the layout of its weights)
- *   linear.WF.residual    .. add(x, y) or add(y, x) with x from before the step [store]
- *   linear.WF.swiglu      .. slices, silu | gelu of the first half, mul
- *   linear.WF.qkv         .. slices q, k, v; reshapes; [rmsnorm of q and k]; [rope of q and k]; kv_append
- *   attend                attend [reshape]
- *   glu act add mul add_row mul_row scale rows    the ops of these names; act is silu or gelu, _row and scale have a
- *                         constant second operand ([K], or one element)
- *   heads                 rope, or rmsnorm of heads (rank 3), of one value outside a qkv step
- *   kv_append store slice concat cast ...    other ops on their own, named by their mnemonic
- * XF and the formats of activations: ARCHITECTURE.md "Activations a kernel reads". Reshapes move nothing: a reshape's
- * result has the place of its operand, and belongs to the step of its producer.
- * layout: Step.weights of embed and linear steps is a `pack` constant. The operand of the op itself stays, for its
- * meaning. A bias is the op's operand, in the order of the weight's rows (swiglu: gate then up, not interleaved).
- * memory: attribute `at` of each op, one entry per result:
- *   - a value that crosses steps: its byte offset in the activation arena, a multiple of 64. Its bytes: rows (T: chunk,
- *     R: rows) times the row stride of its format. A value that is stored into @hidden in its own step has @hidden's offset.
- *   - -1: it lives inside its step, or is a result of the function (which is written where the caller says), or is a
- *     reshape of a parameter.
- *   - of a state in the KV cache: bytes per token of all states before it; its bytes are `at * ctx` onwards, and every
- *     state's row is rounded up to 64 bytes. Meta "kv_row_bytes" is the sum. @hidden: its offset in the arena.
- * Buffers are reused: a step may write where an earlier step read. Code that leaves out a barrier between two steps
- * must look at ranges, not only at operands. Fn.act_bytes is the function's arena; the arenas of the three overlap.
+ * fuse: every op has a step; steps are runs of consecutive ops, numbered from 1 in order.
+ * Step.kernel is the name of a kernel in codegen/cpu/kernels.def, followed for some by a dot and a
+ * variant: embed.WF              embedding norm.XF               rmsnorm [reshape] [qparams
+ * quantize]; XF: f32 when not quantised quant.XF              qparams quantize linear.WF linear |
+ * qlinear (WF: f32, s8, u4g32: the layout of its weights) linear.WF.residual    .. add(x, y) or
+ * add(y, x) with x from before the step [store] linear.WF.swiglu      .. slices, silu | gelu of the
+ * first half, mul linear.WF.qkv         .. slices q, k, v; reshapes; [rmsnorm of q and k]; [rope of
+ * q and k]; kv_append attend                attend [reshape] glu act add mul add_row mul_row scale
+ * rows    the ops of these names; act is silu or gelu, _row and scale have a constant second
+ * operand ([K], or one element) heads                 rope, or rmsnorm of heads (rank 3), of one
+ * value outside a qkv step kv_append store slice concat cast ...    other ops on their own, named
+ * by their mnemonic XF and the formats of activations: ARCHITECTURE.md "Activations a kernel
+ * reads". Reshapes move nothing: a reshape's result has the place of its operand, and belongs to
+ * the step of its producer. layout: Step.weights of embed and linear steps is a `pack` constant.
+ * The operand of the op itself stays, for its meaning. A bias is the op's operand, in the order of
+ * the weight's rows (swiglu: gate then up, not interleaved). memory: attribute `at` of each op, one
+ * entry per result:
+ *   - a value that crosses steps: its byte offset in the activation arena, a multiple of 64. Its
+ * bytes: rows (T: chunk, R: rows) times the row stride of its format. A value that is stored into
+ * @hidden in its own step has @hidden's offset.
+ *   - -1: it lives inside its step, or is a result of the function (which is written where the
+ * caller says), or is a reshape of a parameter.
+ *   - of a state in the KV cache: bytes per token of all states before it; its bytes are `at * ctx`
+ * onwards, and every state's row is rounded up to 64 bytes. Meta "kv_row_bytes" is the sum.
+ * @hidden: its offset in the arena. Buffers are reused: a step may write where an earlier step
+ * read. Code that leaves out a barrier between two steps must look at ranges, not only at operands.
+ * Fn.act_bytes is the function's arena; the arenas of the three overlap.
  */
 #ifndef PFQC_PASSES_PASSES_H
 #define PFQC_PASSES_PASSES_H
@@ -88,9 +92,10 @@ const char *recipe_builtin_text(const char *name); /* the JSON, or NULL */
 const char *recipe_builtin_name(u32 i);            /* i-th name in order, NULL at the end */
 
 typedef struct PassOptions {
-    bool verify_each;         /* ir_verify and the stage's rules after each pass */
-    bool verify_numerics;     /* run a few tokens in f64 before and after each pass; reports to stderr */
-    bool time_passes;         /* a table on stderr at the end */
+    bool verify_each; /* ir_verify and the stage's rules after each pass */
+    bool
+        verify_numerics; /* run a few tokens in f64 before and after each pass; reports to stderr */
+    bool time_passes;    /* a table on stderr at the end */
     const char *dump_dir;     /* NN-pass.pfir after each pass, 00-import.pfir before the first */
     const char *print_before; /* name of a pass, or "all": print the module to stderr */
     const char *print_after;

@@ -1,6 +1,6 @@
-/* phases: the graph of a whole text becomes the three functions that a runtime calls: @prefill extends the caches by a
- * chunk and keeps final hidden states, @logits reads some of them, @decode does both for one token. `attention` becomes
- * kv_append and attend over states.
+/* phases: the graph of a whole text becomes the three functions that a runtime calls: @prefill
+ * extends the caches by a chunk and keeps final hidden states, @logits reads some of them, @decode
+ * does both for one token. `attention` becomes kv_append and attend over states.
  */
 #include "passes/pass.h"
 
@@ -10,7 +10,7 @@ typedef struct CachePair { /* states of one attention */
 
 typedef struct Phase {
     PassCx *cx;
-    u32 from;     /* @main */
+    u32 from; /* @main */
     Tail tail;
     bool *is_tail; /* [ops] computed from the cut by nothing but rows of its own */
     ValueId hidden;
@@ -40,7 +40,8 @@ static bool check_signature(PassCx *cx, u32 fn)
     return ok || pass_fail(cx, NULL, "@main is not (tokens i32[T], pos i32[T]) -> f32[T,vocab]");
 }
 
-/* Which ops are the tail: those that depend on the cut. They may read nothing else but constants. */
+/* Which ops are the tail: those that depend on the cut. They may read nothing else but constants.
+ */
 static bool find_tail(Phase *p)
 {
     Module *m = p->cx->m;
@@ -58,12 +59,17 @@ static bool find_tail(Phase *p)
             all &= dep[op->in[k]];
         }
         if (!any) continue;
-        if (!all || op->kind == OP_ATTENTION) return pass_fail(p->cx, op, "the final hidden states are read by more than the final norm and the head");
+        if (!all || op->kind == OP_ATTENTION)
+            return pass_fail(
+                p->cx, op,
+                "the final hidden states are read by more than the final norm and the head");
         p->is_tail[f->body.at[i]] = true;
-        for (u32 k = 0; k < op->nout; k++) dep[op->out + k] = true;
+        for (u32 k = 0; k < op->nout; k++)
+            dep[op->out + k] = true;
     }
     const Type *t = type_of(m, p->tail.cut);
-    return (t->rank == 2 && t->dim[1] > 0) || pass_fail(p->cx, def_of(m, p->tail.cut), "the final hidden states are no matrix");
+    return (t->rank == 2 && t->dim[1] > 0) ||
+           pass_fail(p->cx, def_of(m, p->tail.cut), "the final hidden states are no matrix");
 }
 
 static bool make_states(Phase *p, DType kv)
@@ -73,11 +79,16 @@ static bool make_states(Phase *p, DType kv)
         const Op *op = op_at(m, m->fns.at[p->from].body.at[i]);
         if (op->kind != OP_ATTENTION) continue;
         i64 n = op_int(op, A_CACHE);
-        if (op_in(op, 4)) return pass_fail(p->cx, op, "a constant prefix cannot be split into phases yet");
-        if (n < 0 || n > 65535) return pass_fail(p->cx, op, "cache %lld, expected 0 to 65535", (long long)n);
-        while (p->caches.n <= (u32)n) vec_push(p->cx->a, &p->caches, ((CachePair){0}));
+        if (op_in(op, 4))
+            return pass_fail(p->cx, op, "a constant prefix cannot be split into phases yet");
+        if (n < 0 || n > 65535)
+            return pass_fail(p->cx, op, "cache %lld, expected 0 to 65535", (long long)n);
+        while (p->caches.n <= (u32)n)
+            vec_push(p->cx->a, &p->caches, ((CachePair){0}));
         CachePair *c = &p->caches.at[n];
-        if (c->k) return pass_fail(p->cx, op, "cache %lld belongs to an attention before this one", (long long)n);
+        if (c->k)
+            return pass_fail(p->cx, op, "cache %lld belongs to an attention before this one",
+                             (long long)n);
         const Type *k = type_of(m, op->in[1]);
         const i64 dim[3] = {k->dim[1], DIM_C, k->dim[2]};
         c->k = state(p->cx, arena_printf(p->cx->a, "kv.%lld.k", (long long)n), kv, 3, dim);
@@ -91,14 +102,17 @@ static ValueId split_attention(Phase *p, Builder *b, OpId id, const ValueId *in)
 {
     const Op *op = op_at(p->cx->m, id);
     CachePair c = p->caches.at[op_int(op, A_CACHE)];
-    const AttrSpec *attrs = ATTRS({A_SCALE, .f = op_float(op, A_SCALE)}, {A_WINDOW, .i = op_int(op, A_WINDOW)});
-    const char *name = arena_printf(p->cx->a, "%s", ir_cstr(p->cx->m, value_at(p->cx->m, op->out)->name));
+    const AttrSpec *attrs =
+        ATTRS({A_SCALE, .f = op_float(op, A_SCALE)}, {A_WINDOW, .i = op_int(op, A_WINDOW)});
+    const char *name =
+        arena_printf(p->cx->a, "%s", ir_cstr(p->cx->m, value_at(p->cx->m, op->out)->name));
     b->layer = op->layer;
     if (!ir_op(b, OP_KV_APPEND, INS(in[1], in[2], in[3], c.k, c.v), NULL, 0, NULL)) return 0;
     return ir_op(b, OP_ATTEND, INS(in[0], in[3], c.k, c.v), attrs, 0, *name ? name : NULL);
 }
 
-/* Copies ops of @main (those of the tail, or the others, or all) to fn; map takes old values to new ones. */
+/* Copies ops of @main (those of the tail, or the others, or all) to fn; map takes old values to new
+ * ones. */
 static bool copy_ops(Phase *p, u32 fn, bool tail, bool others, i64 sym, i64 to, ValueId *map)
 {
     Module *m = p->cx->m;
@@ -107,11 +121,14 @@ static bool copy_ops(Phase *p, u32 fn, bool tail, bool others, i64 sym, i64 to, 
         OpId id = m->fns.at[p->from].body.at[i];
         if (p->is_tail[id] ? !tail : !others) continue;
         ValueId in[64];
-        for (u32 k = 0; k < op_at(m, id)->nin; k++) in[k] = map[op_at(m, id)->in[k]];
+        for (u32 k = 0; k < op_at(m, id)->nin; k++)
+            in[k] = map[op_at(m, id)->in[k]];
         bool attention = op_at(m, id)->kind == OP_ATTENTION;
-        ValueId out = attention ? split_attention(p, &b, id, in) : pass_copy_op(p->cx, &b, id, in, sym, to);
+        ValueId out =
+            attention ? split_attention(p, &b, id, in) : pass_copy_op(p->cx, &b, id, in, sym, to);
         if (!out) return false;
-        for (u32 k = 0; k < op_at(m, id)->nout; k++) map[op_at(m, id)->out + k] = out + k;
+        for (u32 k = 0; k < op_at(m, id)->nout; k++)
+            map[op_at(m, id)->out + k] = out + k;
     }
     return true;
 }
@@ -119,7 +136,8 @@ static bool copy_ops(Phase *p, u32 fn, bool tail, bool others, i64 sym, i64 to, 
 static ValueId *identity(Phase *p)
 {
     ValueId *map = NEWN(p->cx->a, ValueId, p->cx->m->values.n);
-    for (ValueId v = 0; v < p->cx->m->values.n; v++) map[v] = v;
+    for (ValueId v = 0; v < p->cx->m->values.n; v++)
+        map[v] = v;
     return map;
 }
 
@@ -129,7 +147,11 @@ static void copy_params(Phase *p, u32 fn, i64 rows, ValueId *map)
     for (u32 i = 0; i < m->fns.at[p->from].params.n; i++) {
         ValueId old = m->fns.at[p->from].params.at[i];
         const char *name = ir_cstr(m, value_at(m, old)->name);
-        map[old] = ir_param(m, fn, *name ? name : i ? "pos" : "tokens", ir_type(m, DT_I32, 1, &rows));
+        map[old] = ir_param(m, fn,
+                            *name ? name
+                            : i   ? "pos"
+                                  : "tokens",
+                            ir_type(m, DT_I32, 1, &rows));
     }
 }
 
@@ -175,12 +197,17 @@ bool pass_phases(PassCx *cx)
     Phase p = {.cx = cx, .from = pass_fn_index(m, "main")};
     i64 chunk = pass_int(cx, "chunk"), rows = pass_int(cx, "rows");
     DType kv = dtype_by_name(str_c(pass_word(cx, "kv")));
-    if (chunk < 1 || chunk > 65536) return pass_fail(cx, NULL, "chunk is %lld, expected 1 to 65536", (long long)chunk);
-    if (rows < 1 || rows > chunk) return pass_fail(cx, NULL, "rows is %lld, expected 1 to %lld", (long long)rows, (long long)chunk);
-    if (kv != DT_F32 && kv != DT_F16) return pass_fail(cx, NULL, "kv is '%s', expected f32 or f16", pass_word(cx, "kv"));
+    if (chunk < 1 || chunk > 65536)
+        return pass_fail(cx, NULL, "chunk is %lld, expected 1 to 65536", (long long)chunk);
+    if (rows < 1 || rows > chunk)
+        return pass_fail(cx, NULL, "rows is %lld, expected 1 to %lld", (long long)rows,
+                         (long long)chunk);
+    if (kv != DT_F32 && kv != DT_F16)
+        return pass_fail(cx, NULL, "kv is '%s', expected f32 or f16", pass_word(cx, "kv"));
     static const char *const made[] = {"prefill", "logits", "decode"};
     for (u32 i = 0; i < 3; i++)
-        if (pass_fn_index(m, made[i])) return pass_fail(cx, NULL, "there is a function @%s beside @main", made[i]);
+        if (pass_fn_index(m, made[i]))
+            return pass_fail(cx, NULL, "there is a function @%s beside @main", made[i]);
     if (!check_signature(cx, p.from) || !find_tail(&p)) return false;
     const i64 dim[2] = {chunk, type_cols(type_of(m, p.tail.cut))};
     p.hidden = state(cx, "hidden", DT_F32, 2, dim);

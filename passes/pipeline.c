@@ -15,7 +15,8 @@ enum {
 };
 
 const PassInfo pass_info[] = {
-#define X(id, name, fn, options, from, to, kind, doc) {name, fn, options, from, (StageId)(to), KIND_##kind, doc},
+#define X(id, name, fn, options, from, to, kind, doc)                                              \
+    {name, fn, options, from, (StageId)(to), KIND_##kind, doc},
 #include "passes/passes.def"
 #undef X
 };
@@ -46,7 +47,8 @@ static u32 count_decls(const char *p)
 {
     OptDecl o;
     u32 n = 0;
-    while (next_decl(&p, &o)) n++;
+    while (next_decl(&p, &o))
+        n++;
     return n;
 }
 
@@ -70,8 +72,14 @@ static const PassOpt *find_opt(const PassCx *cx, const char *name)
     BUG("pass %s has no option %s", pass_info[cx->call->pass].name, name);
 }
 
-i64 pass_int(const PassCx *cx, const char *name) { return find_opt(cx, name)->i; }
-const char *pass_word(const PassCx *cx, const char *name) { return find_opt(cx, name)->s; }
+i64 pass_int(const PassCx *cx, const char *name)
+{
+    return find_opt(cx, name)->i;
+}
+const char *pass_word(const PassCx *cx, const char *name)
+{
+    return find_opt(cx, name)->s;
+}
 
 /* ---- text ---- */
 
@@ -82,11 +90,15 @@ typedef struct Parse {
     size_t at;
 } Parse;
 
-static Loc loc_of(const Parse *p, Str s) { return (Loc){.src = p->src, .off = (size_t)(s.p - p->src->text), .len = s.n}; }
+static Loc loc_of(const Parse *p, Str s)
+{
+    return (Loc){.src = p->src, .off = (size_t)(s.p - p->src->text), .len = s.n};
+}
 
 static void skip_space(Parse *p)
 {
-    while (p->at < p->src->n && strchr(" \t\r\n", p->src->text[p->at])) p->at++;
+    while (p->at < p->src->n && strchr(" \t\r\n", p->src->text[p->at]))
+        p->at++;
 }
 
 static bool accept(Parse *p, char c)
@@ -101,21 +113,26 @@ static Str word(Parse *p)
 {
     skip_space(p);
     size_t from = p->at;
-    while (p->at < p->src->n && !strchr(" \t\r\n,{}=", p->src->text[p->at])) p->at++;
+    while (p->at < p->src->n && !strchr(" \t\r\n,{}=", p->src->text[p->at]))
+        p->at++;
     return (Str){p->src->text + from, p->at - from};
 }
 
 static bool expected(Parse *p, const char *what)
 {
     Str found = {p->src->text + p->at, p->at < p->src->n};
-    if (!found.n) return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, found), "the pipeline ends where %s was expected", what);
-    return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, found), "found '%c', expected %s", *found.p, what);
+    if (!found.n)
+        return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, found),
+                          "the pipeline ends where %s was expected", what);
+    return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, found), "found '%c', expected %s", *found.p,
+                      what);
 }
 
 static bool unknown_pass(Parse *p, Str name)
 {
     const char **names = NEWN(p->a, const char *, pass_count);
-    for (u32 i = 0; i < pass_count; i++) names[i] = pass_info[i].name;
+    for (u32 i = 0; i < pass_count; i++)
+        names[i] = pass_info[i].name;
     diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "there is no pass '%.*s'", STRF(name));
     const char *near = str_nearest(name, names, pass_count);
     if (near) diag_hint(p->d, "did you mean '%s'?", near);
@@ -124,38 +141,50 @@ static bool unknown_pass(Parse *p, Str name)
 
 static bool unknown_option(Parse *p, const PassInfo *info, Str name)
 {
-    diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "pass %s has no option '%.*s'", info->name, STRF(name));
+    diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "pass %s has no option '%.*s'", info->name,
+               STRF(name));
     u32 n = count_decls(info->options);
     const char **names = NEWN(p->a, const char *, n);
     const char *s = info->options;
     OptDecl o;
-    for (u32 i = 0; next_decl(&s, &o); i++) names[i] = arena_strdup(p->a, o.name.p, o.name.n);
+    for (u32 i = 0; next_decl(&s, &o); i++)
+        names[i] = arena_strdup(p->a, o.name.p, o.name.n);
     const char *near = str_nearest(name, names, n);
-    if (near) diag_hint(p->d, "did you mean '%s'?", near);
-    else if (n) diag_hint(p->d, "its options: %s", info->options);
-    else diag_hint(p->d, "it takes no options");
+    if (near)
+        diag_hint(p->d, "did you mean '%s'?", near);
+    else if (n)
+        diag_hint(p->d, "its options: %s", info->options);
+    else
+        diag_hint(p->d, "it takes no options");
     return false;
 }
 
-static bool set_option(Parse *p, const PassInfo *info, PassCall *c, Str name, bool has_value, Str value)
+static bool set_option(Parse *p, const PassInfo *info, PassCall *c, Str name, bool has_value,
+                       Str value)
 {
     const char *s = info->options;
     OptDecl o;
     u32 i = 0;
     bool found = false;
-    for (; !found && next_decl(&s, &o); i += !found) found = str_eq(o.name, name);
+    for (; !found && next_decl(&s, &o); i += !found)
+        found = str_eq(o.name, name);
     if (!found) return unknown_option(p, info, name);
     PassOpt *opt = &c->opt[i];
     if (str_is(o.type, "flag")) {
         if (has_value && !str_is(value, "true") && !str_is(value, "false"))
-            return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, value), "option %.*s is true or false, found '%.*s'", STRF(name), STRF(value));
+            return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, value),
+                              "option %.*s is true or false, found '%.*s'", STRF(name),
+                              STRF(value));
         opt->i = !has_value || str_is(value, "true");
         return true;
     }
-    if (!has_value || !value.n) return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "option %.*s needs a value", STRF(name));
+    if (!has_value || !value.n)
+        return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "option %.*s needs a value",
+                          STRF(name));
     opt->s = arena_strdup(p->a, value.p, value.n);
     if (str_is(o.type, "int") && !str_to_i64(value, &opt->i))
-        return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, value), "option %.*s is an integer, found '%.*s'", STRF(name), STRF(value));
+        return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, value),
+                          "option %.*s is an integer, found '%.*s'", STRF(name), STRF(value));
     return true;
 }
 
@@ -182,15 +211,19 @@ bool pipeline_parse(Diag *d, Arena *a, const Source *src, Pipeline *out)
         Str name = word(&p);
         if (!name.n) return expected(&p, "the name of a pass");
         PassCall c = {.pass = 0};
-        while (c.pass < pass_count && !str_is(name, pass_info[c.pass].name)) c.pass++;
+        while (c.pass < pass_count && !str_is(name, pass_info[c.pass].name))
+            c.pass++;
         const PassInfo *info = c.pass < pass_count ? &pass_info[c.pass] : NULL;
-        if (info) set_defaults(a, info, &c);
-        else ok = unknown_pass(&p, name);
+        if (info)
+            set_defaults(a, info, &c);
+        else
+            ok = unknown_pass(&p, name);
         if (accept(&p, '{')) {
             size_t before = d->n_errors;
             if (!parse_options(&p, info, &c)) {
                 ok = false;
-                if (p.src->text[p.at - 1] != '}' && d->n_errors > before) return false; /* lost: stop here */
+                if (p.src->text[p.at - 1] != '}' && d->n_errors > before)
+                    return false; /* lost: stop here */
             }
         }
         if (info) vec_push(a, &out->calls, c);
@@ -201,24 +234,29 @@ bool pipeline_parse(Diag *d, Arena *a, const Source *src, Pipeline *out)
     return ok;
 }
 
-static const char *const kind_text[] = {"exact", "quantising", "exact up to how quantisers round", "exact with kv=f32, else quantising"};
+static const char *const kind_text[] = {"exact", "quantising", "exact up to how quantisers round",
+                                        "exact with kv=f32, else quantising"};
 
 void passes_list(StrBuf *b)
 {
-    sb_str(b, "# Passes\n\nWritten by `pfqc doc passes` from passes/passes.def. A pipeline is a list of them, with options in braces:\n"
+    sb_str(b, "# Passes\n\nWritten by `pfqc doc passes` from passes/passes.def. A pipeline is a "
+              "list of them, with options in braces:\n"
               "`fuse-norm,quantize-weights{bits=4,group=32}`. Lists are joined by `+`.\n");
     for (u32 i = 0; i < pass_count; i++) {
-        sb_printf(b, "\n## %s\n\n%s. Numerics: %s.\n", pass_info[i].name, pass_info[i].doc, kind_text[pass_info[i].kind]);
+        sb_printf(b, "\n## %s\n\n%s. Numerics: %s.\n", pass_info[i].name, pass_info[i].doc,
+                  kind_text[pass_info[i].kind]);
         const char *p = pass_info[i].options;
         OptDecl o;
         for (bool first = true; next_decl(&p, &o); first = false)
-            sb_printf(b, "%s- `%.*s`: %.*s%s%.*s\n", first ? "\n" : "", STRF(o.name), STRF(o.type), o.def.n ? ", default " : "", STRF(o.def));
+            sb_printf(b, "%s- `%.*s`: %.*s%s%.*s\n", first ? "\n" : "", STRF(o.name), STRF(o.type),
+                      o.def.n ? ", default " : "", STRF(o.def));
     }
     sb_str(b, "\n# Recipes\n");
     for (u32 i = 0; recipe_builtin_name(i); i++) {
         Diag d;
         Recipe r;
         diag_init(&d, b->a);
-        if (recipe_load(&d, b->a, recipe_builtin_name(i), &r)) sb_printf(b, "\n- `%s`: %s\n", r.name, r.doc);
+        if (recipe_load(&d, b->a, recipe_builtin_name(i), &r))
+            sb_printf(b, "\n- `%s`: %s\n", r.name, r.doc);
     }
 }

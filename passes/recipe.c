@@ -47,7 +47,8 @@ static bool unknown(Diag *d, const char *which)
         names[n] = passes_recipes[n].name;
         list = arena_printf(d->a, "%s%s%s", list, n ? ", " : "", names[n]);
     }
-    diag_error(d, E_RECIPE, LOC_WHAT("recipe"), "there is no recipe '%s' (there are: %s)", which, list);
+    diag_error(d, E_RECIPE, LOC_WHAT("recipe"), "there is no recipe '%s' (there are: %s)", which,
+               list);
     const char *near = str_nearest(str_c(which), names, n);
     if (near) diag_hint(d, "did you mean '%s'?", near);
     return false;
@@ -70,9 +71,12 @@ bool recipe_load(Diag *d, Arena *a, const char *which, Recipe *out)
     if (!load_source(d, a, which, src)) return false;
     const Json *j = json_parse(d, a, src);
     if (!j) return false;
-    if (j->kind != JSON_OBJECT) return diag_error(d, E_RECIPE, json_loc(src, j), "a recipe is an object, found %s", json_kind_name(j->kind));
+    if (j->kind != JSON_OBJECT)
+        return diag_error(d, E_RECIPE, json_loc(src, j), "a recipe is an object, found %s",
+                          json_kind_name(j->kind));
     bool ok = json_only(d, src, j, keys, sizeof keys / sizeof *keys);
-    const Json *name = json_need(d, src, j, "name", JSON_STRING), *doc = json_need(d, src, j, "doc", JSON_STRING);
+    const Json *name = json_need(d, src, j, "name", JSON_STRING),
+               *doc = json_need(d, src, j, "doc", JSON_STRING);
     const Json *passes = json_need(d, src, j, "passes", JSON_ARRAY);
     if (!name || !doc || !passes) return false;
     out->name = name->str.p;
@@ -80,11 +84,14 @@ bool recipe_load(Diag *d, Arena *a, const char *which, Recipe *out)
     for (u32 i = 0; i < passes->n; i++) {
         const Json *p = &passes->at[i];
         if (p->kind != JSON_STRING) {
-            ok = diag_error(d, E_RECIPE, json_loc(src, p), "a pass is a string, found %s", json_kind_name(p->kind));
+            ok = diag_error(d, E_RECIPE, json_loc(src, p), "a pass is a string, found %s",
+                            json_kind_name(p->kind));
             continue;
         }
         Source *text = NEW(a, Source);
-        *text = (Source){.name = arena_printf(a, "%s, passes[%u]", src->name, i), .text = p->str.p, .n = p->str.n};
+        *text = (Source){.name = arena_printf(a, "%s, passes[%u]", src->name, i),
+                         .text = p->str.p,
+                         .n = p->str.n};
         ok &= pipeline_parse(d, a, text, &out->pipeline);
     }
     return ok;

@@ -48,21 +48,26 @@ static bool check_before(PassCx *cx, const PassInfo *info)
     StageId now = passes_stage(cx->m);
     if (now & info->from) return true;
     size_t i = 0;
-    while (!(stages[i].id & info->from)) i++;
-    return pass_fail(cx, NULL, "needs %s; this one is at stage '%s'", stages[i].missing, passes_stage_name(now));
+    while (!(stages[i].id & info->from))
+        i++;
+    return pass_fail(cx, NULL, "needs %s; this one is at stage '%s'", stages[i].missing,
+                     passes_stage_name(now));
 }
 
 static bool stage_rule(PassCx *cx, StageId now, const Op *op)
 {
     const Fn *f = &cx->m->fns.at[op->fn];
-    if (now != STAGE_GRAPH && op->kind == OP_ATTENTION) return pass_fail(cx, op, "left an attention that is not split");
+    if (now != STAGE_GRAPH && op->kind == OP_ATTENTION)
+        return pass_fail(cx, op, "left an attention that is not split");
     if (now >= STAGE_STEPS && !op->step) return pass_fail(cx, op, "left an op without a step");
     if (now >= STAGE_PACKED && !f->steps.at[op->step - 1].weights) {
         const char *k = ir_cstr(cx->m, f->steps.at[op->step - 1].kernel);
-        if (strncmp(k, "linear.", 7) == 0 || strncmp(k, "embed.", 6) == 0) return pass_fail(cx, op, "left the step %s without weights", k);
+        if (strncmp(k, "linear.", 7) == 0 || strncmp(k, "embed.", 6) == 0)
+            return pass_fail(cx, op, "left the step %s without weights", k);
     }
     const Attr *at = op_attr(op, A_AT);
-    if (now == STAGE_PLANNED && op->nout && (!at || at->n != op->nout)) return pass_fail(cx, op, "left a result without a place");
+    if (now == STAGE_PLANNED && op->nout && (!at || at->n != op->nout))
+        return pass_fail(cx, op, "left a result without a place");
     return true;
 }
 
@@ -71,7 +76,9 @@ static bool check_after(PassCx *cx, const PassInfo *info)
 {
     Module *m = cx->m;
     StageId now = passes_stage(m);
-    if (info->to && now > info->to) return pass_fail(cx, NULL, "left the module at stage '%s', expected '%s'", passes_stage_name(now), passes_stage_name(info->to));
+    if (info->to && now > info->to)
+        return pass_fail(cx, NULL, "left the module at stage '%s', expected '%s'",
+                         passes_stage_name(now), passes_stage_name(info->to));
     for (u32 f = 1; f < m->fns.n; f++)
         for (u32 i = 0; i < m->fns.at[f].body.n; i++)
             if (!stage_rule(cx, now, op_at(m, m->fns.at[f].body.at[i]))) return false;
@@ -80,7 +87,10 @@ static bool check_after(PassCx *cx, const PassInfo *info)
 
 /* ---- reports ---- */
 
-static bool named(const char *option, const char *pass) { return option && (strcmp(option, "all") == 0 || strcmp(option, pass) == 0); }
+static bool named(const char *option, const char *pass)
+{
+    return option && (strcmp(option, "all") == 0 || strcmp(option, pass) == 0);
+}
 
 static void print_to_stderr(const Module *m, Arena *a, const char *when, const char *pass)
 {
@@ -89,18 +99,21 @@ static void print_to_stderr(const Module *m, Arena *a, const char *when, const c
     fprintf(stderr, "// %s %s\n%s", when, pass, b.p);
 }
 
-static bool dump(Diag *d, Arena *a, const Module *m, const PassOptions *o, u32 number, const char *name)
+static bool dump(Diag *d, Arena *a, const Module *m, const PassOptions *o, u32 number,
+                 const char *name)
 {
     if (!o->dump_dir) return true;
     StrBuf b = {.a = a};
     ir_print(m, &b);
-    return io_write_file(d, a, arena_printf(a, "%s/%02u-%s.pfir", o->dump_dir, number, name), b.p, b.n);
+    return io_write_file(d, a, arena_printf(a, "%s/%02u-%s.pfir", o->dump_dir, number, name), b.p,
+                         b.n);
 }
 
 static u32 count_ops(const Module *m)
 {
     u32 n = m->consts.n;
-    for (u32 f = 1; f < m->fns.n; f++) n += m->fns.at[f].body.n;
+    for (u32 f = 1; f < m->fns.n; f++)
+        n += m->fns.at[f].body.n;
     return n;
 }
 
@@ -112,8 +125,11 @@ static bool check_names(Diag *d, const PassOptions *o)
     for (u32 i = 0; i < 3; i++) {
         if (!given[i] || (i < 2 && strcmp(given[i], "all") == 0)) continue;
         bool known = false;
-        for (u32 p = 0; p < pass_count; p++) known |= strcmp(pass_info[p].name, given[i]) == 0;
-        if (!known) ok = diag_error(d, E_PASS_UNKNOWN, LOC_WHAT(option[i]), "there is no pass '%s'", given[i]);
+        for (u32 p = 0; p < pass_count; p++)
+            known |= strcmp(pass_info[p].name, given[i]) == 0;
+        if (!known)
+            ok = diag_error(d, E_PASS_UNKNOWN, LOC_WHAT(option[i]), "there is no pass '%s'",
+                            given[i]);
     }
     return ok;
 }
@@ -135,7 +151,8 @@ bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o)
 {
     Arena a = {0};
     Numerics num = {0};
-    bool ok = check_names(d, o) && ir_verify(d, m) && (!o->dump_dir || io_mkdirs(d, o->dump_dir)) && dump(d, &a, m, o, 0, "import");
+    bool ok = check_names(d, o) && ir_verify(d, m) && (!o->dump_dir || io_mkdirs(d, o->dump_dir)) &&
+              dump(d, &a, m, o, 0, "import");
     if (ok && o->verify_numerics) ok = numerics_start(&num, d, m);
     for (u32 i = 0; ok && i < p->calls.n; i++) {
         const PassInfo *info = &pass_info[p->calls.at[i].pass];
@@ -144,9 +161,12 @@ bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o)
         if (named(o->print_before, info->name)) print_to_stderr(m, &a, "before", info->name);
         double start = now_seconds();
         ok = run_pass(&cx, info, o);
-        if (o->time_passes) fprintf(stderr, "%8.3f ms  %-22s %6u changes, %u ops\n", (now_seconds() - start) * 1e3, info->name, cx.changes, count_ops(m));
+        if (o->time_passes)
+            fprintf(stderr, "%8.3f ms  %-22s %6u changes, %u ops\n", (now_seconds() - start) * 1e3,
+                    info->name, cx.changes, count_ops(m));
         if (ok && named(o->print_after, info->name)) print_to_stderr(m, &a, "after", info->name);
-        ok = ok && dump(d, &a, m, o, i + 1, info->name) && (!o->verify_numerics || numerics_check(&num, &cx, info));
+        ok = ok && dump(d, &a, m, o, i + 1, info->name) &&
+             (!o->verify_numerics || numerics_check(&num, &cx, info));
         arena_reset(&a, mark);
         if (o->stop_after && strcmp(o->stop_after, info->name) == 0) break;
     }

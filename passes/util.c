@@ -23,16 +23,21 @@ Uses uses_build(Arena *a, const Module *m)
     u32 total = 0;
     for (OpId i = 1; i < m->ops.n; i++) {
         const Op *op = op_at(m, i);
-        for (u32 k = 0; op->kind && k < op->nin; k++) u.first[op->in[k] + 2]++, total++;
+        for (u32 k = 0; op->kind && k < op->nin; k++)
+            u.first[op->in[k] + 2]++, total++;
     }
-    for (ValueId v = 1; v < m->values.n + 2; v++) u.first[v] += u.first[v - 1];
-    u.op = NEWN(a, OpId, total); /* first[v + 1] is now where v's users begin, and moves to their end */
+    for (ValueId v = 1; v < m->values.n + 2; v++)
+        u.first[v] += u.first[v - 1];
+    u.op = NEWN(a, OpId,
+                total); /* first[v + 1] is now where v's users begin, and moves to their end */
     for (OpId i = 1; i < m->ops.n; i++) {
         const Op *op = op_at(m, i);
-        for (u32 k = 0; op->kind && k < op->nin; k++) u.op[u.first[op->in[k] + 1]++] = i;
+        for (u32 k = 0; op->kind && k < op->nin; k++)
+            u.op[u.first[op->in[k] + 1]++] = i;
     }
     for (u32 f = 1; f < m->fns.n; f++)
-        for (u32 k = 0; k < m->fns.at[f].results.n; k++) u.result[m->fns.at[f].results.at[k]] = true;
+        for (u32 k = 0; k < m->fns.at[f].results.n; k++)
+            u.result[m->fns.at[f].results.at[k]] = true;
     return u;
 }
 
@@ -43,9 +48,15 @@ u32 pass_fn_index(const Module *m, const char *name)
     return 0;
 }
 
-OpId pass_def(const Module *m, ValueId v) { return value_at(m, v)->def; }
+OpId pass_def(const Module *m, ValueId v)
+{
+    return value_at(m, v)->def;
+}
 
-static i64 subst(i64 dim, i64 sym, i64 to) { return sym && dim == sym ? to : dim; }
+static i64 subst(i64 dim, i64 sym, i64 to)
+{
+    return sym && dim == sym ? to : dim;
+}
 
 AttrSpec *pass_attr_specs(PassCx *cx, const Op *op, i64 sym, i64 to)
 {
@@ -61,7 +72,8 @@ AttrSpec *pass_attr_specs(PassCx *cx, const Op *op, i64 sym, i64 to)
         case AK_FLOATS: s[i].floats = at->floats; break;
         case AK_INTS: {
             i64 *v = NEWN(cx->a, i64, at->n);
-            for (u32 k = 0; k < at->n; k++) v[k] = at->id == A_SHAPE ? subst(at->ints[k], sym, to) : at->ints[k];
+            for (u32 k = 0; k < at->n; k++)
+                v[k] = at->id == A_SHAPE ? subst(at->ints[k], sym, to) : at->ints[k];
             s[i].ints = v;
             break;
         }
@@ -75,14 +87,16 @@ ValueId pass_copy_op(PassCx *cx, Builder *b, OpId id, const ValueId *in, i64 sym
     const Op *op = op_at(cx->m, id);
     const char *name = op->nout ? ir_cstr(cx->m, value_at(cx->m, op->out)->name) : NULL;
     b->layer = op->layer;
-    return ir_op(b, op->kind, in, op->nin, pass_attr_specs(cx, op, sym, to), 0, name && *name ? name : NULL);
+    return ir_op(b, op->kind, in, op->nin, pass_attr_specs(cx, op, sym, to), 0,
+                 name && *name ? name : NULL);
 }
 
 Str pass_op_key(PassCx *cx, const Op *op)
 {
     StrBuf b = {.a = cx->a};
     sb_printf(&b, "%u %u %u", op->kind, op->fn, op->nout ? value_at(cx->m, op->out)->type : 0);
-    for (u32 i = 0; i < op->nin; i++) sb_printf(&b, " %u", op->in[i]);
+    for (u32 i = 0; i < op->nin; i++)
+        sb_printf(&b, " %u", op->in[i]);
     for (u32 i = 0; i < op->nattr; i++) {
         const Attr *at = &op->attr[i];
         sb_printf(&b, ";%d=", at->id);
@@ -91,10 +105,12 @@ Str pass_op_key(PassCx *cx, const Op *op)
         case AK_FLOAT: sb_f64(&b, at->f); break;
         case AK_STR: sb_printf(&b, "%u", at->s); break;
         case AK_INTS:
-            for (u32 k = 0; k < at->n; k++) sb_printf(&b, "%lld,", (long long)at->ints[k]);
+            for (u32 k = 0; k < at->n; k++)
+                sb_printf(&b, "%lld,", (long long)at->ints[k]);
             break;
         case AK_FLOATS:
-            for (u32 k = 0; k < at->n; k++) sb_f64(&b, at->floats[k]), sb_ch(&b, ',');
+            for (u32 k = 0; k < at->n; k++)
+                sb_f64(&b, at->floats[k]), sb_ch(&b, ',');
             break;
         }
     }
@@ -106,7 +122,9 @@ bool pass_tail(PassCx *cx, u32 fn, Tail *t)
     Module *m = cx->m;
     const Fn *f = &m->fns.at[fn];
     *t = (Tail){0};
-    if (f->results.n != 1) return pass_fail(cx, NULL, "@%s has %u results, expected the logits alone", ir_cstr(m, f->name), f->results.n);
+    if (f->results.n != 1)
+        return pass_fail(cx, NULL, "@%s has %u results, expected the logits alone",
+                         ir_cstr(m, f->name), f->results.n);
     for (ValueId v = f->results.at[0]; pass_def(m, v);) {
         const Op *op = def_of(m, v);
         if (op->fn != fn) break;
@@ -120,7 +138,8 @@ bool pass_tail(PassCx *cx, u32 fn, Tail *t)
         v = t->cut;
     }
     if (t->head && pass_def(m, t->cut) && value_at(m, t->cut)->fn == fn) return true;
-    return pass_fail(cx, NULL, "the result of @%s is not computed by a linear from hidden states", ir_cstr(m, f->name));
+    return pass_fail(cx, NULL, "the result of @%s is not computed by a linear from hidden states",
+                     ir_cstr(m, f->name));
 }
 
 /* Is `name` matched by one of the words of list, which + separates? */

@@ -1,5 +1,5 @@
-/* A line of pipeline text, then a module as .pfir: the pipeline refuses or runs; the passes refuse the module or leave
- * one that is valid and prints and parses the same. */
+/* A line of pipeline text, then a module as .pfir: the pipeline refuses or runs; the passes refuse
+ * the module or leave one that is valid and prints and parses the same. */
 #include "ir/text.h"
 #include "passes/passes.h"
 #include "tests/fuzz/fuzz.h"
@@ -9,7 +9,8 @@ enum { MAX_OPS = 400 }; /* larger modules only take longer */
 static u32 ops_of(const Module *m)
 {
     u32 n = m->consts.n;
-    for (u32 f = 1; f < m->fns.n; f++) n += m->fns.at[f].body.n;
+    for (u32 f = 1; f < m->fns.n; f++)
+        n += m->fns.at[f].body.n;
     return n;
 }
 

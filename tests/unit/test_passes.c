@@ -15,9 +15,31 @@
 #include <stdlib.h>
 
 static const TinyLlama shapes[] = {
-    {.layers = 2, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 96, .vocab = 100, .tied = true},
-    {.layers = 1, .hidden = 72, .heads = 3, .kv_heads = 1, .head_dim = 24, .ffn = 100, .vocab = 33, .bias = true, .window = 3},
-    {.layers = 2, .hidden = 48, .heads = 2, .kv_heads = 2, .head_dim = 20, .ffn = 40, .vocab = 50, .qk_norm = true},
+    {.layers = 2,
+     .hidden = 64,
+     .heads = 4,
+     .kv_heads = 2,
+     .head_dim = 16,
+     .ffn = 96,
+     .vocab = 100,
+     .tied = true},
+    {.layers = 1,
+     .hidden = 72,
+     .heads = 3,
+     .kv_heads = 1,
+     .head_dim = 24,
+     .ffn = 100,
+     .vocab = 33,
+     .bias = true,
+     .window = 3},
+    {.layers = 2,
+     .hidden = 48,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_dim = 20,
+     .ffn = 40,
+     .vocab = 50,
+     .qk_norm = true},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 static const char *const recipes[] = {"float", "w4a16", "w8a8-dynamic"};
@@ -48,11 +70,16 @@ typedef struct Live {
 static i64 bytes_of(const Module *m, ValueId v)
 {
     const Type *t = type_of(m, v);
-    i64 rows = t->dim[0] == DIM_T ? ir_meta_get_int(m, "chunk", 0) : t->dim[0] == DIM_R ? ir_meta_get_int(m, "rows", 0) : t->dim[0];
+    i64 rows = t->dim[0] == DIM_T   ? ir_meta_get_int(m, "chunk", 0)
+               : t->dim[0] == DIM_R ? ir_meta_get_int(m, "rows", 0)
+                                    : t->dim[0];
     i64 k = 1;
-    for (u32 i = 1; i < t->rank; i++) k *= t->dim[i];
+    for (u32 i = 1; i < t->rank; i++)
+        k *= t->dim[i];
     if (t->dt == DT_S8) return rows * ((k + 63) / 64 * 64);
-    if (t->dt == DT_S16) return rows * (op_int(def_of(m, v), A_GROUP) ? (k + 31) / 32 * 64 : 2 * ((k + 63) / 64 * 64));
+    if (t->dt == DT_S16)
+        return rows *
+               (op_int(def_of(m, v), A_GROUP) ? (k + 31) / 32 * 64 : 2 * ((k + 63) / 64 * 64));
     assert_int_equal(t->dt, DT_F32);
     return rows * k * 4;
 }
@@ -70,7 +97,8 @@ static void check_memory(const Module *m, u32 fn)
         const Attr *at = op_attr(op, A_AT);
         for (u32 k = 0; k < op->nout; k++) {
             if (at->ints[k] < 0) continue;
-            live[op->out + k] = (Live){at->ints[k], bytes_of(m, op->out + k), op->step, op->step, true};
+            live[op->out + k] =
+                (Live){at->ints[k], bytes_of(m, op->out + k), op->step, op->step, true};
             if (op->kind == OP_RESHAPE) assert_int_equal(at->ints[k], live[op->in[0]].at);
         }
     }
@@ -80,8 +108,11 @@ static void check_memory(const Module *m, u32 fn)
         assert_true((u64)(live[a].at + live[a].bytes) <= f->act_bytes);
         for (ValueId b = 1; b < a; b++) {
             bool alias = def_of(m, a)->kind == OP_RESHAPE || def_of(m, b)->kind == OP_RESHAPE;
-            if (!live[b].used || alias || live[a].first > live[b].last || live[b].first > live[a].last) continue;
-            assert_true(live[a].at + live[a].bytes <= live[b].at || live[b].at + live[b].bytes <= live[a].at);
+            if (!live[b].used || alias || live[a].first > live[b].last ||
+                live[b].first > live[a].last)
+                continue;
+            assert_true(live[a].at + live[a].bytes <= live[b].at ||
+                        live[b].at + live[b].bytes <= live[a].at);
         }
     }
     free(live);
@@ -95,7 +126,8 @@ static void check_crossing(const Module *m, u32 fn)
         const Op *op = op_at(m, f->body.at[i]);
         for (u32 k = 0; k < op->nin; k++) {
             const Op *def = def_of(m, op->in[k]);
-            if (def->kind && def->fn == fn && def->step != op->step) assert_true(op_attr(def, A_AT)->ints[op->in[k] - def->out] >= 0);
+            if (def->kind && def->fn == fn && def->step != op->step)
+                assert_true(op_attr(def, A_AT)->ints[op->in[k] - def->out] >= 0);
         }
     }
 }
@@ -113,13 +145,17 @@ static void test_recipes(void **state)
             assert_non_null(m);
             assert_int_equal(passes_stage(m), STAGE_PLANNED);
             assert_int_equal(m->fns.n, 4);
-            for (u32 f = 1; f < m->fns.n; f++) check_memory(m, f), check_crossing(m, f);
+            for (u32 f = 1; f < m->fns.n; f++)
+                check_memory(m, f), check_crossing(m, f);
             const char *w = r == 0 ? "f32" : r == 1 ? "u4g32" : "s8";
             const Fn *p = ir_fn(m, "prefill");
             assert_int_equal(p->steps.n, 1 + shapes[s].layers * (r == 0 ? 7 : 9));
             u32 at = 0;
             assert_true(kernel_is(m, p, at++, r == 0 ? "embed.f32" : "embed.s8"));
-            assert_true(kernel_is(m, p, at++, r == 0 ? "norm.f32" : r == 1 ? "norm.s16g32" : "norm.s8"));
+            assert_true(kernel_is(m, p, at++,
+                                  r == 0   ? "norm.f32"
+                                  : r == 1 ? "norm.s16g32"
+                                           : "norm.s8"));
             assert_true(kernel_is(m, p, at++, arena_printf(&a, "linear.%s.qkv", w)));
             assert_true(kernel_is(m, p, at++, "attend"));
             if (r) assert_true(kernel_is(m, p, at++, r == 1 ? "quant.s16g32" : "quant.s8"));
@@ -171,7 +207,8 @@ static double sqnr_after(const TinyLlama *t, const char *text)
     assert_true(ok);
     double worst = compare_values(ref, logits(&d, m, false, &k), n).sqnr_db;
     assert_int_equal(n, k);
-    if (ir_fn(m, "decode")) worst = fmin(worst, compare_values(ref, logits(&d, m, true, &k), n).sqnr_db);
+    if (ir_fn(m, "decode"))
+        worst = fmin(worst, compare_values(ref, logits(&d, m, true, &k), n).sqnr_db);
     arena_free(&a);
     return worst;
 }
@@ -180,10 +217,20 @@ static void test_exact_passes(void **state)
 {
     (void)state;
     static const char *const text[] = {
-        "canonicalise", "cse,dce", "fuse-norm", "untie,fuse-norm", "merge-linears", "fuse-norm,merge-linears,cse,dce",
-        "untie,fuse-norm,rotate", "untie,fuse-norm,rotate{seed=7,block=4,skip=r3}", "rotate{skip=r1}",
-        "untie,fuse-norm,rotate{skip=r2+r4},merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,layout,memory",
-        "phases{chunk=4,rows=4}", "phases{chunk=4,rows=4},fuse", "fuse-norm,merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,layout,memory",
+        "canonicalise",
+        "cse,dce",
+        "fuse-norm",
+        "untie,fuse-norm",
+        "merge-linears",
+        "fuse-norm,merge-linears,cse,dce",
+        "untie,fuse-norm,rotate",
+        "untie,fuse-norm,rotate{seed=7,block=4,skip=r3}",
+        "rotate{skip=r1}",
+        "untie,fuse-norm,rotate{skip=r2+r4},merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,"
+        "layout,memory",
+        "phases{chunk=4,rows=4}",
+        "phases{chunk=4,rows=4},fuse",
+        "fuse-norm,merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,layout,memory",
     };
     for (u32 s = 0; s < N_SHAPES; s++)
         for (u32 i = 0; i < sizeof text / sizeof *text; i++) {
@@ -204,13 +251,16 @@ static void test_quantising_passes(void **state)
         {"quantize-weights{bits=4,group=8}", 20},
         {"quantize-weights{bits=8,sym},quantize-activations{dtype=s16}", 40},
         {"quantize-weights{bits=8,sym},quantize-activations{dtype=s8},lower,dce", 35},
-        {"quantize-weights{bits=4,group=32,only=layers},quantize-activations{dtype=s16,group=32},lower,dce", 22},
+        {"quantize-weights{bits=4,group=32,only=layers},quantize-activations{dtype=s16,group=32},"
+         "lower,dce",
+         22},
         {"phases{chunk=4,rows=4,kv=f16}", 70},
     };
     for (u32 s = 0; s < N_SHAPES; s++)
         for (u32 i = 0; i < sizeof row / sizeof *row; i++) {
             double db = sqnr_after(&shapes[s], row[i].text);
-            if (db < row[i].db) fail_msg("%s on shape %u: %.1f dB, expected %.0f", row[i].text, s, db, row[i].db);
+            if (db < row[i].db)
+                fail_msg("%s on shape %u: %.1f dB, expected %.0f", row[i].text, s, db, row[i].db);
         }
 }
 
@@ -234,7 +284,8 @@ static void test_lower_is_exact(void **state)
             double *ref = logits(&d, m, false, &n);
             assert_true(run(&d, m, "lower,dce", NULL));
             u32 lowered = 0, left = 0;
-            for (OpId o = 1; o < m->ops.n; o++) lowered += op_at(m, o)->kind == OP_QLINEAR, left += op_at(m, o)->kind == OP_LINEAR;
+            for (OpId o = 1; o < m->ops.n; o++)
+                lowered += op_at(m, o)->kind == OP_QLINEAR, left += op_at(m, o)->kind == OP_LINEAR;
             assert_int_equal(lowered, 7 * shapes[s].layers + 1);
             assert_int_equal(left, 0);
             assert_true(compare_values(ref, logits(&d, m, false, &k), n).sqnr_db > 60);
@@ -254,8 +305,10 @@ static void test_recipes_numerics(void **state)
             i64 n, k;
             Module *plain = tiny_llama(&d, &shapes[s]), *m = compiled(&d, &shapes[s], recipes[r]);
             double *ref = logits(&d, plain, false, &n);
-            double prefill = compare_values(ref, logits(&d, m, false, &k), n).sqnr_db, decode = compare_values(ref, logits(&d, m, true, &k), n).sqnr_db;
-            if (prefill < bound[r] || decode < bound[r]) fail_msg("%s on shape %u: %.1f and %.1f dB", recipes[r], s, prefill, decode);
+            double prefill = compare_values(ref, logits(&d, m, false, &k), n).sqnr_db,
+                   decode = compare_values(ref, logits(&d, m, true, &k), n).sqnr_db;
+            if (prefill < bound[r] || decode < bound[r])
+                fail_msg("%s on shape %u: %.1f and %.1f dB", recipes[r], s, prefill, decode);
             arena_free(&a);
         }
 }
@@ -300,51 +353,65 @@ static u32 below(Random *r, u32 n)
 
 enum { WIDTH = 8, VALUES = 24 };
 
-static ValueId random_value(Random *r, TinyBuild *z, const ValueId *v, u32 n, const ValueId *w, u32 n_w)
+static ValueId random_value(Random *r, TinyBuild *z, const ValueId *v, u32 n, const ValueId *w,
+                            u32 n_w)
 {
     ValueId x = v[below(r, n)], y = v[below(r, n)];
     switch (below(r, 9)) {
     case 0: return ir_op(&z->b, OP_ADD, INS(x, y), NULL, 0, NULL);
-    case 1: return ir_op(&z->b, OP_MUL, INS(ir_op(&z->b, OP_SILU, INS(x), NULL, 0, NULL), y), NULL, 0, NULL);
+    case 1:
+        return ir_op(&z->b, OP_MUL, INS(ir_op(&z->b, OP_SILU, INS(x), NULL, 0, NULL), y), NULL, 0,
+                     NULL);
     case 2: return ir_op(&z->b, OP_RMSNORM, INS(x), ATTRS({A_EPS, .f = 1e-5}), 0, NULL);
     case 3: return tiny_norm(z, "norm", x, WIDTH);
     case 4: return ir_op(&z->b, OP_GELU, INS(x), NULL, 0, NULL);
     case 5: { /* gated unit */
-        ValueId g = tiny_linear(z, "gate", x, 2 * WIDTH, WIDTH), u = tiny_linear(z, "up", x, 2 * WIDTH, WIDTH);
+        ValueId g = tiny_linear(z, "gate", x, 2 * WIDTH, WIDTH),
+                u = tiny_linear(z, "up", x, 2 * WIDTH, WIDTH);
         g = ir_op(&z->b, OP_SILU, INS(g), NULL, 0, NULL);
-        g = below(r, 2) ? ir_op(&z->b, OP_MUL, INS(g, u), NULL, 0, NULL) : ir_op(&z->b, OP_MUL, INS(u, g), NULL, 0, NULL);
+        g = below(r, 2) ? ir_op(&z->b, OP_MUL, INS(g, u), NULL, 0, NULL)
+                        : ir_op(&z->b, OP_MUL, INS(u, g), NULL, 0, NULL);
         return tiny_linear(z, "down", g, WIDTH, 2 * WIDTH);
     }
     default: /* a linear, often the operand of a sum that a residual epilogue may take */
         x = ir_op(&z->b, OP_LINEAR, INS(x, w[below(r, n_w)]), NULL, 0, NULL);
-        return below(r, 2) ? x : below(r, 2) ? ir_op(&z->b, OP_ADD, INS(x, y), NULL, 0, NULL) : ir_op(&z->b, OP_ADD, INS(y, x), NULL, 0, NULL);
+        return below(r, 2)   ? x
+               : below(r, 2) ? ir_op(&z->b, OP_ADD, INS(x, y), NULL, 0, NULL)
+                             : ir_op(&z->b, OP_ADD, INS(y, x), NULL, 0, NULL);
     }
 }
 
 static Module *random_graph(Diag *d, u64 seed)
 {
-    static const TinyLlama t = {.layers = 1, .hidden = WIDTH, .heads = 2, .kv_heads = 1, .head_dim = 4, .vocab = 20};
+    static const TinyLlama t = {
+        .layers = 1, .hidden = WIDTH, .heads = 2, .kv_heads = 1, .head_dim = 4, .vocab = 20};
     Random r = {seed * 2 + 1};
     Module *m = ir_module_new(d->a, "random", ".");
     u32 fn = ir_fn_new(m, "main");
-    TinyBuild z = {.c = {.m = m, .d = d, .layer = -1}, .b = {.m = m, .d = d, .fn = fn, .layer = -1}, .t = &t};
+    TinyBuild z = {
+        .c = {.m = m, .d = d, .layer = -1}, .b = {.m = m, .d = d, .fn = fn, .layer = -1}, .t = &t};
     const i64 T = DIM_T;
-    ValueId tokens = ir_param(m, fn, "tokens", ir_type(m, DT_I32, 1, &T)), pos = ir_param(m, fn, "pos", ir_type(m, DT_I32, 1, &T));
+    ValueId tokens = ir_param(m, fn, "tokens", ir_type(m, DT_I32, 1, &T)),
+            pos = ir_param(m, fn, "pos", ir_type(m, DT_I32, 1, &T));
     ValueId v[VALUES], w[3], table = tiny_const(&z, "embed", 2, t.vocab, WIDTH, 1.0);
-    for (u32 i = 0; i < 3; i++) w[i] = tiny_const(&z, "w", 2, WIDTH, WIDTH, 0.5);
+    for (u32 i = 0; i < 3; i++)
+        w[i] = tiny_const(&z, "w", 2, WIDTH, WIDTH, 0.5);
     v[0] = ir_op(&z.b, OP_EMBEDDING, INS(tokens, table), NULL, 0, NULL);
     u32 attention = below(&r, VALUES);
     for (u32 i = 1; i < VALUES; i++) {
         v[i] = random_value(&r, &z, v, i, w, 3);
         if (i != attention) continue;
         z.b.layer = 0;
-        ValueId freqs = ir_op(&z.c, OP_ROPE_FREQS, NULL, 0, ATTRS({A_DIM, .i = t.head_dim}), 0, "freqs");
+        ValueId freqs =
+            ir_op(&z.c, OP_ROPE_FREQS, NULL, 0, ATTRS({A_DIM, .i = t.head_dim}), 0, "freqs");
         v[i] = tiny_attention(&z, v[i], pos, freqs);
         z.b.layer = -1;
     }
     ValueId sum = v[VALUES - 1]; /* every value counts */
-    for (u32 i = 0; i + 1 < VALUES; i += 2) sum = ir_op(&z.b, OP_ADD, INS(sum, v[i]), NULL, 0, NULL);
-    ValueId y = ir_op(&z.b, OP_LINEAR, INS(tiny_norm(&z, "last", sum, WIDTH), table), NULL, 0, NULL);
+    for (u32 i = 0; i + 1 < VALUES; i += 2)
+        sum = ir_op(&z.b, OP_ADD, INS(sum, v[i]), NULL, 0, NULL);
+    ValueId y =
+        ir_op(&z.b, OP_LINEAR, INS(tiny_norm(&z, "last", sum, WIDTH), table), NULL, 0, NULL);
     vec_push(m->a, &m->fns.at[fn].results, y);
     return m;
 }
@@ -352,7 +419,8 @@ static Module *random_graph(Diag *d, u64 seed)
 static void test_random_graphs(void **state)
 {
     (void)state;
-    const char *const text = "canonicalise,cse,dce,fuse-norm,merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,layout,memory";
+    const char *const text = "canonicalise,cse,dce,fuse-norm,merge-linears,phases{chunk=4,rows=4},"
+                             "cse,dce,fuse,layout,memory";
     for (u64 seed = 0; seed < 150; seed++) {
         Arena a = {0};
         Diag d;
@@ -363,9 +431,12 @@ static void test_random_graphs(void **state)
         bool ok = run(&d, m, text, NULL);
         diag_flush(&d);
         if (!ok) fail_msg("seed %llu", (unsigned long long)seed);
-        for (u32 f = 1; f < m->fns.n; f++) check_memory(m, f), check_crossing(m, f);
-        double prefill = compare_values(ref, logits(&d, m, false, &k), n).sqnr_db, decode = compare_values(ref, logits(&d, m, true, &k), n).sqnr_db;
-        if (prefill < 180 || decode < 180) fail_msg("seed %llu: %.1f and %.1f dB", (unsigned long long)seed, prefill, decode);
+        for (u32 f = 1; f < m->fns.n; f++)
+            check_memory(m, f), check_crossing(m, f);
+        double prefill = compare_values(ref, logits(&d, m, false, &k), n).sqnr_db,
+               decode = compare_values(ref, logits(&d, m, true, &k), n).sqnr_db;
+        if (prefill < 180 || decode < 180)
+            fail_msg("seed %llu: %.1f and %.1f dB", (unsigned long long)seed, prefill, decode);
         StrBuf b = {.a = &a}, c = {.a = &a};
         ir_print(m, &b);
         const Source src = {"dump", b.p, b.n};
@@ -381,9 +452,10 @@ static void test_random_graphs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_recipes),         cmocka_unit_test(test_exact_passes),     cmocka_unit_test(test_quantising_passes),
-        cmocka_unit_test(test_lower_is_exact),  cmocka_unit_test(test_recipes_numerics),
-        cmocka_unit_test(test_numerics_names_the_pass), cmocka_unit_test(test_random_graphs),
+        cmocka_unit_test(test_recipes),           cmocka_unit_test(test_exact_passes),
+        cmocka_unit_test(test_quantising_passes), cmocka_unit_test(test_lower_is_exact),
+        cmocka_unit_test(test_recipes_numerics),  cmocka_unit_test(test_numerics_names_the_pass),
+        cmocka_unit_test(test_random_graphs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
