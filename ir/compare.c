@@ -4,10 +4,9 @@
 
 double *compare_logits(Diag *d, Module *m, const i32 *tokens, i64 n, bool decode, Arena *a, i64 *count)
 {
-    enum { PREFIX_ROOM = 64 }; /* a constant prefix takes positions too */
     if (!eval_open(d, m)) return NULL;
     Eval *e = eval_new(d, m, true);
-    eval_set_context(e, n + PREFIX_ROOM);
+    eval_set_context(e, n + eval_prefix(m));
     Tensor t;
     double *out = NULL;
     if (eval_model(e, tokens, n, 0, true, decode, &t)) {

@@ -144,7 +144,8 @@ static bool move_slice(OpCall *c)
     for (i64 row = r.r0, left = r.nr; left > 0; row += run, left -= run) {
         i64 outer = row / (len * below), rest = row % (len * below);
         run = len * below - rest < left ? len * below - rest : left;
-        if (!fetch_to(c, 0, (Rect){(outer * x->dim[axis] + begin) * below + rest, run, r.c0, r.nc}, dst, r.nc)) return false;
+        i64 from = (outer * x->dim[axis] + begin) * below + rest;
+        if (!fetch_to(c, 0, (Rect){from, run, r.c0, r.nc}, dst, r.nc)) return false;
         dst += (size_t)(run * r.nc) * esize(c, x);
     }
     return true;
@@ -244,8 +245,10 @@ static bool fetch_broadcast(OpCall *c, u32 k, Rect r, Tensor *out)
     if (rows == 1) return ev_fetch(c, k, (Rect){0, 1, r.c0, r.nc}, out);
     if (rows == tensor_rows(a)) return ev_fetch(c, k, r, out);
     *out = scratch_matrix(c->e, b->dt, r.nr, r.nc);
-    for (i64 i = 0; i < r.nr; i++)
-        if (!fetch_to(c, k, (Rect){broadcast_row(a, b, r.r0 + i), 1, r.c0, r.nc}, at(out, i * r.nc, esize(c, b)), r.nc)) return false;
+    for (i64 i = 0; i < r.nr; i++) {
+        Rect row = {broadcast_row(a, b, r.r0 + i), 1, r.c0, r.nc};
+        if (!fetch_to(c, k, row, at(out, i * r.nc, esize(c, b)), r.nc)) return false;
+    }
     return true;
 }
 
@@ -347,7 +350,8 @@ static bool tile_pack(OpCall *c)
     u8 *tile = ev_scratch(c->e, bytes, 1);
     for (i64 t = lo / bytes; t * bytes < hi; t++) {
         if (!pack_tiles_of(c, t, 1, tile)) return false;
-        for (i64 i = t * bytes > lo ? t * bytes : lo; i < (t + 1) * bytes && i < hi; i++) c->out[0].i[i - lo] = tile[i - t * bytes];
+        for (i64 i = t * bytes > lo ? t * bytes : lo; i < (t + 1) * bytes && i < hi; i++)
+            c->out[0].i[i - lo] = tile[i - t * bytes];
     }
     return true;
 }
@@ -534,7 +538,8 @@ static bool pack_one(OpCall *c, const PackLayout *l, i64 r0, i64 nr, u8 *out)
             Rect r = k ? (Rect){r0, nr, g0, g1 - g0} : (Rect){r0, nr, c0, nc};
             ok = pack_operand(c, k, r, &part[k]);
         }
-        if (ok) pack_tile(l, nc, l->operands > 1 ? part[0] : NULL, l->operands > 1 ? NULL : part[0], part[1], part[2], out);
+        bool ints = l->operands > 1;
+        if (ok) pack_tile(l, nc, ints ? part[0] : NULL, ints ? NULL : part[0], part[1], part[2], out);
         ev_scope_end(c->e, s);
         if (!ok) return false;
         out += pack_tile_bytes(l, nc);

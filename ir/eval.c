@@ -38,7 +38,8 @@ struct ScratchBlock {
 static ScratchBlock *scratch_block(size_t need)
 {
     size_t size = need > SCRATCH_BLOCK ? need : SCRATCH_BLOCK;
-    ScratchBlock *b = aligned_alloc(SCRATCH_ALIGN, sizeof *b + (size + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN);
+    size = (size + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN;
+    ScratchBlock *b = aligned_alloc(SCRATCH_ALIGN, sizeof *b + size);
     if (!b) die_oom();
     b->size = size;
     b->next = NULL;
@@ -200,7 +201,8 @@ static bool resolve(Eval *e, const Op *op, const Type *t, Tensor *out)
         i64 dim = t->dim[i] >= 0 ? t->dim[i] : e->sym[-t->dim[i]];
         if (dim < 0) return ev_fail(e, op, "the size of a symbolic dimension is not known in this call");
         out->dim[i] = dim;
-        if (__builtin_mul_overflow(n, dim, &n) || n > INT64_MAX / 16) return ev_fail(e, op, "a value has too many elements");
+        if (__builtin_mul_overflow(n, dim, &n) || n > INT64_MAX / 16)
+            return ev_fail(e, op, "a value has too many elements");
     }
     return true;
 }
@@ -286,7 +288,8 @@ static bool bind_args(Eval *e, const Fn *f, const Tensor *args)
             if (want && *want < 0) *want = args[i].dim[k];
             ok = args[i].dim[k] > 0 && args[i].dim[k] == (want ? *want : t->dim[k]);
         }
-        if (!ok) return ev_fail(e, NULL, "argument %u of @%s has another shape than the parameter", i, ir_cstr(e->m, f->name));
+        const char *name = ir_cstr(e->m, f->name);
+        if (!ok) return ev_fail(e, NULL, "argument %u of @%s has another shape than the parameter", i, name);
     }
     return true;
 }
@@ -360,8 +363,11 @@ static void release(Frame *fr, ValueId v)
 /* Frees the operands that op number i read last, and results that nobody reads. */
 static void release_dead(Frame *fr, const Module *m, const Op *op, u32 i)
 {
-    for (u32 k = 0; k < op->nin; k++)
-        if (op->in[k] && !is_const(m, op->in[k]) && def_of(m, op->in[k])->kind && fr->last[op->in[k]] == i) release(fr, op->in[k]);
+    for (u32 k = 0; k < op->nin; k++) {
+        ValueId v = op->in[k];
+        bool computed = v && !is_const(m, v) && def_of(m, v)->kind; /* not a parameter, which is the caller's */
+        if (computed && fr->last[v] == i) release(fr, v);
+    }
     for (u32 k = 0; k < op->nout; k++)
         if (fr->last[op->out + k] == UINT32_MAX) release(fr, op->out + k);
 }
@@ -437,14 +443,17 @@ static bool check_tensor(Diag *d, const Module *m, const Op *op)
     const Type *t = type_of(m, op->out);
     u64 bytes, end;
     if (!id) return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "unknown encoding '%s'", enc);
-    if (file < 0 || file >= (i64)m->files.n) return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "the module has no file %lld", (long long)file);
+    if (file < 0 || file >= (i64)m->files.n)
+        return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "the module has no file %lld", (long long)file);
     const File *f = &m->files.at[file];
     if (!f->open) return false;
     if (type_cols(t) % (i64)enc_info(id)->block)
-        return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "rows of %lld elements are not whole blocks of %u (%s)", (long long)type_cols(t), enc_info(id)->block, enc);
-    if (offset < 0 || !enc_bytes(id, (u64)type_elems(t), &bytes) || !ckd_add(&end, (u64)offset, bytes) || end > f->map.size)
-        return diag_error(d, E_FILE_READ, LOC_WHAT(what), "its bytes lie outside '%s', which has %llu bytes", f->map.name, (unsigned long long)f->map.size);
-    return true;
+        return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "rows of %lld elements are not whole blocks of %u (%s)",
+                          (long long)type_cols(t), enc_info(id)->block, enc);
+    bool fits = offset >= 0 && enc_bytes(id, (u64)type_elems(t), &bytes) && ckd_add(&end, (u64)offset, bytes);
+    if (fits && end <= f->map.size) return true;
+    return diag_error(d, E_FILE_READ, LOC_WHAT(what), "its bytes lie outside '%s', which has %llu bytes", f->map.name,
+                      (unsigned long long)f->map.size);
 }
 
 bool eval_open(Diag *d, Module *m)

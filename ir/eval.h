@@ -58,6 +58,7 @@ void eval_watch(Eval *e, EvalWatch *watch, void *user);
  * Parameters are recognised by name: tokens, pos, rows. Behind a constant prefix of p rows (op `attention`) positions
  * start at p: the caller's pos0 does not count it, the context of eval_set_context does. */
 bool eval_model(Eval *e, const i32 *tokens, i64 n, i64 pos0, bool all, bool decode, Tensor *logits);
+i64 eval_prefix(const Module *m); /* rows of that prefix, 0 if there is none */
 
 /* Synthetic weights (ir/synthetic.c): element i of a stream, uniform in [-1, 1), a function of integers only so that
  * a GPU computes the same value: the high 24 bits of a 64-bit mix of (seed, stream, i), as a signed fraction. */

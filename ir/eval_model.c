@@ -12,16 +12,15 @@ static u32 fn_index(const Module *m, const char *name)
     return 0;
 }
 
-/* Rows of the constant prefix that attention sees before position 0 of the user. */
-static i64 prefix_rows(const Module *m, u32 fn)
+i64 eval_prefix(const Module *m)
 {
     i64 rows = 0;
-    for (u32 i = 0; i < m->fns.at[fn].body.n; i++) {
-        const Op *op = op_at(m, m->fns.at[fn].body.at[i]);
+    for (OpId i = 1; i < m->ops.n; i++) {
+        const Op *op = op_at(m, i);
         ValueId k = op->kind == OP_ATTENTION ? op_in(op, 4) : 0;
         if (k && type_of(m, k)->dim[0] > rows) rows = type_of(m, k)->dim[0];
     }
-    return rows;
+    return rows < INT32_MAX ? rows : INT32_MAX; /* a file may claim any number; no call reaches that far */
 }
 
 typedef struct Ints {
@@ -41,7 +40,8 @@ static bool call(Eval *e, u32 fn, const Ints *in, Tensor *out)
     const Fn *f = &e->m->fns.at[fn];
     const char *name = ir_cstr(e->m, f->name);
     Tensor args[3];
-    if (f->params.n > 3 || f->results.n > 1) return ev_fail(e, NULL, "@%s has another signature than a model's function", name);
+    if (f->params.n > 3 || f->results.n > 1)
+        return ev_fail(e, NULL, "@%s has another signature than a model's function", name);
     for (u32 i = 0; i < f->params.n; i++) {
         const char *p = ir_cstr(e->m, value_at(e->m, f->params.at[i])->name);
         if (strcmp(p, "tokens") == 0) args[i] = in->tokens;
@@ -70,16 +70,18 @@ typedef struct Logits {
 
 static bool gather(Eval *e, Logits *l, const Tensor *part)
 {
-    if (part->rank != 2 || !dtype_info[part->dt].is_float) return ev_fail(e, NULL, "the model's result is no matrix of logits");
+    if (part->rank != 2 || !dtype_info[part->dt].is_float)
+        return ev_fail(e, NULL, "the model's result is no matrix of logits");
     i64 cols = part->dim[1], take = part->dim[0] < l->want - l->have ? part->dim[0] : l->want - l->have;
     size_t size = ev_esize(e, part->dt);
     if (!l->have) {
-        *l->out = (Tensor){.dt = part->dt, .rank = 2, .dim = {l->want, cols}, .p = xmalloc((size_t)(l->want * cols), size)};
+        *l->out = (Tensor){.dt = part->dt, .rank = 2, .dim = {l->want, cols}};
+        l->out->p = xmalloc((size_t)(l->want * cols), size);
         vec_push(&e->a, &e->keep, l->out->p);
     }
     /* The last rows of what was computed: with one row wanted, the last one. */
-    memcpy((u8 *)l->out->p + (size_t)(l->have * cols) * size, (const u8 *)part->p + (size_t)((part->dim[0] - take) * cols) * size,
-           (size_t)(take * cols) * size);
+    const u8 *from = (const u8 *)part->p + (size_t)((part->dim[0] - take) * cols) * size;
+    memcpy((u8 *)l->out->p + (size_t)(l->have * cols) * size, from, (size_t)(take * cols) * size);
     l->have += take;
     return true;
 }
@@ -133,12 +135,15 @@ static bool run_phases(Eval *e, u32 prefill, u32 logits, const i32 *tokens, i64 
 
 bool eval_model(Eval *e, const i32 *tokens, i64 n, i64 pos0, bool all, bool decode, Tensor *logits)
 {
-    u32 fmain = fn_index(e->m, "main"), prefill = fn_index(e->m, "prefill"), rows = fn_index(e->m, "logits"), one = fn_index(e->m, "decode");
+    u32 fmain = fn_index(e->m, "main"), one = fn_index(e->m, "decode");
+    u32 prefill = fn_index(e->m, "prefill"), rows = fn_index(e->m, "logits");
     u32 first = decode ? one : prefill ? prefill : fmain;
     Logits l = {.out = logits, .want = all ? n : 1};
-    if (n < 1 || pos0 < 0) return ev_fail(e, NULL, "%lld tokens at position %lld", (long long)n, (long long)pos0);
-    if (!first || (first == prefill && !rows)) return ev_fail(e, NULL, "the module has no @%s", decode ? "decode" : prefill ? "logits" : "main");
-    pos0 += prefix_rows(e->m, first);
+    if (n < 1 || n > INT32_MAX || pos0 < 0 || pos0 > INT32_MAX)
+        return ev_fail(e, NULL, "%lld tokens at position %lld", (long long)n, (long long)pos0);
+    if (!first || (first == prefill && !rows))
+        return ev_fail(e, NULL, "the module has no @%s", decode ? "decode" : prefill ? "logits" : "main");
+    pos0 += eval_prefix(e->m);
     if (pos0 > INT32_MAX - n) return ev_fail(e, NULL, "positions beyond %d", INT32_MAX);
     if (decode) return run_decode(e, one, tokens, n, pos0, all, &l);
     if (prefill) return run_phases(e, prefill, rows, tokens, n, pos0, all, &l);

@@ -441,7 +441,11 @@ typedef struct QLinear {
     i64 limit; /* bound of a group's sum: 32-bit signed; kernels hold a 16-bit operand as two byte planes */
 } QLinear;
 
-static i64 max_abs(DType dt) { return -dtype_info[dt].lo > dtype_info[dt].hi ? -dtype_info[dt].lo : dtype_info[dt].hi; }
+static i64 max_abs(DType dt)
+{
+    const DTypeInfo *i = &dtype_info[dt];
+    return -i->lo > i->hi ? -i->lo : i->hi;
+}
 
 static i64 dot_int(const int16_t *a, const int16_t *b, i64 n, i64 block)
 {
@@ -489,7 +493,8 @@ static bool qlinear_tile(OpCall *c, const QLinear *q, const Tensor *tile, i64 n0
             for (i64 g = 0; g < q->groups; g++) {
                 i64 k = g * q->group, len = q->k - k < q->group ? q->k - k : q->group;
                 i64 sum = dot_int(xq + t * q->k + k, wq + j * q->k + k, len, q->block);
-                if (sum > q->limit || sum < -q->limit) return ev_fail(c->e, c->op, "a sum of products does not fit 32 bits");
+                if (sum > q->limit || sum < -q->limit)
+                    return ev_fail(c->e, c->op, "a sum of products does not fit 32 bits");
                 real scale = REAL(xs)[(xrows == 1 ? 0 : t) * xcols + (xcols == 1 ? 0 : g)];
                 real v = REAL(&tile[1])[j * q->groups + g] * (real)sum;
                 if (tile[2].p) v += REAL(&tile[2])[j * q->groups + g] * (real)sums[t * q->groups + g];
@@ -517,7 +522,8 @@ static bool ev_qlinear(OpCall *c)
         i64 nr = n - n0 < step ? n - n0 : step;
         Scope s = ev_scope(c->e);
         Tensor tile[3] = {0};
-        bool ok = ev_fetch(c, 2, (Rect){n0, nr, 0, q.k}, &tile[0]) && ev_fetch(c, 3, (Rect){n0, nr, 0, q.groups}, &tile[1]);
+        bool ok = ev_fetch(c, 2, (Rect){n0, nr, 0, q.k}, &tile[0]);
+        ok = ok && ev_fetch(c, 3, (Rect){n0, nr, 0, q.groups}, &tile[1]);
         if (asym) ok = ok && ev_fetch(c, 4, (Rect){n0, nr, 0, q.groups}, &tile[2]);
         ok = ok && qlinear_tile(c, &q, tile, n0, xq, sums);
         ev_scope_end(c->e, s);
@@ -587,25 +593,31 @@ static void attend_row(const HeadView *h, const real *q, i64 lo, i64 pos, real s
     for (i64 i = 0; i < h->d; i++) y[i] /= sum;
 }
 
-/* All rows of q [T, heads, d]. Element (head g, position j, i) of the cache is at g * head_stride + j * row_stride + i. */
-static bool attend_all(OpCall *c, const Tensor *pos, const Tensor *k, const Tensor *v, i64 head_stride, i64 row_stride, i64 kv_heads, i64 capacity)
+typedef struct KvCache { /* element (head g, position j, i) is at g * head_stride + j * row_stride + i */
+    const Tensor *k, *v;
+    i64 heads, capacity, head_stride, row_stride;
+} KvCache;
+
+/* All rows of q [T, heads, d]. */
+static bool attend_all(OpCall *c, const Tensor *pos, KvCache kv)
 {
     const Tensor *q = &c->in[0];
     i64 heads = q->dim[1], d = q->dim[2], window = op_int(c->op, A_WINDOW);
-    if (heads % kv_heads) return ev_fail(c->e, c->op, "%lld heads do not divide over %lld", (long long)heads, (long long)kv_heads);
+    if (heads % kv.heads)
+        return ev_fail(c->e, c->op, "%lld heads do not divide over %lld", (long long)heads, (long long)kv.heads);
     bool prefixed = c->op->kind == OP_ATTENTION && present(c, 4);
     HeadView h = {.d = d, .prefix = prefixed ? c->in[4].dim[0] : 0};
-    real *score = ev_scratch(c->e, capacity, sizeof *score);
+    real *score = ev_scratch(c->e, kv.capacity, sizeof *score);
     for (i64 t = 0; t < q->dim[0]; t++) {
         i64 p = pos->i[t], lo = window > 0 && p - window + 1 > h.prefix ? p - window + 1 : h.prefix;
-        if (!index_ok(c, p, capacity, "position")) return false;
+        if (!index_ok(c, p, kv.capacity, "position")) return false;
         for (i64 n = 0; n < heads; n++) {
-            i64 g = n / (heads / kv_heads);
-            h.k[1] = (HeadRows){REAL(k) + g * head_stride, row_stride};
-            h.v[1] = (HeadRows){REAL(v) + g * head_stride, row_stride};
+            i64 g = n / (heads / kv.heads);
+            h.k[1] = (HeadRows){REAL(kv.k) + g * kv.head_stride, kv.row_stride};
+            h.v[1] = (HeadRows){REAL(kv.v) + g * kv.head_stride, kv.row_stride};
             if (prefixed) {
-                h.k[0] = (HeadRows){REAL(&c->in[4]) + g * d, kv_heads * d};
-                h.v[0] = (HeadRows){REAL(&c->in[5]) + g * d, kv_heads * d};
+                h.k[0] = (HeadRows){REAL(&c->in[4]) + g * d, kv.heads * d};
+                h.v[0] = (HeadRows){REAL(&c->in[5]) + g * d, kv.heads * d};
             }
             i64 row = (t * heads + n) * d;
             attend_row(&h, REAL(q) + row, lo, p, (real)op_float(c->op, A_SCALE), score, REAL(&c->out[0]) + row);
@@ -624,18 +636,20 @@ static bool ev_attention(OpCall *c)
     for (i64 t = 0; t < k->dim[0]; t++) {
         i64 p = pos->i[t];
         if (!index_ok(c, p, capacity, "position")) return false;
-        if (p < prefix) return ev_fail(c->e, c->op, "position %lld lies in the prefix of %lld", (long long)p, (long long)prefix);
+        if (p < prefix)
+            return ev_fail(c->e, c->op, "position %lld lies in the prefix of %lld", (long long)p, (long long)prefix);
         memcpy(REAL(&s->t[0]) + p * row, REAL(k) + t * row, (size_t)row * sizeof(real));
         memcpy(REAL(&s->t[1]) + p * row, REAL(v) + t * row, (size_t)row * sizeof(real));
     }
-    return attend_all(c, pos, &s->t[0], &s->t[1], k->dim[2], row, k->dim[1], capacity);
+    return attend_all(c, pos, (KvCache){&s->t[0], &s->t[1], k->dim[1], capacity, k->dim[2], row});
 }
 
 /* Stores n elements in a state, rounded to its type. */
 static bool store_row(OpCall *c, EvState *s, i64 elem, const real *x, i64 n)
 {
     Tensor row = {.dt = s->t[0].dt, .rank = 1, .dim = {n}, .p = REAL(&s->t[0]) + elem};
-    if (!dtype_info[row.dt].is_float) return ev_fail(c->e, c->op, "the state's type %s is not a float type", dtype_info[row.dt].name);
+    if (!dtype_info[row.dt].is_float)
+        return ev_fail(c->e, c->op, "the state's type %s is not a float type", dtype_info[row.dt].name);
     memcpy(row.p, x, (size_t)n * sizeof(real));
     ev_round(c->e, &row);
     return true;
@@ -648,7 +662,8 @@ static bool ev_kv_append(OpCall *c)
         EvState *s = ev_state(c->e, c->op->in[3 + k]);
         if (!s) return false;
         i64 capacity = s->t[0].dim[1];
-        if (s->t[0].dim[0] != heads || s->t[0].dim[2] != d) return ev_fail(c->e, c->op, "its operands and states differ in shape");
+        if (s->t[0].dim[0] != heads || s->t[0].dim[2] != d)
+            return ev_fail(c->e, c->op, "its operands and states differ in shape");
         for (i64 t = 0; t < c->in[0].dim[0]; t++) {
             i64 p = c->in[2].i[t];
             if (!index_ok(c, p, capacity, "position")) return false;
@@ -662,9 +677,10 @@ static bool ev_kv_append(OpCall *c)
 static bool ev_attend(OpCall *c)
 {
     const Tensor *k = &c->in[2], *v = &c->in[3];
-    if (!dtype_info[k->dt].is_float || !dtype_info[v->dt].is_float) return ev_fail(c->e, c->op, "reads states of integer type");
+    if (!dtype_info[k->dt].is_float || !dtype_info[v->dt].is_float)
+        return ev_fail(c->e, c->op, "reads states of integer type");
     if (c->in[0].dim[2] != k->dim[2]) return ev_fail(c->e, c->op, "its operands and states differ in shape");
-    return attend_all(c, &c->in[1], k, v, k->dim[1] * k->dim[2], k->dim[2], k->dim[0], k->dim[1]);
+    return attend_all(c, &c->in[1], (KvCache){k, v, k->dim[0], k->dim[1], k->dim[1] * k->dim[2], k->dim[2]});
 }
 
 static bool ev_store(OpCall *c)
