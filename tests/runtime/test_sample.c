@@ -164,7 +164,7 @@ static void frequencies(PfqSampler s)
     int32_t inside = 0;
     double rest_p = 0, rest = 0;
     for (int32_t i = 0; i < n; i++) {
-        double want = p[i] * DRAWS, got = count[sorted[i].id];
+        double want = p[i] * (double)DRAWS, got = count[sorted[i].id];
         inside += count[sorted[i].id];
         if (want >= 10) {
             chi2 += (got - want) * (got - want) / want;
