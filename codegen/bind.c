@@ -1,5 +1,6 @@
-/* Steps -> kernel calls: reads the ops of each step, finds constants and operands for the kernel that the step names,
- * and places barriers. One function per family of kernels; the slots they fill are in the templates' contracts. */
+/* Steps -> kernel calls: reads the ops of each step, finds constants and operands for the kernel
+ * that the step names, and places barriers. One function per family of kernels; the slots they fill
+ * are in the templates' contracts. */
 #include "codegen/plan.h"
 
 #include "ir/eval.h"
@@ -44,8 +45,10 @@ static bool refuse(Bind *b, const char *fmt, ...)
     va_start(ap, fmt);
     const char *why = arena_vprintf(b->a, fmt, ap);
     va_end(ap);
-    diag_error(b->d, E_KERNEL, LOC_NONE, "step %u (%s) of @%s: %s", b->step, ir_cstr(b->m, b->st->kernel), b->phase->name, why);
-    for (u32 i = 0; i < b->n_ops && i < 6; i++) diag_note(b->d, "%s", ir_op_text(b->m, op_at(b->m, b->ops[i])));
+    diag_error(b->d, E_KERNEL, LOC_NONE, "step %u (%s) of @%s: %s", b->step,
+               ir_cstr(b->m, b->st->kernel), b->phase->name, why);
+    for (u32 i = 0; i < b->n_ops && i < 6; i++)
+        diag_note(b->d, "%s", ir_op_text(b->m, op_at(b->m, b->ops[i])));
     return false;
 }
 
@@ -97,7 +100,10 @@ static ValueId output(const Bind *b)
     return 0;
 }
 
-static i64 cols(const Bind *b, ValueId v) { return type_cols(type_of(b->m, v)); }
+static i64 cols(const Bind *b, ValueId v)
+{
+    return type_cols(type_of(b->m, v));
+}
 
 /* ---- places ---- */
 
@@ -106,7 +112,8 @@ static u64 quant_row_bytes(const Bind *b, ValueId v)
 {
     const Op *q = def_of(b->m, v);
     u64 k = (u64)cols(b, v);
-    if (type_of(b->m, v)->dt == DT_S16) return q->kind && op_int(q, A_GROUP) ? (k + 31) / 32 * 64 : (k + 63) / 64 * 128;
+    if (type_of(b->m, v)->dt == DT_S16)
+        return q->kind && op_int(q, A_GROUP) ? (k + 31) / 32 * 64 : (k + 63) / 64 * 128;
     return (k + 63) / 64 * 64;
 }
 
@@ -114,7 +121,11 @@ static u64 value_bytes(const Bind *b, ValueId v)
 {
     const Type *t = type_of(b->m, v);
     u64 n = 1;
-    for (u32 i = 0; i + 1 < t->rank; i++) n *= (u64)(t->dim[i] == DIM_T ? b->chunk : t->dim[i] == DIM_R ? b->rows : t->dim[i] < 0 ? 0 : t->dim[i]);
+    for (u32 i = 0; i + 1 < t->rank; i++)
+        n *= (u64)(t->dim[i] == DIM_T   ? b->chunk
+                   : t->dim[i] == DIM_R ? b->rows
+                   : t->dim[i] < 0      ? 0
+                                        : t->dim[i]);
     return dtype_info[t->dt].is_float ? n * (u64)cols(b, v) * 4 : n * quant_row_bytes(b, v);
 }
 
@@ -129,7 +140,9 @@ static bool place(Bind *b, ValueId v, CgRef *r)
     if (!v) return refuse(b, "an operand is missing");
     const Op *op = def_of(b->m, v);
     if (op->kind == OP_NONE) {
-        if (value_at(b->m, v)->index != 0) return refuse(b, "reads parameter %u in a way no kernel does", value_at(b->m, v)->index);
+        if (value_at(b->m, v)->index != 0)
+            return refuse(b, "reads parameter %u in a way no kernel does",
+                          value_at(b->m, v)->index);
         *r = (CgRef){.place = CG_TOKENS};
         return true;
     }
@@ -142,22 +155,30 @@ static bool place(Bind *b, ValueId v, CgRef *r)
     if (op->kind == OP_STATE && is_kv(b, v)) {
         const Type *t = type_of(b->m, v);
         if (at < 0) return refuse(b, "a state has no place");
-        *r = (CgRef){.place = CG_KV, .off = (u64)at, .bytes = (u64)(t->dim[0] * t->dim[2]) * dtype_info[t->dt].bits / 8};
-        return r->off + r->bytes <= b->p->kv_row_bytes || refuse(b, "a state lies outside the KV cache");
+        *r = (CgRef){.place = CG_KV,
+                     .off = (u64)at,
+                     .bytes = (u64)(t->dim[0] * t->dim[2]) * dtype_info[t->dt].bits / 8};
+        return r->off + r->bytes <= b->p->kv_row_bytes ||
+               refuse(b, "a state lies outside the KV cache");
     }
     if (at < 0 && is_result(b, v)) {
         *r = (CgRef){.place = CG_LOGITS};
         return true;
     }
-    if (op->kind == OP_RESHAPE && !is_const(b->m, v)) return place(b, op->in[0], r); /* moves nothing */
+    if (op->kind == OP_RESHAPE && !is_const(b->m, v))
+        return place(b, op->in[0], r); /* moves nothing */
     if (at < 0) return refuse(b, "a value that it needs has no place");
     *r = (CgRef){.place = CG_ACT, .off = (u64)at, .bytes = value_bytes(b, v)};
-    return r->off + r->bytes <= b->p->act_bytes || refuse(b, "a value lies outside the activation arena");
+    return r->off + r->bytes <= b->p->act_bytes ||
+           refuse(b, "a value lies outside the activation arena");
 }
 
 /* ---- constants and sections ---- */
 
-static void set(Bind *b, CgConstId c, double v) { b->val[c] = v; }
+static void set(Bind *b, CgConstId c, double v)
+{
+    b->val[c] = v;
+}
 
 static CgRef section(Bind *b, ValueId v, CgSectionKind kind)
 {
@@ -184,7 +205,8 @@ static u64 section_bytes(const Bind *b, const CgSection *s)
 static bool small_const(Bind *b, ValueId v, CgSectionKind kind, CgRef *r)
 {
     if (!is_const(b->m, v)) return refuse(b, "an operand must be constant");
-    if (!dtype_info[type_of(b->m, v)->dt].is_float) return refuse(b, "a constant operand must be a float");
+    if (!dtype_info[type_of(b->m, v)->dt].is_float)
+        return refuse(b, "a constant operand must be a float");
     *r = section(b, v, kind);
     return true;
 }
@@ -202,13 +224,18 @@ static bool packed(Bind *b)
 static const char *kernel_name(Bind *b)
 {
     StrBuf s = {.a = b->a};
-    for (const char *p = ir_cstr(b->m, b->st->kernel); *p; p++) sb_ch(&s, (*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9') ? *p : '_');
-    if (b->val[C_N] > 0) sb_printf(&s, "_%.0fx%.0f", b->val[C_N], b->val[C_K]);
-    else if (b->val[C_K] > 0) sb_printf(&s, "_%.0f", b->val[C_K]);
-    else if (b->val[C_heads] > 0) sb_printf(&s, "_%.0fx%.0f", b->val[C_heads], b->val[C_head_dim]);
+    for (const char *p = ir_cstr(b->m, b->st->kernel); *p; p++)
+        sb_ch(&s, (*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9') ? *p : '_');
+    if (b->val[C_N] > 0)
+        sb_printf(&s, "_%.0fx%.0f", b->val[C_N], b->val[C_K]);
+    else if (b->val[C_K] > 0)
+        sb_printf(&s, "_%.0f", b->val[C_K]);
+    else if (b->val[C_heads] > 0)
+        sb_printf(&s, "_%.0fx%.0f", b->val[C_heads], b->val[C_head_dim]);
     for (u32 n = 2;; n++) { /* same shape, other constants: number them */
         bool taken = false;
-        for (u32 i = 0; i < b->p->kernels.n; i++) taken = taken || strcmp(b->p->kernels.at[i].name, s.p) == 0;
+        for (u32 i = 0; i < b->p->kernels.n; i++)
+            taken = taken || strcmp(b->p->kernels.at[i].name, s.p) == 0;
         if (!taken) return s.p;
         if (n > 2) s.n = (size_t)(strrchr(s.p, '_') - s.p);
         sb_printf(&s, "_%u", n);
@@ -217,7 +244,9 @@ static const char *kernel_name(Bind *b)
 
 static bool depends(const CgRef *x, const CgRef *y)
 {
-    if (x->place != y->place || x->place == CG_NONE || x->place == CG_PRIVATE || x->place == CG_WEIGHT) return false;
+    if (x->place != y->place || x->place == CG_NONE || x->place == CG_PRIVATE ||
+        x->place == CG_WEIGHT)
+        return false;
     if (x->place != CG_ACT && x->place != CG_KV) return true;
     return x->off < y->off + y->bytes && y->off < x->off + x->bytes;
 }
@@ -248,7 +277,8 @@ static bool add_call(Bind *b)
     for (u32 i = 0; i < CG_N_CONSTS; i++) {
         if (!(uses >> i & 1)) continue;
         k.val[i] = b->val[i];
-        if (!cg_const_info[i].is_float && (k.val[i] < 0 || k.val[i] > INT32_MAX)) return refuse(b, "constant %s does not fit 31 bits", cg_const_info[i].name);
+        if (!cg_const_info[i].is_float && (k.val[i] < 0 || k.val[i] > INT32_MAX))
+            return refuse(b, "constant %s does not fit 31 bits", cg_const_info[i].name);
         sb_ch(&key, ' ');
         sb_f64(&key, k.val[i]);
     }
@@ -283,13 +313,15 @@ static u32 last_use(const Bind *b, ValueId v)
         for (u32 k = 0; k < op->nin; k++) {
             if (op->in[k] != v) continue;
             if (op->step > last) last = op->step;
-            if (op->kind == OP_RESHAPE || op->kind == OP_STORE) return 0; /* seen under another name */
+            if (op->kind == OP_RESHAPE || op->kind == OP_STORE)
+                return 0; /* seen under another name */
         }
     }
     return is_result(b, v) ? 0 : last;
 }
 
-/* With one row, a norm or quantiser costs less than a barrier: every thread computes it into its own memory. */
+/* With one row, a norm or quantiser costs less than a barrier: every thread computes it into its
+ * own memory. */
 static bool make_private(Bind *b, ValueId v)
 {
     if (place_of(b, v) < 0) return true; /* not seen outside */
@@ -300,7 +332,8 @@ static bool make_private(Bind *b, ValueId v)
         moved = false;
         for (u32 i = 0; i < b->priv.n; i++) {
             const Private *q = &b->priv.at[i];
-            if (q->last_step < b->step || off + bytes <= q->off || q->off + q->bytes <= off) continue;
+            if (q->last_step < b->step || off + bytes <= q->off || q->off + q->bytes <= off)
+                continue;
             off = q->off + q->bytes;
             moved = true;
         }
@@ -318,7 +351,8 @@ static void try_private(Bind *b)
     bool ok = true;
     for (u32 i = 0; i < b->n_ops; i++) {
         const Op *op = op_at(b->m, b->ops[i]);
-        for (u32 k = 0; k < op_info[op->kind].nout; k++) ok = ok && make_private(b, op->out + k);
+        for (u32 k = 0; k < op_info[op->kind].nout; k++)
+            ok = ok && make_private(b, op->out + k);
     }
     if (!ok) b->priv.n = before;
     b->call.each = ok && b->priv.n > before;
@@ -333,7 +367,8 @@ static bool bind_embed(Bind *b)
     const Type *w = type_of(b->m, e->in[1]);
     set(b, C_N, (double)w->dim[0]);
     set(b, C_K, (double)w->dim[1]);
-    return place(b, e->in[0], &b->call.in[0]) && packed(b) && place(b, output(b), &b->call.out[0]) && add_call(b);
+    return place(b, e->in[0], &b->call.in[0]) && packed(b) &&
+           place(b, output(b), &b->call.out[0]) && add_call(b);
 }
 
 /* norm.XF, quant.XF: the outputs are one f32 value, or integers and scales. */
@@ -357,18 +392,24 @@ static bool bind_norm(Bind *b)
     b->call.flops = (u64)cols(b, x) * 4;
     if (!place(b, x, &b->call.in[0])) return false;
     try_private(b);
-    if (q) return place(b, q->out, &b->call.out[0]) && place(b, s->out, &b->call.out[1]) && add_call(b);
+    if (q)
+        return place(b, q->out, &b->call.out[0]) && place(b, s->out, &b->call.out[1]) &&
+               add_call(b);
     return place(b, output(b), &b->call.out[0]) && add_call(b);
 }
 
 static bool act_kind(Bind *b, const Op *op)
 {
-    i64 act = op->kind == OP_SILU ? cg_activation("silu") : cg_activation(strcmp(op_str(b->m, op, A_MODE), "tanh") == 0 ? "gelu_tanh" : "gelu");
+    i64 act =
+        op->kind == OP_SILU
+            ? cg_activation("silu")
+            : cg_activation(strcmp(op_str(b->m, op, A_MODE), "tanh") == 0 ? "gelu_tanh" : "gelu");
     set(b, C_act, (double)act);
     return act >= 0 || refuse(b, "no kernel computes this activation function");
 }
 
-/* First row of the linear's result that v was sliced from, following the step's ops backwards; -1 if none. */
+/* First row of the linear's result that v was sliced from, following the step's ops backwards; -1
+ * if none. */
 static i64 sliced_from(const Bind *b, ValueId v)
 {
     while (in_step(b, v)) {
@@ -387,7 +428,9 @@ static bool rope_consts(Bind *b, const Op *rope)
     if (!small_const(b, rope->in[2], CG_SEC_F32, &f)) return false;
     const double n = 2.0 * (double)cols(b, rope->in[2]), scale = op_float(rope, A_MSCALE);
     const bool again = b->call.aux[1].place != CG_NONE;
-    if (again && (b->call.aux[1].section != f.section || b->val[C_rope_scale] < scale || b->val[C_rope_scale] > scale)) return refuse(b, "q and k are turned differently");
+    if (again && (b->call.aux[1].section != f.section || b->val[C_rope_scale] < scale ||
+                  b->val[C_rope_scale] > scale))
+        return refuse(b, "q and k are turned differently");
     b->call.aux[1] = f;
     set(b, C_rot, n);
     set(b, C_rope_scale, scale);
@@ -398,7 +441,8 @@ static bool head_norm_consts(Bind *b, const Op *norm, u32 slot)
 {
     const double eps = op_float(norm, A_EPS);
     if (norm->nin < 2 || !norm->in[1]) return refuse(b, "a head's norm has no gain");
-    if (b->val[C_qk_norm] > 0 && (b->val[C_eps] < eps || b->val[C_eps] > eps)) return refuse(b, "q and k have norms with different eps");
+    if (b->val[C_qk_norm] > 0 && (b->val[C_eps] < eps || b->val[C_eps] > eps))
+        return refuse(b, "q and k have norms with different eps");
     set(b, C_qk_norm, 1);
     set(b, C_eps, eps);
     return small_const(b, norm->in[1], CG_SEC_F32, &b->call.aux[slot]);
@@ -408,7 +452,8 @@ static bool kv_dtype(Bind *b, ValueId state)
 {
     DType dt = type_of(b->m, state)->dt;
     set(b, C_kv_f16, dt == DT_F16);
-    return dt == DT_F16 || dt == DT_F32 || refuse(b, "no kernel keeps the KV cache in %s", dtype_info[dt].name);
+    return dt == DT_F16 || dt == DT_F32 ||
+           refuse(b, "no kernel keeps the KV cache in %s", dtype_info[dt].name);
 }
 
 static bool bind_qkv(Bind *b)
@@ -417,8 +462,10 @@ static bool bind_qkv(Bind *b)
     if (!kv) return refuse(b, "has no kv_append");
     const Type *ks = type_of(b->m, kv->in[3]);
     const i64 d = ks->dim[2], g = ks->dim[0], heads = ((i64)b->val[C_N] - 2 * g * d) / d;
-    if (heads < 1 || (heads + 2 * g) * d != (i64)b->val[C_N]) return refuse(b, "the weight's rows are not heads of q, k and v");
-    if (sliced_from(b, kv->in[0]) != heads * d || sliced_from(b, kv->in[1]) != (heads + g) * d) return refuse(b, "q, k and v are not in this order");
+    if (heads < 1 || (heads + 2 * g) * d != (i64)b->val[C_N])
+        return refuse(b, "the weight's rows are not heads of q, k and v");
+    if (sliced_from(b, kv->in[0]) != heads * d || sliced_from(b, kv->in[1]) != (heads + g) * d)
+        return refuse(b, "q, k and v are not in this order");
     set(b, C_heads, (double)heads);
     set(b, C_kv_heads, (double)g);
     set(b, C_head_dim, (double)d);
@@ -427,12 +474,15 @@ static bool bind_qkv(Bind *b)
         const Op *op = op_at(b->m, b->ops[i]);
         const bool is_q = sliced_from(b, op->out) == 0;
         if (op->kind == OP_ROPE && (ropes++, !rope_consts(b, op))) return false;
-        if (op->kind == OP_RMSNORM && (norms++, !head_norm_consts(b, op, is_q ? 2 : 3))) return false;
+        if (op->kind == OP_RMSNORM && (norms++, !head_norm_consts(b, op, is_q ? 2 : 3)))
+            return false;
     }
-    if (ropes % 2 || norms % 2 || ropes > 2 || norms > 2) return refuse(b, "q and k are not treated alike");
+    if (ropes % 2 || norms % 2 || ropes > 2 || norms > 2)
+        return refuse(b, "q and k are not treated alike");
     ValueId q = output(b);
     if (sliced_from(b, q) != 0) return refuse(b, "its result is not q");
-    return kv_dtype(b, kv->in[3]) && place(b, q, &b->call.out[0]) && place(b, kv->in[3], &b->call.out[1]) && place(b, kv->in[4], &b->call.out[2]);
+    return kv_dtype(b, kv->in[3]) && place(b, q, &b->call.out[0]) &&
+           place(b, kv->in[3], &b->call.out[1]) && place(b, kv->in[4], &b->call.out[2]);
 }
 
 /* Everything before the epilogue: input, weights, bias. *y is the product. */
@@ -448,7 +498,9 @@ static bool linear_base(Bind *b, ValueId *y)
     if (q) {
         const bool grouped = op_int(l, A_GROUP) != 0;
         const DType x = type_of(b->m, l->in[0])->dt;
-        fmt = x == DT_S8 && !grouped ? cg_format("s8") : x == DT_S16 ? cg_format(grouped ? "s16g32" : "s16") : -1;
+        fmt = x == DT_S8 && !grouped ? cg_format("s8")
+              : x == DT_S16          ? cg_format(grouped ? "s16g32" : "s16")
+                                     : -1;
     }
     if (fmt < 0) return refuse(b, "no kernel reads activations in this format");
     set(b, C_fmt, (double)fmt);
@@ -456,9 +508,11 @@ static bool linear_base(Bind *b, ValueId *y)
     const ValueId bias = op_in(l, q ? 5 : 2);
     const bool tiles2 = strcmp(b->variant, "swiglu") == 0;
     set(b, C_bias, bias != 0);
-    if (bias && !small_const(b, bias, tiles2 ? CG_SEC_TILES2 : CG_SEC_F32, &b->call.aux[0])) return false;
+    if (bias && !small_const(b, bias, tiles2 ? CG_SEC_TILES2 : CG_SEC_F32, &b->call.aux[0]))
+        return false;
     *y = l->out;
-    return packed(b) && place(b, l->in[0], &b->call.in[0]) && (!q || place(b, l->in[1], &b->call.in[1]));
+    return packed(b) && place(b, l->in[0], &b->call.in[0]) &&
+           (!q || place(b, l->in[1], &b->call.in[1]));
 }
 
 static bool bind_linear(Bind *b)
@@ -471,12 +525,14 @@ static bool bind_linear(Bind *b)
     if (strcmp(b->variant, "qkv") == 0) return bind_qkv(b) && add_call(b);
     if (strcmp(b->variant, "residual") == 0) {
         const Op *add = find(b, OP_ADD);
-        if (!add || (add->in[0] != y && add->in[1] != y)) return refuse(b, "does not add its product");
+        if (!add || (add->in[0] != y && add->in[1] != y))
+            return refuse(b, "does not add its product");
         if (!place(b, add->in[add->in[0] == y], &b->call.in[2])) return false;
     } else if (strcmp(b->variant, "swiglu") == 0) {
         const Op *act = find2(b, OP_SILU, OP_GELU);
         if (!act || !find(b, OP_MUL)) return refuse(b, "has no gated activation");
-        if (sliced_from(b, act->in[0]) != 0) return refuse(b, "the gate is not the weight's first half");
+        if (sliced_from(b, act->in[0]) != 0)
+            return refuse(b, "the gate is not the weight's first half");
         if (!act_kind(b, act)) return false;
     }
     return place(b, output(b), &b->call.out[0]) && add_call(b);
@@ -493,8 +549,9 @@ static bool bind_attend(Bind *b)
     set(b, C_window, (double)op_int(at, A_WINDOW));
     set(b, C_scale, op_float(at, A_SCALE));
     b->call.flops = 4 * (u64)(q->dim[1] * q->dim[2]);
-    return kv_dtype(b, at->in[2]) && place(b, at->in[0], &b->call.in[0]) && place(b, at->in[2], &b->call.in[1]) &&
-           place(b, at->in[3], &b->call.in[2]) && place(b, output(b), &b->call.out[0]) && add_call(b);
+    return kv_dtype(b, at->in[2]) && place(b, at->in[0], &b->call.in[0]) &&
+           place(b, at->in[2], &b->call.in[1]) && place(b, at->in[3], &b->call.in[2]) &&
+           place(b, output(b), &b->call.out[0]) && add_call(b);
 }
 
 static bool head_shape(Bind *b, ValueId x)
@@ -509,10 +566,12 @@ static bool head_shape(Bind *b, ValueId x)
 static bool bind_heads(Bind *b)
 {
     const Op *norm = find(b, OP_RMSNORM), *rope = find(b, OP_ROPE), *first = norm ? norm : rope;
-    if (!first || !head_shape(b, first->in[0])) return first ? false : refuse(b, "has neither rope nor rmsnorm");
+    if (!first || !head_shape(b, first->in[0]))
+        return first ? false : refuse(b, "has neither rope nor rmsnorm");
     if (norm && !head_norm_consts(b, norm, 2)) return false;
     if (rope && !rope_consts(b, rope)) return false;
-    return place(b, first->in[0], &b->call.in[0]) && place(b, output(b), &b->call.out[0]) && add_call(b);
+    return place(b, first->in[0], &b->call.in[0]) && place(b, output(b), &b->call.out[0]) &&
+           add_call(b);
 }
 
 /* kv_append on its own: two calls of `heads`, for k and for v. */
@@ -522,8 +581,9 @@ static bool bind_kv_append(Bind *b)
     b->row = ROW_HEADS;
     for (u32 i = 0; i < 2; i++) {
         set(b, C_cache, 1);
-        if (!head_shape(b, kv->in[i]) || !kv_dtype(b, kv->in[3 + i]) || !place(b, kv->in[i], &b->call.in[0]) ||
-            !place(b, kv->in[3 + i], &b->call.out[0]) || !add_call(b))
+        if (!head_shape(b, kv->in[i]) || !kv_dtype(b, kv->in[3 + i]) ||
+            !place(b, kv->in[i], &b->call.in[0]) || !place(b, kv->in[3 + i], &b->call.out[0]) ||
+            !add_call(b))
             return false;
     }
     return true;
@@ -541,7 +601,8 @@ static bool const_value(Bind *b, ValueId v, double *out)
 
 static bool bind_elem(Bind *b)
 {
-    const Op *mul = find(b, OP_MUL), *op = find2(b, OP_ADD, OP_MUL), *act = find2(b, OP_SILU, OP_GELU);
+    const Op *mul = find(b, OP_MUL), *op = find2(b, OP_ADD, OP_MUL),
+             *act = find2(b, OP_SILU, OP_GELU);
     ValueId x = 0, y = 0;
     if (act) {
         x = act->in[0];
@@ -581,7 +642,8 @@ static bool bind_hadamard(Bind *b)
     set(b, C_base, (double)hadamard_base_order(n));
     set(b, C_scale, 1 / sqrt((double)n));
     if (hadamard_base_order(n) > 1 && !packed(b)) return false;
-    return place(b, h->in[0], &b->call.in[0]) && place(b, output(b), &b->call.out[0]) && add_call(b);
+    return place(b, h->in[0], &b->call.in[0]) && place(b, output(b), &b->call.out[0]) &&
+           add_call(b);
 }
 
 static bool bind_rows(Bind *b)
@@ -591,10 +653,12 @@ static bool bind_rows(Bind *b)
     const Type *t = type_of(b->m, r->in[0]);
     set(b, C_K, (double)t->dim[1]);
     set(b, C_rows, (double)(t->dim[0] < 0 ? b->chunk : t->dim[0]));
-    return place(b, r->in[0], &b->call.in[0]) && place(b, r->in[1], &b->call.in[1]) && place(b, output(b), &b->call.out[0]) && add_call(b);
+    return place(b, r->in[0], &b->call.in[0]) && place(b, r->in[1], &b->call.in[1]) &&
+           place(b, output(b), &b->call.out[0]) && add_call(b);
 }
 
-/* store on its own: a copy, which is a scale by 1; nothing at all when the value was computed in place. */
+/* store on its own: a copy, which is a scale by 1; nothing at all when the value was computed in
+ * place. */
 static bool bind_store(Bind *b)
 {
     const Op *s = find(b, OP_STORE);
@@ -613,7 +677,8 @@ static bool bind_step(Bind *b)
 {
     const char *name = ir_cstr(b->m, b->st->kernel);
     b->call = (CgCall){0};
-    for (u32 i = 0; i < CG_N_CONSTS; i++) b->val[i] = cg_const_info[i].def;
+    for (u32 i = 0; i < CG_N_CONSTS; i++)
+        b->val[i] = cg_const_info[i].def;
     b->variant = "";
     if (strcmp(name, "kv_append") == 0 && find(b, OP_KV_APPEND)) return bind_kv_append(b);
     if (strcmp(name, "store") == 0 && find(b, OP_STORE)) return bind_store(b);
@@ -643,9 +708,13 @@ static bool bind_fn(Bind *b)
     for (u32 i = 0; i < b->fn->body.n;) {
         const u32 step = op_at(b->m, b->fn->body.at[i])->step;
         u32 n = 1;
-        while (i + n < b->fn->body.n && op_at(b->m, b->fn->body.at[i + n])->step == step) n++;
+        while (i + n < b->fn->body.n && op_at(b->m, b->fn->body.at[i + n])->step == step)
+            n++;
         if (step == 0 || step > b->fn->steps.n)
-            return diag_error(b->d, E_KERNEL, LOC_NONE, "@%s is not in steps; the passes fuse, layout and memory must run first", b->phase->name);
+            return diag_error(
+                b->d, E_KERNEL, LOC_NONE,
+                "@%s is not in steps; the passes fuse, layout and memory must run first",
+                b->phase->name);
         b->step = step;
         b->st = &b->fn->steps.at[step - 1];
         b->ops = &b->fn->body.at[i];
@@ -662,7 +731,8 @@ static void count_weight_reads(CgPlan *p, const CgPhase *ph)
     for (u32 i = 0; i < ph->calls.n; i++) {
         CgCall *c = &ph->calls.at[i];
         const CgKernel *k = &p->kernels.at[c->kernel];
-        const bool embed = k->row == ROW_EMBED_F32 || k->row == ROW_EMBED_S8 || k->row == ROW_EMBED_U4G32;
+        const bool embed =
+            k->row == ROW_EMBED_F32 || k->row == ROW_EMBED_S8 || k->row == ROW_EMBED_U4G32;
         for (u32 s = 0; s <= CG_AUX; s++) {
             const CgRef *r = s < CG_AUX ? &c->aux[s] : &c->w;
             if (r->place != CG_WEIGHT) continue;
@@ -685,7 +755,8 @@ static bool lay_out_image(Bind *b)
         memcpy(p->image[i].name, s->name, n < cap ? n : cap);
         p->image[i].bytes = section_bytes(b, s);
     }
-    return pfq_image_layout(p->image, p->sections.n, &p->data_offset, &p->data_bytes, &p->total_bytes) ||
+    return pfq_image_layout(p->image, p->sections.n, &p->data_offset, &p->data_bytes,
+                            &p->total_bytes) ||
            diag_error(b->d, E_LIMIT, LOC_WHAT("weights"), "the weight image is too large");
 }
 
@@ -693,15 +764,23 @@ bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out)
 {
     static const char *const names[CG_N_PHASES] = {"prefill", "logits", "decode"};
     *out = (CgPlan){.m = m, .a = a, .kv_row_bytes = (u64)ir_meta_get_int(m, "kv_row_bytes", 0)};
-    Bind b = {.d = d, .a = a, .m = m, .p = out, .chunk = ir_meta_get_int(m, "chunk", 0), .rows = ir_meta_get_int(m, "rows", 0)};
+    Bind b = {.d = d,
+              .a = a,
+              .m = m,
+              .p = out,
+              .chunk = ir_meta_get_int(m, "chunk", 0),
+              .rows = ir_meta_get_int(m, "rows", 0)};
     b.kernel_map.a = b.section_map.a = a;
     for (u32 i = 0; i < CG_N_PHASES; i++) {
         Fn *fn = ir_fn(m, names[i]);
-        if (!fn) return diag_error(d, E_KERNEL, LOC_NONE, "the module has no @%s; the pass phases must run first", names[i]);
+        if (!fn)
+            return diag_error(d, E_KERNEL, LOC_NONE,
+                              "the module has no @%s; the pass phases must run first", names[i]);
         out->phase[i] = (CgPhase){.name = names[i], .fn = (u32)(fn - m->fns.at)};
         if (fn->act_bytes > out->act_bytes) out->act_bytes = fn->act_bytes;
     }
-    if (b.chunk < 1 || b.rows < 1) return diag_error(d, E_KERNEL, LOC_NONE, "the module does not say its chunk and rows");
+    if (b.chunk < 1 || b.rows < 1)
+        return diag_error(d, E_KERNEL, LOC_NONE, "the module does not say its chunk and rows");
     /* Decode first: sections are numbered, and so stored, in the order in which it streams them. */
     static const u32 order[CG_N_PHASES] = {CG_DECODE, CG_PREFILL, CG_LOGITS_PHASE};
     bool ok = true;
@@ -713,7 +792,9 @@ bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out)
     }
     if (!ok || !lay_out_image(&b)) return false;
     out->scratch_bytes = out->kernel_scratch + b.priv_bytes;
-    for (u32 i = 0; i < CG_N_PHASES; i++) count_weight_reads(out, &out->phase[i]);
-    for (u32 i = 0; i < out->sections.n; i++) out->weight_bytes_per_token += out->sections.at[i].read_per_token;
+    for (u32 i = 0; i < CG_N_PHASES; i++)
+        count_weight_reads(out, &out->phase[i]);
+    for (u32 i = 0; i < out->sections.n; i++)
+        out->weight_bytes_per_token += out->sections.at[i].read_per_token;
     return true;
 }

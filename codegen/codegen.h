@@ -1,16 +1,17 @@
 /* Code generation for CPUs: a module in steps -> out/NAME, its weights, its sources and plan.json.
  *
  *   out/NAME            the program (position independent, dynamic glibc)
- *   out/NAME.weights    the weight image (runtime/image.h); with embed_weights it is appended to out/NAME
- *   out/plan.json       memory map, kernels with their constants, steps with bytes and flops, weight sections
- *   out/src/model.c     the schedule that runs; beside it abi.h, kernels/ (one file per specialised kernel) and
- *                       templates/ (what those include)
+ *   out/NAME.weights    the weight image (runtime/image.h); with embed_weights it is appended to
+ * out/NAME out/plan.json       memory map, kernels with their constants, steps with bytes and
+ * flops, weight sections out/src/model.c     the schedule that runs; beside it abi.h, kernels/ (one
+ * file per specialised kernel) and templates/ (what those include)
  *
- * Input: @prefill, @logits and @decode, every op in a step, every value that crosses steps placed by the memory
- * pass, every streamed weight a packed constant. The same module, targets and pfqc give the same bytes on any
- * machine, in any folder, locale and time zone ("cpu" alone means this machine, so it differs between CPU types).
- * Files appear whole or not at all. Memory: bounded by tiles per thread, never by the size of the weights.
- * Threading: called by one thread, uses opt.threads itself. Not here: packing (ir/), kernels (codegen/cpu/).
+ * Input: @prefill, @logits and @decode, every op in a step, every value that crosses steps placed
+ * by the memory pass, every streamed weight a packed constant. The same module, targets and pfqc
+ * give the same bytes on any machine, in any folder, locale and time zone ("cpu" alone means this
+ * machine, so it differs between CPU types). Files appear whole or not at all. Memory: bounded by
+ * tiles per thread, never by the size of the weights. Threading: called by one thread, uses
+ * opt.threads itself. Not here: packing (ir/), kernels (codegen/cpu/).
  */
 #ifndef PFQC_CODEGEN_CODEGEN_H
 #define PFQC_CODEGEN_CODEGEN_H
@@ -22,11 +23,12 @@ typedef struct CgOptions {
     const char *const *targets; /* "cpu", "cpu:NAME" */
     u32 n_targets;
     bool embed_weights;
-    u32 threads;                   /* 0: one per CPU that this process may use */
-    const void *tokenizer;         /* blob for runtime/tokenizer.h; NULL: the program has no tokenizer */
+    u32 threads;           /* 0: one per CPU that this process may use */
+    const void *tokenizer; /* blob for runtime/tokenizer.h; NULL: the program has no tokenizer */
     size_t tokenizer_bytes;
-    const char *version, *recipe;  /* for `info` */
-    /* Called from the calling thread, now and then; done and total count bytes of weights. May be NULL. */
+    const char *version, *recipe; /* for `info` */
+    /* Called from the calling thread, now and then; done and total count bytes of weights. May be
+     * NULL. */
     void (*progress)(void *arg, const char *what, u64 done, u64 total);
     void *progress_arg;
 } CgOptions;

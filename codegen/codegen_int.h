@@ -1,8 +1,10 @@
-/* What the files of codegen/ share: embedded files, targets, specialisation of kernel templates, linking.
+/* What the files of codegen/ share: embedded files, targets, specialisation of kernel templates,
+ * linking.
  *
- * Everything here lives for one cg_compile. cg_specialise is thread-safe (each call has its own LLVM context);
- * the rest belongs to the calling thread. Errors go to the Diag, or for cg_specialise into CgObject.error.
- * Not here: the public call (codegen.h), the container of the weight image (runtime/image.h).
+ * Everything here lives for one cg_compile. cg_specialise is thread-safe (each call has its own
+ * LLVM context); the rest belongs to the calling thread. Errors go to the Diag, or for
+ * cg_specialise into CgObject.error. Not here: the public call (codegen.h), the container of the
+ * weight image (runtime/image.h).
  */
 #ifndef PFQC_CODEGEN_CODEGEN_INT_H
 #define PFQC_CODEGEN_CODEGEN_INT_H
@@ -19,7 +21,7 @@ const char *cg_embedded_name(u32 i);
 /* ---- target.c: which CPUs to generate code for ---- */
 
 typedef struct CgVariant {
-    const char *name; /* "avx512vnni" */
+    const char *name;           /* "avx512vnni" */
     const char *cpu, *features; /* LLVM's; every instruction set the code may use */
     u32 bits;                   /* PFQ_CPU_*, as the shipped binary checks them */
 } CgVariant;
@@ -31,8 +33,8 @@ typedef struct CgTarget {
 
 enum { CG_MAX_VARIANTS = 8 };
 
-/* Targets named by `specs` ("cpu", "cpu:znver4"), best variant first; two that share a variant give one, tuned
- * for the one named first. Errors: E_TARGET. Returns 0 after an error. */
+/* Targets named by `specs` ("cpu", "cpu:znver4"), best variant first; two that share a variant give
+ * one, tuned for the one named first. Errors: E_TARGET. Returns 0 after an error. */
 u32 cg_targets(Diag *d, Arena *a, const char *const *specs, u32 n, CgTarget out[CG_MAX_VARIANTS]);
 
 /* ---- llvm_spec.c: template + constants -> object ---- */
@@ -45,7 +47,7 @@ typedef struct CgConst { /* value of a template's `extern const` global */
 } CgConst;
 
 typedef struct CgSpec {
-    const char *what;      /* template's name, for messages */
+    const char *what; /* template's name, for messages */
     Str bitcode;
     const char *entry;     /* function of the template that is wanted */
     const char *symbol;    /* its name in the object */
@@ -61,7 +63,8 @@ typedef struct CgObject {
 } CgObject;
 
 void cg_specialise(const CgSpec *spec, CgObject *out);
-/* All of them on `threads` threads. The first error becomes a diagnostic (E_LLVM) and stops the others. */
+/* All of them on `threads` threads. The first error becomes a diagnostic (E_LLVM) and stops the
+ * others. */
 bool cg_specialise_all(Diag *d, const CgSpec *specs, CgObject *out, u32 n, u32 threads);
 /* A relocatable whose one symbol is `symbol`: `data`, 64-byte aligned, read-only. */
 void cg_data_object(const char *symbol, Str data, CgObject *out);
@@ -74,8 +77,10 @@ typedef struct CgInput {
     Str data;         /* an object or an archive */
 } CgInput;
 
-/* Compiles src_dir/model.c and links it with the inputs, in order, to the file `output`. The inputs reach the linker
- * as anonymous memory files, so nothing is left behind whatever ends the process. E_LINK. */
-bool cg_link(Diag *d, Arena *a, const char *src_dir, const CgInput *in, u32 n_in, const char *output);
+/* Compiles src_dir/model.c and links it with the inputs, in order, to the file `output`. The inputs
+ * reach the linker as anonymous memory files, so nothing is left behind whatever ends the process.
+ * E_LINK. */
+bool cg_link(Diag *d, Arena *a, const char *src_dir, const CgInput *in, u32 n_in,
+             const char *output);
 
 #endif

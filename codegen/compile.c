@@ -3,9 +3,10 @@
 
 #include "ir/base/meter.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <unistd.h>
-
 
 typedef struct Compile {
     Diag *d;
@@ -23,12 +24,16 @@ typedef struct Compile {
 /* The model's name becomes file names. */
 static bool check_name(Diag *d, const char *name)
 {
-    bool ok = *name && *name != '.' && *name != '-' && strlen(name) <= 100 && strcmp(name, "src") != 0 && strcmp(name, "ir") != 0 && strcmp(name, "plan.json") != 0;
+    bool ok = *name && *name != '.' && *name != '-' && strlen(name) <= 100 &&
+              strcmp(name, "src") != 0 && strcmp(name, "ir") != 0 && strcmp(name, "plan.json") != 0;
     for (const char *p = name; *p; p++)
-        ok = ok && ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("._-", *p));
+        ok = ok && ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+                    (*p >= '0' && *p <= '9') || strchr("._-", *p));
     if (ok) return true;
-    diag_error(d, E_FILE_WRITE, LOC_WHAT("name"), "the model's name '%s' cannot name the program", name);
-    diag_hint(d, "use letters, digits, '.', '_' and '-', beginning with a letter or digit; not src, ir or plan.json");
+    diag_error(d, E_FILE_WRITE, LOC_WHAT("name"), "the model's name '%s' cannot name the program",
+               name);
+    diag_hint(d, "use letters, digits, '.', '_' and '-', beginning with a letter or digit; not "
+                 "src, ir or plan.json");
     return false;
 }
 
@@ -45,11 +50,16 @@ static bool specialise(Compile *c)
         CgConst *consts = NEWN(c->a, CgConst, CG_N_CONSTS);
         u32 nc = 0;
         for (u32 j = 0; j < CG_N_CONSTS; j++)
-            if (k->uses >> j & 1) consts[nc++] = (CgConst){cg_const_info[j].name, cg_const_info[j].is_float, (i64)k->val[j], k->val[j]};
-        specs[i] = (CgSpec){.what = row->name, .entry = row->entry, .consts = consts, .n_consts = nc, .target = t};
+            if (k->uses >> j & 1)
+                consts[nc++] = (CgConst){cg_const_info[j].name, cg_const_info[j].is_float,
+                                         (i64)k->val[j], k->val[j]};
+        specs[i] = (CgSpec){
+            .what = row->name, .entry = row->entry, .consts = consts, .n_consts = nc, .target = t};
         specs[i].symbol = arena_printf(c->a, "%s_%s", t->variant->name, k->name);
-        const char *bc = arena_printf(c->a, "%s/%.*s.bc", t->variant->name, (int)strcspn(row->template, "."), row->template);
-        if (!cg_embedded_find(bc, &specs[i].bitcode)) return diag_error(c->d, E_KERNEL, LOC_NONE, "there is no template %s", bc);
+        const char *bc = arena_printf(c->a, "%s/%.*s.bc", t->variant->name,
+                                      (int)strcspn(row->template, "."), row->template);
+        if (!cg_embedded_find(bc, &specs[i].bitcode))
+            return diag_error(c->d, E_KERNEL, LOC_NONE, "there is no template %s", bc);
     }
     c->n_objects = n;
     if (!cg_specialise_all(c->d, specs, c->objects, n, c->opt.threads)) return false;
@@ -69,31 +79,56 @@ static bool write_templates(Compile *c, const char *dir)
     const char *name;
     for (u32 i = 0; (name = cg_embedded_name(i)); i++) {
         if (strncmp(name, "cpu/", 4) != 0) continue;
-        bool used = name[strlen(name) - 1] == 'h';
-        for (u32 k = 0; k < c->plan.kernels.n; k++) used = used || strcmp(name + 4, cg_rows[c->plan.kernels.at[k].row].template) == 0;
         StrBuf b = {.a = c->a};
-        if (!used) continue;
         cg_emit_template(name + 4, &b);
         if (!write_text(c, dir, name + 4, &b)) return false;
     }
     return true;
 }
 
+/* Kernels that an earlier compile left in the folder. Only files that begin as ours do are removed. */
+static void remove_stale(Compile *c, const char *dir)
+{
+    DIR *list = opendir(dir);
+    for (const struct dirent *e; list && (e = readdir(list));) {
+        const size_t n = strlen(e->d_name);
+        if (n < 3 || n > 200 || strcmp(e->d_name + n - 2, ".c") != 0) continue;
+        bool current = false;
+        for (u32 i = 0; i < c->plan.kernels.n; i++) {
+            const char *name = c->plan.kernels.at[i].name;
+            current = current || (strlen(name) == n - 2 && strncmp(name, e->d_name, n - 2) == 0);
+        }
+        char want[256], have[256];
+        const size_t len = (size_t)snprintf(want, sizeof want, "/* %.*s: ", (int)n - 2, e->d_name);
+        const char *path = io_join(c->a, dir, e->d_name);
+        const int fd = current ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        if (fd < 0) continue;
+        if (read(fd, have, len) == (ssize_t)len && memcmp(want, have, len) == 0) unlink(path);
+        close(fd);
+    }
+    if (list) closedir(list);
+}
+
 static bool write_sources(Compile *c)
 {
-    char *kernels = io_join(c->a, c->src, "kernels"), *templates = io_join(c->a, c->src, "templates");
-    if (!io_mkdirs(c->d, kernels) || !io_mkdirs(c->d, templates) || !write_templates(c, templates)) return false;
+    char *kernels = io_join(c->a, c->src, "kernels"),
+         *templates = io_join(c->a, c->src, "templates");
+    if (!io_mkdirs(c->d, kernels) || !io_mkdirs(c->d, templates) || !write_templates(c, templates))
+        return false;
+    remove_stale(c, kernels);
     for (u32 i = 0; i < c->plan.kernels.n; i++) {
         StrBuf b = {.a = c->a};
         cg_emit_kernel(&c->build, i, &b);
-        if (!write_text(c, kernels, arena_printf(c->a, "%s.c", c->plan.kernels.at[i].name), &b)) return false;
+        if (!write_text(c, kernels, arena_printf(c->a, "%s.c", c->plan.kernels.at[i].name), &b))
+            return false;
     }
     Str abi;
     if (!cg_embedded_find("abi.h", &abi)) BUG("abi.h is not embedded");
     StrBuf model = {.a = c->a}, plan = {.a = c->a};
     cg_emit_model(&c->build, &model);
     cg_emit_plan_json(&c->build, &plan);
-    return io_write_file(c->d, c->a, io_join(c->a, c->src, "abi.h"), abi.p, abi.n) && write_text(c, c->src, "model.c", &model) &&
+    return io_write_file(c->d, c->a, io_join(c->a, c->src, "abi.h"), abi.p, abi.n) &&
+           write_text(c, c->src, "model.c", &model) &&
            write_text(c, c->opt.out_dir, "plan.json", &plan);
 }
 
@@ -102,20 +137,24 @@ static CgInput *link_inputs(Compile *c, u32 *n, u64 *bytes)
     CgInput *in = NEWN(c->a, CgInput, c->n_objects + 1);
     *n = 0;
     *bytes = 0;
-    for (u32 i = 0; i < c->n_objects; i++) in[(*n)++] = (CgInput){"kernel", {(const char *)c->objects[i].data, c->objects[i].bytes}};
+    for (u32 i = 0; i < c->n_objects; i++)
+        in[(*n)++] = (CgInput){"kernel", {(const char *)c->objects[i].data, c->objects[i].bytes}};
     in[*n].name = "runtime";
     if (!cg_embedded_find("libpfqrt.a", &in[(*n)++].data)) BUG("the runtime is not embedded");
-    for (u32 i = 0; i < *n; i++) *bytes += in[i].data.n;
+    for (u32 i = 0; i < *n; i++)
+        *bytes += in[i].data.n;
     return in;
 }
 
-/* Links to a temporary of its own, because a linker replaces its output file, and copies it to the start of `f`. */
+/* Links to a temporary of its own, because a linker replaces its output file, and copies it to the
+ * start of `f`. */
 static bool link_to(Compile *c, const CgInput *in, u32 n, const char *binary, OutFile *f, u64 *size)
 {
     OutFile *tmp = io_create(c->d, c->a, arena_printf(c->a, "%s.link", binary));
     if (!tmp) return false;
     MappedFile linked = {0};
-    bool ok = cg_link(c->d, c->a, c->src, in, n, io_temp_path(tmp)) && io_map(c->d, c->a, io_temp_path(tmp), &linked) &&
+    bool ok = cg_link(c->d, c->a, c->src, in, n, io_temp_path(tmp)) &&
+              io_map(c->d, c->a, io_temp_path(tmp), &linked) &&
               io_pwrite(f, linked.data, linked.size, 0);
     *size = linked.size;
     if (linked.data) io_unmap(&linked);
@@ -123,34 +162,43 @@ static bool link_to(Compile *c, const CgInput *in, u32 n, const char *binary, Ou
     return ok;
 }
 
-static u64 up64k(u64 n) { return (n + PFQ_IMAGE_ALIGN - 1) / PFQ_IMAGE_ALIGN * PFQ_IMAGE_ALIGN; }
+static u64 up64k(u64 n)
+{
+    return (n + PFQ_IMAGE_ALIGN - 1) / PFQ_IMAGE_ALIGN * PFQ_IMAGE_ALIGN;
+}
 
-/* Weights come first: the program holds the image's id, which is made of its checksums. An embedded image is therefore
- * placed before the program is linked, behind a bound of its size: what goes in, the schedule, and start-up code. */
+/* Weights come first: the program holds the image's id, which is made of its checksums. An embedded
+ * image is therefore placed before the program is linked, behind a bound of its size: what goes in,
+ * the schedule, and start-up code. */
 static bool build(Compile *c, OutFile *bin, OutFile *weights)
 {
     u32 n_in;
     u64 bytes;
     const CgInput *in = link_inputs(c, &n_in, &bytes);
     u32 calls = 0;
-    for (u32 i = 0; i < CG_N_PHASES; i++) calls += c->plan.phase[i].calls.n;
+    for (u32 i = 0; i < CG_N_PHASES; i++)
+        calls += c->plan.phase[i].calls.n;
     const u64 at = c->opt.embed_weights ? up64k(bytes + calls * (u64)512 + (256u << 10)) : 0;
     const double t0 = now_seconds();
     if (!cg_write_weights(c->d, &c->plan, weights ? weights : bin, at, &c->opt)) return false;
     const double t1 = now_seconds();
     c->res->weights_s = t1 - t0;
-    if (!write_sources(c) || !link_to(c, in, n_in, c->res->binary, bin, &c->res->binary_bytes)) return false;
+    if (!write_sources(c) || !link_to(c, in, n_in, c->res->binary, bin, &c->res->binary_bytes))
+        return false;
     c->res->link_s = now_seconds() - t1;
     c->res->weight_bytes = c->plan.data_bytes;
     if (weights) return true;
-    if (c->res->binary_bytes > at) return diag_error(c->d, E_LINK, LOC_NONE, "the program has %llu bytes, more than its parts", (unsigned long long)c->res->binary_bytes);
+    if (c->res->binary_bytes > at)
+        return diag_error(c->d, E_LINK, LOC_NONE, "the program has %llu bytes, more than its parts",
+                          (unsigned long long)c->res->binary_bytes);
     PfqImageTrailer tail;
     pfq_image_trailer(&tail, at, c->plan.total_bytes, c->plan.image_id);
     c->res->binary_bytes = at + c->plan.total_bytes + sizeof tail;
     return io_pwrite(bin, &tail, sizeof tail, at + c->plan.total_bytes);
 }
 
-/* Lets the first start read the weights in huge pages (image.h); where that fails they are only slower. */
+/* Lets the first start read the weights in huge pages (image.h); where that fails they are only
+ * slower. */
 static void settle(const char *path)
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -191,13 +239,15 @@ bool cg_compile(Diag *d, Module *m, const CgOptions *opt, CgResult *res)
     c.build = (CgBuild){&c.plan, c.targets, n_targets, &c.opt};
     c.src = io_join(c.a, opt->out_dir, "src");
     res->binary = io_join(c.a, opt->out_dir, name);
-    if (!opt->embed_weights) res->weights = arena_printf(c.a, "%s%s", res->binary, PFQ_IMAGE_SUFFIX);
+    if (!opt->embed_weights)
+        res->weights = arena_printf(c.a, "%s%s", res->binary, PFQ_IMAGE_SUFFIX);
     res->n_kernels = c.plan.kernels.n;
     res->n_variants = n_targets;
     const double t0 = now_seconds();
     bool ok = io_mkdirs(d, opt->out_dir) && specialise(&c);
     res->llvm_s = now_seconds() - t0;
     ok = ok && cg_expect(d, &c.plan) && write_all(&c);
-    for (u32 i = 0; i < c.n_objects; i++) cg_object_free(&c.objects[i]);
+    for (u32 i = 0; i < c.n_objects; i++)
+        cg_object_free(&c.objects[i]);
     return ok;
 }

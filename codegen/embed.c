@@ -19,4 +19,7 @@ bool cg_embedded_find(const char *name, Str *out)
     return false;
 }
 
-const char *cg_embedded_name(u32 i) { return cg_embedded[i].name; }
+const char *cg_embedded_name(u32 i)
+{
+    return cg_embedded[i].name;
+}

@@ -10,9 +10,12 @@ static void c_string(StrBuf *o, const char *s)
     sb_ch(o, '"');
     for (; *s; s++) {
         const unsigned char c = (unsigned char)*s;
-        if (c == '"' || c == '\\') sb_printf(o, "\\%c", c);
-        else if (c < 32 || c > 126 || c == '?') sb_printf(o, "\\%03o", c); /* '?': no trigraphs */
-        else sb_ch(o, (char)c);
+        if (c == '"' || c == '\\')
+            sb_printf(o, "\\%c", c);
+        else if (c < 32 || c > 126 || c == '?')
+            sb_printf(o, "\\%03o", c); /* '?': no trigraphs */
+        else
+            sb_ch(o, (char)c);
     }
     sb_ch(o, '"');
 }
@@ -43,14 +46,17 @@ static void ref(StrBuf *o, const CgPlan *p, const CgRef *r)
     case CG_PRIVATE: sb_printf(o, "own + %llu", (unsigned long long)r->off); break;
     case CG_TOKENS: sb_str(o, "x->tokens"); break;
     case CG_LOGITS: sb_str(o, "x->logits"); break;
-    case CG_WEIGHT: sb_printf(o, "w + %llu", (unsigned long long)p->image[r->section].offset); break;
+    case CG_WEIGHT:
+        sb_printf(o, "w + %llu", (unsigned long long)p->image[r->section].offset);
+        break;
     }
 }
 
 /* ", .in = {a, b}" up to the last slot used; nothing if none is. */
 static void slots(StrBuf *o, const CgPlan *p, const char *name, const CgRef *r, u32 n)
 {
-    while (n && r[n - 1].place == CG_NONE) n--;
+    while (n && r[n - 1].place == CG_NONE)
+        n--;
     if (!n) return;
     sb_printf(o, ", .%s = {", name);
     for (u32 i = 0; i < n; i++) {
@@ -62,11 +68,13 @@ static void slots(StrBuf *o, const CgPlan *p, const char *name, const CgRef *r, 
 
 /* ---- the schedule ---- */
 
-/* An op for a reader: its text without the attributes that the place of the comment already tells. */
+/* An op for a reader: its text without the attributes that the place of the comment already tells.
+ */
 static void op_comment(StrBuf *o, Module *m, const Op *op)
 {
     const char *text = ir_op_text(m, op), *open = NULL;
-    for (const char *p = text; (p = strstr(p, " {")); p++) open = p;
+    for (const char *p = text; (p = strstr(p, " {")); p++)
+        open = p;
     const char *close = open ? strchr(open, '}') : NULL;
     if (!close) {
         comment(o, text);
@@ -111,7 +119,9 @@ static bool uses_place(const CgPhase *ph, CgPlace place)
         const CgCall *c = &ph->calls.at[i];
         if (c->w.place == place) return true;
         for (u32 k = 0; k < CG_IN; k++)
-            if (c->in[k].place == place || c->aux[k].place == place || (k < CG_OUT && c->out[k].place == place)) return true;
+            if (c->in[k].place == place || c->aux[k].place == place ||
+                (k < CG_OUT && c->out[k].place == place))
+                return true;
     }
     return false;
 }
@@ -121,14 +131,18 @@ static void emit_phase(const CgBuild *b, const CgPhase *ph, StrBuf *o)
     const CgPlan *p = b->plan;
     sb_printf(o, "\nstatic void %s(const PfqExec *x)\n{\n", ph->name);
     if (uses_place(ph, CG_ACT)) sb_str(o, "    char *const act = x->act;\n");
-    if (uses_place(ph, CG_KV)) sb_str(o, "    char *const kv = x->kv;\n    const size_t ctx = (size_t)x->ctx;\n");
+    if (uses_place(ph, CG_KV))
+        sb_str(o, "    char *const kv = x->kv;\n    const size_t ctx = (size_t)x->ctx;\n");
     if (uses_place(ph, CG_WEIGHT)) sb_str(o, "    const char *const w = x->weights;\n");
-    if (uses_place(ph, CG_PRIVATE)) sb_printf(o, "    char *const own = (char *)x->scratch + %llu;\n", (unsigned long long)p->kernel_scratch);
+    if (uses_place(ph, CG_PRIVATE))
+        sb_printf(o, "    char *const own = (char *)x->scratch + %llu;\n",
+                  (unsigned long long)p->kernel_scratch);
     i32 layer = -1;
     u32 step = 0;
     for (u32 i = 0; i < ph->calls.n; i++) {
         const CgCall *c = &ph->calls.at[i];
-        if (c->layer != layer && c->layer >= 0) sb_printf(o, "\n    /* ---- layer %d ---- */\n", c->layer);
+        if (c->layer != layer && c->layer >= 0)
+            sb_printf(o, "\n    /* ---- layer %d ---- */\n", c->layer);
         layer = c->layer;
         if (c->step != step) step_comment(o, p->m, ph, c->step);
         step = c->step;
@@ -149,22 +163,31 @@ static void emit_phase(const CgBuild *b, const CgPhase *ph, StrBuf *o)
 static void emit_tables(const CgBuild *b, StrBuf *o)
 {
     const CgPlan *p = b->plan;
-    sb_str(o, "\n/* Kernels, specialised to this model: src/kernels has their sources. */\n#define KERNELS(X)");
-    for (u32 i = 0; i < p->kernels.n; i++) sb_printf(o, " \\\n    X(%s)", p->kernels.at[i].name);
-    sb_str(o, "\n\nenum {\n#define X(name) K_##name,\n    KERNELS(X)\n#undef X\n    N_KERNELS\n};\n");
+    sb_str(o, "\n/* Kernels, specialised to this model: src/kernels has their sources. */\n#define "
+              "KERNELS(X)");
+    for (u32 i = 0; i < p->kernels.n; i++)
+        sb_printf(o, " \\\n    X(%s)", p->kernels.at[i].name);
+    sb_str(o,
+           "\n\nenum {\n#define X(name) K_##name,\n    KERNELS(X)\n#undef X\n    N_KERNELS\n};\n");
     for (u32 i = 0; i < b->n_targets; i++) {
         const char *v = b->targets[i].variant->name;
         sb_printf(o, "\n#define X(name) PfqKernel %s_##name;\nKERNELS(X)\n#undef X\n", v);
-        sb_printf(o, "static PfqKernel *const kernels_%s[N_KERNELS] = {\n#define X(name) %s_##name,\n    KERNELS(X)\n#undef X\n};\n", v, v);
+        sb_printf(o,
+                  "static PfqKernel *const kernels_%s[N_KERNELS] = {\n#define X(name) %s_##name,\n "
+                  "   KERNELS(X)\n#undef X\n};\n",
+                  v, v);
     }
     sb_str(o, "\nstatic const PfqVariant variants[] = {\n");
     for (u32 i = 0; i < b->n_targets; i++) {
         const CgVariant *v = b->targets[i].variant;
-        sb_printf(o, "    {\"%s\", 0x%xu, kernels_%s}, /* tuned for %s */\n", v->name, v->bits, v->name, b->targets[i].tune);
+        sb_printf(o, "    {\"%s\", 0x%xu, kernels_%s}, /* tuned for %s */\n", v->name, v->bits,
+                  v->name, b->targets[i].tune);
     }
     sb_str(o, "};\n\n"
-              "/* One kernel call by all threads, each its share; EACH: every thread does all of it, privately. */\n"
-              "#define ARGS(...) &(const PfqArgs){.T = x->T, .pos = x->pos, .ctx = x->ctx, .scratch = x->scratch, __VA_ARGS__}\n"
+              "/* One kernel call by all threads, each its share; EACH: every thread does all of "
+              "it, privately. */\n"
+              "#define ARGS(...) &(const PfqArgs){.T = x->T, .pos = x->pos, .ctx = x->ctx, "
+              ".scratch = x->scratch, __VA_ARGS__}\n"
               "#define CALL(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), x->tid, x->nt)\n"
               "#define EACH(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), 0, 1)\n");
 }
@@ -172,16 +195,22 @@ static void emit_tables(const CgBuild *b, StrBuf *o)
 static void emit_expect(const PfqExpect *e, StrBuf *o)
 {
     if (!e) return;
-    sb_str(o, "\n/* For self-test: logits that pfqc's reference evaluator computed. */\nstatic const int32_t expect_tokens[] = {");
-    for (i32 i = 0; i < e->n_tokens; i++) sb_printf(o, "%s%d", i ? ", " : "", e->tokens[i]);
+    sb_str(o, "\n/* For self-test: logits that pfqc's reference evaluator computed. */\nstatic "
+              "const int32_t expect_tokens[] = {");
+    for (i32 i = 0; i < e->n_tokens; i++)
+        sb_printf(o, "%s%d", i ? ", " : "", e->tokens[i]);
     sb_str(o, "};\nstatic const int32_t expect_ids[] = {");
-    for (i32 i = 0; i < e->n_top; i++) sb_printf(o, "%s%d", i ? ", " : "", e->top_ids[i]);
+    for (i32 i = 0; i < e->n_top; i++)
+        sb_printf(o, "%s%d", i ? ", " : "", e->top_ids[i]);
     sb_str(o, "};\nstatic const float expect_logits[] = {");
     for (i32 i = 0; i < e->n_top; i++) {
         if (i) sb_str(o, ", ");
         c_float(o, (double)e->top_logits[i]);
     }
-    sb_printf(o, "};\nstatic const PfqExpect expect = {%d, expect_tokens, %d, expect_ids, expect_logits, ", e->n_tokens, e->n_top);
+    sb_printf(
+        o,
+        "};\nstatic const PfqExpect expect = {%d, expect_tokens, %d, expect_ids, expect_logits, ",
+        e->n_tokens, e->n_top);
     c_float(o, (double)e->tolerance);
     sb_str(o, "};\n");
 }
@@ -195,7 +224,8 @@ static void field_str(StrBuf *o, const char *name, const char *v)
 
 static void emit_model(const CgBuild *b, StrBuf *o)
 {
-    static const char *const numbers[] = {"vocab", "context", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "chunk", "rows"};
+    static const char *const numbers[] = {"vocab",    "context",  "layers", "hidden", "heads",
+                                          "kv_heads", "head_dim", "ffn",    "chunk",  "rows"};
     const CgPlan *p = b->plan;
     const CgOptions *opt = b->opt;
     if (opt->tokenizer) sb_str(o, "\nextern const unsigned char pfq_tokenizer_blob[];\n");
@@ -204,21 +234,31 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     field_str(o, "recipe", opt->recipe);
     field_str(o, "version", opt->version);
     field_str(o, "arch", ir_meta_get_str(p->m, "arch", ""));
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sb_printf(o, "    .%s = %lld,\n", numbers[i], (long long)ir_meta_get_int(p->m, numbers[i], 0));
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        sb_printf(o, "    .%s = %lld,\n", numbers[i],
+                  (long long)ir_meta_get_int(p->m, numbers[i], 0));
     const struct {
         const char *name;
         u64 v;
     } sizes[] = {
-        {"act_bytes", p->act_bytes}, {"scratch_bytes", p->scratch_bytes}, {"kv_row_bytes", p->kv_row_bytes},
-        {"weight_bytes", p->data_bytes}, {"weight_bytes_per_token", p->weight_bytes_per_token},
+        {"act_bytes", p->act_bytes},
+        {"scratch_bytes", p->scratch_bytes},
+        {"kv_row_bytes", p->kv_row_bytes},
+        {"weight_bytes", p->data_bytes},
+        {"weight_bytes_per_token", p->weight_bytes_per_token},
         {"params", (u64)ir_meta_get_int(p->m, "params", 0)},
     };
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) sb_printf(o, "    .%s = %lluu,\n", sizes[i].name, (unsigned long long)sizes[i].v);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        sb_printf(o, "    .%s = %lluu,\n", sizes[i].name, (unsigned long long)sizes[i].v);
     sb_str(o, "    .image_id = {");
-    for (u32 i = 0; i < 16; i++) sb_printf(o, "%s0x%02x", i ? ", " : "", p->image_id[i]);
+    for (u32 i = 0; i < 16; i++)
+        sb_printf(o, "%s0x%02x", i ? ", " : "", p->image_id[i]);
     sb_str(o, "},\n    .prefill = prefill,\n    .logits = logits,\n    .decode = decode,\n");
-    sb_printf(o, "    .n_variants = %u,\n    .n_kernels = N_KERNELS,\n    .variants = variants,\n", b->n_targets);
-    if (opt->tokenizer) sb_printf(o, "    .tokenizer = pfq_tokenizer_blob,\n    .tokenizer_bytes = %zu,\n", opt->tokenizer_bytes);
+    sb_printf(o, "    .n_variants = %u,\n    .n_kernels = N_KERNELS,\n    .variants = variants,\n",
+              b->n_targets);
+    if (opt->tokenizer)
+        sb_printf(o, "    .tokenizer = pfq_tokenizer_blob,\n    .tokenizer_bytes = %zu,\n",
+                  opt->tokenizer_bytes);
     if (p->expect) sb_str(o, "    .expect = &expect,\n");
     sb_str(o, "};\n");
 }
@@ -228,14 +268,19 @@ void cg_emit_model(const CgBuild *b, StrBuf *o)
     const CgPlan *p = b->plan;
     sb_str(o, "/* ");
     comment(o, ir_cstr(p->m, p->m->name));
-    sb_str(o, ": the schedule, generated by pfqc. abi.h beside this file explains the types.\n"
-              " *\n"
-              " * Each phase is a straight line of kernel calls on fixed places: act (activation arena), kv (cache), w (weight\n"
-              " * image), own (this thread's memory). Every thread runs all of it; a kernel takes its share by (tid, nt). A barrier\n"
-              " * stands where a call touches what another thread may still be writing or reading. The comment before a call\n"
-              " * is what the call computes, in pfqc's IR; at = its place. */\n#include \"abi.h\"\n");
+    sb_str(o,
+           ": the schedule, generated by pfqc. abi.h beside this file explains the types.\n"
+           " *\n"
+           " * Each phase is a straight line of kernel calls on fixed places: act (activation "
+           "arena), kv (cache), w (weight\n"
+           " * image), own (this thread's memory). Every thread runs all of it; a kernel takes its "
+           "share by (tid, nt). A barrier\n"
+           " * stands where a call touches what another thread may still be writing or reading. "
+           "The comment before a call\n"
+           " * is what the call computes, in pfqc's IR; at = its place. */\n#include \"abi.h\"\n");
     emit_tables(b, o);
-    for (u32 i = 0; i < CG_N_PHASES; i++) emit_phase(b, &p->phase[i], o);
+    for (u32 i = 0; i < CG_N_PHASES; i++)
+        emit_phase(b, &p->phase[i], o);
     emit_expect(p->expect, o);
     emit_model(b, o);
 }
@@ -246,25 +291,34 @@ void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *o)
 {
     const CgKernel *k = &b->plan->kernels.at[kernel];
     const CgRow *row = &cg_rows[k->row];
-    sb_printf(o, "/* %s: %s with this model's constants, called from %u places. What pfqc compiled; by hand:\n", k->name, row->name, k->calls);
+    sb_printf(o,
+              "/* %s: %s with this model's constants, called from %u places. What pfqc compiled; "
+              "by hand:\n",
+              k->name, row->name, k->calls);
     for (u32 i = 0; i < b->n_targets; i++) {
         const CgVariant *v = b->targets[i].variant;
         sb_printf(o, " *   clang -O3 -std=gnu17 -march=%s", v->cpu);
         for (const char *f = v->features; *f; f++) {
-            if (*f == '+') sb_str(o, " -m");
-            else if (*f != ',') sb_ch(o, *f);
+            if (*f == '+')
+                sb_str(o, " -m");
+            else if (*f != ',')
+                sb_ch(o, *f);
         }
         sb_printf(o, " -ffp-contract=off -fno-math-errno -S %s.c\n", k->name);
     }
     sb_str(o, " */\n#include <stdint.h>\n\n");
     for (u32 i = 0; i < CG_N_CONSTS; i++) {
         if (!(k->uses >> i & 1)) continue;
-        sb_printf(o, "static const %s %s = ", cg_const_info[i].is_float ? "float" : "int32_t", cg_const_info[i].name);
-        if (cg_const_info[i].is_float) c_float(o, k->val[i]);
-        else sb_printf(o, "%.0f", k->val[i]);
+        sb_printf(o, "static const %s %s = ", cg_const_info[i].is_float ? "float" : "int32_t",
+                  cg_const_info[i].name);
+        if (cg_const_info[i].is_float)
+            c_float(o, k->val[i]);
+        else
+            sb_printf(o, "%.0f", k->val[i]);
         sb_str(o, ";\n");
     }
-    sb_printf(o, "\n#define %s %s\n#include \"../templates/%s\"\n", row->entry, k->name, row->template);
+    sb_printf(o, "\n#define %s %s\n#include \"../templates/%s\"\n", row->entry, k->name,
+              row->template);
 }
 
 void cg_emit_template(const char *file, StrBuf *o)

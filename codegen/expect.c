@@ -1,8 +1,8 @@
-/* What the program's self-test compares with: logits of a few tokens, from the reference evaluator in f64 on the very
- * module that is compiled.
+/* What the program's self-test compares with: logits of a few tokens, from the reference evaluator
+ * in f64 on the very module that is compiled.
  *
- * Recorded logits are rounded to a grid much coarser than f64 and much finer than the tolerance, so that a libm that
- * differs in its last bit between machines does not change the output. */
+ * Recorded logits are rounded to a grid much coarser than f64 and much finer than the tolerance, so
+ * that a libm that differs in its last bit between machines does not change the output. */
 #include "codegen/plan.h"
 
 #include "ir/eval.h"
@@ -14,7 +14,8 @@ enum { N_TOKENS = 5, N_TOP = 16 };
 /* The evaluator's loops are simple: beyond this many weights (about 5 s) nothing is recorded. */
 static const i64 most_weights = 1000000000;
 
-/* Weights of the linears of @prefill and @logits, and the coarsest format of activations that they read. */
+/* Weights of the linears of @prefill and @logits, and the coarsest format of activations that they
+ * read. */
 static i64 look(const CgPlan *p, double *tolerance)
 {
     i64 total = 0;
@@ -27,8 +28,10 @@ static i64 look(const CgPlan *p, double *tolerance)
             const i64 n = type_elems(type_of(p->m, op->in[op->kind == OP_QLINEAR ? 2 : 1]));
             if (n < 0 || n > most_weights - total) return most_weights;
             total += n;
-            /* A quantiser's rounding may fall the other way in f32, and later layers carry that on. */
-            if (op->kind == OP_QLINEAR && *tolerance < 5e-2) *tolerance = type_of(p->m, op->in[0])->dt == DT_S8 ? 5e-2 : 2e-3;
+            /* A quantiser's rounding may fall the other way in f32, and later layers carry that on.
+             */
+            if (op->kind == OP_QLINEAR && *tolerance < 5e-2)
+                *tolerance = type_of(p->m, op->in[0])->dt == DT_S8 ? 5e-2 : 2e-3;
         }
     }
     return total;
@@ -39,10 +42,12 @@ static void top(const double *y, i32 n, i32 k, i32 *ids)
 {
     for (i32 i = 0, have = 0; i < n; i++) {
         i32 at = have;
-        while (at > 0 && y[ids[at - 1]] < y[i]) at--;
+        while (at > 0 && y[ids[at - 1]] < y[i])
+            at--;
         if (at >= k) continue;
         if (have < k) have++;
-        for (i32 j = have - 1; j > at; j--) ids[j] = ids[j - 1];
+        for (i32 j = have - 1; j > at; j--)
+            ids[j] = ids[j - 1];
         ids[at] = i;
     }
 }
@@ -55,7 +60,8 @@ bool cg_expect(Diag *d, CgPlan *p)
     const i32 n_top = vocab < N_TOP ? (i32)vocab : N_TOP;
     i32 *tokens = NEWN(p->a, i32, N_TOKENS), *ids = NEWN(p->a, i32, N_TOP);
     float *logits = NEWN(p->a, float, N_TOP);
-    for (i64 i = 0; i < N_TOKENS; i++) tokens[i] = (i32)((i + 1) * 2654435761 % vocab); /* spread over the vocabulary */
+    for (i64 i = 0; i < N_TOKENS; i++)
+        tokens[i] = (i32)((i + 1) * 2654435761 % vocab); /* spread over the vocabulary */
     if (!eval_open(d, p->m)) return false;
     Eval *e = eval_new(d, p->m, true);
     if (!e) return false;
@@ -69,11 +75,14 @@ bool cg_expect(Diag *d, CgPlan *p)
         int exponent;
         (void)frexp(largest, &exponent);
         const double grid = ldexp(1, exponent - 20);
-        for (i64 i = 0; i < vocab; i++) y.d[i] = rint(y.d[i] / grid) * grid;
+        for (i64 i = 0; i < vocab; i++)
+            y.d[i] = rint(y.d[i] / grid) * grid;
         top(y.d, (i32)vocab, n_top, ids);
-        for (i32 i = 0; i < n_top; i++) logits[i] = (float)y.d[ids[i]];
+        for (i32 i = 0; i < n_top; i++)
+            logits[i] = (float)y.d[ids[i]];
         p->expect = NEW(p->a, PfqExpect);
-        *p->expect = (PfqExpect){N_TOKENS, tokens, n_top, ids, logits, (float)(ldexp(1, exponent) * fraction)};
+        *p->expect = (PfqExpect){N_TOKENS, tokens, n_top,
+                                 ids,      logits, (float)(ldexp(1, exponent) * fraction)};
     }
     eval_free(e);
     return ok;

@@ -6,12 +6,12 @@ const CgConstInfo cg_const_info[CG_N_CONSTS] = {
 #include "codegen/cpu/kernels.def"
 };
 
-#define KERNEL(id, name, template, entry, scratch, doc)                                                                \
-    static i64 scratch_##id(i64 K, i64 D)                                                                              \
-    {                                                                                                                  \
-        (void)K;                                                                                                       \
-        (void)D;                                                                                                       \
-        return (scratch);                                                                                              \
+#define KERNEL(id, name, template, entry, scratch, doc)                                            \
+    static i64 scratch_##id(i64 K, i64 D)                                                          \
+    {                                                                                              \
+        (void)K;                                                                                   \
+        (void)D;                                                                                   \
+        return (scratch);                                                                          \
     }
 #include "codegen/cpu/kernels.def"
 
@@ -43,20 +43,31 @@ static const Named activations[] = {
 
 static i64 lookup(const Named *t, const char *name)
 {
-    while (t->name && strcmp(t->name, name) != 0) t++;
+    while (t->name && strcmp(t->name, name) != 0)
+        t++;
     return t->value;
 }
 
-i64 cg_format(const char *name) { return lookup(formats, name); }
-i64 cg_epilogue(const char *name) { return lookup(epilogues, name); }
-i64 cg_activation(const char *name) { return lookup(activations, name); }
+i64 cg_format(const char *name)
+{
+    return lookup(formats, name);
+}
+i64 cg_epilogue(const char *name)
+{
+    return lookup(epilogues, name);
+}
+i64 cg_activation(const char *name)
+{
+    return lookup(activations, name);
+}
 
 bool cg_row(const char *name, CgRowId *row, const char **rest)
 {
     size_t best = 0;
     for (u32 i = 0; i < CG_N_ROWS; i++) {
         size_t n = strlen(cg_rows[i].name);
-        if (n <= best || strncmp(name, cg_rows[i].name, n) != 0 || (name[n] && name[n] != '.')) continue;
+        if (n <= best || strncmp(name, cg_rows[i].name, n) != 0 || (name[n] && name[n] != '.'))
+            continue;
         best = n;
         *row = (CgRowId)i;
         *rest = name[n] ? name + n + 1 : "";
@@ -71,7 +82,9 @@ static bool declares(Str text, const char *name)
     const char *end = text.p + text.n;
     for (const char *p = text.p; (p = memmem(p, (size_t)(end - p), mark, sizeof mark - 1)); p++) {
         const char *close = memchr(p, ')', (size_t)(end - p));
-        if (close && (size_t)(close - p) > n + 2 && memcmp(close - n, name, n) == 0 && close[-(ptrdiff_t)n - 1] == ' ') return true;
+        if (close && (size_t)(close - p) > n + 2 && memcmp(close - n, name, n) == 0 &&
+            close[-(ptrdiff_t)n - 1] == ' ')
+            return true;
     }
     return false;
 }

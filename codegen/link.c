@@ -32,7 +32,8 @@ static int memory_file(const CgInput *in)
     return fd;
 }
 
-/* Runs argv (found through PATH), collecting what it says. Returns wait's status, or -1 with errno. */
+/* Runs argv (found through PATH), collecting what it says. Returns wait's status, or -1 with errno.
+ */
 static int run(char *const *argv, char *const *env, StrBuf *said)
 {
     int fd[2];
@@ -66,19 +67,35 @@ static int run(char *const *argv, char *const *env, StrBuf *said)
     return status;
 }
 
-/* The environment without what would change the compiler's output or the language of its messages. */
+/* The environment without what would change the compiler's output or the language of its messages.
+ */
 static char **clean_env(Arena *a)
 {
-    static const char *const drop[] = {"LC_ALL=", "LC_MESSAGES=", "LC_CTYPE=", "LANG=", "LANGUAGE=", "SOURCE_DATE_EPOCH=",
-                                       "CPATH=", "C_INCLUDE_PATH=", "LIBRARY_PATH=", "GCC_COMPARE_DEBUG=", "LD_RUN_PATH=",
-                                       "LDFLAGS=", "CFLAGS=", "DEPENDENCIES_OUTPUT=", "SUNPRO_DEPENDENCIES=", "TZ="};
+    static const char *const drop[] = {"LC_ALL=",
+                                       "LC_MESSAGES=",
+                                       "LC_CTYPE=",
+                                       "LANG=",
+                                       "LANGUAGE=",
+                                       "SOURCE_DATE_EPOCH=",
+                                       "CPATH=",
+                                       "C_INCLUDE_PATH=",
+                                       "LIBRARY_PATH=",
+                                       "GCC_COMPARE_DEBUG=",
+                                       "LD_RUN_PATH=",
+                                       "LDFLAGS=",
+                                       "CFLAGS=",
+                                       "DEPENDENCIES_OUTPUT=",
+                                       "SUNPRO_DEPENDENCIES=",
+                                       "TZ="};
     u32 n = 0;
-    while (environ[n]) n++;
+    while (environ[n])
+        n++;
     char **out = NEWN(a, char *, n + 2);
     u32 k = 0;
     for (u32 i = 0; i < n; i++) {
         bool keep = true;
-        for (size_t j = 0; j < sizeof drop / sizeof *drop; j++) keep = keep && strncmp(environ[i], drop[j], strlen(drop[j])) != 0;
+        for (size_t j = 0; j < sizeof drop / sizeof *drop; j++)
+            keep = keep && strncmp(environ[i], drop[j], strlen(drop[j])) != 0;
         if (keep) out[k++] = environ[i];
     }
     out[k] = arena_strdup(a, "LC_ALL=C", 8);
@@ -92,30 +109,49 @@ static bool cc_failed(Diag *d, const char *cc, int status, int err, const StrBuf
         diag_hint(d, "install gcc or clang, or set PFQC_CC to the compiler's name");
         return false;
     }
-    if (WIFSIGNALED(status)) diag_error(d, E_LINK, LOC_NONE, "the C compiler '%s' was ended by signal %d", cc, WTERMSIG(status));
-    else diag_error(d, E_LINK, LOC_NONE, "the C compiler '%s' failed with status %d", cc, WEXITSTATUS(status));
+    if (WIFSIGNALED(status))
+        diag_error(d, E_LINK, LOC_NONE, "the C compiler '%s' was ended by signal %d", cc,
+                   WTERMSIG(status));
+    else
+        diag_error(d, E_LINK, LOC_NONE, "the C compiler '%s' failed with status %d", cc,
+                   WEXITSTATUS(status));
     if (said->n) diag_note(d, "it said:\n%.*s", (int)said->n, said->p);
     return false;
 }
 
 /* x86-64 baseline and no LTO: the schedule is glue, the kernels carry the instruction sets. */
-static const char *const cc_flags[] = {
-    "-std=gnu17", "-O2", "-g0", "-fPIE", "-pie", "-march=x86-64", "-fno-lto", "-fno-ident", "-fstack-protector-strong",
-    "-fcf-protection=none", "-Wl,--build-id=none", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack",
-    "-Wl,--hash-style=gnu", "-Wl,--gc-sections"};
+static const char *const cc_flags[] = {"-std=gnu17",
+                                       "-O2",
+                                       "-g0",
+                                       "-fPIE",
+                                       "-pie",
+                                       "-march=x86-64",
+                                       "-fno-lto",
+                                       "-fno-ident",
+                                       "-fstack-protector-strong",
+                                       "-fcf-protection=none",
+                                       "-Wl,--build-id=none",
+                                       "-Wl,-z,relro",
+                                       "-Wl,-z,now",
+                                       "-Wl,-z,noexecstack",
+                                       "-Wl,--hash-style=gnu",
+                                       "-Wl,--gc-sections"};
 enum { N_FLAGS = sizeof cc_flags / sizeof *cc_flags };
 
-static bool run_cc(Diag *d, Arena *a, const char *src_dir, const int *fd, u32 n_fd, const char *output)
+static bool run_cc(Diag *d, Arena *a, const char *src_dir, const int *fd, u32 n_fd,
+                   const char *output)
 {
     const char *cc = getenv("PFQC_CC");
     if (!cc || !*cc) cc = "cc";
     const char **argv = NEWN(a, const char *, N_FLAGS + n_fd + 16);
     u32 n = 0;
     argv[n++] = cc;
-    for (u32 i = 0; i < N_FLAGS; i++) argv[n++] = cc_flags[i];
+    for (u32 i = 0; i < N_FLAGS; i++)
+        argv[n++] = cc_flags[i];
     argv[n++] = arena_printf(a, "-ffile-prefix-map=%s=.", src_dir);
     argv[n++] = io_join(a, src_dir, "model.c");
-    for (u32 i = 0; i < n_fd; i++) argv[n++] = arena_printf(a, "/proc/self/fd/%d", fd[i]);
+    for (u32 i = 0; i < n_fd; i++)
+        argv[n++] = arena_printf(a, "/proc/self/fd/%d", fd[i]);
     argv[n++] = "-lm";
     argv[n++] = "-lpthread";
     argv[n++] = "-o";
@@ -125,20 +161,26 @@ static bool run_cc(Diag *d, Arena *a, const char *src_dir, const int *fd, u32 n_
     if (status != 0) return cc_failed(d, cc, status, errno, &said);
     struct stat st;
     if (stat(output, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0) return true;
-    return diag_error(d, E_LINK, LOC_NONE, "the C compiler '%s' succeeded but wrote no program", cc);
+    return diag_error(d, E_LINK, LOC_NONE, "the C compiler '%s' succeeded but wrote no program",
+                      cc);
 }
 
-bool cg_link(Diag *d, Arena *a, const char *src_dir, const CgInput *in, u32 n_in, const char *output)
+bool cg_link(Diag *d, Arena *a, const char *src_dir, const CgInput *in, u32 n_in,
+             const char *output)
 {
     int *fd = NEWN(a, int, n_in + 1);
     u32 n = 0;
     bool ok = true;
     while (ok && n < n_in) {
         fd[n] = memory_file(&in[n]);
-        if (fd[n] < 0) ok = diag_error(d, E_LINK, LOC_WHAT(in[n].name), "cannot pass it to the linker: %s", strerror(errno));
-        else n++;
+        if (fd[n] < 0)
+            ok = diag_error(d, E_LINK, LOC_WHAT(in[n].name), "cannot pass it to the linker: %s",
+                            strerror(errno));
+        else
+            n++;
     }
     ok = ok && run_cc(d, a, src_dir, fd, n, output);
-    for (u32 i = 0; i < n; i++) close(fd[i]);
+    for (u32 i = 0; i < n; i++)
+        close(fd[i]);
     return ok;
 }

@@ -1,8 +1,9 @@
 /* Specialising a kernel template with LLVM's C API.
  *
- * The C API clones modules, not functions, so each specialisation parses the template's bitcode afresh in a context
- * of its own: threads share nothing, and the result does not depend on what was compiled before. Everything
- * but the wanted entry becomes internal; global dead code elimination, first in default<O3>, drops the rest.
+ * The C API clones modules, not functions, so each specialisation parses the template's bitcode
+ * afresh in a context of its own: threads share nothing, and the result does not depend on what was
+ * compiled before. Everything but the wanted entry becomes internal; global dead code elimination,
+ * first in default<O3>, drops the rest.
  */
 #include "codegen/codegen_int.h"
 
@@ -89,7 +90,8 @@ static bool parse(Job *j)
         return fail(j, "%s: the template's bitcode cannot be read", s->what);
     }
     LLVMSetModuleIdentifier(j->mod, s->symbol, strlen(s->symbol));
-    LLVMSetSourceFileName(j->mod, s->symbol, strlen(s->symbol)); /* becomes the object's FILE symbol */
+    LLVMSetSourceFileName(j->mod, s->symbol,
+                          strlen(s->symbol)); /* becomes the object's FILE symbol */
     return true;
 }
 
@@ -134,13 +136,14 @@ static bool set_constants(Job *j)
         if (kind == LLVMIntegerTypeKind && !c->is_float) {
             u32 bits = LLVMGetIntTypeWidth(type);
             if (bits < 64 && (c->i < -((i64)1 << (bits - 1)) || c->i >= (i64)1 << bits))
-                return fail(j, "%s: constant '%s' = %lld does not fit %u bits", s->what, c->name, (long long)c->i, bits);
+                return fail(j, "%s: constant '%s' = %lld does not fit %u bits", s->what, c->name,
+                            (long long)c->i, bits);
             value = LLVMConstInt(type, (u64)c->i, true);
         } else if ((kind == LLVMFloatTypeKind || kind == LLVMDoubleTypeKind) && c->is_float) {
             value = LLVMConstReal(type, c->f);
         } else {
-            return fail(j, "%s: constant '%s' is %s, the template declares another type", s->what, c->name,
-                        c->is_float ? "a float" : "an integer");
+            return fail(j, "%s: constant '%s' is %s, the template declares another type", s->what,
+                        c->name, c->is_float ? "a float" : "an integer");
         }
         LLVMSetInitializer(g, value);
         LLVMSetGlobalConstant(g, true);
@@ -150,11 +153,13 @@ static bool set_constants(Job *j)
     return true;
 }
 
-static void replace_attribute(LLVMContextRef ctx, LLVMValueRef fn, const char *key, const char *value)
+static void replace_attribute(LLVMContextRef ctx, LLVMValueRef fn, const char *key,
+                              const char *value)
 {
     LLVMRemoveStringAttributeAtIndex(fn, FUNCTION, key, (u32)strlen(key));
     if (!*value) return;
-    LLVMAttributeRef attr = LLVMCreateStringAttribute(ctx, key, (u32)strlen(key), value, (u32)strlen(value));
+    LLVMAttributeRef attr =
+        LLVMCreateStringAttribute(ctx, key, (u32)strlen(key), value, (u32)strlen(value));
     LLVMAddAttributeAtIndex(fn, FUNCTION, attr);
 }
 
@@ -163,7 +168,8 @@ static bool prepare_functions(Job *j)
 {
     const CgSpec *s = j->spec;
     LLVMValueRef entry = LLVMGetNamedFunction(j->mod, s->entry);
-    if (!entry || LLVMIsDeclaration(entry)) return fail(j, "%s: there is no function '%s'", s->what, s->entry);
+    if (!entry || LLVMIsDeclaration(entry))
+        return fail(j, "%s: there is no function '%s'", s->what, s->entry);
     for (LLVMValueRef f = LLVMGetFirstFunction(j->mod); f; f = LLVMGetNextFunction(f)) {
         if (LLVMGetIntrinsicID(f) != 0) continue;
         replace_attribute(j->ctx, f, "target-cpu", s->target->variant->cpu);
@@ -267,8 +273,11 @@ static void run(const CgSpec *spec, const Str *data, CgObject *out)
     j->out = out;
     current = j;
     if (setjmp(j->fatal) == 0) {
-        if (data) emit_data(j, *data);
-        else if (parse(j) && make_machine(j) && set_constants(j) && prepare_functions(j) && optimise(j) && check_calls(j)) emit(j);
+        if (data)
+            emit_data(j, *data);
+        else if (parse(j) && make_machine(j) && set_constants(j) && prepare_functions(j) &&
+                 optimise(j) && check_calls(j))
+            emit(j);
         current = NULL;
         job_end(j);
     } else {
@@ -277,7 +286,10 @@ static void run(const CgSpec *spec, const Str *data, CgObject *out)
     free(j);
 }
 
-void cg_specialise(const CgSpec *spec, CgObject *out) { run(spec, NULL, out); }
+void cg_specialise(const CgSpec *spec, CgObject *out)
+{
+    run(spec, NULL, out);
+}
 
 void cg_data_object(const char *symbol, Str data, CgObject *out)
 {
@@ -322,7 +334,8 @@ static u32 *by_size(const CgSpec *specs, u32 n)
     u32 *order = xmalloc(n + 1, sizeof *order);
     for (u32 i = 0; i < n; i++) {
         u32 k = i;
-        for (; k > 0 && specs[order[k - 1]].bitcode.n < specs[i].bitcode.n; k--) order[k] = order[k - 1];
+        for (; k > 0 && specs[order[k - 1]].bitcode.n < specs[i].bitcode.n; k--)
+            order[k] = order[k - 1];
         order[k] = i;
     }
     return order;
@@ -345,7 +358,8 @@ bool cg_specialise_all(Diag *d, const CgSpec *specs, CgObject *out, u32 n, u32 t
     }
     pthread_attr_destroy(&attr);
     work(&b);
-    for (u32 i = 0; i < started; i++) pthread_join(tid[i], NULL);
+    for (u32 i = 0; i < started; i++)
+        pthread_join(tid[i], NULL);
     free(order);
     for (u32 i = 0; i < n; i++)
         if (out[i].error) return diag_error(d, E_LLVM, LOC_NONE, "%s", out[i].error);

@@ -1,8 +1,8 @@
 /* The plan: a module in steps, resolved to kernel calls with constants, places and weight sections.
  *
- * cg_plan reads the module and decides everything; the emitters (emit.c, report.c) and the weight writer (weights.c)
- * only print or evaluate what is here. All of it lives in one arena and does not change once made, but for
- * what is marked. Offsets and sizes are bytes.
+ * cg_plan reads the module and decides everything; the emitters (emit.c, report.c) and the weight
+ * writer (weights.c) only print or evaluate what is here. All of it lives in one arena and does not
+ * change once made, but for what is marked. Offsets and sizes are bytes.
  */
 #ifndef PFQC_CODEGEN_PLAN_H
 #define PFQC_CODEGEN_PLAN_H
@@ -73,9 +73,9 @@ typedef struct CgCall {
     u32 kernel, step;
     i32 layer;
     CgRef in[CG_IN], out[CG_OUT], aux[CG_AUX], w;
-    bool barrier; /* before it */
-    bool each;    /* every thread does all of it, into private memory */
-    u64 flops;    /* per row; of attend: per row and key */
+    bool barrier;     /* before it */
+    bool each;        /* every thread does all of it, into private memory */
+    u64 flops;        /* per row; of attend: per row and key */
     u64 weight_bytes; /* read by a call with one row */
 } CgCall;
 
@@ -89,7 +89,8 @@ typedef struct CgPhase {
 typedef enum CgSectionKind {
     CG_SEC_PACK,  /* packed tiles of a `pack` constant */
     CG_SEC_F32,   /* a constant as f32, row-major */
-    CG_SEC_TILES2 /* a vector [2F] as f32 in the order of two interleaved blocks of 16-row tiles, padded with 0 */
+    CG_SEC_TILES2 /* a vector [2F] as f32 in the order of two interleaved blocks of 16-row tiles,
+                     padded with 0 */
 } CgSectionKind;
 
 typedef struct CgSection {
@@ -110,7 +111,8 @@ typedef struct CgPlan {
     PfqImageSection *image; /* [sections.n]; sums are filled by cg_write_weights */
     u64 data_offset, data_bytes, total_bytes; /* of the image */
     u64 act_bytes, kv_row_bytes;
-    u64 kernel_scratch, scratch_bytes; /* the kernels' own part, and with the private buffers behind it */
+    u64 kernel_scratch,
+        scratch_bytes; /* the kernels' own part, and with the private buffers behind it */
     u64 weight_bytes_per_token;
     u8 image_id[16];   /* filled by cg_write_weights */
     PfqExpect *expect; /* filled by cg_expect; NULL: nothing is recorded */
@@ -118,7 +120,8 @@ typedef struct CgPlan {
 
 /* ---- kernels.c ---- */
 
-/* The row that computes step kernel `name`, with what follows the row's name and a dot in *rest ("" if nothing). */
+/* The row that computes step kernel `name`, with what follows the row's name and a dot in *rest (""
+ * if nothing). */
 bool cg_row(const char *name, CgRowId *row, const char **rest);
 /* Set of the constants that a template and its headers declare. */
 u32 cg_template_uses(const char *template);
@@ -128,12 +131,14 @@ bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out); /* E_KERNEL */
 
 /* ---- weights.c ---- */
 
-/* Evaluates every section and writes the image at offset `at` of f; fills the plan's sums and image_id. */
+/* Evaluates every section and writes the image at offset `at` of f; fills the plan's sums and
+ * image_id. */
 bool cg_write_weights(Diag *d, CgPlan *p, OutFile *f, u64 at, const CgOptions *opt);
 
 /* ---- expect.c ---- */
 
-/* Records what self-test compares with, unless the model is too large for the reference evaluator. */
+/* Records what self-test compares with, unless the model is too large for the reference evaluator.
+ */
 bool cg_expect(Diag *d, CgPlan *p);
 
 /* ---- emit.c, report.c: text ---- */

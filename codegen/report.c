@@ -1,4 +1,5 @@
-/* plan.json: what was decided, for people and tools. No times and no paths, so equal inputs give equal bytes. */
+/* plan.json: what was decided, for people and tools. No times and no paths, so equal inputs give
+ * equal bytes. */
 #include "codegen/plan.h"
 
 #include "ir/base/json.h"
@@ -34,10 +35,12 @@ static void emit_memory(const CgPlan *p, StrBuf *o)
 {
     sb_printf(o,
               "  \"memory\": {\n"
-              "    \"activations\": %llu,\n    \"scratch_per_thread\": %llu,\n    \"private_at\": %llu,\n    \"kv_per_token\": %llu,\n"
+              "    \"activations\": %llu,\n    \"scratch_per_thread\": %llu,\n    \"private_at\": "
+              "%llu,\n    \"kv_per_token\": %llu,\n"
               "    \"chunk\": %lld,\n    \"rows\": %lld,\n    \"kv_states\": [",
               LL(p->act_bytes), LL(p->scratch_bytes), LL(p->kernel_scratch), LL(p->kv_row_bytes),
-              (long long)ir_meta_get_int(p->m, "chunk", 0), (long long)ir_meta_get_int(p->m, "rows", 0));
+              (long long)ir_meta_get_int(p->m, "chunk", 0),
+              (long long)ir_meta_get_int(p->m, "rows", 0));
     bool first = true;
     for (u32 i = 0; i < p->m->consts.n; i++) {
         const Op *op = op_at(p->m, p->m->consts.at[i]);
@@ -62,14 +65,17 @@ static void emit_kernels(const CgPlan *p, StrBuf *o)
         key_str(o, "name", k->name);
         sb_str(o, ", ");
         key_str(o, "kernel", cg_rows[k->row].name);
-        sb_printf(o, ", \"template\": \"%s\", \"calls\": %u, \"constants\": {", cg_rows[k->row].template, k->calls);
+        sb_printf(o, ", \"template\": \"%s\", \"calls\": %u, \"constants\": {",
+                  cg_rows[k->row].template, k->calls);
         bool first = true;
         for (u32 c = 0; c < CG_N_CONSTS; c++) {
             if (!(k->uses >> c & 1)) continue;
             sb_printf(o, "%s\"%s\": ", first ? "" : ", ", cg_const_info[c].name + 2);
             first = false;
-            if (cg_const_info[c].is_float) sb_f64(o, k->val[c]);
-            else sb_printf(o, "%.0f", k->val[c]);
+            if (cg_const_info[c].is_float)
+                sb_f64(o, k->val[c]);
+            else
+                sb_printf(o, "%.0f", k->val[c]);
         }
         sb_str(o, "}}");
     }
@@ -79,15 +85,20 @@ static void emit_kernels(const CgPlan *p, StrBuf *o)
 static void emit_refs(StrBuf *o, const CgPlan *p, const char *key, const CgRef *r, u32 n)
 {
     static const char *const places[] = {"", "act", "kv", "private", "tokens", "logits", "weights"};
-    while (n && r[n - 1].place == CG_NONE) n--;
+    while (n && r[n - 1].place == CG_NONE)
+        n--;
     if (!n) return;
     sb_printf(o, ", \"%s\": [", key);
     for (u32 i = 0; i < n; i++) {
         if (i) sb_str(o, ", ");
-        if (r[i].place == CG_NONE) sb_str(o, "null");
-        else if (r[i].place == CG_WEIGHT) sb_json_str(o, str_c(p->sections.at[r[i].section].name));
-        else if (r[i].place == CG_TOKENS || r[i].place == CG_LOGITS) sb_printf(o, "\"%s\"", places[r[i].place]);
-        else sb_printf(o, "[\"%s\", %llu, %llu]", places[r[i].place], LL(r[i].off), LL(r[i].bytes));
+        if (r[i].place == CG_NONE)
+            sb_str(o, "null");
+        else if (r[i].place == CG_WEIGHT)
+            sb_json_str(o, str_c(p->sections.at[r[i].section].name));
+        else if (r[i].place == CG_TOKENS || r[i].place == CG_LOGITS)
+            sb_printf(o, "\"%s\"", places[r[i].place]);
+        else
+            sb_printf(o, "[\"%s\", %llu, %llu]", places[r[i].place], LL(r[i].off), LL(r[i].bytes));
     }
     sb_ch(o, ']');
 }
@@ -97,10 +108,14 @@ static void emit_phase(const CgPlan *p, const CgPhase *ph, bool last, StrBuf *o)
     sb_printf(o, "    \"%s\": {\"barriers\": %u, \"calls\": [", ph->name, ph->barriers);
     for (u32 i = 0; i < ph->calls.n; i++) {
         const CgCall *c = &ph->calls.at[i];
-        sb_printf(o, "%s\n      {\"step\": %u, \"layer\": %d, \"kernel\": \"%s\"", i ? "," : "", c->step, c->layer, p->kernels.at[c->kernel].name);
+        sb_printf(o, "%s\n      {\"step\": %u, \"layer\": %d, \"kernel\": \"%s\"", i ? "," : "",
+                  c->step, c->layer, p->kernels.at[c->kernel].name);
         if (c->barrier) sb_str(o, ", \"barrier\": true");
         if (c->each) sb_str(o, ", \"each_thread\": true");
-        sb_printf(o, ", \"%s\": %llu", p->kernels.at[c->kernel].row == ROW_ATTEND ? "flops_per_row_and_key" : "flops_per_row", LL(c->flops));
+        sb_printf(o, ", \"%s\": %llu",
+                  p->kernels.at[c->kernel].row == ROW_ATTEND ? "flops_per_row_and_key"
+                                                             : "flops_per_row",
+                  LL(c->flops));
         if (c->w.place == CG_WEIGHT) sb_printf(o, ", \"weight_bytes\": %llu", LL(c->weight_bytes));
         emit_refs(o, p, "in", c->in, CG_IN);
         emit_refs(o, p, "w", &c->w, 1);
@@ -119,9 +134,12 @@ static const char *section_layout(const CgPlan *p, const CgSection *s)
 
 static void emit_weights(const CgPlan *p, StrBuf *o)
 {
-    sb_printf(o, "  \"weights\": {\n    \"bytes\": %llu,\n    \"read_per_token\": %llu,\n    \"data_offset\": %llu,\n    \"id\": \"", LL(p->data_bytes),
-              LL(p->weight_bytes_per_token), LL(p->data_offset));
-    for (u32 i = 0; i < 16; i++) sb_printf(o, "%02x", p->image_id[i]);
+    sb_printf(o,
+              "  \"weights\": {\n    \"bytes\": %llu,\n    \"read_per_token\": %llu,\n    "
+              "\"data_offset\": %llu,\n    \"id\": \"",
+              LL(p->data_bytes), LL(p->weight_bytes_per_token), LL(p->data_offset));
+    for (u32 i = 0; i < 16; i++)
+        sb_printf(o, "%02x", p->image_id[i]);
     sb_str(o, "\",\n    \"sections\": [");
     for (u32 i = 0; i < p->sections.n; i++) {
         const CgSection *s = &p->sections.at[i];
@@ -129,7 +147,8 @@ static void emit_weights(const CgPlan *p, StrBuf *o)
         key_str(o, "name", s->name);
         sb_str(o, ", ");
         key_str(o, "layout", section_layout(p, s));
-        sb_printf(o, ", \"offset\": %llu, \"bytes\": %llu, \"sum\": \"%016llx\"}", LL(p->image[i].offset), LL(p->image[i].bytes), LL(p->image[i].sum));
+        sb_printf(o, ", \"offset\": %llu, \"bytes\": %llu, \"sum\": \"%016llx\"}",
+                  LL(p->image[i].offset), LL(p->image[i].bytes), LL(p->image[i].sum));
     }
     sb_str(o, "\n    ]\n  }\n");
 }
@@ -148,7 +167,8 @@ void cg_emit_plan_json(const CgBuild *b, StrBuf *o)
     emit_memory(p, o);
     emit_kernels(p, o);
     sb_str(o, "  \"phases\": {\n");
-    for (u32 i = 0; i < CG_N_PHASES; i++) emit_phase(p, &p->phase[i], i + 1 == CG_N_PHASES, o);
+    for (u32 i = 0; i < CG_N_PHASES; i++)
+        emit_phase(p, &p->phase[i], i + 1 == CG_N_PHASES, o);
     sb_str(o, "  },\n");
     emit_weights(p, o);
     sb_str(o, "}\n");

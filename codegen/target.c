@@ -18,31 +18,18 @@ static const struct Cpu {
     const char *name;
     u32 bits;
 } cpus[] = {
-#define AVX2 PFQ_CPU_AVX2
+#define AVX2   PFQ_CPU_AVX2
 #define AVX512 (PFQ_CPU_AVX2 | PFQ_CPU_AVX512)
-#define VNNI (PFQ_CPU_AVX2 | PFQ_CPU_AVX512 | PFQ_CPU_AVX512VNNI)
-#define VBMI (VNNI | PFQ_CPU_AVX512VBMI)
-#define AMX (VBMI | PFQ_CPU_AMX_INT8)
-    {"x86-64-v3", AVX2},
-    {"x86-64-v4", AVX512},
-    {"haswell", AVX2},
-    {"broadwell", AVX2},
-    {"skylake", AVX2},
-    {"skylake-avx512", AVX512},
-    {"cascadelake", VNNI},
-    {"cooperlake", VNNI},
-    {"icelake-client", VBMI},
-    {"icelake-server", VBMI},
-    {"tigerlake", VBMI},
-    {"alderlake", AVX2},
-    {"sapphirerapids", AMX},
-    {"emeraldrapids", AMX},
-    {"graniterapids", AMX},
-    {"znver1", AVX2},
-    {"znver2", AVX2},
-    {"znver3", AVX2},
-    {"znver4", VBMI},
-    {"znver5", VBMI},
+#define VNNI   (PFQ_CPU_AVX2 | PFQ_CPU_AVX512 | PFQ_CPU_AVX512VNNI)
+#define VBMI   (VNNI | PFQ_CPU_AVX512VBMI)
+#define AMX    (VBMI | PFQ_CPU_AMX_INT8)
+    {"x86-64-v3", AVX2},      {"x86-64-v4", AVX512},  {"haswell", AVX2},
+    {"broadwell", AVX2},      {"skylake", AVX2},      {"skylake-avx512", AVX512},
+    {"cascadelake", VNNI},    {"cooperlake", VNNI},   {"icelake-client", VBMI},
+    {"icelake-server", VBMI}, {"tigerlake", VBMI},    {"alderlake", AVX2},
+    {"sapphirerapids", AMX},  {"emeraldrapids", AMX}, {"graniterapids", AMX},
+    {"znver1", AVX2},         {"znver2", AVX2},       {"znver3", AVX2},
+    {"znver4", VBMI},         {"znver5", VBMI},
 #undef AVX2
 #undef AVX512
 #undef VNNI
@@ -63,9 +50,9 @@ static u32 host_bits(void)
 {
     static const struct {
         u32 bit;
-        const char *needs[6];
+        const char *needs[8];
     } table[] = {
-        {PFQ_CPU_AVX2, {"avx2", "fma", "f16c", "bmi2"}},
+        {PFQ_CPU_AVX2, {"avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt"}},
         {PFQ_CPU_AVX512, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}},
         {PFQ_CPU_AVX512VNNI, {"avx512vnni"}},
         {PFQ_CPU_AVX512VBMI, {"avx512vbmi"}},
@@ -75,7 +62,7 @@ static u32 host_bits(void)
     u32 bits = 0;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         bool all = true;
-        for (size_t j = 0; j < 6 && table[i].needs[j]; j++) {
+        for (size_t j = 0; j < 8 && table[i].needs[j]; j++) {
             const char *want = table[i].needs[j];
             size_t n = strlen(want);
             bool found = false;
@@ -113,14 +100,16 @@ static bool resolve(Diag *d, Arena *a, const char *spec, CgTarget *t)
         *t = (CgTarget){best_variant(host_bits()), arena_strdup(a, tune, strlen(tune))};
         LLVMDisposeMessage(tune);
         if (t->variant) return true;
-        diag_error(d, E_TARGET, LOC_WHAT("target"), "this machine's CPU (%s) has no AVX2, FMA and F16C", t->tune);
+        diag_error(d, E_TARGET, LOC_WHAT("target"),
+                   "this machine's CPU (%s) has no AVX2, FMA and F16C", t->tune);
         diag_hint(d, "name the CPU that the program will run on, for example cpu:x86-64-v3");
         return false;
     }
     if (strncmp(spec, "cpu:", 4) != 0) return unknown(d, a, spec);
     for (u32 i = 0; i < N_CPUS; i++) {
         if (strcmp(spec + 4, cpus[i].name) != 0) continue;
-        /* LLVM has no scheduling model for the x86-64 levels' names, "generic" is what clang uses for them. */
+        /* LLVM has no scheduling model for the x86-64 levels' names, "generic" is what clang uses
+         * for them. */
         const char *tune = strncmp(cpus[i].name, "x86-64", 6) == 0 ? "generic" : cpus[i].name;
         *t = (CgTarget){best_variant(cpus[i].bits), tune};
         return true;
@@ -141,7 +130,9 @@ u32 cg_targets(Diag *d, Arena *a, const char *const *specs, u32 n, CgTarget out[
         CgTarget *slot = &by_variant[t.variant - variants];
         if (!slot->variant) *slot = t;
     }
-    if (n == 0) ok = diag_error(d, E_TARGET, LOC_WHAT("target"), "no target is given; cpu means this machine");
+    if (n == 0)
+        ok = diag_error(d, E_TARGET, LOC_WHAT("target"),
+                        "no target is given; cpu means this machine");
     if (!ok) return 0;
     u32 count = 0;
     for (u32 i = 0; i < N_VARIANTS; i++)

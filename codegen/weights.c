@@ -1,8 +1,10 @@
-/* The weight image: every section evaluated piece by piece on all threads, written and summed in order.
+/* The weight image: every section evaluated piece by piece on all threads, written and summed in
+ * order.
  *
- * A piece is a run of tiles (or a whole small constant). Threads evaluate pieces in parallel and hand them over in
- * order, because a checksum runs over its section in order; the hand-over is a write to the page cache, fast beside
- * evaluation. Memory: one piece per thread plus what the evaluator needs for it.
+ * A piece is a run of tiles (or a whole small constant). Threads evaluate pieces in parallel and
+ * hand them over in order, because a checksum runs over its section in order; the hand-over is a
+ * write to the page cache, fast beside evaluation. Memory: one piece per thread plus what the
+ * evaluator needs for it.
  */
 #include "codegen/plan.h"
 
@@ -16,7 +18,7 @@ enum { PIECE_ELEMS = 1 << 17, MAX_THREADS = 64 };
 
 typedef struct Piece {
     u32 section;
-    i64 t0, nt; /* tiles; unused for small constants */
+    i64 t0, nt;     /* tiles; unused for small constants */
     u64 off, bytes; /* in the section */
 } Piece;
 
@@ -69,7 +71,8 @@ static void cut(Writer *w, u32 section)
     if (bytes > w->biggest) w->biggest = bytes;
 }
 
-/* Packed order of a vector of two blocks of F: 16 of the first, 16 of the second, and so on; short tiles end in zeros. */
+/* Packed order of a vector of two blocks of F: 16 of the first, 16 of the second, and so on; short
+ * tiles end in zeros. */
 static void interleave(float *out, const float *v, u64 f)
 {
     for (u64 tile = 0; tile < (f + 15) / 16; tile++)
@@ -88,8 +91,10 @@ static bool evaluate(Worker *k, const Piece *pc)
     const Type *t = type_of(k->w->p->m, s->value);
     Tensor v;
     if (!eval_const(k->e, s->value, 0, type_rows(t), 0, type_cols(t), &v)) return false;
-    if (s->kind == CG_SEC_F32) memcpy(k->buf, v.f, pc->bytes);
-    else interleave((float *)(void *)k->buf, v.f, (u64)type_elems(t) / 2);
+    if (s->kind == CG_SEC_F32)
+        memcpy(k->buf, v.f, pc->bytes);
+    else
+        interleave((float *)(void *)k->buf, v.f, (u64)type_elems(t) / 2);
     return true;
 }
 
@@ -115,7 +120,8 @@ static void *work(void *arg)
         pthread_mutex_unlock(&w->lock);
         bool ok = evaluate(k, pc);
         pthread_mutex_lock(&w->lock);
-        while (!w->stop && w->turn != i) pthread_cond_wait(&w->moved, &w->lock);
+        while (!w->stop && w->turn != i)
+            pthread_cond_wait(&w->moved, &w->lock);
         if (w->stop) break;
         pthread_mutex_unlock(&w->lock);
         ok = ok && hand_over(k, pc);
@@ -124,7 +130,8 @@ static void *work(void *arg)
         w->turn++;
         w->done += pc->bytes;
         pthread_cond_broadcast(&w->moved);
-        if (k->report) k->report->progress(k->report->progress_arg, "weights", w->done, w->p->data_bytes);
+        if (k->report)
+            k->report->progress(k->report->progress_arg, "weights", w->done, w->p->data_bytes);
     }
     pthread_mutex_unlock(&w->lock);
     return NULL;
@@ -146,8 +153,10 @@ static void finish(Worker *k, Diag *d)
         const struct DiagMsg *m = &k->d.msgs.at[i];
         Loc loc = m->loc;
         if (loc.what) loc.what = arena_strdup(d->a, loc.what, strlen(loc.what));
-        if (m->code != E_NONE) diag_error(d, m->code, loc, "%s", m->text);
-        else diag_note(d, "%s", m->text);
+        if (m->code != E_NONE)
+            diag_error(d, m->code, loc, "%s", m->text);
+        else
+            diag_note(d, "%s", m->text);
     }
     if (k->e) eval_free(k->e);
     free(k->buf);
@@ -169,7 +178,8 @@ static bool run_workers(Diag *d, Writer *w, const CgOptions *opt, u32 threads)
         if (!start(&k[i], w) || pthread_create(&k[i].tid, &attr, work, &k[i]) != 0) break;
     pthread_attr_destroy(&attr);
     if (ok) work(&k[0]);
-    for (u32 i = 1; i < started; i++) pthread_join(k[i].tid, NULL);
+    for (u32 i = 1; i < started; i++)
+        pthread_join(k[i].tid, NULL);
     for (u32 i = 0; i < threads; i++)
         if (k[i].w) finish(&k[i], d);
     return ok && !w->stop;
@@ -189,16 +199,23 @@ static bool write_header(CgPlan *p, OutFile *f, u64 at)
     memcpy(p->image_id, id, sizeof id);
     const size_t n = pfq_image_header_bytes(p->sections.n);
     u8 *header = xmalloc(n, 1);
-    bool ok = pfq_image_header(p->image, p->sections.n, p->image_id, header) && io_pwrite(f, header, n, at);
+    bool ok = pfq_image_header(p->image, p->sections.n, p->image_id, header) &&
+              io_pwrite(f, header, n, at);
     free(header);
     static const u8 zero;
-    return ok && io_pwrite(f, &zero, 1, at + p->total_bytes - 1); /* the gap before it becomes a hole of zeros */
+    return ok && io_pwrite(f, &zero, 1,
+                           at + p->total_bytes - 1); /* the gap before it becomes a hole of zeros */
 }
 
 bool cg_write_weights(Diag *d, CgPlan *p, OutFile *f, u64 at, const CgOptions *opt)
 {
     if (!eval_open(d, p->m)) return false;
-    Writer w = {.p = p, .f = f, .at = at, .lock = PTHREAD_MUTEX_INITIALIZER, .moved = PTHREAD_COND_INITIALIZER};
-    for (u32 i = 0; i < p->sections.n; i++) cut(&w, i);
+    Writer w = {.p = p,
+                .f = f,
+                .at = at,
+                .lock = PTHREAD_MUTEX_INITIALIZER,
+                .moved = PTHREAD_COND_INITIALIZER};
+    for (u32 i = 0; i < p->sections.n; i++)
+        cut(&w, i);
     return run_workers(d, &w, opt, opt->threads) && write_header(p, f, at);
 }

@@ -1,5 +1,5 @@
-/* The whole way for small llamas: passes, cg_compile, and the program's logits against the reference evaluator run on
- * the same module, prefill and decode, for every recipe. */
+/* The whole way for small llamas: passes, cg_compile, and the program's logits against the
+ * reference evaluator run on the same module, prefill and decode, for every recipe. */
 #include "codegen/codegen.h"
 #include "ir/base/json.h"
 #include "ir/eval.h"
@@ -16,14 +16,37 @@
 #include <unistd.h>
 
 static const TinyLlama shapes[] = {
-    {.layers = 2, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 96, .vocab = 100, .tied = true},
-    {.layers = 1, .hidden = 72, .heads = 3, .kv_heads = 1, .head_dim = 24, .ffn = 100, .vocab = 33, .bias = true, .window = 3},
-    {.layers = 2, .hidden = 48, .heads = 2, .kv_heads = 2, .head_dim = 20, .ffn = 40, .vocab = 50, .qk_norm = true},
+    {.layers = 2,
+     .hidden = 64,
+     .heads = 4,
+     .kv_heads = 2,
+     .head_dim = 16,
+     .ffn = 96,
+     .vocab = 100,
+     .tied = true},
+    {.layers = 1,
+     .hidden = 72,
+     .heads = 3,
+     .kv_heads = 1,
+     .head_dim = 24,
+     .ffn = 100,
+     .vocab = 33,
+     .bias = true,
+     .window = 3},
+    {.layers = 2,
+     .hidden = 48,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_dim = 20,
+     .ffn = 40,
+     .vocab = 50,
+     .qk_norm = true},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, N_TOKENS = 11 };
 
-/* Largest allowed |program - evaluator| as a part of the largest |logit|. The quantising recipes round activations: a
- * value that f32 and f64 put on two sides of a tie moves by one step, which is 1/127 of a row's maximum in s8. */
+/* Largest allowed |program - evaluator| as a part of the largest |logit|. The quantising recipes
+ * round activations: a value that f32 and f64 put on two sides of a tie moves by one step, which is
+ * 1/127 of a row's maximum in s8. */
 static const struct {
     const char *name;
     double tolerance;
@@ -32,7 +55,8 @@ enum { N_RECIPES = sizeof recipes / sizeof *recipes };
 
 static const i32 tokens[N_TOKENS] = {3, 17, 32, 0, 5, 5, 28, 9, 30, 1, 12};
 
-/* Variants of each shape's programs: both for the first, one for the others, because LLVM takes most of the time. */
+/* Variants of each shape's programs: both for the first, one for the others, because LLVM takes
+ * most of the time. */
 static const char *const targets[] = {"cpu:x86-64-v3", "cpu:icelake-server"};
 static const char *const variants[] = {"avx2", "avx512vnni"};
 static const struct {
@@ -41,14 +65,19 @@ static const struct {
 
 static char *compile(Diag *d, Module *m, const char *dir, u32 shape)
 {
-    CgOptions o = {.out_dir = dir, .targets = targets + of_shape[shape].first, .n_targets = of_shape[shape].n, .version = "test", .recipe = "test"};
+    CgOptions o = {.out_dir = dir,
+                   .targets = targets + of_shape[shape].first,
+                   .n_targets = of_shape[shape].n,
+                   .version = "test",
+                   .recipe = "test"};
     CgResult r;
     ir_meta_int(m, "context", 64);
     if (!cg_compile(d, m, &o, &r)) {
         diag_flush(d);
         fail_msg("cg_compile");
     }
-    assert_true(r.weight_bytes > 0 && r.binary_bytes > 0 && r.n_kernels > 0 && r.n_variants == o.n_targets);
+    assert_true(r.weight_bytes > 0 && r.binary_bytes > 0 && r.n_kernels > 0 &&
+                r.n_variants == o.n_targets);
     return r.binary;
 }
 
@@ -56,15 +85,20 @@ static char *compile(Diag *d, Module *m, const char *dir, u32 shape)
 static const Json *run(Diag *d, Arena *a, const char *binary, const char *variant, bool decode)
 {
     StrBuf cmd = {.a = a}, text = {.a = a};
-    sb_printf(&cmd, "'%s' logits --all --threads 3 --cpu %s %s --tokens ", binary, variant, decode ? "--decode" : "");
-    for (u32 i = 0; i < N_TOKENS; i++) sb_printf(&cmd, "%s%d", i ? "," : "", tokens[i]);
+    sb_printf(&cmd, "'%s' logits --all --threads 3 --cpu %s %s --tokens ", binary, variant,
+              decode ? "--decode" : "");
+    for (u32 i = 0; i < N_TOKENS; i++)
+        sb_printf(&cmd, "%s%d", i ? "," : "", tokens[i]);
     sb_str(&cmd, " 2>&1");
     FILE *f = popen(cmd.p, "r");
     assert_non_null(f);
     char buf[4096];
-    for (size_t n; (n = fread(buf, 1, sizeof buf, f)) > 0;) sb_add(&text, buf, n);
+    for (size_t n; (n = fread(buf, 1, sizeof buf, f)) > 0;)
+        sb_add(&text, buf, n);
     if (pclose(f) != 0) {
-        if (!strstr(text.p, "needs") && !strstr(text.p, "lacks") && !strstr(text.p, "does not have")) fail_msg("%s: %s", cmd.p, text.p);
+        if (!strstr(text.p, "needs") && !strstr(text.p, "lacks") &&
+            !strstr(text.p, "does not have"))
+            fail_msg("%s: %s", cmd.p, text.p);
         return NULL;
     }
     Source *src = NEW(a, Source);
@@ -77,7 +111,8 @@ static const Json *run(Diag *d, Arena *a, const char *binary, const char *varian
     return j;
 }
 
-static void compare(const char *what, const Json *got, const double *want, i64 vocab, double tolerance)
+static void compare(const char *what, const Json *got, const double *want, i64 vocab,
+                    double tolerance)
 {
     double worst = 0, top = 0;
     for (i64 i = 0; i < N_TOKENS * vocab; i++) {
@@ -86,7 +121,8 @@ static void compare(const char *what, const Json *got, const double *want, i64 v
         if (fabs(want[i]) > top) top = fabs(want[i]);
     }
     if (getenv("PFQC_TEST_PRINT")) fprintf(stderr, "%s: %.2g of %.3g\n", what, worst, top);
-    if (!(worst <= tolerance * top)) fail_msg("%s: logits differ by %g, the largest is %g", what, worst, top);
+    if (!(worst <= tolerance * top))
+        fail_msg("%s: logits differ by %g, the largest is %g", what, worst, top);
 }
 
 static double *reference(Diag *d, Arena *a, Module *m, i64 vocab, bool decode)
@@ -98,7 +134,7 @@ static double *reference(Diag *d, Arena *a, Module *m, i64 vocab, bool decode)
         diag_flush(d);
         fail_msg("eval_model");
     }
-    double *out = NEWN(a, double, N_TOKENS * vocab);
+    double *out = NEWN(a, double, N_TOKENS *vocab);
     memcpy(out, y.d, (size_t)(N_TOKENS * vocab) * sizeof *out);
     eval_free(e);
     return out;
@@ -122,7 +158,9 @@ static void one(u32 shape, u32 recipe, const char *dir)
         const double *want = reference(&d, &a, m, t->vocab, decode);
         for (u32 v = of_shape[shape].first; v < of_shape[shape].first + of_shape[shape].n; v++) {
             const Json *got = run(&d, &a, binary, variants[v], decode);
-            const char *what = arena_printf(&a, "%s, vocab %lld, %s, %s", recipes[recipe].name, (long long)t->vocab, variants[v], decode ? "decode" : "prefill");
+            const char *what =
+                arena_printf(&a, "%s, vocab %lld, %s, %s", recipes[recipe].name,
+                             (long long)t->vocab, variants[v], decode ? "decode" : "prefill");
             if (got) compare(what, got, want, t->vocab, recipes[recipe].tolerance);
         }
     }
@@ -135,7 +173,8 @@ static void programs_agree_with_the_evaluator(void **state)
     char dir[] = "/tmp/pfqc-test-XXXXXX", cmd[64];
     assert_non_null(mkdtemp(dir));
     for (u32 s = 0; s < N_SHAPES; s++)
-        for (u32 r = 0; r < N_RECIPES; r++) one(s, r, dir);
+        for (u32 r = 0; r < N_RECIPES; r++)
+            one(s, r, dir);
     snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
     assert_int_equal(system(cmd), 0);
 }

@@ -58,17 +58,20 @@ static Str bitcode(const char *text)
     return (Str){p, n};
 }
 
-/* Symbols of an object as "name name name ", undefined ones included (LLVM's C API gives no more). */
+/* Symbols of an object as "name name name ", undefined ones included (LLVM's C API gives no more).
+ */
 static char *symbols(Arena *a, const CgObject *o)
 {
-    LLVMMemoryBufferRef buf = LLVMCreateMemoryBufferWithMemoryRangeCopy((const char *)o->data, o->bytes, "o");
+    LLVMMemoryBufferRef buf =
+        LLVMCreateMemoryBufferWithMemoryRangeCopy((const char *)o->data, o->bytes, "o");
     char *why = NULL;
     LLVMBinaryRef bin = LLVMCreateBinary(buf, NULL, &why);
     if (!bin) fail_msg("%s", why);
     StrBuf sb = {.a = a};
     sb_str(&sb, " ");
     LLVMSymbolIteratorRef it = LLVMObjectFileCopySymbolIterator(bin);
-    for (; !LLVMObjectFileIsSymbolIteratorAtEnd(bin, it); LLVMMoveToNextSymbol(it)) sb_printf(&sb, "%s ", LLVMGetSymbolName(it));
+    for (; !LLVMObjectFileIsSymbolIteratorAtEnd(bin, it); LLVMMoveToNextSymbol(it))
+        sb_printf(&sb, "%s ", LLVMGetSymbolName(it));
     LLVMDisposeSymbolIterator(it);
     LLVMDisposeBinary(bin);
     LLVMDisposeMemoryBuffer(buf);
@@ -84,11 +87,19 @@ static CgTarget target(Arena *a, const char *spec)
     return t[0];
 }
 
-static const CgConst toy_consts[] = {{.name = "c_K", .i = 1234567}, {.name = "c_eps", .is_float = true, .f = 1e-5}, {.name = "c_none", .i = 1}};
+static const CgConst toy_consts[] = {{.name = "c_K", .i = 1234567},
+                                     {.name = "c_eps", .is_float = true, .f = 1e-5},
+                                     {.name = "c_none", .i = 1}};
 
 static CgObject specialise(const CgTarget *t, Str bc, const char *entry, const CgConst *c, u32 n)
 {
-    CgSpec s = {.what = "toy", .bitcode = bc, .entry = entry, .symbol = "k7_toy", .consts = c, .n_consts = n, .target = t};
+    CgSpec s = {.what = "toy",
+                .bitcode = bc,
+                .entry = entry,
+                .symbol = "k7_toy",
+                .consts = c,
+                .n_consts = n,
+                .target = t};
     CgObject o;
     cg_specialise(&s, &o);
     return o;
@@ -135,14 +146,17 @@ static void bad_templates_are_refused(void **state)
         const CgConst *c;
         const char *says;
     } cases[] = {
-        {"absent", toy_consts, "no function 'absent'"}, {"toy", narrow, "c_eps"}, {"toy", wrong, "another type"},
+        {"absent", toy_consts, "no function 'absent'"},
+        {"toy", narrow, "c_eps"},
+        {"toy", wrong, "another type"},
         {"toy", big, "does not fit"},
     };
     Arena a = {0};
     Str bc = bitcode(toy_text);
     CgTarget t = target(&a, "cpu:x86-64-v3");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        CgObject o = specialise(&t, bc, cases[i].entry, cases[i].c, cases[i].c == toy_consts ? 3 : 1);
+        CgObject o =
+            specialise(&t, bc, cases[i].entry, cases[i].c, cases[i].c == toy_consts ? 3 : 1);
         assert_null(o.data);
         assert_non_null(o.error);
         if (!strstr(o.error, cases[i].says)) fail_msg("'%s' lacks '%s'", o.error, cases[i].says);
@@ -159,19 +173,24 @@ static void bad_templates_are_refused(void **state)
     cg_object_free(&o);
     free((void *)(uintptr_t)bc.p);
 
-    bc = bitcode("define void @toy() {\n call void asm sideeffect \"frobnicate %eax\", \"\"()\n ret void\n}\n");
+    bc = bitcode("define void @toy() {\n call void asm sideeffect \"frobnicate %eax\", \"\"()\n "
+                 "ret void\n}\n");
     o = specialise(&t, bc, "toy", toy_consts, 3);
     assert_non_null(strstr(o.error, "LLVM"));
     assert_null(o.data);
     cg_object_free(&o);
     free((void *)(uintptr_t)bc.p);
 
-#ifndef __SANITIZE_ADDRESS__ /* what LLVM held at a fatal error is lost, and the sanitizer would say so */
-    /* LLVM's fatal errors end as a sentence too: an intrinsic that cannot be selected for this CPU */
-    bc = bitcode("declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <16 x i32>, <16 x i32>)\n"
-                 "define void @toy(ptr %p) {\n %v = load <16 x i32>, ptr %p\n"
-                 " %r = call <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32> %v, <16 x i32> %v, <16 x i32> %v)\n"
-                 " store <16 x i32> %r, ptr %p\n ret void\n}\n");
+#ifndef __SANITIZE_ADDRESS__ /* what LLVM held at a fatal error is lost, and the sanitizer would   \
+                                say so */
+    /* LLVM's fatal errors end as a sentence too: an intrinsic that cannot be selected for this CPU
+     */
+    bc = bitcode(
+        "declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <16 x i32>, <16 x i32>)\n"
+        "define void @toy(ptr %p) {\n %v = load <16 x i32>, ptr %p\n"
+        " %r = call <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32> %v, <16 x i32> %v, <16 x "
+        "i32> %v)\n"
+        " store <16 x i32> %r, ptr %p\n ret void\n}\n");
     o = specialise(&t, bc, "toy", toy_consts, 3);
     assert_non_null(o.error);
     assert_non_null(strstr(o.error, "LLVM stopped"));
@@ -206,7 +225,10 @@ static void targets_are_known(void **state)
     diag_init(&d, &a);
     d.silent = true;
     CgTarget t[CG_MAX_VARIANTS];
-    assert_int_equal(cg_targets(&d, &a, (const char *[]){"cpu:haswell", "cpu:icelake-server", "cpu:znver3"}, 3, t), 2);
+    assert_int_equal(cg_targets(&d, &a,
+                                (const char *[]){"cpu:haswell", "cpu:icelake-server", "cpu:znver3"},
+                                3, t),
+                     2);
     assert_string_equal(t[0].variant->name, "avx512vnni");
     assert_string_equal(t[1].tune, "haswell");
     assert_int_equal(d.n_errors, 0);
