@@ -221,8 +221,6 @@ PFQ_INLINE void pfq_split(int64_t n, int tid, int nt, int64_t *b, int64_t *e) {
     *e = n * (tid + 1) / nt;
 }
 
-PFQ_INLINE void pfq_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
-
 /* 16 values from column i of a row of f16 or f32 (KV caches). */
 PFQ_INLINE F f_load_kv(const char *row, int32_t i, int32_t f16) {
     return f16 ? f_load_h(row + 2 * (ptrdiff_t)i) : f_load((const float *)row + i);

@@ -11,8 +11,6 @@ PFQ_INLINE void micro(const Lin *l, const float *w, int32_t t, int32_t n, int32_
     PFQ_UNROLL for (int32_t i = 0; i < m; i++)
         PFQ_UNROLL for (int32_t j = 0; j < n; j++) acc[i][j] = f_set(0.0f);
     for (int32_t k = 0; k < c_K; k++) {
-        if (n == 1)
-            pfq_prefetch((const char *)(w + 16 * (int64_t)k) + LIN_AHEAD);
         PFQ_UNROLL for (int32_t i = 0; i < m; i++) {
             F wk = f_load(w + 16 * ((int64_t)i * c_K + k));
             PFQ_UNROLL for (int32_t j = 0; j < n; j++) acc[i][j] =

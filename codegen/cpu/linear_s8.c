@@ -39,8 +39,6 @@ PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int
         for (int32_t k = 0; k < steps; k++) {
             const char *p = w + i * ws + 64 * (int64_t)k;
             __m256i xk[8];
-            if (n == 1)
-                pfq_prefetch(p + LIN_AHEAD);
             PFQ_UNROLL for (int32_t j = 0; j < n; j++) xk[j] = _mm256_unpacklo_epi8(
                 _mm256_set1_epi32(*(const I32U *)(x + j * xs + 4 * k)), _mm256_setzero_si256());
             PFQ_UNROLL for (int32_t v = 0; v < 4; v++) {
@@ -99,7 +97,6 @@ PFQ_INLINE void stream(const Lin *l, const char *w, int32_t col) {
         int32_t some = pfq_min(2, steps - k);
         for (int32_t u = 0; u < some; u++) {
             __m512i wk = _mm512_load_si512(p + 64 * (int64_t)(k + u));
-            pfq_prefetch(p + 64 * (int64_t)(k + u) + LIN_AHEAD);
             PFQ_UNROLL for (int32_t j = 0; j < per; j++) s[j][u] = _mm512_dpbusd_epi32(
                 s[j][u], _mm512_set1_epi32(*(const I32U *)(x + j * xs + 4 * (k + u))), wk);
         }

@@ -96,8 +96,6 @@ PFQ_INLINE void micro(const Lin *l, const char *w, int32_t t, int32_t n, int32_t
     PFQ_UNROLL for (int32_t j = 0; j < n; j++) acc[j] = f_set(0.0f);
     for (int64_t g = 0; g < G; g++) {
         const char *p = w + g * GROUP;
-        if (n == 1)
-            PFQ_UNROLL for (int32_t b = 0; b < GROUP; b += 64) pfq_prefetch(p + LIN_AHEAD + b);
         F scale = f_load_h(p), offset = f_load_h(p + 32);
         Wide wide;
         unpack(p, wide);

@@ -1,8 +1,9 @@
 /* Times the kernels as a model runs them: 30 layers of SmolLM2-135M's shapes, specialised, on n threads with a barrier
  * after each step, beside a plain read of the same weights in the same minutes.
  *
- *   bench_kernels SOURCE_DIR VARIANT RECIPE T [threads=2] [pos=0] [rounds=9] [huge=1]
+ *   bench_kernels SOURCE_DIR[,SOURCE_DIR...] VARIANT RECIPE T [threads=2] [pos=0] [rounds=9] [huge=1]
  *
+ * Several source trees are timed in turn on the same memory, to compare a change with what was before it.
  * RECIPE is w4a16, w8a8 or float; T = 1 is decode, more is prompt processing (logits of the last row only). huge = 1
  * puts the weights in transparent huge pages, 0 in 4 KiB pages as a mapped file has them. Compiles the templates
  * with clang-19 into a temporary folder. Prints milliseconds per kind of step (thread 0, with the wait at its barrier),
@@ -12,6 +13,7 @@
 
 #include <immintrin.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +23,7 @@
 #include <unistd.h>
 
 enum { HIDDEN = 576, FFN = 1536, VOCAB = 49152, LAYERS = 30, HEADS = 9, KV = 3, D = 64, QKV = (HEADS + 2 * KV) * D };
-enum { CTX = 4096, MAX_T = 2048, MAX_THREADS = 16 };
+enum { MAX_SOURCES = 8, CTX = 4096, MAX_T = 2048, MAX_THREADS = 16 };
 
 enum { NORM, QKV_LINEAR, ATTEND, QUANT_O, O_LINEAR, NORM_2, GLU_LINEAR, QUANT_D, DOWN_LINEAR, HEAD_NORM, HEAD, KINDS };
 static const char *const kind_name[KINDS] = {"norm", "qkv", "attend", "quant o", "o", "norm 2", "gate up", "quant down",
@@ -45,17 +47,19 @@ typedef struct Kernel {
     size_t at; /* of its weights in a layer */
 } Kernel;
 
-static Kernel kernels[KINDS];
+static Kernel trees[MAX_SOURCES][KINDS], *kernels;
 static char *weights;
 static size_t layer_bytes, total_bytes;
-static int T, threads = 2, pos;
+static int T, pos;
 static char *activations[12], *cache[2], *private_mem[MAX_THREADS];
 static double spent[KINDS];
 
-static double now(void)
+static int threads = 2;
+
+static double now(void) /* one thread is timed in CPU time, which other programs disturb less */
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -72,7 +76,7 @@ static Kernel specialise(const char *name, int id, const KtConst *c, size_t n)
         template = file;
 #include "codegen/cpu/kernels.def"
     char path[600], command[2000];
-    snprintf(path, sizeof path, "%s/%d.c", folder, id);
+    snprintf(path, sizeof path, "%s/%td-%d.c", folder, (kernels - trees[0]) / KINDS, id);
     FILE *f = fopen(path, "w");
     if (!f || !template)
         exit(1);
@@ -139,6 +143,8 @@ static void make_kernels(const Recipe *r)
         k->layout = shapes[i][0] == HEAD ? r->head_layout : r->layout;
         k->N = shapes[i][1], k->K = shapes[i][2];
         k->weight_bytes = weight_bytes(k->layout, k->N, k->K);
+        if (i == 0)
+            layer_bytes = 0;
         if (shapes[i][0] != HEAD) {
             k->at = layer_bytes;
             layer_bytes += k->weight_bytes;
@@ -188,8 +194,11 @@ static void barrier(void)
         atomic_store_explicit(&arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&phase, p + 1, memory_order_release);
     } else {
-        while (atomic_load_explicit(&phase, memory_order_acquire) == p)
-            _mm_pause();
+        for (int spins = 0; atomic_load_explicit(&phase, memory_order_acquire) == p; spins++)
+            if (spins < 20000)
+                _mm_pause();
+            else
+                sched_yield();
     }
 }
 
@@ -302,7 +311,7 @@ static void *worker(void *arg)
     int tid = (int)(intptr_t)arg;
     for (int seen = 0; !stop; seen++) {
         while (atomic_load(&generation) == seen)
-            _mm_pause();
+            sched_yield();
         if (job)
             job(tid);
     }
@@ -324,6 +333,12 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static double median(double *v, int n) /* sorts */
+{
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return v[n / 2];
+}
+
 int main(int argc, char **argv)
 {
     const Recipe *r = NULL;
@@ -334,14 +349,18 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: bench_kernels SOURCE_DIR VARIANT w4a16|w8a8|float T [threads] [pos] [rounds] [huge]\n");
         return 2;
     }
-    source = argv[1], variant = argv[2];
+    variant = argv[2];
     threads = argc > 5 ? atoi(argv[5]) : 2;
     pos = argc > 6 ? atoi(argv[6]) : 0;
     int rounds = argc > 7 ? atoi(argv[7]) : 9;
     bool huge = argc > 8 ? atoi(argv[8]) : 1;
     if (threads < 1 || threads > MAX_THREADS || pos < 0 || pos + T > CTX || rounds < 1 || rounds > 999 || !mkdtemp(folder))
         return 2;
-    make_kernels(r);
+    int n_trees = 0;
+    for (source = strtok(argv[1], ","); source && n_trees < MAX_SOURCES; source = strtok(NULL, ",")) {
+        kernels = trees[n_trees++];
+        make_kernels(r);
+    }
     make_weights(huge);
     for (int i = 0; i < 12; i++)
         activations[i] = big((size_t)MAX_T * FFN * 4 + 65536, true);
@@ -356,38 +375,44 @@ int main(int argc, char **argv)
     pthread_t id[MAX_THREADS];
     for (int i = 1; i < threads; i++)
         pthread_create(&id[i], NULL, worker, (void *)(intptr_t)i);
-    double reads[999], passes[999], kinds[KINDS][999];
+    static double reads[999], passes[MAX_SOURCES][999], kinds[MAX_SOURCES][KINDS][999];
     for (int i = -1; i < rounds; i++) {
         double read = timed(read_all);
-        memset(spent, 0, sizeof spent);
-        double t = timed(pass);
-        if (i < 0)
-            continue;
-        reads[i] = read, passes[i] = t;
-        for (int k = 0; k < KINDS; k++)
-            kinds[k][i] = spent[k];
+        if (i >= 0)
+            reads[i] = read;
+        for (int v = 0; v < n_trees; v++) {
+            kernels = trees[v];
+            memset(spent, 0, sizeof spent);
+            double t = timed(pass);
+            if (i < 0)
+                continue;
+            passes[v][i] = t;
+            for (int k = 0; k < KINDS; k++)
+                kinds[v][k][i] = spent[k];
+        }
     }
     stop = true;
     job = NULL;
     atomic_fetch_add(&generation, 1);
     for (int i = 1; i < threads; i++)
         pthread_join(id[i], NULL);
-    qsort(reads, (size_t)rounds, sizeof *reads, by_value);
-    qsort(passes, (size_t)rounds, sizeof *passes, by_value);
-    double t = passes[rounds / 2], read = reads[rounds / 2];
-    printf("%s %s T %d threads %d pos %d huge %d: %.3f ms (%.3f .. %.3f), %.0f tok/s, %.1f GB/s, %.0f %% of a plain read "
-           "(%.1f GB/s)\n",
-           r->name, variant, T, threads, pos, huge, t * 1e3, passes[0] * 1e3, passes[rounds - 1] * 1e3, T / t,
-           (double)total_bytes / t * 1e-9, 100 * read / t, (double)total_bytes / read * 1e-9);
-    for (int k = 0; k < KINDS; k++) {
-        qsort(kinds[k], (size_t)rounds, sizeof *kinds[k], by_value);
-        double ms = kinds[k][rounds / 2] * 1e3;
-        int times = k >= HEAD_NORM ? 1 : LAYERS;
-        printf("  %-10s %9.3f ms %8.2f us each, best %8.2f", kind_name[k], ms, ms * 1e3 / times, kinds[k][0] * 1e6 / times);
-        if (kernels[k].N)
-            printf("  %6.1f GB/s %7.1f GMAC/s", (double)kernels[k].weight_bytes * times / ms * 1e-6,
-                   (double)kernels[k].N * kernels[k].K * times * (k == HEAD ? 1 : T) / ms * 1e-6);
-        printf("\n");
+    double read = median(reads, rounds);
+    for (int v = 0; v < n_trees; v++) {
+        double t = median(passes[v], rounds);
+        printf("%s %s T %d threads %d pos %d huge %d: %.3f ms (%.3f .. %.3f), %.0f tok/s, %.1f GB/s, %.0f %% of a plain "
+               "read (%.1f GB/s)\n",
+               r->name, variant, T, threads, pos, huge, t * 1e3, passes[v][0] * 1e3, passes[v][rounds - 1] * 1e3, T / t,
+               (double)total_bytes / t * 1e-9, 100 * read / t, (double)total_bytes / read * 1e-9);
+        for (int k = 0; k < KINDS; k++) {
+            double ms = median(kinds[v][k], rounds) * 1e3;
+            int times = k >= HEAD_NORM ? 1 : LAYERS;
+            printf("  %-10s %9.3f ms %8.2f us each, best %8.2f", kind_name[k], ms, ms * 1e3 / times,
+                   kinds[v][k][0] * 1e6 / times);
+            if (kernels[k].N)
+                printf("  %6.1f GB/s %7.1f GMAC/s", (double)kernels[k].weight_bytes * times / ms * 1e-6,
+                       (double)kernels[k].N * kernels[k].K * times * (k == HEAD ? 1 : T) / ms * 1e-6);
+            printf("\n");
+        }
     }
     char command[64];
     snprintf(command, sizeof command, "rm -r %s", folder);
