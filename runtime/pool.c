@@ -15,11 +15,14 @@
 #include <unistd.h>
 
 enum {
-    /* About what going to sleep and being woken costs. A thread that spins longer looks greedy to
-     * the scheduler, which then takes its core away for milliseconds. SmolLM2, two threads on two
-     * cores shared with other programs, median of 12 interleaved runs, tok/s: 1 us 52, 3 us 38, 10
-     * us 32, 50 us 23; in its quietest run 178, 187, 149, 28. */
-    SPIN_NS = 3000,
+    /* Longer than the threads of a decode step wait for each other (steps of 5 to 25 us, shares that
+     * differ by a few), or every barrier sleeps. A thread that spins much longer looks greedy to
+     * the scheduler, which then takes its core away for milliseconds. SmolLM2, two threads, median
+     * tok/s of 8 to 10 interleaved runs, 3, 10, 20, 50 us: with the cores to themselves (real-time
+     * priority) 226, 355, 342, 338; beside other programs (load 4) 171, 214, 193, 192. On two cores
+     * with a load of 10 and more, shorter was better (1 us 52, 3 us 38, 10 us 32, 50 us 23); there
+     * pace.h decodes on one thread. */
+    SPIN_NS = 10000,
     SPIN_CROWDED_NS = 500 /* more threads than cores: the awaited thread may need ours */
 };
 
