@@ -3,9 +3,9 @@
 #include "ir/base/half.h"
 
 static const PackLayout layouts[] = {
-    {"f32", DT_F32, 1, 0, 1, 0, PACK_ROWS * 4},
-    {"s8", DT_S8, 2, 0, 4, PACK_ROWS * 8, PACK_ROWS * 4},
-    {"u4g32", DT_U4, 3, 32, 32, 0, PACK_ROWS * 4 + PACK_ROWS * 16},
+    {"f32", DT_F32, 1, 0, 1, 0, PACK_ROWS * 4, 0},
+    {"s8", DT_S8, 2, 0, 4, PACK_ROWS * 8, PACK_ROWS * 4, INT32_MAX / (255 * 128)},
+    {"u4g32", DT_U4, 3, 32, 32, 0, PACK_ROWS * 4 + PACK_ROWS * 16, 0},
 };
 enum { N_LAYOUTS = sizeof layouts / sizeof *layouts };
 

@@ -20,6 +20,7 @@ typedef struct PackLayout {
     i64 kpad;       /* k is padded to a multiple of this */
     i64 head_bytes; /* per tile, before the groups */
     i64 unit_bytes; /* per kpad columns of a tile */
+    i64 max_cols;   /* longest row whose products sum exactly in i32; 0: any */
 } PackLayout;
 
 const PackLayout *pack_layout(const char *name); /* NULL if unknown */

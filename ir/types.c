@@ -284,6 +284,7 @@ static bool ty_pack(Ty *t)
     if (!need_rank(t, 0, 2)) return false;
     if (w->dt != l->dtype) return fail(t, "operand 0 has type %s, layout %s packs %s", show(t, 0), l->name, dtype_info[l->dtype].name);
     if (parts < 1 || w->dim[0] % parts) return fail(t, "%lld rows do not divide into %lld interleaved parts", (long long)w->dim[0], (long long)parts);
+    if (l->max_cols && w->dim[1] > l->max_cols) return fail(t, "rows of %lld elements; layout %s sums exactly up to %lld", (long long)w->dim[1], l->name, (long long)l->max_cols);
     i64 groups = l->group ? (w->dim[1] + l->group - 1) / l->group : 1;
     for (u32 i = 1; i < t->op->nin; i++)
         if (!need_float(t, i) || !need_shape(t, i, 2, (const i64[]){w->dim[0], groups})) return false;

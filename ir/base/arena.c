@@ -1,7 +1,5 @@
 #include "ir/base/arena.h"
 
-#include "ir/base/io.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +12,13 @@ struct ArenaBlock {
 
 enum { BLOCK = 64 << 10 };
 
+static void (*before_exit)(void);
+
+void set_before_exit(void (*f)(void)) { before_exit = f; }
+
 _Noreturn void die_oom(void)
 {
-    io_discard_outputs();
+    if (before_exit) before_exit();
     fputs("pfqc: error: out of memory\n", stderr);
     exit(1);
 }
@@ -25,7 +27,7 @@ _Noreturn void bug_at(const char *file, int line, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    io_discard_outputs();
+    if (before_exit) before_exit();
     fprintf(stderr, "pfqc: internal error at %s:%d: ", file, line);
     vfprintf(stderr, fmt, ap);
     fputs("\n  this is a bug in pfqc: please report it with the command and the input\n", stderr);

@@ -58,6 +58,9 @@ void *vec_grow(Arena *a, void *data, u32 n, u32 *cap, size_t size, size_t more);
 void *xmalloc(size_t count, size_t size);
 _Noreturn void die_oom(void);
 
+/* Called before die_oom and BUG end the process (io.h removes unfinished outputs with it). */
+void set_before_exit(void (*f)(void));
+
 /* A bug in pfqc itself: prints the place and exits 70 (EX_SOFTWARE). Never for bad input. */
 _Noreturn void bug_at(const char *file, int line, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

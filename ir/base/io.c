@@ -244,6 +244,7 @@ void io_install_handlers(void)
     }
     signal(SIGPIPE, SIG_IGN);
     atexit(io_discard_outputs);
+    set_before_exit(io_discard_outputs);
 }
 
 bool io_write_file(Diag *d, Arena *a, const char *path, const void *data, size_t n)
