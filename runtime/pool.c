@@ -16,13 +16,12 @@
 
 enum {
     /* Longer than the threads of a decode step wait for each other (steps of 5 to 25 us, shares that
-     * differ by a few), or every barrier sleeps. A thread that spins much longer looks greedy to
-     * the scheduler, which then takes its core away for milliseconds. SmolLM2, two threads, median
-     * tok/s of 8 to 10 interleaved runs, 3, 10, 20, 50 us: with the cores to themselves (real-time
-     * priority) 226, 355, 342, 338; beside other programs (load 4) 171, 214, 193, 192. On two cores
-     * with a load of 10 and more, shorter was better (1 us 52, 3 us 38, 10 us 32, 50 us 23); there
-     * pace.h decodes on one thread. */
-    SPIN_NS = 10000,
+     * differ by some), or barriers sleep and pay for being woken. SmolLM2 w4a16, two threads on two
+     * quiet cores, median tok/s of 7 interleaved runs: 10 us 256, 25 us 280, 60 us 296. A thread
+     * that spins long looks greedy to the scheduler when other programs want the core: at a load of
+     * 4, 10 us gave 214 and 50 us 192; at 10 and more, shorter was better still, and there pace.h
+     * decodes on one thread. */
+    SPIN_NS = 50000,
     SPIN_CROWDED_NS = 500 /* more threads than cores: the awaited thread may need ours */
 };
 
