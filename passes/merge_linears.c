@@ -99,16 +99,18 @@ static bool merge(PassCx *cx, const Group *g)
     ValueId w = join(cx, &c, g, 1), bias = biased ? join(cx, &c, g, 2) : 0;
     if (!w || (biased && !bias)) return false;
     Builder b = {.m = m, .d = cx->d, .fn = op_at(m, first)->fn, .before = first, .layer = c.layer};
-    ValueId y = ir_op(&b, OP_LINEAR, INS(g->x, w, bias), NULL, 0, NULL);
+    const char *name = ir_cstr(m, value_at(m, op_at(m, g->linear[0])->out)->name);
+    name = *name ? arena_printf(cx->a, "%s.merged", name) : NULL;
+    ValueId y = ir_op(&b, OP_LINEAR, INS(g->x, w, bias), NULL, 0, name);
     if (!y) return false;
     i64 row = 0;
     for (u32 i = 0; i < g->n; i++) {
         ValueId old = op_at(m, g->linear[i])->out;
         i64 n = type_of(m, old)->dim[1];
-        const char *name = ir_cstr(m, value_at(m, old)->name);
+        const char *part = ir_cstr(m, value_at(m, old)->name);
         ValueId s = ir_op(&b, OP_SLICE, INS(y),
                           ATTRS({A_AXIS, .i = 1}, {A_BEGIN, .i = row}, {A_END, .i = row + n}), 0,
-                          *name ? name : NULL);
+                          *part ? part : NULL);
         if (!s) return false;
         ir_replace_uses(m, old, s);
         row += n;

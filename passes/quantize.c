@@ -86,6 +86,13 @@ bool pass_quantize_weights(PassCx *cx)
 
 /* ---- activations ---- */
 
+/* "n1.0" -> "n1.0.q"; a value without a name gives none. */
+static const char *suffixed(const PassCx *cx, ValueId v, const char *suffix)
+{
+    const char *name = ir_cstr(cx->m, value_at(cx->m, v)->name);
+    return *name ? arena_printf(cx->a, "%s%s", name, suffix) : NULL;
+}
+
 bool pass_quantize_activations(PassCx *cx)
 {
     Module *m = cx->m;
@@ -120,9 +127,9 @@ bool pass_quantize_activations(PassCx *cx)
             Builder b = {.m = m, .d = cx->d, .fn = fn, .before = id, .layer = op->layer};
             const AttrSpec *form = ATTRS({A_DTYPE, .s = dtype}, {A_GROUP, .i = group}),
                            *grouped = ATTRS({A_GROUP, .i = group});
-            ValueId s = ir_op(&b, OP_QPARAMS, INS(x), form, 0, NULL);
-            ValueId q = s ? ir_op(&b, OP_QUANTIZE, INS(x, s), form, 0, NULL) : 0;
-            ValueId dq = q ? ir_op(&b, OP_DEQUANTIZE, INS(q, s), grouped, 0, NULL) : 0;
+            ValueId s = ir_op(&b, OP_QPARAMS, INS(x), form, 0, suffixed(cx, x, SUFFIX_SCALE));
+            ValueId q = s ? ir_op(&b, OP_QUANTIZE, INS(x, s), form, 0, suffixed(cx, x, SUFFIX_Q)) : 0;
+            ValueId dq = q ? ir_op(&b, OP_DEQUANTIZE, INS(q, s), grouped, 0, suffixed(cx, x, SUFFIX_DQ)) : 0;
             if (!dq) return false;
             *slot = dq;
             i += 3;
