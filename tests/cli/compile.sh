@@ -51,6 +51,12 @@ for k in "$out"/src/kernels/*.c; do
 done
 nm "$out/$name" | grep -qE ' avx2_linear_' || fail "kernels have no symbols"
 
+# The program needs libc and libm alone, and no glibc newer than 2.34 (README).
+needed=$(readelf -d "$out/$name" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | sort | tr '\n' ' ')
+[ "$needed" = "libc.so.6 libm.so.6 " ] || [ "$needed" = "libc.so.6 " ] || fail "the program needs $needed"
+floor=$(readelf -V "$out/$name" | grep -oE 'GLIBC_[0-9.]+' | sort -Vu | tail -n 1)
+[ "$(printf '%s\nGLIBC_2.34\n' "$floor" | sort -V | tail -n 1)" = GLIBC_2.34 ] || fail "the program needs $floor"
+
 # 5. Weights inside: one file that works alone.
 compile -o "$tmp/e" --embed-weights
 [ ! -e "$tmp/e/$name.weights" ] || fail "--embed-weights left a weights file"
