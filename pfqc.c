@@ -1,4 +1,5 @@
-/* pfqc: an ahead-of-time compiler for quantised language models. This file is main: the whole flow. */
+/* pfqc: an ahead-of-time compiler for quantised language models. This file is main: the whole flow.
+ */
 #include "codegen/codegen.h"
 #include "frontend/frontend.h"
 #include "ir/base/meter.h"
@@ -13,7 +14,8 @@
 enum { COMPILE = 1, INIT = 2, OPT_ = 4, EXPLAIN = 8, DOC = 16, ANY = 31 };
 
 static const OptRow rows[] = {
-#define OPT(name, letter, kind, commands, value, doc) {name, letter, OPT_##kind, commands, value, doc},
+#define OPT(name, letter, kind, commands, value, doc)                                              \
+    {name, letter, OPT_##kind, commands, value, doc},
 #include "options.def"
 #undef OPT
 };
@@ -34,8 +36,14 @@ static const OptVal *opt(const Cli *c, const char *name)
     BUG("no option --%s", name);
 }
 
-static const char *opt_str(const Cli *c, const char *name) { return opt(c, name)->s; }
-static bool opt_flag(const Cli *c, const char *name) { return opt(c, name)->set; }
+static const char *opt_str(const Cli *c, const char *name)
+{
+    return opt(c, name)->s;
+}
+static bool opt_flag(const Cli *c, const char *name)
+{
+    return opt(c, name)->set;
+}
 
 static PassOptions pass_options(const Cli *c)
 {
@@ -55,7 +63,8 @@ static bool print_module(Cli *c, const Module *m, const char *path)
     StrBuf b = {.a = c->a};
     ir_print(m, &b);
     if (path) return io_write_file(c->d, c->a, path, b.p, b.n);
-    return (fwrite(b.p, 1, b.n, stdout) == b.n && fflush(stdout) == 0) || diag_error(c->d, E_FILE_WRITE, LOC_WHAT("stdout"), "cannot write");
+    return (fwrite(b.p, 1, b.n, stdout) == b.n && fflush(stdout) == 0) ||
+           diag_error(c->d, E_FILE_WRITE, LOC_WHAT("stdout"), "cannot write");
 }
 
 /* The pipeline of --passes, else of the recipe. */
@@ -74,8 +83,10 @@ static u32 choose_targets(Cli *c, const FeModel *f, const char **out)
     const char *t = opt_str(c, "target");
     u32 n = 0;
     if (!t)
-        for (; n < f->n_targets && n < MAX_TARGETS; n++) out[n] = f->targets[n];
-    for (; t && *t && n < MAX_TARGETS; t += strcspn(t, ","), t += *t == ',') out[n++] = arena_strdup(c->a, t, strcspn(t, ","));
+        for (; n < f->n_targets && n < MAX_TARGETS; n++)
+            out[n] = f->targets[n];
+    for (; t && *t && n < MAX_TARGETS; t += strcspn(t, ","), t += *t == ',')
+        out[n++] = arena_strdup(c->a, t, strcspn(t, ","));
     if (!n) out[n++] = "cpu";
     return n;
 }
@@ -85,7 +96,8 @@ static void progress(void *arg, const char *what, u64 done, u64 total)
     const double *start = arg;
     double t = now_seconds() - *start, left = done ? t * (double)(total - done) / (double)done : 0;
     if (!isatty(2)) return;
-    fprintf(stderr, "\r\x1b[K%s %3.0f %%, %.0f s left", what, total ? 100.0 * (double)done / (double)total : 0, left);
+    fprintf(stderr, "\r\x1b[K%s %3.0f %%, %.0f s left", what,
+            total ? 100.0 * (double)done / (double)total : 0, left);
     if (done == total) fputs("\r\x1b[K", stderr);
 }
 
@@ -95,18 +107,26 @@ static int compile(Cli *c)
     FeModel f;
     Recipe recipe;
     const char *targets[MAX_TARGETS];
-    if (!c->n_words) return diag_error(c->d, E_USAGE, LOC_NONE, "no model.json given"), diag_hint(c->d, "pfqc init CHECKPOINT writes one"), 2;
+    if (!c->n_words)
+        return diag_error(c->d, E_USAGE, LOC_NONE, "no model.json given"),
+               diag_hint(c->d, "pfqc init CHECKPOINT writes one"), 2;
     bool ok = fe_model_load(c->d, c->a, c->word[0], &f);
-    ok &= choose_pipeline(c, ok && !opt(c, "recipe")->set ? f.recipe : opt(c, "recipe")->set ? opt_str(c, "recipe") : "float", &recipe);
+    ok &= choose_pipeline(c,
+                          ok && !opt(c, "recipe")->set ? f.recipe
+                          : opt(c, "recipe")->set      ? opt_str(c, "recipe")
+                                                       : "float",
+                          &recipe);
     u32 n_targets = ok ? choose_targets(c, &f, targets) : 0;
-    for (u32 i = 0; i < n_targets; i++) ok &= cg_check_target(c->d, c->a, targets[i]);
+    for (u32 i = 0; i < n_targets; i++)
+        ok &= cg_check_target(c->d, c->a, targets[i]);
     if (!ok) return 1;
     TokBlob tok = {0};
     if (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) return 1;
     PassOptions po = pass_options(c);
     if (!passes_run(c->d, f.m, &recipe.pipeline, &po)) return 1;
     if (po.stop_after) return print_module(c, f.m, NULL) ? 0 : 1;
-    if (opt_flag(c, "check")) return fprintf(stderr, "pfqc: %s is valid, recipe %s\n", c->word[0], recipe.name), 0;
+    if (opt_flag(c, "check"))
+        return fprintf(stderr, "pfqc: %s is valid, recipe %s\n", c->word[0], recipe.name), 0;
 
     CgResult res;
     CgOptions cg = {
@@ -123,16 +143,25 @@ static int compile(Cli *c)
         .progress_arg = &start,
     };
     if (!cg_compile(c->d, f.m, &cg, &res)) return 1;
-    fprintf(stderr, "pfqc: %s (%.1f MB%s%s, weights %.1f MB), %u kernels, in %.1f s, peak %.0f MB\n", res.binary, (double)res.binary_bytes * 1e-6,
-            res.weights ? ", weights beside it" : ", weights inside", "", (double)res.weight_bytes * 1e-6, res.n_kernels, now_seconds() - start,
+    fprintf(stderr,
+            "pfqc: %s (%.1f MB%s%s, weights %.1f MB), %u kernels, in %.1f s, peak %.0f MB\n",
+            res.binary, (double)res.binary_bytes * 1e-6,
+            res.weights ? ", weights beside it" : ", weights inside", "",
+            (double)res.weight_bytes * 1e-6, res.n_kernels, now_seconds() - start,
             (double)meter_peak_anon_bytes() * 1e-6);
     return 0;
 }
 
 static int init(Cli *c)
 {
-    if (c->n_words != 1) return diag_error(c->d, E_USAGE, LOC_NONE, "init takes one checkpoint: a folder or a .gguf file"), 2;
-    FeInit in = {.checkpoint = c->word[0], .output = opt_str(c, "output") ? opt_str(c, "output") : "model.json", .name = opt_str(c, "name"), .recipe = opt_str(c, "recipe")};
+    if (c->n_words != 1)
+        return diag_error(c->d, E_USAGE, LOC_NONE,
+                          "init takes one checkpoint: a folder or a .gguf file"),
+               2;
+    FeInit in = {.checkpoint = c->word[0],
+                 .output = opt_str(c, "output") ? opt_str(c, "output") : "model.json",
+                 .name = opt_str(c, "name"),
+                 .recipe = opt_str(c, "recipe")};
     if (!fe_init(c->d, c->a, &in)) return 1;
     fprintf(stderr, "pfqc: wrote %s\n", in.output);
     return 0;
@@ -146,28 +175,37 @@ static int opt_ir(Cli *c)
     if (!io_read_text(c->d, c->a, c->word[0], 1u << 30, &src)) return 1;
     Module *m = ir_parse(c->d, c->a, &src, io_dirname(c->a, c->word[0]));
     PassOptions po = pass_options(c);
-    if (!m || (opt_str(c, "passes") && !choose_pipeline(c, NULL, &r)) || !passes_run(c->d, m, &r.pipeline, &po)) return 1;
+    if (!m || (opt_str(c, "passes") && !choose_pipeline(c, NULL, &r)) ||
+        !passes_run(c->d, m, &r.pipeline, &po))
+        return 1;
     return print_module(c, m, opt_str(c, "output")) ? 0 : 1;
 }
 
 static int explain(Cli *c)
 {
     const char *text = c->n_words == 1 ? err_explain(c->word[0]) : NULL;
-    if (!text) return diag_error(c->d, E_USAGE, LOC_NONE, "explain takes one error code, such as E0105"), 2;
+    if (!text)
+        return diag_error(c->d, E_USAGE, LOC_NONE, "explain takes one error code, such as E0105"),
+               2;
     printf("%s: %s\n", c->word[0], text);
     return 0;
 }
 
-/* Reference pages made from the tables, so that docs/ cannot drift from the code (a test compares them). */
+/* Reference pages made from the tables, so that docs/ cannot drift from the code (a test compares
+ * them). */
 static int doc(Cli *c)
 {
     StrBuf b = {.a = c->a};
     const char *which = c->n_words == 1 ? c->word[0] : "";
     sb_str(&b, "");
-    if (strcmp(which, "ops") == 0) ir_doc_ops(&b);
-    else if (strcmp(which, "errors") == 0) diag_doc(&b);
-    else if (strcmp(which, "passes") == 0) passes_list(&b);
-    else return diag_error(c->d, E_USAGE, LOC_NONE, "doc takes one of: ops, errors, passes"), 2;
+    if (strcmp(which, "ops") == 0)
+        ir_doc_ops(&b);
+    else if (strcmp(which, "errors") == 0)
+        diag_doc(&b);
+    else if (strcmp(which, "passes") == 0)
+        passes_list(&b);
+    else
+        return diag_error(c->d, E_USAGE, LOC_NONE, "doc takes one of: ops, errors, passes"), 2;
     fputs(b.p, stdout);
     return 0;
 }
@@ -178,9 +216,13 @@ static const struct Command {
     int (*run)(Cli *c);
     const char *usage;
 } commands[] = {
-    {"init", INIT, init, "pfqc init CHECKPOINT [-o model.json]    write model.json for an HF folder or a .gguf"},
-    {"opt", OPT_, opt_ir, "pfqc opt IN.pfir [--passes P] [-o OUT]  run passes on a dump; without --passes: verify and print"},
-    {"explain", EXPLAIN, explain, "pfqc explain CODE                       what an error code means"},
+    {"init", INIT, init,
+     "pfqc init CHECKPOINT [-o model.json]    write model.json for an HF folder or a .gguf"},
+    {"opt", OPT_, opt_ir,
+     "pfqc opt IN.pfir [--passes P] [-o OUT]  run passes on a dump; without --passes: verify and "
+     "print"},
+    {"explain", EXPLAIN, explain,
+     "pfqc explain CODE                       what an error code means"},
     {"doc", DOC, doc, "pfqc doc ops|errors|passes              print a reference page (Markdown)"},
     {NULL, COMPILE, compile, "pfqc MODEL.json [-o OUT]                compile"},
 };
@@ -190,7 +232,8 @@ static void help(Arena *a, u32 command)
 {
     StrBuf b = {.a = a};
     for (u32 i = 0; i < N_COMMANDS; i++)
-        if (command == COMPILE || command == commands[i].bit) sb_printf(&b, "%s\n", commands[i].usage);
+        if (command == COMPILE || command == commands[i].bit)
+            sb_printf(&b, "%s\n", commands[i].usage);
     sb_str(&b, "\n");
     options_help(&b, rows, N_OPTS, command);
     fputs(b.p, stdout);
@@ -208,12 +251,16 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], commands[i].name) == 0) cmd = &commands[i];
     Cli c = {.d = &d, .a = &a};
     int status = 2;
-    if (options_parse(&d, &a, rows, N_OPTS, cmd->bit, argc, argv, cmd->name ? 2 : 1, c.val, c.word, &c.n_words, MAX_WORDS)) {
+    if (options_parse(&d, &a, rows, N_OPTS, cmd->bit, argc, argv, cmd->name ? 2 : 1, c.val, c.word,
+                      &c.n_words, MAX_WORDS)) {
         const char *form = opt_str(&c, "diagnostics");
         d.json = form && strcmp(form, "json") == 0;
-        if (opt_flag(&c, "help") || argc == 1) help(&a, cmd->bit), status = argc == 1 ? 2 : 0;
-        else if (opt_flag(&c, "version")) puts("pfqc " PFQC_VERSION), status = 0;
-        else status = cmd->run(&c);
+        if (opt_flag(&c, "help") || argc == 1)
+            help(&a, cmd->bit), status = argc == 1 ? 2 : 0;
+        else if (opt_flag(&c, "version"))
+            puts("pfqc " PFQC_VERSION), status = 0;
+        else
+            status = cmd->run(&c);
     }
     diag_flush(&d);
     if (status == 0 && (fflush(stdout) != 0 || ferror(stdout))) status = 1;

@@ -86,7 +86,8 @@ static bool write_templates(Compile *c, const char *dir)
     return true;
 }
 
-/* Kernels that an earlier compile left in the folder. Only files that begin as ours do are removed. */
+/* Kernels that an earlier compile left in the folder. Only files that begin as ours do are removed.
+ */
 static void remove_stale(Compile *c, const char *dir)
 {
     DIR *list = opendir(dir);

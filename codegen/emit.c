@@ -132,8 +132,9 @@ static bool is_linear(const CgPlan *p, const CgCall *c)
     return row == ROW_LINEAR_F32 || row == ROW_LINEAR_S8 || row == ROW_LINEAR_U4G32;
 }
 
-/* Decode waits for weights from memory, and each linear would begin with a cold start: so every thread, done with
- * its share of one, asks for the beginning of its share of the next before it waits for the others. */
+/* Decode waits for weights from memory, and each linear would begin with a cold start: so every
+ * thread, done with its share of one, asks for the beginning of its share of the next before it
+ * waits for the others. */
 static void emit_ahead(const CgPlan *p, const CgPhase *ph, u32 call, StrBuf *o)
 {
     if (!is_linear(p, &ph->calls.at[call])) return;
@@ -141,7 +142,8 @@ static void emit_ahead(const CgPlan *p, const CgPhase *ph, u32 call, StrBuf *o)
         const CgCall *c = &ph->calls.at[i];
         if (!is_linear(p, c)) continue;
         const PfqImageSection *s = &p->image[c->w.section];
-        sb_printf(o, "    AHEAD(%llu, %llu);\n", (unsigned long long)s->offset, (unsigned long long)s->bytes);
+        sb_printf(o, "    AHEAD(%llu, %llu);\n", (unsigned long long)s->offset,
+                  (unsigned long long)s->bytes);
         return;
     }
 }
@@ -204,17 +206,20 @@ static void emit_tables(const CgBuild *b, StrBuf *o)
         sb_printf(o, "    {\"%s\", 0x%xu, kernels_%s}, /* tuned for %s */\n", v->name, v->bits,
                   v->name, b->targets[i].tune);
     }
-    sb_str(o, "};\n\n"
-              "/* One kernel call by all threads, each its share; EACH: every thread does all of "
-              "it, privately. */\n"
-              "#define ARGS(...) &(const PfqArgs){.T = x->T, .pos = x->pos, .ctx = x->ctx, "
-              ".scratch = x->scratch, __VA_ARGS__}\n"
-              "#define CALL(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), x->tid, x->nt)\n"
-              "#define EACH(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), 0, 1)\n"
-              "\n/* Asks for the first 8 KiB of this thread's share of weights that are needed soon. */\n"
-              "#define AHEAD(offset, bytes) ahead(x->weights + (offset) + (size_t)(bytes) / (size_t)x->nt * (size_t)x->tid)\n"
-              "static inline void ahead(const char *p)\n{\n"
-              "    for (int i = 0; i < 8192; i += 64) __builtin_prefetch(p + i, 0, 2);\n}\n");
+    sb_str(
+        o,
+        "};\n\n"
+        "/* One kernel call by all threads, each its share; EACH: every thread does all of "
+        "it, privately. */\n"
+        "#define ARGS(...) &(const PfqArgs){.T = x->T, .pos = x->pos, .ctx = x->ctx, "
+        ".scratch = x->scratch, __VA_ARGS__}\n"
+        "#define CALL(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), x->tid, x->nt)\n"
+        "#define EACH(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), 0, 1)\n"
+        "\n/* Asks for the first 8 KiB of this thread's share of weights that are needed soon. */\n"
+        "#define AHEAD(offset, bytes) ahead(x->weights + (offset) + (size_t)(bytes) / "
+        "(size_t)x->nt * (size_t)x->tid)\n"
+        "static inline void ahead(const char *p)\n{\n"
+        "    for (int i = 0; i < 8192; i += 64) __builtin_prefetch(p + i, 0, 2);\n}\n");
 }
 
 static void emit_expect(const PfqExpect *e, StrBuf *o)

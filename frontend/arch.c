@@ -2,7 +2,10 @@
 
 enum { MAX_BASES = 8 };
 
-static bool is_gguf(const FeArch *x) { return x->from->gguf != NULL; }
+static bool is_gguf(const FeArch *x)
+{
+    return x->from->gguf != NULL;
+}
 
 /* ---- descriptions ---- */
 
@@ -114,13 +117,18 @@ static FeVal gguf_value(const FeArch *x, const GgufKv *kv)
         return (FeVal){.kind = FE_STR, .s = gguf_next_str(&p)};
     }
     bool list = kv->type == GGUF_ARRAY;
-    if (kv->elem == GGUF_STRING || kv->count > FE_LIST_MAX) return (FeVal){.kind = FE_BOOL, .b = true};
+    if (kv->elem == GGUF_STRING || kv->count > FE_LIST_MAX)
+        return (FeVal){.kind = FE_BOOL, .b = true};
     FeVal *at = NEWN(x->a, FeVal, kv->count);
     for (u64 i = 0; i < kv->count; i++) {
-        if (kv->elem == GGUF_F32 || kv->elem == GGUF_F64) at[i] = (FeVal){.kind = FE_FLOAT, .f = gguf_elem_f64(kv, i)};
-        else if (kv->elem == GGUF_BOOL) at[i] = (FeVal){.kind = FE_BOOL, .b = gguf_elem_i64(kv, i) != 0};
-        else at[i] = fe_int(gguf_elem_i64(kv, i));
-        if (kv->elem == GGUF_F32) { /* the shortest decimal that is this f32: 1e-5, not 9.999999747e-6 */
+        if (kv->elem == GGUF_F32 || kv->elem == GGUF_F64)
+            at[i] = (FeVal){.kind = FE_FLOAT, .f = gguf_elem_f64(kv, i)};
+        else if (kv->elem == GGUF_BOOL)
+            at[i] = (FeVal){.kind = FE_BOOL, .b = gguf_elem_i64(kv, i) != 0};
+        else
+            at[i] = fe_int(gguf_elem_i64(kv, i));
+        if (kv->elem ==
+            GGUF_F32) { /* the shortest decimal that is this f32: 1e-5, not 9.999999747e-6 */
             StrBuf b = {.a = x->a};
             sb_f32(&b, (float)at[i].f);
             double f;
@@ -137,32 +145,44 @@ static bool lookup(void *user, Str name, FeVal *out)
     FeArch *x = user;
     *out = (FeVal){0};
     const u32 *i = map_get(&x->names, name);
-    if (i) *out = *value(x, *i);
-    else if (str_is(name, "arch")) *out = (FeVal){.kind = FE_STR, .s = str_c(x->name)};
+    if (i)
+        *out = *value(x, *i);
+    else if (str_is(name, "arch"))
+        *out = (FeVal){.kind = FE_STR, .s = str_c(x->name)};
     else if (str_starts(name, "config.")) {
-        if (!is_gguf(x)) *out = fe_from_json(x->a, config_at(x->from->config, (Str){name.p + 7, name.n - 7}));
+        if (!is_gguf(x))
+            *out = fe_from_json(x->a, config_at(x->from->config, (Str){name.p + 7, name.n - 7}));
     } else if (str_starts(name, "gguf.")) {
         if (is_gguf(x)) *out = gguf_value(x, gguf_at(x, (Str){name.p + 5, name.n - 5}));
-    } else return false;
+    } else
+        return false;
     return true;
 }
 
 static const char *call(void *user, Str fn, const FeVal *arg, u32 n, FeVal *out)
 {
     FeArch *x = user;
-    if (n != 1 || arg[0].kind != FE_STR) return "unknown function, or arguments that it does not take";
+    if (n != 1 || arg[0].kind != FE_STR)
+        return "unknown function, or arguments that it does not take";
     const CkTensor *t = ck_find(x->from->ck, arg[0].s);
-    if (str_is(fn, "exists")) *out = (FeVal){.kind = FE_BOOL, .b = t != NULL};
-    else if (str_is(fn, "rows")) *out = t && t->rank && t->dim[0] <= INT64_MAX ? fe_int((i64)t->dim[0]) : (FeVal){0};
-    else if (str_is(fn, "given")) *out = (FeVal){.kind = FE_BOOL, .b = is_gguf(x) ? gguf_at(x, arg[0].s) != NULL : config_at(x->from->config, arg[0].s) != NULL};
-    else return "unknown function";
+    if (str_is(fn, "exists"))
+        *out = (FeVal){.kind = FE_BOOL, .b = t != NULL};
+    else if (str_is(fn, "rows"))
+        *out = t && t->rank && t->dim[0] <= INT64_MAX ? fe_int((i64)t->dim[0]) : (FeVal){0};
+    else if (str_is(fn, "given"))
+        *out = (FeVal){.kind = FE_BOOL,
+                       .b = is_gguf(x) ? gguf_at(x, arg[0].s) != NULL
+                                       : config_at(x->from->config, arg[0].s) != NULL};
+    else
+        return "unknown function";
     return NULL;
 }
 
 const Json *fe_arch_pick(const FeArch *x, const Json *v)
 {
     if (!v || v->kind != JSON_OBJECT) return v;
-    const Json *both = json_get(v, "both"), *one = json_get(v, is_gguf(x) ? "gguf" : "hf"), *other = json_get(v, is_gguf(x) ? "hf" : "gguf");
+    const Json *both = json_get(v, "both"), *one = json_get(v, is_gguf(x) ? "gguf" : "hf"),
+               *other = json_get(v, is_gguf(x) ? "hf" : "gguf");
     return both ? both : one ? one : other ? NULL : v;
 }
 
@@ -170,15 +190,19 @@ bool fe_arch_eval(const FeArch *x, const char *where, Str text, FeVal *out)
 {
     FeExprError err;
     if (fe_eval(&x->env, text, out, &err)) return true;
-    return diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(where), "%s in \"%.*s\" (architecture %s)", err.text, STRF(text), x->name);
+    return diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(where),
+                      "%s in \"%.*s\" (architecture %s)", err.text, STRF(text), x->name);
 }
 
 /* ---- evaluation ---- */
 
-static const char *origin(const FeArch *x) { return is_gguf(x) ? x->from->gguf->src->name : x->from->config_src->name; }
+static const char *origin(const FeArch *x)
+{
+    return is_gguf(x) ? x->from->gguf->src->name : x->from->config_src->name;
+}
 
-/* Evaluates the i-th value, once. A null is a setting that the checkpoint does not have; after an error it counts
- * as 1, so that what depends on it is still looked at. */
+/* Evaluates the i-th value, once. A null is a setting that the checkpoint does not have; after an
+ * error it counts as 1, so that what depends on it is still looked at. */
 static const FeVal *value(FeArch *x, u32 i)
 {
     FeEntry *e = &x->entries.at[i];
@@ -188,11 +212,14 @@ static const FeVal *value(FeArch *x, u32 i)
     FeVal v;
     bool ok = fe_arch_eval(x, origin(x), e->expr, &v); /* may add no entries, so that e stays */
     if (ok && v.kind == FE_NULL)
-        ok = diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(origin(x)), "the checkpoint does not say its %s (%.*s)", e->name, STRF(e->expr));
+        ok = diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(origin(x)),
+                        "the checkpoint does not say its %s (%.*s)", e->name, STRF(e->expr));
     else if (ok && e->is_dim && (v.kind != FE_INT || v.i < 1 || v.i > INT32_MAX)) {
         StrBuf b = {.a = x->a};
         fe_val_text(&v, &b);
-        ok = diag_error(x->d, E_MODEL_DIM, LOC_WHAT(origin(x)), "%s is %.60s (%.*s), expected a positive integer", e->name, b.p, STRF(e->expr));
+        ok = diag_error(x->d, E_MODEL_DIM, LOC_WHAT(origin(x)),
+                        "%s is %.60s (%.*s), expected a positive integer", e->name, b.p,
+                        STRF(e->expr));
     }
     e->val = ok ? v : fe_int(1);
     e->state = FE_DONE;
@@ -207,11 +234,13 @@ static void declare(FeArch *x, const char *section)
     for (u32 i = 0; s && i < s->n; i++) {
         const Json *e = fe_arch_pick(x, &s->at[i]);
         if (!e) continue;
-        if (e->kind != JSON_STRING) BUG("arch/%s.json: %s.%.*s is no expression", x->name, section, STRF(s->key[i]));
+        if (e->kind != JSON_STRING)
+            BUG("arch/%s.json: %s.%.*s is no expression", x->name, section, STRF(s->key[i]));
         bool added;
         *map_put(&x->names, s->key[i], &added) = x->entries.n;
         if (!added) BUG("arch/%s.json: %.*s is defined twice", x->name, STRF(s->key[i]));
-        FeEntry entry = {.name = s->key[i].p, .expr = e->str, .is_dim = strcmp(section, "dims") == 0};
+        FeEntry entry = {
+            .name = s->key[i].p, .expr = e->str, .is_dim = strcmp(section, "dims") == 0};
         vec_push(x->a, &x->entries, entry);
         vec_push(x->a, &x->known, entry.name);
     }
@@ -230,7 +259,9 @@ static Loc place(const FeArch *x, const Json *req)
     }
     for (u32 i = 0; i < 2; i++) {
         const Json *p = json_get(req, keys[i]);
-        const Json *v = p && p->str.n > 7 ? config_at(x->from->config, (Str){p->str.p + 7, p->str.n - 7}) : NULL;
+        const Json *v = p && p->str.n > 7
+                            ? config_at(x->from->config, (Str){p->str.p + 7, p->str.n - 7})
+                            : NULL;
         if (v && v->kind != JSON_NULL) return json_loc(x->from->config_src, v);
     }
     return loc;
@@ -242,14 +273,18 @@ static bool requirements(FeArch *x)
     bool ok = true;
     for (u32 i = 0; s && i < s->n; i++) {
         const Json *r = &s->at[i], *check = json_get(r, "check"), *error = json_get(r, "error");
-        if (!check || !error || check->kind != JSON_STRING || error->kind != JSON_STRING) BUG("arch/%s.json: require.%.*s needs check and error", x->name, STRF(s->key[i]));
+        if (!check || !error || check->kind != JSON_STRING || error->kind != JSON_STRING)
+            BUG("arch/%s.json: require.%.*s needs check and error", x->name, STRF(s->key[i]));
         FeVal v;
         StrBuf text = {.a = x->a};
         FeExprError err;
-        if (!fe_arch_eval(x, origin(x), check->str, &v)) ok = false;
-        else if (v.kind != FE_BOOL) BUG("arch/%s.json: require.%.*s is no condition", x->name, STRF(s->key[i]));
+        if (!fe_arch_eval(x, origin(x), check->str, &v))
+            ok = false;
+        else if (v.kind != FE_BOOL)
+            BUG("arch/%s.json: require.%.*s is no condition", x->name, STRF(s->key[i]));
         else if (!v.b) {
-            if (!fe_substitute(&x->env, error->str, &text, &err)) BUG("arch/%s.json: require.%.*s: %s", x->name, STRF(s->key[i]), err.text);
+            if (!fe_substitute(&x->env, error->str, &text, &err))
+                BUG("arch/%s.json: require.%.*s: %s", x->name, STRF(s->key[i]), err.text);
             ok = diag_error(x->d, E_CONFIG_UNSUPPORTED, place(x, r), "%s", text.p);
         }
     }
@@ -278,7 +313,8 @@ static bool choose(FeArch *x)
         x->root = description(x->a, f, 0);
         return true;
     }
-    diag_error(x->d, E_ARCH_UNKNOWN, loc, "the architecture \"%.*s\" is not known", (int)(name.n < 80 ? name.n : 80), name.p);
+    diag_error(x->d, E_ARCH_UNKNOWN, loc, "the architecture \"%.*s\" is not known",
+               (int)(name.n < 80 ? name.n : 80), name.p);
     diag_hint(x->d, "supported: %s", fe_arch_list(x->a));
     return false;
 }
@@ -286,11 +322,13 @@ static bool choose(FeArch *x)
 bool fe_arch_open(Diag *d, Arena *a, const FeOrigin *from, FeArch *out)
 {
     *out = (FeArch){.d = d, .a = a, .from = from, .names = {.a = a}};
-    out->env = (FeEnv){.a = a, .lookup = lookup, .call = call, .user = out, .max_list = FE_LIST_MAX};
+    out->env =
+        (FeEnv){.a = a, .lookup = lookup, .call = call, .user = out, .max_list = FE_LIST_MAX};
     if (!choose(out)) return false;
     declare(out, "dims");
     declare(out, "let");
     out->ok = true;
-    for (u32 i = 0; i < out->entries.n; i++) value(out, i);
+    for (u32 i = 0; i < out->entries.n; i++)
+        value(out, i);
     return requirements(out) && out->ok;
 }

@@ -23,27 +23,48 @@ static bool fail(Ex *x, const char *at, const char *fmt, ...)
     va_list ap;
     va_start(ap, fmt);
     size_t off = (size_t)(at - x->start);
-    *x->err = (FeExprError){.text = arena_vprintf(x->env->a, fmt, ap), .off = off, .len = x->p > at ? (size_t)(x->p - at) : 1};
+    *x->err = (FeExprError){.text = arena_vprintf(x->env->a, fmt, ap),
+                            .off = off,
+                            .len = x->p > at ? (size_t)(x->p - at) : 1};
     va_end(ap);
     return false;
 }
 
 static const char *kind_name(FeKind k)
 {
-    static const char *const names[] = {"null", "a boolean", "an integer", "a number", "text", "a list", "nothing"};
+    static const char *const names[] = {"null", "a boolean", "an integer", "a number",
+                                        "text", "a list",    "nothing"};
     return names[k];
 }
 
-FeVal fe_int(i64 i) { return (FeVal){.kind = FE_INT, .i = i}; }
-static FeVal of_bool(bool b) { return (FeVal){.kind = FE_BOOL, .b = b}; }
-static FeVal of_float(double f) { return (FeVal){.kind = FE_FLOAT, .f = f}; }
-static bool is_num(const FeVal *v) { return v->kind == FE_INT || v->kind == FE_FLOAT; }
+FeVal fe_int(i64 i)
+{
+    return (FeVal){.kind = FE_INT, .i = i};
+}
+static FeVal of_bool(bool b)
+{
+    return (FeVal){.kind = FE_BOOL, .b = b};
+}
+static FeVal of_float(double f)
+{
+    return (FeVal){.kind = FE_FLOAT, .f = f};
+}
+static bool is_num(const FeVal *v)
+{
+    return v->kind == FE_INT || v->kind == FE_FLOAT;
+}
 
-double fe_number(const FeVal *v) { return v->kind == FE_INT ? (double)v->i : v->f; }
+double fe_number(const FeVal *v)
+{
+    return v->kind == FE_INT ? (double)v->i : v->f;
+}
 
 bool fe_equal(const FeVal *a, const FeVal *b)
 {
-    if (is_num(a) && is_num(b)) return a->kind == FE_INT && b->kind == FE_INT ? a->i == b->i : !(fe_number(a) < fe_number(b)) && !(fe_number(a) > fe_number(b));
+    if (is_num(a) && is_num(b))
+        return a->kind == FE_INT && b->kind == FE_INT
+                   ? a->i == b->i
+                   : !(fe_number(a) < fe_number(b)) && !(fe_number(a) > fe_number(b));
     if (a->kind != b->kind) return false;
     switch (a->kind) {
     case FE_BOOL: return a->b == b->b;
@@ -86,7 +107,8 @@ FeVal fe_from_json(Arena *a, const Json *v)
     case JSON_OBJECT: return of_bool(true);
     case JSON_ARRAY: {
         FeVal *at = NEWN(a, FeVal, v->n);
-        for (u32 i = 0; i < v->n; i++) at[i] = v->at[i].kind == JSON_ARRAY ? of_bool(true) : fe_from_json(a, &v->at[i]);
+        for (u32 i = 0; i < v->n; i++)
+            at[i] = v->at[i].kind == JSON_ARRAY ? of_bool(true) : fe_from_json(a, &v->at[i]);
         return (FeVal){.kind = FE_LIST, .at = at, .n = v->n};
     }
     default: return (FeVal){0};
@@ -95,15 +117,23 @@ FeVal fe_from_json(Arena *a, const Json *v)
 
 /* ---- tokens ---- */
 
-static bool is_alpha(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
-static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+static bool is_alpha(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
 
 static void space(Ex *x)
 {
-    while (x->p < x->end && *x->p == ' ') x->p++;
+    while (x->p < x->end && *x->p == ' ')
+        x->p++;
 }
 
-/* Takes an operator or word if it is next. Words end at a word's end, `<` is not taken from `<=`. */
+/* Takes an operator or word if it is next. Words end at a word's end, `<` is not taken from `<=`.
+ */
 static bool take(Ex *x, const char *tok)
 {
     space(x);
@@ -120,13 +150,16 @@ static bool take(Ex *x, const char *tok)
 static bool need(Ex *x, const char *tok)
 {
     if (take(x, tok)) return true;
-    return x->p < x->end ? fail(x, x->p, "expected '%s' before '%c'", tok, *x->p) : fail(x, x->end - (x->end > x->start), "expected '%s' at the end", tok);
+    return x->p < x->end ? fail(x, x->p, "expected '%s' before '%c'", tok, *x->p)
+                         : fail(x, x->end - (x->end > x->start), "expected '%s' at the end", tok);
 }
 
 static Str word(Ex *x, bool dots)
 {
     const char *p = x->p;
-    while (x->p < x->end && (is_alpha(*x->p) || is_digit(*x->p) || (dots && *x->p == '.' && x->p > p))) x->p++;
+    while (x->p < x->end &&
+           (is_alpha(*x->p) || is_digit(*x->p) || (dots && *x->p == '.' && x->p > p)))
+        x->p++;
     return (Str){p, (size_t)(x->p - p)};
 }
 
@@ -142,9 +175,12 @@ static bool number(Ex *x, FeVal *v)
                              ((*x->p == '-' || *x->p == '+') && (x->p[-1] | 32) == 'e')))
         x->p++;
     Str s = {p, (size_t)(x->p - p)};
-    if (str_to_i64(s, &v->i)) v->kind = FE_INT;
-    else if (str_to_f64(s, &v->f)) v->kind = FE_FLOAT;
-    else return fail(x, p, "'%.*s' is not a number", STRF(s));
+    if (str_to_i64(s, &v->i))
+        v->kind = FE_INT;
+    else if (str_to_f64(s, &v->f))
+        v->kind = FE_FLOAT;
+    else
+        return fail(x, p, "'%.*s' is not a number", STRF(s));
     return true;
 }
 
@@ -157,9 +193,12 @@ static bool each(Ex *x, FeVal *v)
     if (!name.n) return fail(x, at, "expected a name");
     if (!need(x, ",") || !expr(x, &n) || !need(x, ",")) return false;
     if (x->skip) n = fe_int(0);
-    if (n.kind != FE_INT || n.i < 0 || n.i > x->env->max_list) return fail(x, at, "each() takes a count from 0 to %u, found %s", x->env->max_list, kind_name(n.kind));
+    if (n.kind != FE_INT || n.i < 0 || n.i > x->env->max_list)
+        return fail(x, at, "each() takes a count from 0 to %u, found %s", x->env->max_list,
+                    kind_name(n.kind));
     x->work += (u64)n.i;
-    if (x->work > x->env->max_list) return fail(x, at, "lists of more than %u elements", x->env->max_list);
+    if (x->work > x->env->max_list)
+        return fail(x, at, "lists of more than %u elements", x->env->max_list);
     const char *body = x->p;
     FeVal *list = NEWN(x->env->a, FeVal, n.i);
     Bound b = {.name = name, .next = x->bound};
@@ -194,18 +233,24 @@ static bool call(Ex *x, Str fn, FeVal *v)
     }
     if (x->skip) return true;
     bool num2 = n == 2 && is_num(&arg[0]) && is_num(&arg[1]);
-    if (str_is(fn, "len") && n == 1 && arg[0].kind == FE_LIST) *v = fe_int(arg[0].n);
-    else if (str_is(fn, "min") && num2) *v = fe_number(&arg[0]) <= fe_number(&arg[1]) ? arg[0] : arg[1];
-    else if (str_is(fn, "max") && num2) *v = fe_number(&arg[0]) >= fe_number(&arg[1]) ? arg[0] : arg[1];
-    else if (str_is(fn, "sqrt") && n == 1 && is_num(&arg[0]) && fe_number(&arg[0]) >= 0) *v = of_float(sqrt(fe_number(&arg[0])));
-    else if (str_is(fn, "floor") && n == 1 && is_num(&arg[0]) && fabs(fe_number(&arg[0])) < 0x1p62) *v = fe_int((i64)floor(fe_number(&arg[0])));
+    if (str_is(fn, "len") && n == 1 && arg[0].kind == FE_LIST)
+        *v = fe_int(arg[0].n);
+    else if (str_is(fn, "min") && num2)
+        *v = fe_number(&arg[0]) <= fe_number(&arg[1]) ? arg[0] : arg[1];
+    else if (str_is(fn, "max") && num2)
+        *v = fe_number(&arg[0]) >= fe_number(&arg[1]) ? arg[0] : arg[1];
+    else if (str_is(fn, "sqrt") && n == 1 && is_num(&arg[0]) && fe_number(&arg[0]) >= 0)
+        *v = of_float(sqrt(fe_number(&arg[0])));
+    else if (str_is(fn, "floor") && n == 1 && is_num(&arg[0]) && fabs(fe_number(&arg[0])) < 0x1p62)
+        *v = fe_int((i64)floor(fe_number(&arg[0])));
     else if (str_is(fn, "lower") && n == 1 && arg[0].kind == FE_STR) {
         char *s = arena_strdup(x->env->a, arg[0].s.p, arg[0].s.n);
         for (size_t i = 0; i < arg[0].s.n; i++)
             if (s[i] >= 'A' && s[i] <= 'Z') s[i] = (char)(s[i] + 32);
         *v = (FeVal){.kind = FE_STR, .s = {s, arg[0].s.n}};
     } else {
-        const char *wrong = x->env->call ? x->env->call(x->env->user, fn, arg, n, v) : "unknown function, or arguments that it does not take";
+        const char *wrong = x->env->call ? x->env->call(x->env->user, fn, arg, n, v)
+                                         : "unknown function, or arguments that it does not take";
         if (wrong) return fail(x, at, "%.*s(): %s", STRF(fn), wrong);
     }
     return true;
@@ -252,7 +297,8 @@ static bool primary(Ex *x, FeVal *v)
 {
     space(x);
     *v = (FeVal){0};
-    if (x->p >= x->end) return fail(x, x->end - (x->end > x->start), "a value is missing at the end");
+    if (x->p >= x->end)
+        return fail(x, x->end - (x->end > x->start), "a value is missing at the end");
     char c = *x->p;
     if (is_digit(c)) return number(x, v);
     if (take(x, "(")) return expr(x, v) && need(x, ")");
@@ -264,11 +310,14 @@ static bool primary(Ex *x, FeVal *v)
         x->p = q + 1;
         return true;
     }
-    if (!is_alpha(c)) return fail(x, x->p, "expected a value, found '%c'", c > 32 && c < 127 ? c : '?');
+    if (!is_alpha(c))
+        return fail(x, x->p, "expected a value, found '%c'", c > 32 && c < 127 ? c : '?');
     Str name = word(x, true);
     if (take(x, "(")) return call(x, name, v);
-    if (str_is(name, "true") || str_is(name, "false")) *v = of_bool(name.n == 4);
-    else if (!str_is(name, "null")) return name_value(x, name, v);
+    if (str_is(name, "true") || str_is(name, "false"))
+        *v = of_bool(name.n == 4);
+    else if (!str_is(name, "null"))
+        return name_value(x, name, v);
     return true;
 }
 
@@ -280,8 +329,10 @@ static bool postfix(Ex *x, FeVal *v)
         const char *at = x->p;
         if (!expr(x, &i) || !need(x, "]")) return false;
         if (x->skip) continue;
-        if (v->kind != FE_LIST || i.kind != FE_INT) return fail(x, at, "cannot index %s by %s", kind_name(v->kind), kind_name(i.kind));
-        if (i.i < 0 || i.i >= v->n) return fail(x, at, "index %lld of a list of %u", (long long)i.i, v->n);
+        if (v->kind != FE_LIST || i.kind != FE_INT)
+            return fail(x, at, "cannot index %s by %s", kind_name(v->kind), kind_name(i.kind));
+        if (i.i < 0 || i.i >= v->n)
+            return fail(x, at, "index %lld of a list of %u", (long long)i.i, v->n);
         *v = v->at[i.i];
     }
     return true;
@@ -308,17 +359,27 @@ static bool unary(Ex *x, FeVal *v)
     if (!take(x, "-")) return coalesce(x, v);
     if (!unary(x, v)) return false;
     if (x->skip) return true;
-    if (v->kind == FE_FLOAT) v->f = -v->f;
-    else if (v->kind != FE_INT) return fail(x, at, "cannot negate %s", kind_name(v->kind));
-    else if (__builtin_sub_overflow((i64)0, v->i, &v->i)) return fail(x, at, "the result does not fit 64 bits");
+    if (v->kind == FE_FLOAT)
+        v->f = -v->f;
+    else if (v->kind != FE_INT)
+        return fail(x, at, "cannot negate %s", kind_name(v->kind));
+    else if (__builtin_sub_overflow((i64)0, v->i, &v->i))
+        return fail(x, at, "the result does not fit 64 bits");
     return true;
 }
 
 static bool arith(Ex *x, const char *at, char op, FeVal *v, const FeVal *w)
 {
-    if (!is_num(v) || !is_num(w)) return fail(x, at, "'%c' needs numbers, found %s and %s", op, kind_name(v->kind), kind_name(w->kind));
+    if (!is_num(v) || !is_num(w))
+        return fail(x, at, "'%c' needs numbers, found %s and %s", op, kind_name(v->kind),
+                    kind_name(w->kind));
     if (v->kind == FE_FLOAT || w->kind == FE_FLOAT) {
-        double a = fe_number(v), b = fe_number(w), r = op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : op == '/' ? a / b : fmod(a, b);
+        double a = fe_number(v), b = fe_number(w),
+               r = op == '+'   ? a + b
+                   : op == '-' ? a - b
+                   : op == '*' ? a * b
+                   : op == '/' ? a / b
+                               : fmod(a, b);
         if (!isfinite(r)) return fail(x, at, "the result is not a finite number");
         *v = of_float(r);
         return true;
@@ -326,13 +387,20 @@ static bool arith(Ex *x, const char *at, char op, FeVal *v, const FeVal *w)
     i64 a = v->i, b = w->i;
     bool over = false;
     if ((op == '/' || op == '%') && b == 0) return fail(x, at, "division by zero");
-    if (op == '+') over = __builtin_add_overflow(a, b, &v->i);
-    else if (op == '-') over = __builtin_sub_overflow(a, b, &v->i);
-    else if (op == '*') over = __builtin_mul_overflow(a, b, &v->i);
-    else if (b == -1) over = op == '/' ? __builtin_sub_overflow((i64)0, a, &v->i) : (v->i = 0, false);
-    else if (op == '%') v->i = a % b;
-    else if (a % b) return fail(x, at, "%lld is not a multiple of %lld", (long long)a, (long long)b);
-    else v->i = a / b;
+    if (op == '+')
+        over = __builtin_add_overflow(a, b, &v->i);
+    else if (op == '-')
+        over = __builtin_sub_overflow(a, b, &v->i);
+    else if (op == '*')
+        over = __builtin_mul_overflow(a, b, &v->i);
+    else if (b == -1)
+        over = op == '/' ? __builtin_sub_overflow((i64)0, a, &v->i) : (v->i = 0, false);
+    else if (op == '%')
+        v->i = a % b;
+    else if (a % b)
+        return fail(x, at, "%lld is not a multiple of %lld", (long long)a, (long long)b);
+    else
+        v->i = a / b;
     return over ? fail(x, at, "the result does not fit 64 bits") : true;
 }
 
@@ -369,18 +437,23 @@ static bool compare(Ex *x, FeVal *v)
     space(x);
     const char *at = x->p;
     u32 k = 0;
-    while (k < 7 && !take(x, ops[k])) k++;
+    while (k < 7 && !take(x, ops[k]))
+        k++;
     FeVal w = {0};
     if (k == 7) return true;
     if (!sum(x, &w)) return false;
     if (x->skip) return true;
     bool r = false;
-    if (k < 2) r = fe_equal(v, &w) == (k == 0);
+    if (k < 2)
+        r = fe_equal(v, &w) == (k == 0);
     else if (k == 6) {
         if (w.kind != FE_LIST) return fail(x, at, "'in' needs a list, found %s", kind_name(w.kind));
-        for (u32 i = 0; i < w.n; i++) r |= fe_equal(v, &w.at[i]);
+        for (u32 i = 0; i < w.n; i++)
+            r |= fe_equal(v, &w.at[i]);
     } else {
-        if (!is_num(v) || !is_num(&w)) return fail(x, at, "'%s' needs numbers, found %s and %s", ops[k], kind_name(v->kind), kind_name(w.kind));
+        if (!is_num(v) || !is_num(&w))
+            return fail(x, at, "'%s' needs numbers, found %s and %s", ops[k], kind_name(v->kind),
+                        kind_name(w.kind));
         double a = fe_number(v), b = fe_number(&w);
         r = k == 2 ? a <= b : k == 3 ? a >= b : k == 4 ? a < b : a > b;
     }
@@ -390,7 +463,8 @@ static bool compare(Ex *x, FeVal *v)
 
 static bool need_bool(Ex *x, const char *at, const FeVal *v)
 {
-    return x->skip || v->kind == FE_BOOL || fail(x, at, "expected true or false, found %s", kind_name(v->kind));
+    return x->skip || v->kind == FE_BOOL ||
+           fail(x, at, "expected true or false, found %s", kind_name(v->kind));
 }
 
 static bool negation(Ex *x, FeVal *v)
@@ -443,7 +517,8 @@ static bool choice(Ex *x, FeVal *v)
 
 static bool expr(Ex *x, FeVal *v)
 {
-    if (x->depth >= FE_EXPR_DEPTH) return fail(x, x->p < x->end ? x->p : x->end - 1, "the expression is nested too deeply");
+    if (x->depth >= FE_EXPR_DEPTH)
+        return fail(x, x->p < x->end ? x->p : x->end - 1, "the expression is nested too deeply");
     x->depth++;
     *v = (FeVal){0};
     bool ok = choice(x, v);
@@ -455,10 +530,12 @@ bool fe_eval(const FeEnv *env, Str text, FeVal *out, FeExprError *err)
 {
     *err = (FeExprError){0};
     Ex x = {.env = env, .p = text.p, .end = text.p + text.n, .start = text.p, .err = err};
-    if (text.n > FE_EXPR_MAX) return fail(&x, x.p, "an expression of more than %d bytes", FE_EXPR_MAX);
+    if (text.n > FE_EXPR_MAX)
+        return fail(&x, x.p, "an expression of more than %d bytes", FE_EXPR_MAX);
     if (!expr(&x, out)) return false;
     space(&x);
-    return x.p == x.end || fail(&x, x.p, "expected the end of the expression, found '%c'", *x.p > 32 && *x.p < 127 ? *x.p : '?');
+    return x.p == x.end || fail(&x, x.p, "expected the end of the expression, found '%c'",
+                                *x.p > 32 && *x.p < 127 ? *x.p : '?');
 }
 
 bool fe_eval_json(Diag *d, const Source *src, const Json *str, const FeEnv *env, FeVal *out)
@@ -471,7 +548,8 @@ bool fe_eval_json(Diag *d, const Source *src, const Json *str, const FeEnv *env,
         loc.off += 1 + err.off;
         loc.len = err.len;
     }
-    diag_error(d, E_JSON_VALUE, loc, "%s in the expression \"%.*s\"", err.text, (int)(str->str.n < 100 ? str->str.n : 100), str->str.p);
+    diag_error(d, E_JSON_VALUE, loc, "%s in the expression \"%.*s\"", err.text,
+               (int)(str->str.n < 100 ? str->str.n : 100), str->str.p);
     if (err.hint) diag_hint(d, "%s", err.hint);
     return false;
 }

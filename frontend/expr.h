@@ -1,22 +1,23 @@
-/* Small expressions, used in model.json (integers over dims) and in architecture descriptions (values of a config).
+/* Small expressions, used in model.json (integers over dims) and in architecture descriptions
+ * (values of a config).
  *
  *   value     1  2.5  'text'  true  false  null  [a, b]  name  dotted.name  f(x, y)  x[i]  (x)
- *   operators, loosest first:  c ? a : b    or    and    not    == != < <= > >= in    + -    * / %    - (sign)    ??
- *   a ?? b       b when a is null
- *   each(i, n, e)  the list of e for i = 0 .. n-1
+ *   operators, loosest first:  c ? a : b    or    and    not    == != < <= > >= in    + -    * / %
+ * - (sign)    ?? a ?? b       b when a is null each(i, n, e)  the list of e for i = 0 .. n-1
  *   len(list) min(a, b) max(a, b) sqrt(x) floor(x) lower(s)
  *
- * Integers are i64 with checked arithmetic; `/` of two integers must be exact. Integers turn into floats beside a
- * float. `and`, `or`, `?:` and `??` do not evaluate what they do not need. docs/arch-json.md has examples.
- * Values live in the environment's arena and may point into the Json documents that were looked up. Pure; one
- * evaluation per environment at a time.
+ * Integers are i64 with checked arithmetic; `/` of two integers must be exact. Integers turn into
+ * floats beside a float. `and`, `or`, `?:` and `??` do not evaluate what they do not need.
+ * docs/arch-json.md has examples. Values live in the environment's arena and may point into the
+ * Json documents that were looked up. Pure; one evaluation per environment at a time.
  */
 #ifndef PFQC_FRONTEND_EXPR_H
 #define PFQC_FRONTEND_EXPR_H
 
 #include "ir/base/json.h"
 
-/* FE_BAD: the value of a name whose own error has been reported; what uses it fails without another message. */
+/* FE_BAD: the value of a name whose own error has been reported; what uses it fails without another
+ * message. */
 typedef enum FeKind { FE_NULL, FE_BOOL, FE_INT, FE_FLOAT, FE_STR, FE_LIST, FE_BAD } FeKind;
 
 typedef struct FeVal FeVal;
@@ -40,12 +41,16 @@ typedef struct FeEnv {
     FeLookup *lookup;
     FeCall *call; /* may be NULL; sets *out or says "unknown function" */
     void *user;
-    u32 max_list; /* elements that each() may make in one evaluation */
+    u32 max_list;             /* elements that each() may make in one evaluation */
     const char *const *names; /* [n_names] known names, for hints; may be NULL */
     u32 n_names;
 } FeEnv;
 
-enum { FE_EXPR_MAX = 4096, FE_EXPR_DEPTH = 48, FE_LIST_MAX = 100000 /* for descriptions; model.json has no use for each() */ };
+enum {
+    FE_EXPR_MAX = 4096,
+    FE_EXPR_DEPTH = 48,
+    FE_LIST_MAX = 100000 /* for descriptions; model.json has no use for each() */
+};
 
 typedef struct FeExprError {
     const char *text; /* in the arena */
@@ -65,6 +70,8 @@ double fe_number(const FeVal *v); /* of FE_INT and FE_FLOAT */
 bool fe_equal(const FeVal *a, const FeVal *b);
 void fe_val_text(const FeVal *v, StrBuf *out); /* as messages and substitutions show it */
 FeVal fe_int(i64 i);
-FeVal fe_from_json(Arena *a, const Json *v); /* objects become true, so that `x == null` tells whether they exist */
+FeVal fe_from_json(
+    Arena *a,
+    const Json *v); /* objects become true, so that `x == null` tells whether they exist */
 
 #endif

@@ -1,4 +1,5 @@
-/* The frontend: checkpoints, model.json and tokenizers -> IR module and tokenizer blob. Public header for pfqc.c.
+/* The frontend: checkpoints, model.json and tokenizers -> IR module and tokenizer blob. Public
+ * header for pfqc.c.
  *
  *   fe_init            a checkpoint -> model.json                      init.h
  *   fe_model_load      model.json -> module and choices                model.h

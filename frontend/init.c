@@ -25,7 +25,7 @@ typedef struct Init {
     const char *weights; /* path of the weights as ck_open takes it */
     const char *tokenizer;
     VEC(Alias) alias;
-    Map used;            /* roles of stored tensors that the graph uses, in order */
+    Map used; /* roles of stored tensors that the graph uses, in order */
 } Init;
 
 /* ---- paths and names ---- */
@@ -33,13 +33,16 @@ typedef struct Init {
 static const char *base_name(Arena *a, const char *path)
 {
     size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/') n--;
+    while (n > 1 && path[n - 1] == '/')
+        n--;
     size_t s = n;
-    while (s > 0 && path[s - 1] != '/') s--;
+    while (s > 0 && path[s - 1] != '/')
+        s--;
     return arena_strdup(a, path + s, n - s);
 }
 
-/* The real path of path's folder, with its last component as it is (a link stays one). NULL if there is none. */
+/* The real path of path's folder, with its last component as it is (a link stays one). NULL if
+ * there is none. */
 static const char *absolute(Arena *a, const char *path, bool is_dir)
 {
     char buf[PATH_MAX];
@@ -73,11 +76,15 @@ static const char *clean_name(Arena *a, Str s)
     for (size_t i = 0; i < s.n && b.n < 64; i++) {
         char c = s.p[i];
         if (c >= 'A' && c <= 'Z') c = (char)(c + 32);
-        bool keep = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (b.n && (c == '.' || c == '_'));
-        if (keep) sb_ch(&b, c);
-        else if (b.n && b.p[b.n - 1] != '-') sb_ch(&b, '-');
+        bool keep =
+            (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (b.n && (c == '.' || c == '_'));
+        if (keep)
+            sb_ch(&b, c);
+        else if (b.n && b.p[b.n - 1] != '-')
+            sb_ch(&b, '-');
     }
-    while (b.n && (b.p[b.n - 1] == '-' || b.p[b.n - 1] == '.')) b.p[--b.n] = 0;
+    while (b.n && (b.p[b.n - 1] == '-' || b.p[b.n - 1] == '.'))
+        b.p[--b.n] = 0;
     return b.n ? b.p : "model";
 }
 
@@ -102,7 +109,8 @@ static const char *model_name(Init *x)
     bool dir = io_is_dir(path);
     if (dir && realpath(path, buf)) path = buf;
     const char *base = base_name(x->a, path);
-    if (!dir && !x->from.gguf) base = base_name(x->a, io_dirname(x->a, path)); /* DIR/model.safetensors */
+    if (!dir && !x->from.gguf)
+        base = base_name(x->a, io_dirname(x->a, path)); /* DIR/model.safetensors */
     return clean_name(x->a, str_c(strip_suffix(x->a, base, ".gguf")));
 }
 
@@ -117,7 +125,8 @@ static bool read_config(Init *x, const char *dir)
     x->from.config_src = src;
     x->from.config = json_parse(x->d, x->a, src);
     if (!x->from.config) return false;
-    return x->from.config->kind == JSON_OBJECT || diag_error(x->d, E_JSON_TYPE, json_loc(src, x->from.config), "config.json is no object");
+    return x->from.config->kind == JSON_OBJECT ||
+           diag_error(x->d, E_JSON_TYPE, json_loc(src, x->from.config), "config.json is no object");
 }
 
 static bool open_checkpoint(Init *x)
@@ -128,10 +137,15 @@ static bool open_checkpoint(Init *x)
     if (!ck_open(x->d, x->a, ".", &path, 1, &x->ck)) return false;
     x->from.gguf = ck_gguf(&x->ck);
     const char *index = dir ? io_join(x->a, path, "model.safetensors.index.json") : NULL;
-    x->weights = dir && !x->from.gguf && io_exists(index) ? index : dir && x->ck.n_files ? x->ck.file[0].path : path;
+    x->weights = dir && !x->from.gguf && io_exists(index) ? index
+                 : dir && x->ck.n_files                   ? x->ck.file[0].path
+                                                          : path;
     if (x->from.gguf) {
-        if (gguf_find(x->from.gguf, "tokenizer.ggml.model")) x->tokenizer = x->weights;
-        else diag_warn(x->d, LOC_WHAT(path), "the file has no tokenizer: the model will take and give token ids only");
+        if (gguf_find(x->from.gguf, "tokenizer.ggml.model"))
+            x->tokenizer = x->weights;
+        else
+            diag_warn(x->d, LOC_WHAT(path),
+                      "the file has no tokenizer: the model will take and give token ids only");
         return true;
     }
     const char *folder = dir ? path : io_dirname(x->a, path);
@@ -140,7 +154,9 @@ static bool open_checkpoint(Init *x)
         const char *t = io_join(x->a, folder, files[i]);
         if (io_exists(t)) x->tokenizer = t;
     }
-    if (!x->tokenizer) diag_warn(x->d, LOC_WHAT(folder), "the folder has no tokenizer.json: the model will take and give token ids only");
+    if (!x->tokenizer)
+        diag_warn(x->d, LOC_WHAT(folder),
+                  "the folder has no tokenizer.json: the model will take and give token ids only");
     return read_config(x, folder);
 }
 
@@ -150,21 +166,30 @@ static void put_json(Init *x, const Json *v);
 
 static void put_val(StrBuf *b, const FeVal *v)
 {
-    if (v->kind == FE_STR) sb_json_str(b, v->s);
-    else if (v->kind == FE_FLOAT && fabs(v->f) < 1e15 && !(v->f < floor(v->f)) && !(v->f > floor(v->f))) sb_printf(b, "%.1f", v->f);
-    else if (v->kind != FE_LIST) fe_val_text(v, b);
+    if (v->kind == FE_STR)
+        sb_json_str(b, v->s);
+    else if (v->kind == FE_FLOAT && fabs(v->f) < 1e15 && !(v->f < floor(v->f)) &&
+             !(v->f > floor(v->f)))
+        sb_printf(b, "%.1f", v->f);
+    else if (v->kind != FE_LIST)
+        fe_val_text(v, b);
     else {
         bool same = v->n > 0;
-        for (u32 i = 1; i < v->n; i++) same &= fe_equal(&v->at[0], &v->at[i]);
-        if (same) put_val(b, &v->at[0]);
-        else fe_val_text(v, b);
+        for (u32 i = 1; i < v->n; i++)
+            same &= fe_equal(&v->at[0], &v->at[i]);
+        if (same)
+            put_val(b, &v->at[0]);
+        else
+            fe_val_text(v, b);
     }
 }
 
-/* "{expr}" -> its value; a string with {..} inside -> the string with values; another string -> itself. */
+/* "{expr}" -> its value; a string with {..} inside -> the string with values; another string ->
+ * itself. */
 static bool template_value(Init *x, Str s, FeVal *out)
 {
-    if (s.n > 2 && s.p[0] == '{' && s.p[s.n - 1] == '}') return fe_arch_eval(&x->arch, "graph", (Str){s.p + 1, s.n - 2}, out);
+    if (s.n > 2 && s.p[0] == '{' && s.p[s.n - 1] == '}')
+        return fe_arch_eval(&x->arch, "graph", (Str){s.p + 1, s.n - 2}, out);
     *out = (FeVal){.kind = FE_STR, .s = s};
     return true;
 }
@@ -190,7 +215,8 @@ static bool when(Init *x, const Json *obj)
     FeVal v = {.kind = FE_BOOL, .b = true};
     if (w && !fe_arch_eval(&x->arch, "when", w->str, &v)) return false;
     if (v.kind == FE_BOOL) return v.b;
-    return diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(x->in->checkpoint), "\"%.*s\" is neither true nor false", STRF(w->str));
+    return diag_error(x->d, E_CONFIG_UNSUPPORTED, LOC_WHAT(x->in->checkpoint),
+                      "\"%.*s\" is neither true nor false", STRF(w->str));
 }
 
 /* A role's row; NULL when it does not apply to this checkpoint. */
@@ -216,7 +242,8 @@ static void put_input(Init *x, Str s)
     }
     Str role = {s.p + 1, s.n - 1};
     const Json *row = role_row(x, role), *name = row ? fe_arch_pick(&x->arch, row) : NULL;
-    if (!name || name == row) BUG("arch/%s.json: weight \"%.*s\" has no name here", x->arch.name, STRF(role));
+    if (!name || name == row)
+        BUG("arch/%s.json: weight \"%.*s\" has no name here", x->arch.name, STRF(role));
     if (name->kind == JSON_OBJECT) {
         put_json(x, name);
         return;
@@ -231,7 +258,9 @@ static void put_input(Init *x, Str s)
 static void put_inputs(Init *x, const Json *in)
 {
     u32 n = in->n;
-    while (n > 0 && in->at[n - 1].str.n && in->at[n - 1].str.p[0] == '@' && !role_row(x, (Str){in->at[n - 1].str.p + 1, in->at[n - 1].str.n - 1})) n--;
+    while (n > 0 && in->at[n - 1].str.n && in->at[n - 1].str.p[0] == '@' &&
+           !role_row(x, (Str){in->at[n - 1].str.p + 1, in->at[n - 1].str.n - 1}))
+        n--;
     sb_ch(&x->out, '[');
     for (u32 i = 0; i < n; i++) {
         if (i) sb_str(&x->out, ", ");
@@ -264,13 +293,17 @@ static void put_json(Init *x, const Json *v)
             Str k = v->key[i];
             AttrId id = attr_by_name(k);
             if (str_is(k, "when")) continue;
-            if (id && v->at[i].kind == JSON_STRING && (!template_value(x, v->at[i].str, &val) || is_default(id, &val))) continue;
+            if (id && v->at[i].kind == JSON_STRING &&
+                (!template_value(x, v->at[i].str, &val) || is_default(id, &val)))
+                continue;
             if (str_is(k, "in") && v->at[i].n == 0) continue;
             sb_str(b, sep);
             sb_json_str(b, k);
             sb_str(b, ": ");
-            if (str_is(k, "in")) put_inputs(x, &v->at[i]);
-            else put_json(x, &v->at[i]);
+            if (str_is(k, "in"))
+                put_inputs(x, &v->at[i]);
+            else
+                put_json(x, &v->at[i]);
             sep = ", ";
         }
         sb_ch(b, '}');
@@ -284,7 +317,8 @@ static void put_json(Init *x, const Json *v)
 static void leave_out(Init *x, const Json *nodes, u32 i)
 {
     const Json *in = json_get(&nodes->at[i], "in"), *id = json_get(&nodes->at[i], "id");
-    if (!in || !in->n || !id) BUG("arch/%s.json: a node with `when` needs an id and an input", x->arch.name);
+    if (!in || !in->n || !id)
+        BUG("arch/%s.json: a node with `when` needs an id and an input", x->arch.name);
     for (u32 k = 0; k < nodes->n; k++) {
         const Json *other = json_get(&nodes->at[k], "id");
         if (k != i && other && str_eq(other->str, id->str)) return;
@@ -342,13 +376,16 @@ static void put_dims(Init *x)
     sb_ch(&x->out, '}');
 }
 
-/* The stored tensors' shapes: checked against the files, and what synthetic weights are made from. */
+/* The stored tensors' shapes: checked against the files, and what synthetic weights are made from.
+ */
 static void put_shapes(Init *x)
 {
     sb_str(&x->out, ",\n  \"tensors\": {");
     for (u32 i = 0; i < x->used.entries.n; i++) {
         const Json *row = role_row(x, x->used.entries.at[i].key), *shape = json_get(row, "shape");
-        if (!shape) BUG("arch/%s.json: weight \"%.*s\" has no shape", x->arch.name, STRF(x->used.entries.at[i].key));
+        if (!shape)
+            BUG("arch/%s.json: weight \"%.*s\" has no shape", x->arch.name,
+                STRF(x->used.entries.at[i].key));
         sb_printf(&x->out, "%s\n    ", i ? "," : "");
         sb_json_str(&x->out, fe_arch_pick(&x->arch, row)->str);
         sb_str(&x->out, ": ");
@@ -396,8 +433,9 @@ static bool all_used(Init *x, const FeModel *model)
         if (n++ < 5) sb_printf(&names, "%s%.*s", n > 1 ? ", " : "", STRF(ck->tensor[i].name));
     }
     if (!n) return true;
-    diag_error(x->d, E_TENSOR_UNUSED, LOC_WHAT(x->in->checkpoint), "the checkpoint holds %u tensor%s that a %s model does not use: %s%s", n, n > 1 ? "s" : "",
-               x->arch.name, names.p, n > 5 ? ", ..." : "");
+    diag_error(x->d, E_TENSOR_UNUSED, LOC_WHAT(x->in->checkpoint),
+               "the checkpoint holds %u tensor%s that a %s model does not use: %s%s", n,
+               n > 1 ? "s" : "", x->arch.name, names.p, n > 5 ? ", ..." : "");
     diag_hint(x->d, "an unknown tensor often is an unsupported feature; nothing was written");
     return false;
 }
@@ -419,7 +457,9 @@ bool fe_init(Diag *d, Arena *a, FeInit *init)
     Init x = {.d = d, .a = a, .in = init, .out = {.a = a}, .used = {.a = a}};
     x.dir = init->output ? io_dirname(a, init->output) : ".";
     if (init->name && !fe_name_ok(str_c(init->name)))
-        return diag_error(d, E_USAGE, LOC_WHAT("--name"), "a name is made of letters, digits, '.', '_' and '-', at most 64, and starts with a letter or digit");
+        return diag_error(d, E_USAGE, LOC_WHAT("--name"),
+                          "a name is made of letters, digits, '.', '_' and '-', at most 64, and "
+                          "starts with a letter or digit");
     bool ok = open_checkpoint(&x) && fe_arch_open(d, a, &x.from, &x.arch);
     u32 before = d->n_errors;
     if (ok) {

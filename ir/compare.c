@@ -2,7 +2,8 @@
 
 #include <math.h>
 
-double *compare_logits(Diag *d, Module *m, const i32 *tokens, i64 n, bool decode, Arena *a, i64 *count)
+double *compare_logits(Diag *d, Module *m, const i32 *tokens, i64 n, bool decode, Arena *a,
+                       i64 *count)
 {
     if (!eval_open(d, m)) return NULL;
     Eval *e = eval_new(d, m, true);
@@ -35,7 +36,8 @@ Compare compare_values(const double *ref, const double *got, i64 n)
         num += diff * diff;
         den += isfinite(ref[i]) ? ref[i] * ref[i] : 0;
     }
-    c.rel = num > 0 ? sqrt(num / den) : 0; /* infinite when the reference is zero and the other is not */
+    c.rel = num > 0 ? sqrt(num / den)
+                    : 0; /* infinite when the reference is zero and the other is not */
     c.sqnr_db = -20 * log10(c.rel);
     return c;
 }

@@ -1,9 +1,10 @@
 /* Rectangles of constants, and the ops that only move elements.
  *
- * Each TileRule maps a rectangle of an op's result to rectangles of its operands. Rules of ops that compute (ELEM,
- * GROUPS) fetch their operands' tiles and hand them to the op (eval_ops.h) as dense matrices; rules that move
- * (RESHAPE, TRANSPOSE, SLICE, CONCAT, UNPERMUTE) copy pieces of operands into place. The same code serves operands
- * that are in memory, so functions run these ops through it too.
+ * Each TileRule maps a rectangle of an op's result to rectangles of its operands. Rules of ops that
+ * compute (ELEM, GROUPS) fetch their operands' tiles and hand them to the op (eval_ops.h) as dense
+ * matrices; rules that move (RESHAPE, TRANSPOSE, SLICE, CONCAT, UNPERMUTE) copy pieces of operands
+ * into place. The same code serves operands that are in memory, so functions run these ops through
+ * it too.
  */
 #include "ir/eval_int.h"
 
@@ -12,13 +13,19 @@
 #include <stdlib.h>
 
 enum {
-    DEPTH_MAX = 200,         /* nesting of constant expressions; a real model's is below 20 */
-    SMALL_ELEMS = 1 << 16,   /* constants of rank <= 1 up to this size are kept */
-    TILE_ELEMS = 1 << 16,    /* rectangles asked for from outside are computed in row tiles of about this size */
-    PACK_COLS = 2048,        /* columns of a packed tile computed at once: what they pass through stays in L2 */
+    DEPTH_MAX = 200,       /* nesting of constant expressions; a real model's is below 20 */
+    SMALL_ELEMS = 1 << 16, /* constants of rank <= 1 up to this size are kept */
+    TILE_ELEMS =
+        1
+        << 16, /* rectangles asked for from outside are computed in row tiles of about this size */
+    PACK_COLS =
+        2048, /* columns of a packed tile computed at once: what they pass through stays in L2 */
 };
 
-static size_t esize(const OpCall *c, const Tensor *t) { return ev_esize(c->e, t->dt); }
+static size_t esize(const OpCall *c, const Tensor *t)
+{
+    return ev_esize(c->e, t->dt);
+}
 
 static Tensor matrix(DType dt, i64 rows, i64 cols, void *p)
 {
@@ -32,7 +39,8 @@ static Tensor scratch_matrix(Eval *e, DType dt, i64 rows, i64 cols)
     return matrix(dt, rows, cols, ev_scratch(e, n, ev_esize(e, dt)));
 }
 
-static void copy_rows(void *dst, i64 dst_stride, const void *src, i64 src_stride, i64 rows, i64 cols, size_t size)
+static void copy_rows(void *dst, i64 dst_stride, const void *src, i64 src_stride, i64 rows,
+                      i64 cols, size_t size)
 {
     u8 *d = dst;
     const u8 *s = src;
@@ -40,7 +48,10 @@ static void copy_rows(void *dst, i64 dst_stride, const void *src, i64 src_stride
         memcpy(d, s, (size_t)cols * size);
 }
 
-static void *at(const Tensor *t, i64 elem, size_t size) { return (u8 *)t->p + (size_t)elem * size; }
+static void *at(const Tensor *t, i64 elem, size_t size)
+{
+    return (u8 *)t->p + (size_t)elem * size;
+}
 
 /* ---- fetching ---- */
 
@@ -106,29 +117,35 @@ static bool move_reshape(OpCall *c)
     if (whole == tensor_cols(&c->in[0])) return fetch_to(c, 0, r, dst, r.nc);
     if (r.nc == whole) return fetch_run(c, 0, r.r0 * whole, r.nr * whole, dst);
     for (i64 i = 0; i < r.nr; i++)
-        if (!fetch_run(c, 0, (r.r0 + i) * whole + r.c0, r.nc, dst + (size_t)(i * r.nc) * size)) return false;
+        if (!fetch_run(c, 0, (r.r0 + i) * whole + r.c0, r.nc, dst + (size_t)(i * r.nc) * size))
+            return false;
     return true;
 }
 
 #define TRANSPOSE_LOOP(T)                                                                          \
     for (i64 i = 0; i < r.nr; i++)                                                                 \
-        for (i64 j = 0; j < r.nc; j++) ((T *)c->out[0].p)[i * r.nc + j] = ((const T *)x.p)[j * r.nr + i]
+        for (i64 j = 0; j < r.nc; j++)                                                             \
+    ((T *)c->out[0].p)[i * r.nc + j] = ((const T *)x.p)[j * r.nr + i]
 
 static bool move_transpose(OpCall *c)
 {
     const Rect r = c->rect;
     Tensor x;
     if (!ev_fetch(c, 0, (Rect){r.c0, r.nc, r.r0, r.nr}, &x)) return false;
-    if (esize(c, &x) == 8) TRANSPOSE_LOOP(u64);
-    else TRANSPOSE_LOOP(u32);
+    if (esize(c, &x) == 8)
+        TRANSPOSE_LOOP(u64);
+    else
+        TRANSPOSE_LOOP(u32);
     return true;
 }
 
-/* Product of the dimensions between `axis` and the last: rows of the matrix view per step along axis. */
+/* Product of the dimensions between `axis` and the last: rows of the matrix view per step along
+ * axis. */
 static i64 rows_below(const Tensor *t, u32 axis)
 {
     i64 n = 1;
-    for (u32 i = axis + 1; i + 1 < t->rank; i++) n *= t->dim[i];
+    for (u32 i = axis + 1; i + 1 < t->rank; i++)
+        n *= t->dim[i];
     return n;
 }
 
@@ -139,7 +156,8 @@ static bool move_slice(OpCall *c)
     u32 axis = (u32)op_int(c->op, A_AXIS);
     i64 begin = op_int(c->op, A_BEGIN), len = op_int(c->op, A_END) - begin;
     u8 *dst = c->out[0].p;
-    if (axis + 1 == x->rank) return fetch_to(c, 0, (Rect){r.r0, r.nr, r.c0 + begin, r.nc}, dst, r.nc);
+    if (axis + 1 == x->rank)
+        return fetch_to(c, 0, (Rect){r.r0, r.nr, r.c0 + begin, r.nc}, dst, r.nc);
     i64 below = rows_below(x, axis), run;
     for (i64 row = r.r0, left = r.nr; left > 0; row += run, left -= run) {
         i64 outer = row / (len * below), rest = row % (len * below);
@@ -157,9 +175,11 @@ static bool concat_cols(OpCall *c)
     i64 first = 0; /* column of the result where operand k starts */
     for (u32 k = 0; k < c->nin; k++) {
         i64 n = tensor_cols(&c->in[k]);
-        i64 lo = r.c0 > first ? r.c0 : first, hi = r.c0 + r.nc < first + n ? r.c0 + r.nc : first + n;
+        i64 lo = r.c0 > first ? r.c0 : first,
+            hi = r.c0 + r.nc < first + n ? r.c0 + r.nc : first + n;
         void *dst = at(&c->out[0], lo - r.c0, esize(c, &c->in[k]));
-        if (lo < hi && !fetch_to(c, k, (Rect){r.r0, r.nr, lo - first, hi - lo}, dst, r.nc)) return false;
+        if (lo < hi && !fetch_to(c, k, (Rect){r.r0, r.nr, lo - first, hi - lo}, dst, r.nc))
+            return false;
         first += n;
     }
     return true;
@@ -171,12 +191,14 @@ static bool move_concat(OpCall *c)
     u32 axis = (u32)op_int(c->op, A_AXIS);
     if (axis + 1 == c->in[0].rank) return concat_cols(c);
     i64 below = rows_below(&c->in[0], axis), total = 0, run;
-    for (u32 k = 0; k < c->nin; k++) total += c->in[k].dim[axis] * below;
+    for (u32 k = 0; k < c->nin; k++)
+        total += c->in[k].dim[axis] * below;
     u8 *dst = c->out[0].p;
     for (i64 row = r.r0, left = r.nr; left > 0; row += run, left -= run) {
         i64 outer = row / total, rest = row % total;
         u32 k = 0;
-        while (rest >= c->in[k].dim[axis] * below) rest -= c->in[k++].dim[axis] * below;
+        while (rest >= c->in[k].dim[axis] * below)
+            rest -= c->in[k++].dim[axis] * below;
         i64 n = c->in[k].dim[axis] * below;
         run = n - rest < left ? n - rest : left;
         if (!fetch_to(c, k, (Rect){outer * n + rest, run, r.c0, r.nc}, dst, r.nc)) return false;
@@ -201,7 +223,8 @@ static bool move_unpermute(OpCall *c)
     for (i64 i = 0; i < (bias ? r.nc : r.nr); i++) {
         i64 from = unpermuted((bias ? r.c0 : r.r0) + i, head);
         Rect src = bias ? (Rect){0, 1, from, 1} : (Rect){from, 1, r.c0, r.nc};
-        if (!fetch_to(c, 0, src, at(&c->out[0], bias ? i : i * r.nc, esize(c, x)), r.nc)) return false;
+        if (!fetch_to(c, 0, src, at(&c->out[0], bias ? i : i * r.nc, esize(c, x)), r.nc))
+            return false;
     }
     return true;
 }
@@ -220,7 +243,8 @@ bool ev_move(OpCall *c)
 
 /* ---- computing on tiles ---- */
 
-/* Row of b that row `row` of a reads, when b's leading dimensions broadcast to a's from the right. */
+/* Row of b that row `row` of a reads, when b's leading dimensions broadcast to a's from the right.
+ */
 static i64 broadcast_row(const Tensor *a, const Tensor *b, i64 row)
 {
     i64 from = 0, stride = 1;
@@ -235,8 +259,8 @@ static i64 broadcast_row(const Tensor *a, const Tensor *b, i64 row)
     return from;
 }
 
-/* Operand k as it broadcasts to rows [r.r0, r.r0 + r.nr) of operand 0: a tile of r.nr rows or one row; r's columns
- * are b's own, or one when b has one. */
+/* Operand k as it broadcasts to rows [r.r0, r.r0 + r.nr) of operand 0: a tile of r.nr rows or one
+ * row; r's columns are b's own, or one when b has one. */
 static bool fetch_broadcast(OpCall *c, u32 k, Rect r, Tensor *out)
 {
     const Tensor *a = &c->in[0], *b = &c->in[k];
@@ -260,7 +284,8 @@ static bool on_tiles(OpCall *c, Tensor *tiles, Rect r)
     t.in = tiles;
     t.out = out;
     t.rect = r;
-    for (u32 i = 0; i < c->op->nout; i++) out[i] = matrix(out[i].dt, r.nr, r.nc, out[i].p);
+    for (u32 i = 0; i < c->op->nout; i++)
+        out[i] = matrix(out[i].dt, r.nr, r.nc, out[i].p);
     return c->e->ops[c->op->kind](&t);
 }
 
@@ -268,7 +293,8 @@ static bool tile_elem(OpCall *c)
 {
     Tensor in[2] = {0};
     for (u32 k = 0; k < c->nin; k++)
-        if (!(k ? fetch_broadcast(c, k, c->rect, &in[k]) : ev_fetch(c, 0, c->rect, &in[0]))) return false;
+        if (!(k ? fetch_broadcast(c, k, c->rect, &in[k]) : ev_fetch(c, 0, c->rect, &in[0])))
+            return false;
     return on_tiles(c, in, c->rect);
 }
 
@@ -289,7 +315,8 @@ static bool tile_mix(OpCall *c)
     Rect r = c->rect, x = r;
     const Tensor *a = &c->in[0];
     bool rows = *op_str(c->e->m, c->op, A_MODE) != 0;
-    i64 n = rows ? tensor_rows(a) : tensor_cols(a), group = op_int(c->op, A_GROUP) ? op_int(c->op, A_GROUP) : n;
+    i64 n = rows ? tensor_rows(a) : tensor_cols(a),
+        group = op_int(c->op, A_GROUP) ? op_int(c->op, A_GROUP) : n;
     i64 *lo = rows ? &x.r0 : &x.c0, *len = rows ? &x.nr : &x.nc;
     i64 end = (*lo + *len + group - 1) / group * group;
     *lo = *lo / group * group;
@@ -302,7 +329,8 @@ static bool tile_mix(OpCall *c)
     part.out = &wide;
     size_t size = esize(c, c->out);
     if (!on_tiles(&part, &in, x)) return false;
-    copy_rows(c->out[0].p, r.nc, at(&wide, (r.r0 - x.r0) * x.nc + r.c0 - x.c0, size), x.nc, r.nr, r.nc, size);
+    copy_rows(c->out[0].p, r.nc, at(&wide, (r.r0 - x.r0) * x.nc + r.c0 - x.c0, size), x.nc, r.nr,
+              r.nc, size);
     return true;
 }
 
@@ -316,7 +344,8 @@ HadamardPlan ev_hadamard_plan(Eval *e, i64 n)
     return p;
 }
 
-/* Values and scales to values: computed for whole groups, so that a rectangle and its scales see the same operand. */
+/* Values and scales to values: computed for whole groups, so that a rectangle and its scales see
+ * the same operand. */
 static bool tile_groups(OpCall *c)
 {
     Rect r = c->rect, x = r;
@@ -329,7 +358,8 @@ static bool tile_groups(OpCall *c)
     Tensor in[3] = {0};
     if (!ev_fetch(c, 0, x, &in[0])) return false;
     for (u32 k = 1; k < c->nin; k++)
-        if (c->op->in[k] && !fetch_broadcast(c, k, (Rect){r.r0, r.nr, g0, g1 - g0}, &in[k])) return false;
+        if (c->op->in[k] && !fetch_broadcast(c, k, (Rect){r.r0, r.nr, g0, g1 - g0}, &in[k]))
+            return false;
     if (x.nc == r.nc) return on_tiles(c, in, r);
     Tensor wide = scratch_matrix(c->e, c->out[0].dt, x.nr, x.nc), *out = c->out;
     size_t size = esize(c, out);
@@ -371,7 +401,8 @@ bool ev_run(OpCall *c)
     case TILE_PACK: ok = tile_pack(c); break;
     default: ok = c->e->ops[c->op->kind](c); break;
     }
-    for (u32 i = 0; ok && i < c->op->nout; i++) ev_round(c->e, &c->out[i]);
+    for (u32 i = 0; ok && i < c->op->nout; i++)
+        ev_round(c->e, &c->out[i]);
     return ok;
 }
 
@@ -403,7 +434,8 @@ static void memo_add(Eval *e, ValueId v, Rect r, const Tensor *t)
 /* Ops whose result is their operand, bit for bit. */
 static bool is_alias(const Module *m, const Op *op)
 {
-    return op->kind == OP_COPY || (op->kind == OP_CAST && type_of(m, op->out)->dt == type_of(m, op->in[0])->dt);
+    return op->kind == OP_COPY ||
+           (op->kind == OP_CAST && type_of(m, op->out)->dt == type_of(m, op->in[0])->dt);
 }
 
 static bool compute(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
@@ -415,7 +447,8 @@ static bool compute(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
         if (op->in[k]) ev_tensor_shape(e->m, op->in[k], &c.in[k]);
     }
     Tensor res[2];
-    for (u32 i = 0; i < op->nout; i++) res[i] = scratch_matrix(e, type_of(e->m, op->out + i)->dt, r.nr, r.nc);
+    for (u32 i = 0; i < op->nout; i++)
+        res[i] = scratch_matrix(e, type_of(e->m, op->out + i)->dt, r.nr, r.nc);
     c.out = res;
     if (!ev_run(&c)) return false;
     for (u32 i = 0; i < op->nout; i++)
@@ -424,7 +457,8 @@ static bool compute(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
     return true;
 }
 
-/* A weight whose rows are mixed is computed whole once, not once per tile; the last such weight is kept. */
+/* A weight whose rows are mixed is computed whole once, not once per tile; the last such weight is
+ * kept. */
 static bool mixed_rect(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
 {
     const Type *t = type_of(e->m, v);
@@ -443,16 +477,22 @@ static bool mixed_rect(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
     return true;
 }
 
-static bool mixes_rows(const Module *m, const Op *op) { return op->kind == OP_HADAMARD && *op_str(m, op, A_MODE); }
+static bool mixes_rows(const Module *m, const Op *op)
+{
+    return op->kind == OP_HADAMARD && *op_str(m, op, A_MODE);
+}
 
 static bool compute_nested(Eval *e, ValueId v, Rect r, Tensor *out)
 {
     const Op *op = def_of(e->m, v);
-    if (op_info[op->kind].tile == TILE_NONE) return ev_fail(e, op, "has no value that is known when compiling");
-    if (e->depth >= DEPTH_MAX) return ev_fail(e, op, "constant expressions nest deeper than %d", DEPTH_MAX);
+    if (op_info[op->kind].tile == TILE_NONE)
+        return ev_fail(e, op, "has no value that is known when compiling");
+    if (e->depth >= DEPTH_MAX)
+        return ev_fail(e, op, "constant expressions nest deeper than %d", DEPTH_MAX);
     e->depth++;
-    bool ok = is_alias(e->m, op) ? ev_const_rect(e, op->in[0], r, out)
-              : mixes_rows(e->m, op) ? mixed_rect(e, v, op, r, out) : compute(e, v, op, r, out);
+    bool ok = is_alias(e->m, op)     ? ev_const_rect(e, op->in[0], r, out)
+              : mixes_rows(e->m, op) ? mixed_rect(e, v, op, r, out)
+                                     : compute(e, v, op, r, out);
     e->depth--;
     return ok;
 }
@@ -490,7 +530,8 @@ bool eval_const(Eval *e, ValueId v, i64 r0, i64 nr, i64 c0, i64 nc, Tensor *out)
         return ev_fail(e, def_of(e->m, v), "a rectangle outside of the value was asked for");
     size_t size = ev_esize(e, t->dt);
     *out = matrix(t->dt, nr, nc, NULL);
-    out->p = xmalloc((size_t)nr * (size_t)nc, size); /* the product fits: it is at most the type's elements */
+    out->p = xmalloc((size_t)nr * (size_t)nc,
+                     size); /* the product fits: it is at most the type's elements */
     vec_push(&e->a, &e->keep, out->p);
     i64 step = TILE_ELEMS / nc > 1 ? TILE_ELEMS / nc : 1;
     bool ok = true;
@@ -507,7 +548,8 @@ bool eval_const(Eval *e, ValueId v, i64 r0, i64 nr, i64 c0, i64 nc, Tensor *out)
 
 /* ---- packing ---- */
 
-/* Rows [r0, r0 + nr) of operand k, columns [c0, c0 + nc), as PACK_ROWS rows padded with zeros; floats as float. */
+/* Rows [r0, r0 + nr) of operand k, columns [c0, c0 + nc), as PACK_ROWS rows padded with zeros;
+ * floats as float. */
 static bool pack_operand(OpCall *c, u32 k, Rect r, void **out)
 {
     Tensor t;
@@ -518,13 +560,16 @@ static bool pack_operand(OpCall *c, u32 k, Rect r, void **out)
     float *pad = ev_scratch(c->e, PACK_ROWS * r.nc, 4);
     memset(pad, 0, (size_t)(PACK_ROWS * r.nc) * 4);
     if (narrow)
-        for (i64 i = 0; i < r.nr * r.nc; i++) pad[i] = (float)t.d[i];
-    else memcpy(pad, t.p, (size_t)(r.nr * r.nc) * 4);
+        for (i64 i = 0; i < r.nr * r.nc; i++)
+            pad[i] = (float)t.d[i];
+    else
+        memcpy(pad, t.p, (size_t)(r.nr * r.nc) * 4);
     *out = pad;
     return true;
 }
 
-/* One tile: PACK_ROWS rows from r0 on (fewer at a block's end), in column chunks where the layout lets us. */
+/* One tile: PACK_ROWS rows from r0 on (fewer at a block's end), in column chunks where the layout
+ * lets us. */
 static bool pack_one(OpCall *c, const PackLayout *l, i64 r0, i64 nr, u8 *out)
 {
     i64 cols = c->in[0].dim[1], step = l->head_bytes ? cols : PACK_COLS;
@@ -534,12 +579,14 @@ static bool pack_one(OpCall *c, const PackLayout *l, i64 r0, i64 nr, u8 *out)
         void *part[3] = {NULL, NULL, NULL};
         bool ok = true;
         for (u32 k = 0; ok && k < l->operands; k++) {
-            i64 g0 = l->group ? c0 / l->group : 0, g1 = l->group ? (c0 + nc + l->group - 1) / l->group : 1;
+            i64 g0 = l->group ? c0 / l->group : 0,
+                g1 = l->group ? (c0 + nc + l->group - 1) / l->group : 1;
             Rect r = k ? (Rect){r0, nr, g0, g1 - g0} : (Rect){r0, nr, c0, nc};
             ok = pack_operand(c, k, r, &part[k]);
         }
         bool ints = l->operands > 1;
-        if (ok) pack_tile(l, nc, ints ? part[0] : NULL, ints ? NULL : part[0], part[1], part[2], out);
+        if (ok)
+            pack_tile(l, nc, ints ? part[0] : NULL, ints ? NULL : part[0], part[1], part[2], out);
         ev_scope_end(c->e, s);
         if (!ok) return false;
         out += pack_tile_bytes(l, nc);
@@ -564,7 +611,8 @@ bool eval_pack(Eval *e, ValueId v, i64 t0, i64 nt, u8 *out)
     const Op *op = def_of(e->m, v);
     if (op->kind != OP_PACK) return ev_fail(e, op, "is no packed weight");
     Tensor in[3];
-    for (u32 k = 0; k < op->nin; k++) ev_tensor_shape(e->m, op->in[k], &in[k]);
+    for (u32 k = 0; k < op->nin; k++)
+        ev_tensor_shape(e->m, op->in[k], &in[k]);
     if (t0 < 0 || nt < 0 || t0 > pack_tiles(in[0].dim[0], op_int(op, A_INTERLEAVE)) - nt)
         return ev_fail(e, op, "tiles outside of the value were asked for");
     OpCall c = {.e = e, .op = op, .nin = op->nin, .in = in};

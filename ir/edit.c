@@ -2,7 +2,10 @@
 
 #include <stdlib.h>
 
-static bool live(const Op *op) { return op->kind != OP_NONE; }
+static bool live(const Op *op)
+{
+    return op->kind != OP_NONE;
+}
 
 u32 ir_users(const Module *m, ValueId v, OpId *out, u32 cap)
 {
@@ -10,7 +13,8 @@ u32 ir_users(const Module *m, ValueId v, OpId *out, u32 cap)
     for (OpId i = 1; i < m->ops.n; i++) {
         const Op *op = op_at(m, i);
         bool uses = false;
-        for (u32 k = 0; live(op) && k < op->nin; k++) uses |= op->in[k] == v;
+        for (u32 k = 0; live(op) && k < op->nin; k++)
+            uses |= op->in[k] == v;
         if (uses && n++ < cap) out[n - 1] = i;
     }
     return n;
@@ -20,11 +24,14 @@ u32 ir_count_uses(const Module *m, ValueId v)
 {
     u32 n = 0;
     for (OpId i = 1; i < m->ops.n; i++)
-        for (u32 k = 0; live(op_at(m, i)) && k < op_at(m, i)->nin; k++) n += op_at(m, i)->in[k] == v;
+        for (u32 k = 0; live(op_at(m, i)) && k < op_at(m, i)->nin; k++)
+            n += op_at(m, i)->in[k] == v;
     for (u32 f = 1; f < m->fns.n; f++) {
         const Fn *fn = &m->fns.at[f];
-        for (u32 k = 0; k < fn->results.n; k++) n += fn->results.at[k] == v;
-        for (u32 k = 0; k < fn->steps.n; k++) n += fn->steps.at[k].weights == v;
+        for (u32 k = 0; k < fn->results.n; k++)
+            n += fn->results.at[k] == v;
+        for (u32 k = 0; k < fn->steps.n; k++)
+            n += fn->steps.at[k].weights == v;
     }
     return n;
 }
@@ -47,8 +54,14 @@ static void replace(Module *m, bool all, u32 only, ValueId from, ValueId to)
     }
 }
 
-void ir_replace_uses(Module *m, ValueId from, ValueId to) { replace(m, true, 0, from, to); }
-void ir_replace_uses_in(Module *m, u32 fn, ValueId from, ValueId to) { replace(m, false, fn, from, to); }
+void ir_replace_uses(Module *m, ValueId from, ValueId to)
+{
+    replace(m, true, 0, from, to);
+}
+void ir_replace_uses_in(Module *m, u32 fn, ValueId from, ValueId to)
+{
+    replace(m, false, fn, from, to);
+}
 
 void ir_erase(Module *m, OpId id)
 {
@@ -84,7 +97,8 @@ u32 ir_clone_fn(Module *m, u32 fn, const char *name)
     u32 to = ir_fn_new(m, name);
     ValueId *map = xmalloc(m->values.n, sizeof *map);
     u32 known = m->values.n;
-    for (u32 v = 0; v < known; v++) map[v] = v;
+    for (u32 v = 0; v < known; v++)
+        map[v] = v;
     for (u32 i = 0; i < m->fns.at[fn].params.n; i++) {
         ValueId p = m->fns.at[fn].params.at[i];
         map[p] = ir_param(m, to, ir_cstr(m, value_at(m, p)->name), value_at(m, p)->type);
@@ -95,7 +109,8 @@ u32 ir_clone_fn(Module *m, u32 fn, const char *name)
         op.fn = to;
         op.out = m->values.n;
         ValueId *in = NEWN(m->a, ValueId, op.nin);
-        for (u32 k = 0; k < op.nin; k++) in[k] = map[op.in[k]];
+        for (u32 k = 0; k < op.nin; k++)
+            in[k] = map[op.in[k]];
         op.in = in;
         Attr *attr = NEWN(m->a, Attr, op.nattr);
         if (op.nattr) memcpy(attr, op.attr, op.nattr * sizeof *attr);
@@ -110,8 +125,10 @@ u32 ir_clone_fn(Module *m, u32 fn, const char *name)
         vec_push(m->a, &m->ops, op);
         vec_push(m->a, &m->fns.at[to].body, m->ops.n - 1);
     }
-    for (u32 i = 0; i < m->fns.at[fn].results.n; i++) vec_push(m->a, &m->fns.at[to].results, map[m->fns.at[fn].results.at[i]]);
-    for (u32 i = 0; i < m->fns.at[fn].steps.n; i++) vec_push(m->a, &m->fns.at[to].steps, m->fns.at[fn].steps.at[i]);
+    for (u32 i = 0; i < m->fns.at[fn].results.n; i++)
+        vec_push(m->a, &m->fns.at[to].results, map[m->fns.at[fn].results.at[i]]);
+    for (u32 i = 0; i < m->fns.at[fn].steps.n; i++)
+        vec_push(m->a, &m->fns.at[to].steps, m->fns.at[fn].steps.at[i]);
     free(map);
     return to;
 }
@@ -119,7 +136,8 @@ u32 ir_clone_fn(Module *m, u32 fn, const char *name)
 void ir_fn_remove(Module *m, u32 fn)
 {
     Fn *f = &m->fns.at[fn];
-    for (u32 i = 0; i < f->body.n; i++) op_at(m, f->body.at[i])->kind = OP_NONE;
+    for (u32 i = 0; i < f->body.n; i++)
+        op_at(m, f->body.at[i])->kind = OP_NONE;
     memmove(f, f + 1, (m->fns.n - 1 - fn) * sizeof *f);
     m->fns.n--;
     for (OpId i = 1; i < m->ops.n; i++)

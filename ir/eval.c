@@ -1,4 +1,5 @@
-/* The evaluator's life: scratch memory, states, files, and running functions. Constants: const.c; ops: eval_ops.h. */
+/* The evaluator's life: scratch memory, states, files, and running functions. Constants: const.c;
+ * ops: eval_ops.h. */
 #include "ir/eval_int.h"
 
 #include "ir/base/half.h"
@@ -54,7 +55,8 @@ void *ev_scratch(Eval *e, i64 count, size_t size)
     bytes = (bytes + SCRATCH_ALIGN - 1) & ~(u64)(SCRATCH_ALIGN - 1);
     if (!s->cur || s->cur->size - s->used < bytes) {
         ScratchBlock **link = s->cur ? &s->cur->next : &s->first;
-        if (!*link || (*link)->size < bytes) { /* a block too small is only moved behind the new one */
+        if (!*link ||
+            (*link)->size < bytes) { /* a block too small is only moved behind the new one */
             ScratchBlock *b = scratch_block(bytes);
             b->next = *link;
             *link = b;
@@ -89,7 +91,8 @@ static void count_uses(Eval *e)
     const Module *m = e->m;
     for (OpId i = 1; i < m->ops.n; i++) {
         const Op *op = op_at(m, i);
-        for (u32 k = 0; op->kind && k < op->nin; k++) e->uses[op->in[k]]++;
+        for (u32 k = 0; op->kind && k < op->nin; k++)
+            e->uses[op->in[k]]++;
     }
 }
 
@@ -116,7 +119,8 @@ static void drop_states(Eval *e)
 
 void eval_reset(Eval *e)
 {
-    for (u32 i = 0; i < e->keep.n; i++) free(e->keep.at[i]);
+    for (u32 i = 0; i < e->keep.n; i++)
+        free(e->keep.at[i]);
     e->keep.n = 0;
 }
 
@@ -126,7 +130,8 @@ void eval_free(Eval *e)
     eval_reset(e);
     drop_states(e);
     free(e->mixed.p);
-    for (u32 i = 0; i < e->nvalues; i++) free(e->small[i].p);
+    for (u32 i = 0; i < e->nvalues; i++)
+        free(e->small[i].p);
     for (ScratchBlock *b = e->scratch.first, *next; b; b = next) {
         next = b->next;
         free(b);
@@ -138,7 +143,8 @@ void eval_free(Eval *e)
 void eval_set_context(Eval *e, i64 c)
 {
     drop_states(e);
-    for (int i = 0; i <= DIM_SYMBOLS; i++) e->sym[i] = -1;
+    for (int i = 0; i <= DIM_SYMBOLS; i++)
+        e->sym[i] = -1;
     e->sym[-DIM_C] = c;
 }
 
@@ -150,17 +156,21 @@ void eval_watch(Eval *e, EvalWatch *watch, void *user)
 
 /* ---- tensors ---- */
 
-i64 tensor_cols(const Tensor *t) { return t->rank ? t->dim[t->rank - 1] : 1; }
+i64 tensor_cols(const Tensor *t)
+{
+    return t->rank ? t->dim[t->rank - 1] : 1;
+}
 
 i64 tensor_rows(const Tensor *t)
 {
     i64 n = 1;
-    for (u32 i = 0; i + 1 < t->rank; i++) n *= t->dim[i];
+    for (u32 i = 0; i + 1 < t->rank; i++)
+        n *= t->dim[i];
     return n;
 }
 
-/* To `bits` significant bits, half to even, with the exponent range of IEEE formats: emin is that of the smallest
- * normal number (as frexp gives it), max the largest finite one. */
+/* To `bits` significant bits, half to even, with the exponent range of IEEE formats: emin is that
+ * of the smallest normal number (as frexp gives it), max the largest finite one. */
 static double round_bits(double x, int bits, int emin, double max)
 {
     int e;
@@ -185,11 +195,14 @@ void ev_round(Eval *e, Tensor *t)
     if (t->dt != DT_F16 && t->dt != DT_BF16) return;
     i64 n = tensor_rows(t) * tensor_cols(t);
     if (e->f64)
-        for (i64 i = 0; i < n; i++) t->d[i] = ev_round_to(t->dt, t->d[i]);
+        for (i64 i = 0; i < n; i++)
+            t->d[i] = ev_round_to(t->dt, t->d[i]);
     else if (t->dt == DT_F16)
-        for (i64 i = 0; i < n; i++) t->f[i] = f16_to_f32(f32_to_f16(t->f[i]));
+        for (i64 i = 0; i < n; i++)
+            t->f[i] = f16_to_f32(f32_to_f16(t->f[i]));
     else
-        for (i64 i = 0; i < n; i++) t->f[i] = bf16_to_f32(f32_to_bf16(t->f[i]));
+        for (i64 i = 0; i < n; i++)
+            t->f[i] = bf16_to_f32(f32_to_bf16(t->f[i]));
 }
 
 /* Shape of a type with T, R and C as bound now; false after a diagnostic. */
@@ -199,7 +212,8 @@ static bool resolve(Eval *e, const Op *op, const Type *t, Tensor *out)
     i64 n = 1;
     for (u32 i = 0; i < t->rank; i++) {
         i64 dim = t->dim[i] >= 0 ? t->dim[i] : e->sym[-t->dim[i]];
-        if (dim < 0) return ev_fail(e, op, "the size of a symbolic dimension is not known in this call");
+        if (dim < 0)
+            return ev_fail(e, op, "the size of a symbolic dimension is not known in this call");
         out->dim[i] = dim;
         if (__builtin_mul_overflow(n, dim, &n) || n > INT64_MAX / 16)
             return ev_fail(e, op, "a value has too many elements");
@@ -244,7 +258,8 @@ EvState *ev_state(Eval *e, ValueId v)
     EvState fresh = {.v = v};
     Type t = *type_of(e->m, v);
     for (u32 i = 0; i < t.rank; i++)
-        if (t.dim[i] == DIM_T) t.dim[i] = DIM_C; /* room for a call of any size; `rows` says what is filled */
+        if (t.dim[i] == DIM_T)
+            t.dim[i] = DIM_C; /* room for a call of any size; `rows` says what is filled */
     if (!resolve(e, op, &t, &fresh.t[0])) return NULL;
     tensor_zero(e, &fresh.t[0]);
     return add_state(e, fresh);
@@ -255,7 +270,8 @@ EvState *ev_cache(Eval *e, i64 cache, i64 heads, i64 head_dim)
     EvState *s = find_state(e, 0, cache);
     if (s) {
         if (s->t[0].dim[1] == heads && s->t[0].dim[2] == head_dim) return s;
-        ev_fail(e, NULL, "two attention ops of different shapes share the cache %lld", (long long)cache);
+        ev_fail(e, NULL, "two attention ops of different shapes share the cache %lld",
+                (long long)cache);
         return NULL;
     }
     EvState fresh = {.cache = cache};
@@ -282,14 +298,17 @@ static bool bind_args(Eval *e, const Fn *f, const Tensor *args)
     e->sym[-DIM_T] = e->sym[-DIM_R] = -1;
     for (u32 i = 0; i < f->params.n; i++) {
         const Type *t = type_of(e->m, f->params.at[i]);
-        bool ok = args[i].rank == t->rank && dtype_info[args[i].dt].is_float == dtype_info[t->dt].is_float;
+        bool ok = args[i].rank == t->rank &&
+                  dtype_info[args[i].dt].is_float == dtype_info[t->dt].is_float;
         for (u32 k = 0; ok && k < t->rank; k++) {
             i64 *want = t->dim[k] < 0 ? &e->sym[-t->dim[k]] : NULL;
             if (want && *want < 0) *want = args[i].dim[k];
             ok = args[i].dim[k] > 0 && args[i].dim[k] == (want ? *want : t->dim[k]);
         }
         const char *name = ir_cstr(e->m, f->name);
-        if (!ok) return ev_fail(e, NULL, "argument %u of @%s has another shape than the parameter", i, name);
+        if (!ok)
+            return ev_fail(e, NULL, "argument %u of @%s has another shape than the parameter", i,
+                           name);
     }
     return true;
 }
@@ -327,7 +346,8 @@ static bool operand(Eval *e, const Frame *fr, const Op *op, u32 k, Tensor *out)
     ev_tensor_shape(e->m, v, out);
     if (streams(op, k)) return true;
     Tensor whole, shape = *out;
-    if (!ev_const_rect(e, v, (Rect){0, tensor_rows(out), 0, tensor_cols(out)}, &whole)) return false;
+    if (!ev_const_rect(e, v, (Rect){0, tensor_rows(out), 0, tensor_cols(out)}, &whole))
+        return false;
     *out = shape;
     out->p = whole.p;
     return true;
@@ -346,7 +366,8 @@ static bool run_op(Eval *e, Frame *fr, OpId id)
     OpCall c = {.e = e, .op = op, .nin = op->nin, .out = out};
     c.in = ev_scratch(e, op->nin, sizeof *c.in);
     bool ok = true;
-    for (u32 k = 0; ok && k < op->nin; k++) ok = operand(e, fr, op, k, &c.in[k]);
+    for (u32 k = 0; ok && k < op->nin; k++)
+        ok = operand(e, fr, op, k, &c.in[k]);
     c.rect = (Rect){0, tensor_rows(&out[0]), 0, tensor_cols(&out[0])};
     ok = ok && ev_run(&c);
     ev_scope_end(e, s);
@@ -365,7 +386,8 @@ static void release_dead(Frame *fr, const Module *m, const Op *op, u32 i)
 {
     for (u32 k = 0; k < op->nin; k++) {
         ValueId v = op->in[k];
-        bool computed = v && !is_const(m, v) && def_of(m, v)->kind; /* not a parameter, which is the caller's */
+        bool computed =
+            v && !is_const(m, v) && def_of(m, v)->kind; /* not a parameter, which is the caller's */
         if (computed && fr->last[v] == i) release(fr, v);
     }
     for (u32 k = 0; k < op->nout; k++)
@@ -374,12 +396,15 @@ static void release_dead(Frame *fr, const Module *m, const Op *op, u32 i)
 
 static void find_last_uses(const Module *m, const Fn *f, Frame *fr)
 {
-    for (u32 i = 0; i < m->values.n; i++) fr->last[i] = UINT32_MAX;
+    for (u32 i = 0; i < m->values.n; i++)
+        fr->last[i] = UINT32_MAX;
     for (u32 i = 0; i < f->body.n; i++) {
         const Op *op = op_at(m, f->body.at[i]);
-        for (u32 k = 0; k < op->nin; k++) fr->last[op->in[k]] = i;
+        for (u32 k = 0; k < op->nin; k++)
+            fr->last[op->in[k]] = i;
     }
-    for (u32 i = 0; i < f->results.n; i++) fr->last[f->results.at[i]] = f->body.n;
+    for (u32 i = 0; i < f->results.n; i++)
+        fr->last[f->results.at[i]] = f->body.n;
 }
 
 /* Copies a result out, so that a parameter or a constant may be a result as well. */
@@ -392,11 +417,13 @@ static bool give_result(Eval *e, Frame *fr, ValueId v, Tensor *out)
         ev_tensor_shape(e->m, v, &src);
         ok = ev_const_rect(e, v, (Rect){0, tensor_rows(&src), 0, tensor_cols(&src)}, &whole);
         src.p = ok ? whole.p : NULL;
-    } else if (!src.p) ok = ev_fail(e, NULL, "a result has not been computed");
+    } else if (!src.p)
+        ok = ev_fail(e, NULL, "a result has not been computed");
     *out = src;
     if (ok) {
         vec_push(&e->a, &e->keep, tensor_alloc(e, out));
-        memcpy(out->p, src.p, (size_t)(tensor_rows(&src) * tensor_cols(&src)) * ev_esize(e, src.dt));
+        memcpy(out->p, src.p,
+               (size_t)(tensor_rows(&src) * tensor_cols(&src)) * ev_esize(e, src.dt));
     }
     ev_scope_end(e, s);
     return ok;
@@ -410,15 +437,19 @@ bool eval_call(Eval *e, u32 fn, const Tensor *args, Tensor *out)
     Arena a = {0};
     Frame fr = {NEWN(&a, Tensor, m->values.n), NEWN(&a, u32, m->values.n)};
     find_last_uses(m, f, &fr);
-    for (u32 i = 0; i < f->params.n; i++) fr.val[f->params.at[i]] = args[i];
+    for (u32 i = 0; i < f->params.n; i++)
+        fr.val[f->params.at[i]] = args[i];
     bool ok = true;
     for (u32 i = 0; ok && i < f->body.n; i++) {
         ok = run_op(e, &fr, f->body.at[i]);
         release_dead(&fr, m, op_at(m, f->body.at[i]), i);
     }
-    for (u32 i = 0; ok && i < f->results.n; i++) ok = give_result(e, &fr, f->results.at[i], &out[i]);
-    for (u32 i = 0; i < f->params.n; i++) fr.val[f->params.at[i]].p = NULL;
-    for (u32 i = 0; i < m->values.n; i++) free(fr.val[i].p);
+    for (u32 i = 0; ok && i < f->results.n; i++)
+        ok = give_result(e, &fr, f->results.at[i], &out[i]);
+    for (u32 i = 0; i < f->params.n; i++)
+        fr.val[f->params.at[i]].p = NULL;
+    for (u32 i = 0; i < m->values.n; i++)
+        free(fr.val[i].p);
     arena_free(&a);
     return ok;
 }
@@ -427,10 +458,12 @@ bool eval_call(Eval *e, u32 fn, const Tensor *args, Tensor *out)
 
 static bool open_file(Diag *d, Module *m, File *f)
 {
-    if (!f->open && !io_map(d, m->a, io_join(m->a, m->dir, ir_cstr(m, f->path)), &f->map)) return false;
+    if (!f->open && !io_map(d, m->a, io_join(m->a, m->dir, ir_cstr(m, f->path)), &f->map))
+        return false;
     f->open = true;
     return !f->bytes || f->bytes == f->map.size ||
-           diag_error(d, E_FILE_READ, LOC_WHAT(f->map.name), "the file has %llu bytes, the module expects %llu",
+           diag_error(d, E_FILE_READ, LOC_WHAT(f->map.name),
+                      "the file has %llu bytes, the module expects %llu",
                       (unsigned long long)f->map.size, (unsigned long long)f->bytes);
 }
 
@@ -444,22 +477,27 @@ static bool check_tensor(Diag *d, const Module *m, const Op *op)
     u64 bytes, end;
     if (!id) return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "unknown encoding '%s'", enc);
     if (file < 0 || file >= (i64)m->files.n)
-        return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "the module has no file %lld", (long long)file);
+        return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "the module has no file %lld",
+                          (long long)file);
     const File *f = &m->files.at[file];
     if (!f->open) return false;
     if (type_cols(t) % (i64)enc_info(id)->block)
-        return diag_error(d, E_IR_EVAL, LOC_WHAT(what), "rows of %lld elements are not whole blocks of %u (%s)",
+        return diag_error(d, E_IR_EVAL, LOC_WHAT(what),
+                          "rows of %lld elements are not whole blocks of %u (%s)",
                           (long long)type_cols(t), enc_info(id)->block, enc);
-    bool fits = offset >= 0 && enc_bytes(id, (u64)type_elems(t), &bytes) && ckd_add(&end, (u64)offset, bytes);
+    bool fits = offset >= 0 && enc_bytes(id, (u64)type_elems(t), &bytes) &&
+                ckd_add(&end, (u64)offset, bytes);
     if (fits && end <= f->map.size) return true;
-    return diag_error(d, E_FILE_READ, LOC_WHAT(what), "its bytes lie outside '%s', which has %llu bytes", f->map.name,
+    return diag_error(d, E_FILE_READ, LOC_WHAT(what),
+                      "its bytes lie outside '%s', which has %llu bytes", f->map.name,
                       (unsigned long long)f->map.size);
 }
 
 bool eval_open(Diag *d, Module *m)
 {
     bool ok = true;
-    for (u32 i = 0; i < m->files.n; i++) ok &= open_file(d, m, &m->files.at[i]);
+    for (u32 i = 0; i < m->files.n; i++)
+        ok &= open_file(d, m, &m->files.at[i]);
     for (OpId i = 1; i < m->ops.n; i++)
         if (op_at(m, i)->kind == OP_TENSOR) ok &= check_tensor(d, m, op_at(m, i));
     return ok;

@@ -20,7 +20,8 @@ i64 eval_prefix(const Module *m)
         ValueId k = op->kind == OP_ATTENTION ? op_in(op, 4) : 0;
         if (k && type_of(m, k)->dim[0] > rows) rows = type_of(m, k)->dim[0];
     }
-    return rows < INT32_MAX ? rows : INT32_MAX; /* a file may claim any number; no call reaches that far */
+    return rows < INT32_MAX ? rows
+                            : INT32_MAX; /* a file may claim any number; no call reaches that far */
 }
 
 typedef struct Ints {
@@ -44,10 +45,15 @@ static bool call(Eval *e, u32 fn, const Ints *in, Tensor *out)
         return ev_fail(e, NULL, "@%s has another signature than a model's function", name);
     for (u32 i = 0; i < f->params.n; i++) {
         const char *p = ir_cstr(e->m, value_at(e->m, f->params.at[i])->name);
-        if (strcmp(p, "tokens") == 0) args[i] = in->tokens;
-        else if (strcmp(p, "pos") == 0) args[i] = in->pos;
-        else if (strcmp(p, "rows") == 0) args[i] = in->rows;
-        else return ev_fail(e, NULL, "@%s has a parameter '%s'; models take tokens, pos and rows", name, p);
+        if (strcmp(p, "tokens") == 0)
+            args[i] = in->tokens;
+        else if (strcmp(p, "pos") == 0)
+            args[i] = in->pos;
+        else if (strcmp(p, "rows") == 0)
+            args[i] = in->rows;
+        else
+            return ev_fail(e, NULL, "@%s has a parameter '%s'; models take tokens, pos and rows",
+                           name, p);
     }
     *out = (Tensor){0};
     return eval_call(e, fn, args, out);
@@ -57,8 +63,10 @@ static Ints call_args(Eval *e, const i32 *tokens, i64 n, i64 pos0, bool all)
 {
     Ints a = {ints(e, n), ints(e, n), ints(e, all ? n : 1)};
     memcpy(a.tokens.i, tokens, (size_t)n * sizeof *tokens);
-    for (i64 i = 0; i < n; i++) a.pos.i[i] = (i32)(pos0 + i);
-    for (i64 i = 0; i < a.rows.dim[0]; i++) a.rows.i[i] = (i32)(all ? i : n - 1);
+    for (i64 i = 0; i < n; i++)
+        a.pos.i[i] = (i32)(pos0 + i);
+    for (i64 i = 0; i < a.rows.dim[0]; i++)
+        a.rows.i[i] = (i32)(all ? i : n - 1);
     return a;
 }
 
@@ -72,7 +80,8 @@ static bool gather(Eval *e, Logits *l, const Tensor *part)
 {
     if (part->rank != 2 || !dtype_info[part->dt].is_float)
         return ev_fail(e, NULL, "the model's result is no matrix of logits");
-    i64 cols = part->dim[1], take = part->dim[0] < l->want - l->have ? part->dim[0] : l->want - l->have;
+    i64 cols = part->dim[1],
+        take = part->dim[0] < l->want - l->have ? part->dim[0] : l->want - l->have;
     size_t size = ev_esize(e, part->dt);
     if (!l->have) {
         *l->out = (Tensor){.dt = part->dt, .rank = 2, .dim = {l->want, cols}};
@@ -86,13 +95,16 @@ static bool gather(Eval *e, Logits *l, const Tensor *part)
     return true;
 }
 
-/* Frees what the calls since `mark` kept, but the gathered logits: a decode of many tokens must not pile up. */
+/* Frees what the calls since `mark` kept, but the gathered logits: a decode of many tokens must not
+ * pile up. */
 static void drop_since(Eval *e, u32 mark, const void *keep)
 {
     u32 n = mark;
     for (u32 i = mark; i < e->keep.n; i++) {
-        if (e->keep.at[i] == keep) e->keep.at[n++] = e->keep.at[i];
-        else free(e->keep.at[i]);
+        if (e->keep.at[i] == keep)
+            e->keep.at[n++] = e->keep.at[i];
+        else
+            free(e->keep.at[i]);
     }
     e->keep.n = n;
 }
@@ -116,7 +128,8 @@ static bool run_decode(Eval *e, u32 fn, const i32 *tokens, i64 n, i64 pos0, bool
     return true;
 }
 
-static bool run_phases(Eval *e, u32 prefill, u32 logits, const i32 *tokens, i64 n, i64 pos0, bool all, Logits *l)
+static bool run_phases(Eval *e, u32 prefill, u32 logits, const i32 *tokens, i64 n, i64 pos0,
+                       bool all, Logits *l)
 {
     i64 chunk = ir_meta_get_int(e->m, "chunk", CHUNK_DEFAULT);
     if (chunk < 1) return ev_fail(e, NULL, "the module's chunk is %lld", (long long)chunk);
@@ -142,7 +155,10 @@ bool eval_model(Eval *e, const i32 *tokens, i64 n, i64 pos0, bool all, bool deco
     if (n < 1 || n > INT32_MAX || pos0 < 0 || pos0 > INT32_MAX)
         return ev_fail(e, NULL, "%lld tokens at position %lld", (long long)n, (long long)pos0);
     if (!first || (first == prefill && !rows))
-        return ev_fail(e, NULL, "the module has no @%s", decode ? "decode" : prefill ? "logits" : "main");
+        return ev_fail(e, NULL, "the module has no @%s",
+                       decode    ? "decode"
+                       : prefill ? "logits"
+                                 : "main");
     pos0 += eval_prefix(e->m);
     if (pos0 > INT32_MAX - n) return ev_fail(e, NULL, "positions beyond %d", INT32_MAX);
     if (decode) return run_decode(e, one, tokens, n, pos0, all, &l);

@@ -1,29 +1,44 @@
-/* What every op computes, over `real`: included by eval_f32.c and eval_f64.c, which define real, OP_EVAL, REAL, MATH, HADAMARD_ROWS,
- * ROUND_MAGIC and ROUND_F16. The equations are those of ops.def; loops are plain, innermost over the contiguous
- * dimension so that compilers vectorise them. Ops with a TileRule see operands and results as dense matrices
- * (const.c prepares them); the others see whole values, except the weights they fetch in row tiles.
+/* What every op computes, over `real`: included by eval_f32.c and eval_f64.c, which define real,
+ * OP_EVAL, REAL, MATH, HADAMARD_ROWS, ROUND_MAGIC and ROUND_F16. The equations are those of
+ * ops.def; loops are plain, innermost over the contiguous dimension so that compilers vectorise
+ * them. Ops with a TileRule see operands and results as dense matrices (const.c prepares them); the
+ * others see whole values, except the weights they fetch in row tiles.
  */
 #include "ir/base/half.h"
 #include "ir/encoding.h"
 
-enum { LANES = 32 / sizeof(real), WEIGHT_TILE = 1 << 15 /* elements of a weight in memory at a time */ };
+enum {
+    LANES = 32 / sizeof(real),
+    WEIGHT_TILE = 1 << 15 /* elements of a weight in memory at a time */
+};
 typedef real Lanes __attribute__((vector_size(32), aligned(sizeof(real)), may_alias));
 
-#define LOAD(p) (*(const Lanes *)(p)) /* no function: passing vectors by value depends on the target's ABI */
+#define LOAD(p)                                                                                    \
+    (*(const Lanes *)(p)) /* no function: passing vectors by value depends on the target's ABI */
 
 static inline real sum_lanes(const Lanes *v)
 {
     real s = 0;
-    for (int i = 0; i < LANES; i++) s += (*v)[i];
+    for (int i = 0; i < LANES; i++)
+        s += (*v)[i];
     return s;
 }
 
-static i64 elems(const Tensor *t) { return tensor_rows(t) * tensor_cols(t); }
-static bool present(const OpCall *c, u32 k) { return k < c->nin && c->in[k].p; }
+static i64 elems(const Tensor *t)
+{
+    return tensor_rows(t) * tensor_cols(t);
+}
+static bool present(const OpCall *c, u32 k)
+{
+    return k < c->nin && c->in[k].p;
+}
 
 /* ---- leaves ---- */
 
-static bool ev_none(OpCall *c) { return ev_fail(c->e, c->op, "cannot be evaluated"); }
+static bool ev_none(OpCall *c)
+{
+    return ev_fail(c->e, c->op, "cannot be evaluated");
+}
 
 static i32 to_int(DType dt, double x)
 {
@@ -35,9 +50,11 @@ static i32 to_int(DType dt, double x)
 static void put_floats(Tensor *out, i64 to, const float *v, i64 n)
 {
     if (!dtype_info[out->dt].is_float)
-        for (i64 i = 0; i < n; i++) out->i[to + i] = to_int(out->dt, (double)v[i]);
+        for (i64 i = 0; i < n; i++)
+            out->i[to + i] = to_int(out->dt, (double)v[i]);
     else
-        for (i64 i = 0; i < n; i++) REAL(out)[to + i] = (real)v[i];
+        for (i64 i = 0; i < n; i++)
+            REAL(out)[to + i] = (real)v[i];
 }
 
 /* Calls fill(first element, count, where) over the rectangle, in runs that fit `buf`. */
@@ -93,7 +110,8 @@ static bool ev_synthetic(OpCall *c)
     if (!dtype_info[out->dt].is_float) return ev_fail(c->e, c->op, "has an integer type");
     fill_leaf(c, fill_synthetic, seed);
     real scale = (real)op_float(c->op, A_SCALE);
-    for (i64 i = 0; i < c->rect.nr * c->rect.nc; i++) REAL(out)[i] *= scale;
+    for (i64 i = 0; i < c->rect.nr * c->rect.nc; i++)
+        REAL(out)[i] *= scale;
     return true;
 }
 
@@ -105,8 +123,10 @@ static bool ev_literal(OpCall *c)
     i64 cols = type_cols(type_of(c->e->m, c->op->out));
     for (i64 i = 0; i < r.nr * r.nc; i++) {
         double x = v[(r.r0 + i / r.nc) * cols + r.c0 + i % r.nc];
-        if (dtype_info[out->dt].is_float) REAL(out)[i] = (real)x;
-        else out->i[i] = to_int(out->dt, x);
+        if (dtype_info[out->dt].is_float)
+            REAL(out)[i] = (real)x;
+        else
+            out->i[i] = to_int(out->dt, x);
     }
     return true;
 }
@@ -128,7 +148,10 @@ static bool ev_copy(OpCall *c)
     return true;
 }
 
-static bool ev_cast(OpCall *c) { return ev_copy(c); } /* rounded to its type like every result (ev_run) */
+static bool ev_cast(OpCall *c)
+{
+    return ev_copy(c);
+} /* rounded to its type like every result (ev_run) */
 
 #define ev_transpose      ev_move
 #define ev_slice          ev_move
@@ -143,22 +166,35 @@ static bool ev_cast(OpCall *c) { return ev_copy(c); } /* rounded to its type lik
         const real *x = REAL(&c->in[0]) + r * nc, *z = REAL(b) + (b->dim[0] == 1 ? 0 : r * bc);    \
         real *y = REAL(&c->out[0]) + r * nc;                                                       \
         if (bc == nc)                                                                              \
-            for (i64 k = 0; k < nc; k++) y[k] = x[k] OP z[k];                                      \
+            for (i64 k = 0; k < nc; k++)                                                           \
+                y[k] = x[k] OP z[k];                                                               \
         else                                                                                       \
-            for (i64 k = 0; k < nc; k++) y[k] = x[k] OP z[0];                                      \
+            for (i64 k = 0; k < nc; k++)                                                           \
+                y[k] = x[k] OP z[0];                                                               \
     }                                                                                              \
     return true
 
-static bool ev_add(OpCall *c) { BROADCAST_LOOP(+); }
-static bool ev_mul(OpCall *c) { BROADCAST_LOOP(*); }
-static bool ev_div(OpCall *c) { BROADCAST_LOOP(/); }
+static bool ev_add(OpCall *c)
+{
+    BROADCAST_LOOP(+);
+}
+static bool ev_mul(OpCall *c)
+{
+    BROADCAST_LOOP(*);
+}
+static bool ev_div(OpCall *c)
+{
+    BROADCAST_LOOP(/);
+}
 
-/* Element i of every block is multiplied by its sign, then each block of n is transformed. tile [rows, blocks * n]. */
+/* Element i of every block is multiplied by its sign, then each block of n is transformed. tile
+ * [rows, blocks * n]. */
 static void mix_rows(Eval *e, const HadamardPlan *p, u64 seed, i64 rows, real *x)
 {
     real *tmp = ev_scratch(e, p->n, sizeof *tmp);
     for (i64 r = 0; r < rows; r++) {
-        for (i64 i = 0; seed && i < p->n; i++) x[r * p->n + i] *= (real)hadamard_sign(seed, i);
+        for (i64 i = 0; seed && i < p->n; i++)
+            x[r * p->n + i] *= (real)hadamard_sign(seed, i);
         HADAMARD_ROWS(p, 1, x + r * p->n, tmp, false);
     }
 }
@@ -169,7 +205,8 @@ static bool ev_hadamard(OpCall *c)
     u64 seed = (u64)op_int(c->op, A_SEED);
     const real *x = REAL(&c->in[0]);
     real *y = REAL(&c->out[0]);
-    if (!*op_str(c->e->m, c->op, A_MODE)) { /* blocks are contiguous: a row of several is several rows of one */
+    if (!*op_str(c->e->m, c->op,
+                 A_MODE)) { /* blocks are contiguous: a row of several is several rows of one */
         HadamardPlan p = ev_hadamard_plan(c->e, group ? group : nc);
         memcpy(y, x, (size_t)(nr * nc) * sizeof *y);
         mix_rows(c->e, &p, seed, nr * nc / p.n, y);
@@ -181,10 +218,12 @@ static bool ev_hadamard(OpCall *c)
     for (i64 c0 = 0, n; c0 < nc; c0 += n) {
         n = nc - c0 < COLS ? nc - c0 : COLS;
         for (i64 i = 0; i < nr; i++)
-            for (i64 j = 0; j < n; j++) turned[j * nr + i] = x[i * nc + c0 + j];
+            for (i64 j = 0; j < n; j++)
+                turned[j * nr + i] = x[i * nc + c0 + j];
         mix_rows(c->e, &p, seed, n * nr / p.n, turned);
         for (i64 i = 0; i < nr; i++)
-            for (i64 j = 0; j < n; j++) y[i * nc + c0 + j] = turned[j * nr + i];
+            for (i64 j = 0; j < n; j++)
+                y[i * nc + c0 + j] = turned[j * nr + i];
     }
     return true;
 }
@@ -194,14 +233,16 @@ static bool ev_hadamard_base(OpCall *c)
     const Rect r = c->rect;
     HadamardPlan p = ev_hadamard_plan(c->e, op_int(c->op, A_DIM));
     for (i64 i = 0; i < r.nr; i++)
-        for (i64 j = 0; j < r.nc; j++) REAL(&c->out[0])[i * r.nc + j] = p.b ? (real)p.b[(r.r0 + i) * p.k + r.c0 + j] : 1;
+        for (i64 j = 0; j < r.nc; j++)
+            REAL(&c->out[0])[i * r.nc + j] = p.b ? (real)p.b[(r.r0 + i) * p.k + r.c0 + j] : 1;
     return true;
 }
 
 static bool ev_silu(OpCall *c)
 {
     const real *x = REAL(&c->in[0]);
-    for (i64 i = 0, n = elems(&c->in[0]); i < n; i++) REAL(&c->out[0])[i] = x[i] / (1 + MATH(exp)(-x[i]));
+    for (i64 i = 0, n = elems(&c->in[0]); i < n; i++)
+        REAL(&c->out[0])[i] = x[i] / (1 + MATH(exp)(-x[i]));
     return true;
 }
 
@@ -210,11 +251,13 @@ static bool ev_gelu(OpCall *c)
     const char *mode = op_str(c->e->m, c->op, A_MODE);
     bool tanh_form = strcmp(mode, "tanh") == 0;
     if (*mode && !tanh_form) return ev_fail(c->e, c->op, "unknown mode '%s'", mode);
-    const real *x = REAL(&c->in[0]), root2 = (real)1.41421356237309504880, root2_pi = (real)0.79788456080286535588;
+    const real *x = REAL(&c->in[0]), root2 = (real)1.41421356237309504880,
+               root2_pi = (real)0.79788456080286535588;
     real *y = REAL(&c->out[0]);
     for (i64 i = 0, n = elems(&c->in[0]); i < n; i++) {
         real v = x[i];
-        real phi = tanh_form ? MATH(tanh)(root2_pi * (v + (real)0.044715 * v * v * v)) : MATH(erf)(v / root2);
+        real phi = tanh_form ? MATH(tanh)(root2_pi * (v + (real)0.044715 * v * v * v))
+                             : MATH(erf)(v / root2);
         y[i] = v * (1 + phi) / 2;
     }
     return true;
@@ -230,8 +273,10 @@ static i64 group_of(const OpCall *c, i64 cols)
 
 static void range(const real *x, i64 n, real *lo, real *hi)
 {
-    real l[LANES], h[LANES]; /* NaN loses every comparison: it never becomes a bound unless it comes first */
-    for (int j = 0; j < LANES; j++) l[j] = h[j] = x[0];
+    real l[LANES],
+        h[LANES]; /* NaN loses every comparison: it never becomes a bound unless it comes first */
+    for (int j = 0; j < LANES; j++)
+        l[j] = h[j] = x[0];
     i64 i = 0;
     for (; i + LANES <= n; i += LANES)
         for (int j = 0; j < LANES; j++) {
@@ -254,7 +299,8 @@ static bool ev_qparams(OpCall *c)
 {
     const Tensor *x = &c->in[0];
     i64 cols = x->dim[1], group = group_of(c, cols), at = 0;
-    real factor = (real)op_float(c->op, A_SCALE), top = (real)dtype_info[op_dtype(c->e->m, c->op)].hi;
+    real factor = (real)op_float(c->op, A_SCALE),
+         top = (real)dtype_info[op_dtype(c->e->m, c->op)].hi;
     for (i64 r = 0; r < x->dim[0]; r++)
         for (i64 k = 0; k < cols; k += group) {
             real lo, hi;
@@ -302,7 +348,8 @@ static bool ev_quantize(OpCall *c)
             const real *v = REAL(x) + r * cols + k;
             i32 *q = c->out[0].i + r * cols + k;
             for (i64 i = 0; i < n; i++) {
-                real y = (v[i] - m) / s; /* the bounds are integers: clamping first gives the same */
+                real y =
+                    (v[i] - m) / s; /* the bounds are integers: clamping first gives the same */
                 y = y > lo ? y : lo;
                 y = y < hi ? y : hi;
                 q[i] = (i32)((y + ROUND_MAGIC) - ROUND_MAGIC);
@@ -321,18 +368,23 @@ static bool ev_dequantize(OpCall *c)
             i64 n = cols - k < group ? cols - k : group;
             const i32 *q = x->i + r * cols + k;
             real *y = REAL(&c->out[0]) + r * cols + k;
-            for (i64 i = 0; i < n; i++) y[i] = (real)q[i] * s + m;
+            for (i64 i = 0; i < n; i++)
+                y[i] = (real)q[i] * s + m;
         }
     return true;
 }
 
-static bool ev_pack(OpCall *c) { return ev_none(c); } /* bytes come from eval_pack (const.c) */
+static bool ev_pack(OpCall *c)
+{
+    return ev_none(c);
+} /* bytes come from eval_pack (const.c) */
 
 /* ---- the model ---- */
 
 static bool index_ok(OpCall *c, i64 i, i64 n, const char *what)
 {
-    return (i >= 0 && i < n) || ev_fail(c->e, c->op, "%s %lld is not below %lld", what, (long long)i, (long long)n);
+    return (i >= 0 && i < n) ||
+           ev_fail(c->e, c->op, "%s %lld is not below %lld", what, (long long)i, (long long)n);
 }
 
 static bool ev_rows(OpCall *c)
@@ -342,7 +394,8 @@ static bool ev_rows(OpCall *c)
     size_t row = (size_t)cols * ev_esize(c->e, x->dt);
     for (i64 r = 0; r < idx->dim[0]; r++) {
         if (!index_ok(c, idx->i[r], x->dim[0], "row")) return false;
-        memcpy((u8 *)c->out[0].p + (size_t)r * row, (const u8 *)x->p + (size_t)idx->i[r] * row, row);
+        memcpy((u8 *)c->out[0].p + (size_t)r * row, (const u8 *)x->p + (size_t)idx->i[r] * row,
+               row);
     }
     return true;
 }
@@ -371,9 +424,11 @@ static bool ev_rmsnorm(OpCall *c)
     for (i64 r = 0; r < tensor_rows(x); r++) {
         const real *v = REAL(x) + r * cols;
         real *y = REAL(&c->out[0]) + r * cols, sum = 0;
-        for (i64 k = 0; k < cols; k++) sum += v[k] * v[k];
+        for (i64 k = 0; k < cols; k++)
+            sum += v[k] * v[k];
         real f = 1 / MATH(sqrt)(sum / (real)cols + eps);
-        for (i64 k = 0; k < cols; k++) y[k] = v[k] * f * (present(c, 1) ? REAL(&c->in[1])[k] : 1);
+        for (i64 k = 0; k < cols; k++)
+            y[k] = v[k] * f * (present(c, 1) ? REAL(&c->in[1])[k] : 1);
     }
     return true;
 }
@@ -388,7 +443,8 @@ static real dot(const real *a, const real *b, i64 n)
     }
     s0 += s1;
     real s = sum_lanes(&s0);
-    for (; i < n; i++) s += a[i] * b[i];
+    for (; i < n; i++)
+        s += a[i] * b[i];
     return s;
 }
 
@@ -399,15 +455,20 @@ static void dot4(const real *a, i64 stride, const real *b, i64 n, real *out)
     i64 i = 0;
     for (; i + LANES <= n; i += LANES) {
         Lanes w = LOAD(b + i);
-        for (int j = 0; j < 4; j++) s[j] += LOAD(a + j * stride + i) * w;
+        for (int j = 0; j < 4; j++)
+            s[j] += LOAD(a + j * stride + i) * w;
     }
     for (int j = 0; j < 4; j++) {
         out[j] = sum_lanes(&s[j]);
-        for (i64 k = i; k < n; k++) out[j] += a[j * stride + k] * b[k];
+        for (i64 k = i; k < n; k++)
+            out[j] += a[j * stride + k] * b[k];
     }
 }
 
-static i64 tile_rows(i64 cols) { return WEIGHT_TILE / cols > 1 ? WEIGHT_TILE / cols : 1; }
+static i64 tile_rows(i64 cols)
+{
+    return WEIGHT_TILE / cols > 1 ? WEIGHT_TILE / cols : 1;
+}
 
 static bool ev_linear(OpCall *c)
 {
@@ -419,13 +480,16 @@ static bool ev_linear(OpCall *c)
         Tensor w;
         bool ok = ev_fetch(c, 1, (Rect){n0, nr, 0, k}, &w);
         for (i64 j = 0; ok && j < nr; j++) {
-            real bias = present(c, 2) ? REAL(&c->in[2])[n0 + j] : 0, *y = REAL(&c->out[0]) + n0 + j, v[4];
+            real bias = present(c, 2) ? REAL(&c->in[2])[n0 + j] : 0, *y = REAL(&c->out[0]) + n0 + j,
+                 v[4];
             i64 t = 0;
             for (; t + 4 <= rows; t += 4) {
                 dot4(x + t * k, k, REAL(&w) + j * k, k, v);
-                for (i64 i = 0; i < 4; i++) y[(t + i) * n] = v[i] + bias;
+                for (i64 i = 0; i < 4; i++)
+                    y[(t + i) * n] = v[i] + bias;
             }
-            for (; t < rows; t++) y[t * n] = dot(x + t * k, REAL(&w) + j * k, k) + bias;
+            for (; t < rows; t++)
+                y[t * n] = dot(x + t * k, REAL(&w) + j * k, k) + bias;
         }
         ev_scope_end(c->e, s);
         if (!ok) return false;
@@ -438,7 +502,8 @@ static bool ev_linear(OpCall *c)
 typedef struct QLinear {
     i64 k, group, groups;
     i64 block; /* products that can be summed in 32 bits whatever their values */
-    i64 limit; /* bound of a group's sum: 32-bit signed; kernels hold a 16-bit operand as two byte planes */
+    i64 limit; /* bound of a group's sum: 32-bit signed; kernels hold a 16-bit operand as two byte
+                  planes */
 } QLinear;
 
 static i64 max_abs(DType dt)
@@ -453,7 +518,8 @@ static i64 dot_int(const int16_t *a, const int16_t *b, i64 n, i64 block)
     for (i64 i = 0; i < n; i += block) {
         i64 m = n - i < block ? n - i : block;
         i32 s = 0;
-        for (i64 j = 0; j < m; j++) s += (i32)a[i + j] * b[i + j];
+        for (i64 j = 0; j < m; j++)
+            s += (i32)a[i + j] * b[i + j];
         sum += s;
     }
     return sum;
@@ -463,7 +529,8 @@ static const int16_t *narrow(OpCall *c, const Tensor *t)
 {
     i64 n = elems(t);
     int16_t *v = ev_scratch(c->e, n, sizeof *v);
-    for (i64 i = 0; i < n; i++) v[i] = (int16_t)t->i[i];
+    for (i64 i = 0; i < n; i++)
+        v[i] = (int16_t)t->i[i];
     return v;
 }
 
@@ -475,14 +542,16 @@ static const i64 *group_sums(OpCall *c, const QLinear *q)
     for (i64 t = 0; t < x->dim[0]; t++)
         for (i64 g = 0; g < q->groups; g++) {
             i64 s = 0;
-            for (i64 k = g * q->group; k < (g + 1) * q->group && k < q->k; k++) s += x->i[t * q->k + k];
+            for (i64 k = g * q->group; k < (g + 1) * q->group && k < q->k; k++)
+                s += x->i[t * q->k + k];
             sum[t * q->groups + g] = s;
         }
     return sum;
 }
 
 /* One tile of weight rows: in[2..4] of `tile` are its integers, scales and offsets. */
-static bool qlinear_tile(OpCall *c, const QLinear *q, const Tensor *tile, i64 n0, const int16_t *xq, const i64 *sums)
+static bool qlinear_tile(OpCall *c, const QLinear *q, const Tensor *tile, i64 n0, const int16_t *xq,
+                         const i64 *sums)
 {
     const int16_t *wq = narrow(c, &tile[0]);
     const Tensor *xs = &c->in[1];
@@ -497,7 +566,8 @@ static bool qlinear_tile(OpCall *c, const QLinear *q, const Tensor *tile, i64 n0
                     return ev_fail(c->e, c->op, "a sum of products does not fit 32 bits");
                 real scale = REAL(xs)[(xrows == 1 ? 0 : t) * xcols + (xcols == 1 ? 0 : g)];
                 real v = REAL(&tile[1])[j * q->groups + g] * (real)sum;
-                if (tile[2].p) v += REAL(&tile[2])[j * q->groups + g] * (real)sums[t * q->groups + g];
+                if (tile[2].p)
+                    v += REAL(&tile[2])[j * q->groups + g] * (real)sums[t * q->groups + g];
                 y += scale * v;
             }
             REAL(&c->out[0])[t * n + n0 + j] = y;
@@ -511,7 +581,8 @@ static bool ev_qlinear(OpCall *c)
     q.group = group_of(c, q.k);
     q.groups = (q.k + q.group - 1) / q.group;
     i64 mx = max_abs(c->in[0].dt), mw = max_abs(c->in[2].dt);
-    if (mx > 1 << 15 || mw > 1 << 15) return ev_fail(c->e, c->op, "multiplies integers of more than 16 bits");
+    if (mx > 1 << 15 || mw > 1 << 15)
+        return ev_fail(c->e, c->op, "multiplies integers of more than 16 bits");
     q.block = INT32_MAX / (mx * mw);
     q.limit = mx > 255 || mw > 255 ? (i64)INT32_MAX * 256 : INT32_MAX;
     const int16_t *xq = narrow(c, &c->in[0]);
@@ -539,7 +610,9 @@ static bool ev_rope(OpCall *c)
     const Tensor *x = &c->in[0], *freqs = &c->in[2];
     i64 heads = x->dim[1], d = x->dim[2], half = freqs->dim[0];
     real mscale = (real)op_float(c->op, A_MSCALE);
-    if (2 * half > d) return ev_fail(c->e, c->op, "%lld frequencies for heads of %lld", (long long)half, (long long)d);
+    if (2 * half > d)
+        return ev_fail(c->e, c->op, "%lld frequencies for heads of %lld", (long long)half,
+                       (long long)d);
     for (i64 t = 0; t < x->dim[0]; t++)
         for (i64 i = 0; i < half; i++) {
             real angle = (real)c->in[1].i[t] * REAL(freqs)[i];
@@ -552,7 +625,8 @@ static bool ev_rope(OpCall *c)
             }
         }
     for (i64 r = 0; r < x->dim[0] * heads; r++)
-        for (i64 i = 2 * half; i < d; i++) REAL(&c->out[0])[r * d + i] = REAL(x)[r * d + i];
+        for (i64 i = 2 * half; i < d; i++)
+            REAL(&c->out[0])[r * d + i] = REAL(x)[r * d + i];
     return true;
 }
 
@@ -562,7 +636,8 @@ typedef struct HeadRows {
     i64 stride;
 } HeadRows;
 
-typedef struct HeadView { /* positions 0..prefix-1 come from the constant prefix, the rest from the cache */
+typedef struct HeadView { /* positions 0..prefix-1 come from the constant prefix, the rest from the
+                             cache */
     HeadRows k[2], v[2];
     i64 prefix, d;
 } HeadView;
@@ -574,7 +649,8 @@ static const real *head_row(const HeadRows *rows, const HeadView *h, i64 j)
 }
 
 /* y = softmax(scale * q.k) v over the prefix and positions lo..pos. score: room for pos + 1. */
-static void attend_row(const HeadView *h, const real *q, i64 lo, i64 pos, real scale, real *score, real *y)
+static void attend_row(const HeadView *h, const real *q, i64 lo, i64 pos, real scale, real *score,
+                       real *y)
 {
     real top = -INFINITY, sum = 0;
     for (i64 j = 0; j <= pos; j++) {
@@ -582,18 +658,22 @@ static void attend_row(const HeadView *h, const real *q, i64 lo, i64 pos, real s
         score[j] = seen ? scale * dot(q, head_row(h->k, h, j), h->d) : -INFINITY;
         top = score[j] > top ? score[j] : top;
     }
-    for (i64 i = 0; i < h->d; i++) y[i] = 0;
+    for (i64 i = 0; i < h->d; i++)
+        y[i] = 0;
     for (i64 j = 0; j <= pos; j++) {
         if (j >= h->prefix && j < lo) continue;
         real p = MATH(exp)(score[j] - top);
         const real *v = head_row(h->v, h, j);
         sum += p;
-        for (i64 i = 0; i < h->d; i++) y[i] += p * v[i];
+        for (i64 i = 0; i < h->d; i++)
+            y[i] += p * v[i];
     }
-    for (i64 i = 0; i < h->d; i++) y[i] /= sum;
+    for (i64 i = 0; i < h->d; i++)
+        y[i] /= sum;
 }
 
-typedef struct KvCache { /* element (head g, position j, i) is at g * head_stride + j * row_stride + i */
+typedef struct KvCache { /* element (head g, position j, i) is at g * head_stride + j * row_stride +
+                            i */
     const Tensor *k, *v;
     i64 heads, capacity, head_stride, row_stride;
 } KvCache;
@@ -604,7 +684,8 @@ static bool attend_all(OpCall *c, const Tensor *pos, KvCache kv)
     const Tensor *q = &c->in[0];
     i64 heads = q->dim[1], d = q->dim[2], window = op_int(c->op, A_WINDOW);
     if (heads % kv.heads)
-        return ev_fail(c->e, c->op, "%lld heads do not divide over %lld", (long long)heads, (long long)kv.heads);
+        return ev_fail(c->e, c->op, "%lld heads do not divide over %lld", (long long)heads,
+                       (long long)kv.heads);
     bool prefixed = c->op->kind == OP_ATTENTION && present(c, 4);
     HeadView h = {.d = d, .prefix = prefixed ? c->in[4].dim[0] : 0};
     real *score = ev_scratch(c->e, kv.capacity, sizeof *score);
@@ -620,7 +701,8 @@ static bool attend_all(OpCall *c, const Tensor *pos, KvCache kv)
                 h.v[0] = (HeadRows){REAL(&c->in[5]) + g * d, kv.heads * d};
             }
             i64 row = (t * heads + n) * d;
-            attend_row(&h, REAL(q) + row, lo, p, (real)op_float(c->op, A_SCALE), score, REAL(&c->out[0]) + row);
+            attend_row(&h, REAL(q) + row, lo, p, (real)op_float(c->op, A_SCALE), score,
+                       REAL(&c->out[0]) + row);
         }
     }
     return true;
@@ -637,7 +719,8 @@ static bool ev_attention(OpCall *c)
         i64 p = pos->i[t];
         if (!index_ok(c, p, capacity, "position")) return false;
         if (p < prefix)
-            return ev_fail(c->e, c->op, "position %lld lies in the prefix of %lld", (long long)p, (long long)prefix);
+            return ev_fail(c->e, c->op, "position %lld lies in the prefix of %lld", (long long)p,
+                           (long long)prefix);
         memcpy(REAL(&s->t[0]) + p * row, REAL(k) + t * row, (size_t)row * sizeof(real));
         memcpy(REAL(&s->t[1]) + p * row, REAL(v) + t * row, (size_t)row * sizeof(real));
     }
@@ -649,7 +732,8 @@ static bool store_row(OpCall *c, EvState *s, i64 elem, const real *x, i64 n)
 {
     Tensor row = {.dt = s->t[0].dt, .rank = 1, .dim = {n}, .p = REAL(&s->t[0]) + elem};
     if (!dtype_info[row.dt].is_float)
-        return ev_fail(c->e, c->op, "the state's type %s is not a float type", dtype_info[row.dt].name);
+        return ev_fail(c->e, c->op, "the state's type %s is not a float type",
+                       dtype_info[row.dt].name);
     memcpy(row.p, x, (size_t)n * sizeof(real));
     ev_round(c->e, &row);
     return true;
@@ -668,7 +752,9 @@ static bool ev_kv_append(OpCall *c)
             i64 p = c->in[2].i[t];
             if (!index_ok(c, p, capacity, "position")) return false;
             for (i64 h = 0; h < heads; h++)
-                if (!store_row(c, s, (h * capacity + p) * d, REAL(&c->in[k]) + (t * heads + h) * d, d)) return false;
+                if (!store_row(c, s, (h * capacity + p) * d, REAL(&c->in[k]) + (t * heads + h) * d,
+                               d))
+                    return false;
         }
     }
     return true;
@@ -679,8 +765,10 @@ static bool ev_attend(OpCall *c)
     const Tensor *k = &c->in[2], *v = &c->in[3];
     if (!dtype_info[k->dt].is_float || !dtype_info[v->dt].is_float)
         return ev_fail(c->e, c->op, "reads states of integer type");
-    if (c->in[0].dim[2] != k->dim[2]) return ev_fail(c->e, c->op, "its operands and states differ in shape");
-    return attend_all(c, &c->in[1], (KvCache){k, v, k->dim[0], k->dim[1], k->dim[1] * k->dim[2], k->dim[2]});
+    if (c->in[0].dim[2] != k->dim[2])
+        return ev_fail(c->e, c->op, "its operands and states differ in shape");
+    return attend_all(c, &c->in[1],
+                      (KvCache){k, v, k->dim[0], k->dim[1], k->dim[1] * k->dim[2], k->dim[2]});
 }
 
 static bool ev_store(OpCall *c)
@@ -689,7 +777,8 @@ static bool ev_store(OpCall *c)
     EvState *s = ev_state(c->e, c->op->in[1]);
     if (!s) return false;
     if (x->dim[0] > s->t[0].dim[0] || x->dim[1] != s->t[0].dim[1])
-        return ev_fail(c->e, c->op, "%lld rows do not fit a state of %lld", (long long)x->dim[0], (long long)s->t[0].dim[0]);
+        return ev_fail(c->e, c->op, "%lld rows do not fit a state of %lld", (long long)x->dim[0],
+                       (long long)s->t[0].dim[0]);
     s->rows = x->dim[0];
     return store_row(c, s, 0, REAL(x), elems(x));
 }

@@ -5,8 +5,8 @@
 /* ---- finite fields of order p or p^2 ---- */
 
 typedef struct Field {
-    i64 p, q;      /* characteristic, order */
-    i64 nonres;    /* for q = p^2: elements are a + b*r with r^2 = nonres, written a + b*p */
+    i64 p, q;         /* characteristic, order */
+    i64 nonres;       /* for q = p^2: elements are a + b*r with r^2 = nonres, written a + b*p */
     signed char *chi; /* [q] quadratic character: 0, +1, -1 */
 } Field;
 
@@ -41,14 +41,19 @@ static i64 field_sub(const Field *f, i64 x, i64 y)
 static void field_make(Arena *a, i64 q, Field *f)
 {
     *f = (Field){.p = characteristic(q), .q = q};
-    if (f->q != f->p) { /* the smallest non-residue of the prime field makes x^2 - nonres irreducible */
+    if (f->q !=
+        f->p) { /* the smallest non-residue of the prime field makes x^2 - nonres irreducible */
         bool square[1 << 10] = {0};
-        for (i64 x = 1; x < f->p; x++) square[x * x % f->p] = true;
-        for (f->nonres = 2; square[f->nonres]; f->nonres++) {}
+        for (i64 x = 1; x < f->p; x++)
+            square[x * x % f->p] = true;
+        for (f->nonres = 2; square[f->nonres]; f->nonres++) {
+        }
     }
     f->chi = NEWN(a, signed char, q);
-    for (i64 x = 1; x < q; x++) f->chi[x] = -1;
-    for (i64 x = 1; x < q; x++) f->chi[field_mul(f, x, x)] = 1;
+    for (i64 x = 1; x < q; x++)
+        f->chi[x] = -1;
+    for (i64 x = 1; x < q; x++)
+        f->chi[field_mul(f, x, x)] = 1;
 }
 
 /* Jacobsthal matrix bordered by ones: S[i][j] of order q+1, S S^T = q I for the two kinds. */
@@ -63,10 +68,12 @@ static int bordered(const Field *f, i64 i, i64 j)
 static void paley1(const Field *f, i64 k, double *b)
 {
     for (i64 i = 0; i < k; i++)
-        for (i64 j = 0; j < k; j++) b[i * k + j] = bordered(f, i, j) + (i == j);
+        for (i64 j = 0; j < k; j++)
+            b[i * k + j] = bordered(f, i, j) + (i == j);
 }
 
-/* Each entry of the symmetric conference matrix becomes a 2 x 2 block: s [[1,1],[1,-1]], the zeros [[1,-1],[-1,-1]]. */
+/* Each entry of the symmetric conference matrix becomes a 2 x 2 block: s [[1,1],[1,-1]], the zeros
+ * [[1,-1],[-1,-1]]. */
 static void paley2(const Field *f, i64 k, double *b)
 {
     static const double off[2][2] = {{1, 1}, {1, -1}}, diag[2][2] = {{1, -1}, {-1, -1}};
@@ -86,14 +93,18 @@ static void hartley(i64 k, double *b)
         }
 }
 
-/* Paley's constructions give order k when the field exists; the base stays small, so its product is cheap. */
+/* Paley's constructions give order k when the field exists; the base stays small, so its product is
+ * cheap. */
 static bool paley(i64 k, HadamardPlan *p)
 {
     enum { MAX_BASE = 1024 };
     if (k % 4 || k > MAX_BASE) return false;
-    if ((k - 1) % 4 == 3 && characteristic(k - 1)) p->base = HB_PALEY1, p->q = k - 1;
-    else if ((k / 2 - 1) % 4 == 1 && characteristic(k / 2 - 1)) p->base = HB_PALEY2, p->q = k / 2 - 1;
-    else return false;
+    if ((k - 1) % 4 == 3 && characteristic(k - 1))
+        p->base = HB_PALEY1, p->q = k - 1;
+    else if ((k / 2 - 1) % 4 == 1 && characteristic(k / 2 - 1))
+        p->base = HB_PALEY2, p->q = k / 2 - 1;
+    else
+        return false;
     p->k = k;
     return true;
 }
@@ -103,10 +114,12 @@ static bool choose(i64 n, HadamardPlan *p)
 {
     if (n <= 0) return false;
     i64 odd = n;
-    while (odd % 2 == 0) odd /= 2;
+    while (odd % 2 == 0)
+        odd /= 2;
     *p = (HadamardPlan){.n = n, .k = odd, .base = odd == 1 ? HB_NONE : HB_HARTLEY};
     bool found = false;
-    for (i64 k = odd; odd > 1 && !found && k <= n / 4 && n % (k * 4) == 0; k *= 2) found = paley(k * 4, p);
+    for (i64 k = odd; odd > 1 && !found && k <= n / 4 && n % (k * 4) == 0; k *= 2)
+        found = paley(k * 4, p);
     p->m = n / p->k;
     return p->k <= HADAMARD_MAX_BASE;
 }
@@ -126,7 +139,8 @@ bool hadamard_plan(Arena *a, i64 n, HadamardPlan *p)
         Field f;
         field_make(a, p->q, &f);
         (p->base == HB_PALEY1 ? paley1 : paley2)(&f, p->k, b);
-    } else hartley(p->k, b);
+    } else
+        hartley(p->k, b);
     p->b = b;
     return true;
 }
@@ -146,11 +160,11 @@ int hadamard_sign(u64 seed, i64 i)
     return (z ^ z >> 31) & 1 ? -1 : 1;
 }
 
-#define REAL     float
-#define NAME(x)  x##_f32
+#define REAL    float
+#define NAME(x) x##_f32
 #include "ir/hadamard_rows.h"
 #undef REAL
 #undef NAME
-#define REAL     double
-#define NAME(x)  x##_f64
+#define REAL    double
+#define NAME(x) x##_f64
 #include "ir/hadamard_rows.h"

@@ -20,7 +20,8 @@ enum { LEAF = OPF_LEAF, CONST = OPF_CONST, STATEFUL = OPF_STATEFUL };
 
 const OpInfo op_info[OP_COUNT] = {
     {"none", 0, 0, 0, 0, "", TILE_NONE, ""},
-#define X(id, mnemonic, lo, hi, nout, flags, attrs, type, eval, tile, effect) {mnemonic, lo, hi, nout, flags, attrs, TILE_##tile, effect},
+#define X(id, mnemonic, lo, hi, nout, flags, attrs, type, eval, tile, effect)                      \
+    {mnemonic, lo, hi, nout, flags, attrs, TILE_##tile, effect},
 #include "ir/ops.def"
 #undef X
 };
@@ -68,14 +69,21 @@ StrId ir_strn(Module *m, Str s)
     return *slot;
 }
 
-StrId ir_str(Module *m, const char *s) { return ir_strn(m, str_c(s)); }
-const char *ir_cstr(const Module *m, StrId s) { return m->strs.at[s]; }
+StrId ir_str(Module *m, const char *s)
+{
+    return ir_strn(m, str_c(s));
+}
+const char *ir_cstr(const Module *m, StrId s)
+{
+    return m->strs.at[s];
+}
 
 TypeId ir_type(Module *m, DType dt, u32 rank, const i64 *dim)
 {
     if (rank > MAX_RANK) BUG("rank %u", rank);
     Type t = {.dt = dt, .rank = rank};
-    for (u32 i = 0; i < rank; i++) t.dim[i] = dim[i];
+    for (u32 i = 0; i < rank; i++)
+        t.dim[i] = dim[i];
     bool added;
     u32 *slot = map_put(&m->type_map, (Str){(const char *)&t, sizeof t}, &added);
     if (added) {
@@ -85,9 +93,15 @@ TypeId ir_type(Module *m, DType dt, u32 rank, const i64 *dim)
     return *slot;
 }
 
-TypeId ir_type2(Module *m, DType dt, i64 rows, i64 cols) { return ir_type(m, dt, 2, (const i64[]){rows, cols}); }
+TypeId ir_type2(Module *m, DType dt, i64 rows, i64 cols)
+{
+    return ir_type(m, dt, 2, (const i64[]){rows, cols});
+}
 
-const Type *type_of(const Module *m, ValueId v) { return &m->types.at[m->values.at[v].type]; }
+const Type *type_of(const Module *m, ValueId v)
+{
+    return &m->types.at[m->values.at[v].type];
+}
 
 static i64 product(const i64 *dim, u32 n)
 {
@@ -97,9 +111,18 @@ static i64 product(const i64 *dim, u32 n)
     return r;
 }
 
-i64 type_elems(const Type *t) { return product(t->dim, t->rank); }
-i64 type_cols(const Type *t) { return t->rank ? t->dim[t->rank - 1] : 1; }
-i64 type_rows(const Type *t) { return t->rank ? product(t->dim, t->rank - 1) : 1; }
+i64 type_elems(const Type *t)
+{
+    return product(t->dim, t->rank);
+}
+i64 type_cols(const Type *t)
+{
+    return t->rank ? t->dim[t->rank - 1] : 1;
+}
+i64 type_rows(const Type *t)
+{
+    return t->rank ? product(t->dim, t->rank - 1) : 1;
+}
 
 u32 ir_fn_new(Module *m, const char *name)
 {
@@ -124,7 +147,8 @@ static ValueId value_new(Module *m, Value v)
 ValueId ir_param(Module *m, u32 fn, const char *name, TypeId type)
 {
     Fn *f = &m->fns.at[fn];
-    ValueId v = value_new(m, (Value){.type = type, .fn = fn, .index = f->params.n, .name = ir_str(m, name)});
+    ValueId v = value_new(
+        m, (Value){.type = type, .fn = fn, .index = f->params.n, .name = ir_str(m, name)});
     vec_push(m->a, &f->params, v);
     return v;
 }
@@ -154,7 +178,8 @@ static KeyVal *meta_slot(Module *m, const char *key)
     if (kv) return kv;
     vec_push(m->a, &m->meta, (KeyVal){.key = ir_str(m, key)});
     u32 i = m->meta.n - 1; /* keep sorted: dumps must not depend on the order of insertion */
-    for (; i > 0 && strcmp(ir_cstr(m, m->meta.at[i - 1].key), key) > 0; i--) m->meta.at[i] = m->meta.at[i - 1];
+    for (; i > 0 && strcmp(ir_cstr(m, m->meta.at[i - 1].key), key) > 0; i--)
+        m->meta.at[i] = m->meta.at[i - 1];
     m->meta.at[i] = (KeyVal){.key = ir_str(m, key)};
     return &m->meta.at[i];
 }
@@ -213,16 +238,21 @@ const char *op_str(const Module *m, const Op *op, AttrId id)
     return a ? ir_cstr(m, a->s) : "";
 }
 
-DType op_dtype(const Module *m, const Op *op) { return dtype_by_name(str_c(op_str(m, op, A_DTYPE))); }
+DType op_dtype(const Module *m, const Op *op)
+{
+    return dtype_by_name(str_c(op_str(m, op, A_DTYPE)));
+}
 
 /* The attribute's place in the sorted array, made if absent. */
 static Attr *attr_slot(Module *m, Op *op, AttrId id)
 {
     u32 i = 0;
-    while (i < op->nattr && op->attr[i].id < id) i++;
+    while (i < op->nattr && op->attr[i].id < id)
+        i++;
     if (i < op->nattr && op->attr[i].id == id) return &op->attr[i];
     Attr *grown = NEWN(m->a, Attr, op->nattr + 1);
-    for (u32 k = 0; k < op->nattr; k++) grown[k + (k >= i)] = op->attr[k];
+    for (u32 k = 0; k < op->nattr; k++)
+        grown[k + (k >= i)] = op->attr[k];
     grown[i].id = id;
     op->attr = grown;
     op->nattr++;
@@ -239,8 +269,10 @@ static void attr_drop(Op *op, AttrId id)
 
 void op_set_int(Module *m, OpId op, AttrId id, i64 v)
 {
-    if (attr_info[id].kind == AK_INT && v == (i64)attr_info[id].def) attr_drop(op_at(m, op), id);
-    else attr_slot(m, op_at(m, op), id)->i = v;
+    if (attr_info[id].kind == AK_INT && v == (i64)attr_info[id].def)
+        attr_drop(op_at(m, op), id);
+    else
+        attr_slot(m, op_at(m, op), id)->i = v;
 }
 
 void op_set_ints(Module *m, OpId op, AttrId id, const i64 *v, u32 n)
@@ -339,18 +371,26 @@ static void body_insert(Module *m, u32 fn, OpId before, OpId id)
     } else {
         vec_push(m->a, &m->consts, id);
         if (before) {
-            memmove(m->consts.at + at + 1, m->consts.at + at, (m->consts.n - 1 - at) * sizeof(OpId));
+            memmove(m->consts.at + at + 1, m->consts.at + at,
+                    (m->consts.n - 1 - at) * sizeof(OpId));
             m->consts.at[at] = id;
         }
     }
 }
 
-ValueId ir_op(Builder *b, OpKind kind, const ValueId *in, u32 nin, const AttrSpec *attrs, TypeId type, const char *name)
+ValueId ir_op(Builder *b, OpKind kind, const ValueId *in, u32 nin, const AttrSpec *attrs,
+              TypeId type, const char *name)
 {
     Module *m = b->m;
     const OpInfo *info = &op_info[kind];
-    while (nin > info->min_in && in[nin - 1] == 0) nin--; /* absent trailing operands are not stored */
-    Op op = {.kind = kind, .fn = b->fn, .layer = b->layer, .nin = nin, .nout = info->nout, .out = m->values.n};
+    while (nin > info->min_in && in[nin - 1] == 0)
+        nin--; /* absent trailing operands are not stored */
+    Op op = {.kind = kind,
+             .fn = b->fn,
+             .layer = b->layer,
+             .nin = nin,
+             .nout = info->nout,
+             .out = m->values.n};
     op.in = NEWN(m->a, ValueId, nin);
     if (nin) memcpy(op.in, in, nin * sizeof *in);
     attrs_add(m, &op, attrs);

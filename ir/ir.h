@@ -1,21 +1,24 @@
 /* The intermediate representation: types, values, ops, functions, and weights as expressions.
  *
  * Semantics contract (what every evaluator, folder and kernel must agree on)
- * - Floats: results are f32 unless an op says otherwise; f16/bf16 exist as storage, reached by `cast`, rounded
- *   half to even. The reference evaluator computes in f64 or f32 throughout; the order of a float sum is free.
- *   NaN and infinity follow IEEE 754; no op is required to preserve NaN payloads.
- * - Integers: products of quantised values are exact and their sums within a group exact in 32-bit signed
- *   arithmetic. quantize rounds half to even after one f32 division, then clamps. Signed symmetric types clamp to
+ * - Floats: results are f32 unless an op says otherwise; f16/bf16 exist as storage, reached by
+ * `cast`, rounded half to even. The reference evaluator computes in f64 or f32 throughout; the
+ * order of a float sum is free. NaN and infinity follow IEEE 754; no op is required to preserve NaN
+ * payloads.
+ * - Integers: products of quantised values are exact and their sums within a group exact in 32-bit
+ * signed arithmetic. quantize rounds half to even after one f32 division, then clamps. Signed
+ * symmetric types clamp to
  *   [-hi, hi]; the lowest value is never produced by quantize without an offset.
- * - Shapes: row-major, rank 0..4. A dimension is a positive number or a symbol (T, R, C), equal symbols are equal
- *   sizes. Broadcasting aligns shapes from the right; only size-1 and missing leading dimensions of the second
- *   operand stretch.
- * - A function is a straight line: every operand is defined before its use, in the constant region, or a
- *   parameter. Ops flagged STATEFUL keep their relative order. There is no aliasing but through states.
+ * - Shapes: row-major, rank 0..4. A dimension is a positive number or a symbol (T, R, C), equal
+ * symbols are equal sizes. Broadcasting aligns shapes from the right; only size-1 and missing
+ * leading dimensions of the second operand stretch.
+ * - A function is a straight line: every operand is defined before its use, in the constant region,
+ * or a parameter. Ops flagged STATEFUL keep their relative order. There is no aliasing but through
+ * states.
  *
- * Ownership: a Module owns everything in its arena; handles are u32, 0 is "none"; handles of erased ops are never
- * reused. Threading: a Module may be read by many threads when none writes it.
- * Not here: text form (ir/text.h), evaluation (ir/eval.h), meaning of passes (passes/).
+ * Ownership: a Module owns everything in its arena; handles are u32, 0 is "none"; handles of erased
+ * ops are never reused. Threading: a Module may be read by many threads when none writes it. Not
+ * here: text form (ir/text.h), evaluation (ir/eval.h), meaning of passes (passes/).
  */
 #ifndef PFQC_IR_IR_H
 #define PFQC_IR_IR_H
@@ -92,18 +95,28 @@ typedef struct Attr {
 enum { OPF_LEAF = 1, OPF_CONST = 2, OPF_STATEFUL = 4 };
 
 typedef enum TileRule { /* locality of a constant op: see ir/eval.h */
-    TILE_NONE, TILE_LEAF, TILE_ELEM, TILE_RESHAPE, TILE_TRANSPOSE, TILE_SLICE, TILE_CONCAT, TILE_UNPERMUTE, TILE_MIX, TILE_GROUPS, TILE_PACK
+                        TILE_NONE,
+                        TILE_LEAF,
+                        TILE_ELEM,
+                        TILE_RESHAPE,
+                        TILE_TRANSPOSE,
+                        TILE_SLICE,
+                        TILE_CONCAT,
+                        TILE_UNPERMUTE,
+                        TILE_MIX,
+                        TILE_GROUPS,
+                        TILE_PACK
 } TileRule;
 
 typedef struct Op {
-    OpKind kind;          /* OP_NONE: erased */
-    u32 fn;               /* 0: constant region; else index into Module.fns */
-    i32 layer;            /* transformer layer it came from, -1 if none */
-    u32 step;             /* kernel step of its function, 0 before fuse */
+    OpKind kind; /* OP_NONE: erased */
+    u32 fn;      /* 0: constant region; else index into Module.fns */
+    i32 layer;   /* transformer layer it came from, -1 if none */
+    u32 step;    /* kernel step of its function, 0 before fuse */
     u32 nin, nout, nattr;
-    ValueId *in;          /* [nin], 0 = absent optional operand */
-    ValueId out;          /* first of nout consecutive values */
-    Attr *attr;           /* [nattr], sorted by id */
+    ValueId *in; /* [nin], 0 = absent optional operand */
+    ValueId out; /* first of nout consecutive values */
+    Attr *attr;  /* [nattr], sorted by id */
 } Op;
 
 typedef struct Value {
@@ -144,11 +157,12 @@ typedef struct KeyVal {
 typedef struct Module {
     Arena *a;
     StrId name;
-    const char *dir;         /* folder that file paths are relative to */
-    VEC(KeyVal) meta;        /* facts for later stages: "arch", "context", "vocab", "layers", ... sorted by key */
+    const char *dir; /* folder that file paths are relative to */
+    VEC(KeyVal)
+    meta; /* facts for later stages: "arch", "context", "vocab", "layers", ... sorted by key */
     VEC(File) files;
-    VEC(OpId) consts;        /* constant region, in order */
-    VEC(Fn) fns;             /* [0] is unused, so that 0 means the constant region */
+    VEC(OpId) consts; /* constant region, in order */
+    VEC(Fn) fns;      /* [0] is unused, so that 0 means the constant region */
     VEC(Type) types;
     VEC(Op) ops;
     VEC(Value) values;
@@ -199,7 +213,8 @@ typedef struct AttrSpec {
     const double *floats;
 } AttrSpec;
 
-/* Where new ops go: the end of fn's body (or of the constant region when fn is 0), or before an op. */
+/* Where new ops go: the end of fn's body (or of the constant region when fn is 0), or before an op.
+ */
 typedef struct Builder {
     Module *m;
     Diag *d;
@@ -208,18 +223,40 @@ typedef struct Builder {
     i32 layer;
 } Builder;
 
-/* Adds an op and infers its result types (the table's type rule). Returns its first result, or 0 after a
- * diagnostic (E_IR_VERIFY); for ops without results any non-zero value. `type` is for LEAF ops, 0 otherwise.
- * `name`: of the first result, without sigil; NULL for unnamed. Constant names are made unique by a suffix. */
-ValueId ir_op(Builder *b, OpKind kind, const ValueId *in, u32 nin, const AttrSpec *attrs, TypeId type, const char *name);
-#define INS(...)   (const ValueId[]){__VA_ARGS__}, (u32)(sizeof((ValueId[]){__VA_ARGS__}) / sizeof(ValueId))
-#define ATTRS(...) (const AttrSpec[]){__VA_ARGS__, {0}}
+/* Adds an op and infers its result types (the table's type rule). Returns its first result, or 0
+ * after a diagnostic (E_IR_VERIFY); for ops without results any non-zero value. `type` is for LEAF
+ * ops, 0 otherwise. `name`: of the first result, without sigil; NULL for unnamed. Constant names
+ * are made unique by a suffix. */
+ValueId ir_op(Builder *b, OpKind kind, const ValueId *in, u32 nin, const AttrSpec *attrs,
+              TypeId type, const char *name);
+#define INS(...)                                                                                   \
+    (const ValueId[]){__VA_ARGS__}, (u32)(sizeof((ValueId[]){__VA_ARGS__}) / sizeof(ValueId))
+#define ATTRS(...)                                                                                 \
+    (const AttrSpec[])                                                                             \
+    {                                                                                              \
+        __VA_ARGS__, {0}                                                                           \
+    }
 
-static inline Op *op_at(const Module *m, OpId id) { return &m->ops.at[id]; }
-static inline Value *value_at(const Module *m, ValueId v) { return &m->values.at[v]; }
-static inline Op *def_of(const Module *m, ValueId v) { return &m->ops.at[m->values.at[v].def]; } /* kind OP_NONE for params */
-static inline bool is_const(const Module *m, ValueId v) { return m->values.at[v].fn == 0 && m->values.at[v].def; }
-static inline ValueId op_in(const Op *op, u32 i) { return i < op->nin ? op->in[i] : 0; }
+static inline Op *op_at(const Module *m, OpId id)
+{
+    return &m->ops.at[id];
+}
+static inline Value *value_at(const Module *m, ValueId v)
+{
+    return &m->values.at[v];
+}
+static inline Op *def_of(const Module *m, ValueId v)
+{
+    return &m->ops.at[m->values.at[v].def];
+} /* kind OP_NONE for params */
+static inline bool is_const(const Module *m, ValueId v)
+{
+    return m->values.at[v].fn == 0 && m->values.at[v].def;
+}
+static inline ValueId op_in(const Op *op, u32 i)
+{
+    return i < op->nin ? op->in[i] : 0;
+}
 
 const Attr *op_attr(const Op *op, AttrId id); /* NULL if absent */
 i64 op_int(const Op *op, AttrId id);          /* default when absent */
@@ -231,12 +268,14 @@ DType op_dtype(const Module *m, const Op *op); /* attribute dtype */
 
 /* ---- edit.c: rewriting ---- */
 u32 ir_count_uses(const Module *m, ValueId v);
-void ir_replace_uses(Module *m, ValueId from, ValueId to); /* everywhere: operands, results, step weights */
+void ir_replace_uses(Module *m, ValueId from,
+                     ValueId to); /* everywhere: operands, results, step weights */
 void ir_replace_uses_in(Module *m, u32 fn, ValueId from, ValueId to);
-void ir_erase(Module *m, OpId op);                         /* results must be unused */
+void ir_erase(Module *m, OpId op); /* results must be unused */
 void ir_rename(Module *m, ValueId v, const char *name);
-void ir_fn_remove(Module *m, u32 fn);                      /* and its ops; functions behind it move up by one */
-u32 ir_clone_fn(Module *m, u32 fn, const char *name);      /* copies body; constants and states are shared */
+void ir_fn_remove(Module *m, u32 fn); /* and its ops; functions behind it move up by one */
+u32 ir_clone_fn(Module *m, u32 fn,
+                const char *name); /* copies body; constants and states are shared */
 /* Users of v among live ops, in order; at most cap are written; returns how many there are. */
 u32 ir_users(const Module *m, ValueId v, OpId *out, u32 cap);
 u32 ir_op_position(const Module *m, OpId op); /* index in its body */

@@ -16,14 +16,23 @@ const PackLayout *pack_layout(const char *name)
     return NULL;
 }
 
-const char *pack_layout_names(void) { return "f32, s8, u4g32"; }
+const char *pack_layout_names(void)
+{
+    return "f32, s8, u4g32";
+}
 
-i64 pack_tiles(i64 rows, i64 interleave) { return (rows / interleave + PACK_ROWS - 1) / PACK_ROWS * interleave; }
+i64 pack_tiles(i64 rows, i64 interleave)
+{
+    return (rows / interleave + PACK_ROWS - 1) / PACK_ROWS * interleave;
+}
 
 i64 pack_tile_bytes(const PackLayout *l, i64 cols)
 {
     i64 units = cols / l->kpad + (cols % l->kpad != 0), n;
-    return __builtin_mul_overflow(units, l->unit_bytes, &n) || __builtin_add_overflow(n, l->head_bytes, &n) ? -1 : n;
+    return __builtin_mul_overflow(units, l->unit_bytes, &n) ||
+                   __builtin_add_overflow(n, l->head_bytes, &n)
+               ? -1
+               : n;
 }
 
 i64 pack_bytes(const PackLayout *l, i64 rows, i64 cols, i64 interleave)
@@ -41,7 +50,8 @@ static u8 *put(u8 *p, const void *v, size_t n)
 static void pack_f32(i64 cols, const float *w, u8 *out)
 {
     for (i64 k = 0; k < cols; k++)
-        for (i64 r = 0; r < PACK_ROWS; r++) out = put(out, &w[r * cols + k], 4);
+        for (i64 r = 0; r < PACK_ROWS; r++)
+            out = put(out, &w[r * cols + k], 4);
 }
 
 /* Bytes are plain s8; the head's 128 * sum(w) corrects for activations stored as x + 128. */
@@ -50,16 +60,21 @@ static void pack_s8(i64 cols, const i32 *q, const float *s, u8 *out)
     out = put(out, s, PACK_ROWS * 4);
     for (i64 r = 0; r < PACK_ROWS; r++) {
         i32 sum = 0;
-        for (i64 k = 0; k < cols; k++) sum += q[r * cols + k];
+        for (i64 k = 0; k < cols; k++)
+            sum += q[r * cols + k];
         sum *= 128;
         out = put(out, &sum, 4);
     }
     for (i64 k = 0; k < cols; k += 4)
         for (i64 r = 0; r < PACK_ROWS; r++)
-            for (i64 i = k; i < k + 4; i++) *out++ = (u8)(i < cols ? q[r * cols + i] : 0);
+            for (i64 i = k; i < k + 4; i++)
+                *out++ = (u8)(i < cols ? q[r * cols + i] : 0);
 }
 
-static u8 nibble(const i32 *q, i64 cols, i64 r, i64 k) { return k < cols ? (u8)(q[r * cols + k] & 15) : 0; }
+static u8 nibble(const i32 *q, i64 cols, i64 r, i64 k)
+{
+    return k < cols ? (u8)(q[r * cols + k] & 15) : 0;
+}
 
 static void pack_u4g32(i64 cols, const i32 *q, const float *s, const float *m, u8 *out)
 {
@@ -79,7 +94,8 @@ static void pack_u4g32(i64 cols, const i32 *q, const float *s, const float *m, u
     }
 }
 
-void pack_tile(const PackLayout *l, i64 cols, const i32 *q, const float *w, const float *s, const float *m, u8 *out)
+void pack_tile(const PackLayout *l, i64 cols, const i32 *q, const float *w, const float *s,
+               const float *m, u8 *out)
 {
     switch (l->dtype) {
     case DT_F32: pack_f32(cols, w, out); break;

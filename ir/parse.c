@@ -1,5 +1,6 @@
-/* Reading .pfir: a recursive-descent parser over one look-ahead token. Every op goes through the builder, so a parsed
- * module has passed the type rules; written types must equal the inferred ones. */
+/* Reading .pfir: a recursive-descent parser over one look-ahead token. Every op goes through the
+ * builder, so a parsed module has passed the type rules; written types must equal the inferred
+ * ones. */
 #include "ir/base/json.h"
 #include "ir/text.h"
 
@@ -15,9 +16,9 @@ typedef struct Parser {
     Str text;        /* word, decoded string or name */
     i64 i;
     double f;
-    char c;          /* punctuation */
-    Map values;      /* of the current function: printed name -> ValueId */
-    u32 numbered;    /* unnamed values seen in this function */
+    char c;       /* punctuation */
+    Map values;   /* of the current function: printed name -> ValueId */
+    u32 numbered; /* unnamed values seen in this function */
 } Parser;
 
 static bool syntax(Parser *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -27,7 +28,8 @@ static bool syntax(Parser *p, const char *fmt, ...)
     va_start(ap, fmt);
     const char *text = arena_vprintf(p->m->a, fmt, ap);
     va_end(ap);
-    return diag_error(p->d, E_IR_SYNTAX, (Loc){.src = p->src, .off = p->off, .len = p->len ? p->len : 1}, "%s", text);
+    return diag_error(p->d, E_IR_SYNTAX,
+                      (Loc){.src = p->src, .off = p->off, .len = p->len ? p->len : 1}, "%s", text);
 }
 
 /* ---- lexer ---- */
@@ -46,20 +48,26 @@ static bool lex_string(Parser *p)
         }
         if (++p->at >= p->src->n) break;
         c = t[p->at];
-        if (c == 'n') sb_ch(&b, '\n');
-        else if (c == '"' || c == '\\') sb_ch(&b, c);
+        if (c == 'n')
+            sb_ch(&b, '\n');
+        else if (c == '"' || c == '\\')
+            sb_ch(&b, c);
         else if (c == 'u' && p->src->n - p->at > 4 && memcmp(t + p->at + 1, "00", 2) == 0) {
             unsigned v = 0;
             for (int k = 3; k <= 4; k++) {
                 char h = t[p->at + (size_t)k];
-                unsigned x = h >= '0' && h <= '9' ? (unsigned)(h - '0') : h >= 'a' && h <= 'f' ? (unsigned)(h - 'a' + 10) : 99;
+                unsigned x = h >= '0' && h <= '9'   ? (unsigned)(h - '0')
+                             : h >= 'a' && h <= 'f' ? (unsigned)(h - 'a' + 10)
+                                                    : 99;
                 if (x == 99) return syntax(p, "bad \\u escape in a string");
                 v = v * 16 + x;
             }
-            if (v == 0 || v >= 0x20) return syntax(p, "only control characters are written as \\u00xx");
+            if (v == 0 || v >= 0x20)
+                return syntax(p, "only control characters are written as \\u00xx");
             sb_ch(&b, (char)v);
             p->at += 4;
-        } else return syntax(p, "unknown escape in a string");
+        } else
+            return syntax(p, "unknown escape in a string");
     }
     if (p->at >= p->src->n) return syntax(p, "unfinished string");
     p->at++;
@@ -71,7 +79,9 @@ static bool lex_number(Parser *p)
 {
     const char *t = p->src->text;
     size_t b = p->at;
-    while (p->at < p->src->n && (strchr("+-.eE", t[p->at]) || (t[p->at] >= '0' && t[p->at] <= '9')) && t[p->at]) p->at++;
+    while (p->at < p->src->n &&
+           (strchr("+-.eE", t[p->at]) || (t[p->at] >= '0' && t[p->at] <= '9')) && t[p->at])
+        p->at++;
     p->text = (Str){t + b, p->at - b};
     p->tok = T_INT;
     if (str_to_i64(p->text, &p->i)) {
@@ -79,23 +89,28 @@ static bool lex_number(Parser *p)
         return true;
     }
     p->tok = T_FLOAT;
-    return str_to_f64(p->text, &p->f) || syntax(p, "'%.*s' is not a number", (int)(p->text.n < 40 ? p->text.n : 40), p->text.p);
+    return str_to_f64(p->text, &p->f) ||
+           syntax(p, "'%.*s' is not a number", (int)(p->text.n < 40 ? p->text.n : 40), p->text.p);
 }
 
 static void lex_name(Parser *p)
 {
     size_t b = p->at;
-    while (p->at < p->src->n && ir_name_char(p->src->text[p->at])) p->at++;
+    while (p->at < p->src->n && ir_name_char(p->src->text[p->at]))
+        p->at++;
     p->text = (Str){p->src->text + b, p->at - b};
 }
 
 static bool next(Parser *p)
 {
     const char *t = p->src->text;
-    for (; p->at < p->src->n; p->at++) { /* blanks, and // comments, which tests write and dumps never hold */
+    for (; p->at < p->src->n;
+         p->at++) { /* blanks, and // comments, which tests write and dumps never hold */
         if (t[p->at] == '/' && p->src->n - p->at > 1 && t[p->at + 1] == '/')
-            while (p->at + 1 < p->src->n && t[p->at + 1] != '\n') p->at++;
-        else if (t[p->at] != ' ' && t[p->at] != '\n' && t[p->at] != '\t') break;
+            while (p->at + 1 < p->src->n && t[p->at + 1] != '\n')
+                p->at++;
+        else if (t[p->at] != ' ' && t[p->at] != '\n' && t[p->at] != '\t')
+            break;
     }
     p->off = p->at;
     p->len = 0;
@@ -107,8 +122,10 @@ static bool next(Parser *p)
     bool ok = true;
     if (c == '@' || c == '%') {
         p->at++;
-        if (p->at < p->src->n && t[p->at] == '"') ok = lex_string(p);
-        else lex_name(p);
+        if (p->at < p->src->n && t[p->at] == '"')
+            ok = lex_string(p);
+        else
+            lex_name(p);
         p->tok = c == '@' ? T_CONST : T_VALUE;
         if (ok && p->text.n == 0) ok = syntax(p, "a name must follow '%c'", c);
         if (ok && memchr(p->text.p, 0, p->text.n)) ok = syntax(p, "a name holds a NUL");
@@ -132,8 +149,14 @@ static bool next(Parser *p)
     return ok;
 }
 
-static bool is_punct(const Parser *p, char c) { return p->tok == T_PUNCT && p->c == c; }
-static bool is_word(const Parser *p, const char *w) { return p->tok == T_WORD && str_is(p->text, w); }
+static bool is_punct(const Parser *p, char c)
+{
+    return p->tok == T_PUNCT && p->c == c;
+}
+static bool is_word(const Parser *p, const char *w)
+{
+    return p->tok == T_WORD && str_is(p->text, w);
+}
 
 static bool expect(Parser *p, char c)
 {
@@ -157,11 +180,16 @@ static bool parse_type(Parser *p, TypeId *out)
     while (!is_punct(p, ']')) {
         if (rank == MAX_RANK) return syntax(p, "a type has at most %d dimensions", MAX_RANK);
         if (rank && !expect(p, ',')) return false;
-        if (p->tok == T_INT && p->i > 0) dim[rank++] = p->i;
-        else if (is_word(p, "T")) dim[rank++] = DIM_T;
-        else if (is_word(p, "R")) dim[rank++] = DIM_R;
-        else if (is_word(p, "C")) dim[rank++] = DIM_C;
-        else return syntax(p, "expected a dimension: a positive number, T, R or C");
+        if (p->tok == T_INT && p->i > 0)
+            dim[rank++] = p->i;
+        else if (is_word(p, "T"))
+            dim[rank++] = DIM_T;
+        else if (is_word(p, "R"))
+            dim[rank++] = DIM_R;
+        else if (is_word(p, "C"))
+            dim[rank++] = DIM_C;
+        else
+            return syntax(p, "expected a dimension: a positive number, T, R or C");
         if (!next(p)) return false;
     }
     *out = ir_type(p->m, dt, rank, dim);
@@ -175,9 +203,12 @@ static bool parse_list(Parser *p, bool floats, AttrSpec *s)
     if (!expect(p, '[')) return false;
     while (!is_punct(p, ']')) {
         if ((ints.n || fs.n) && !expect(p, ',')) return false;
-        if (p->tok != T_INT && !(floats && p->tok == T_FLOAT)) return syntax(p, "expected %s", floats ? "a number" : "an integer");
-        if (floats) vec_push(p->m->a, &fs, p->f);
-        else vec_push(p->m->a, &ints, p->i);
+        if (p->tok != T_INT && !(floats && p->tok == T_FLOAT))
+            return syntax(p, "expected %s", floats ? "a number" : "an integer");
+        if (floats)
+            vec_push(p->m->a, &fs, p->f);
+        else
+            vec_push(p->m->a, &ints, p->i);
         if (!next(p)) return false;
     }
     s->n = floats ? fs.n : ints.n;
@@ -218,7 +249,8 @@ static bool parse_attrs(Parser *p, AttrSpec *specs, i32 *layer)
         if (p->tok != T_WORD) return syntax(p, "expected an attribute name");
         if (is_word(p, "layer")) {
             if (!next(p) || !expect(p, '=')) return false;
-            if (p->tok != T_INT || p->i < 0 || p->i > 1 << 20) return syntax(p, "expected a layer number");
+            if (p->tok != T_INT || p->i < 0 || p->i > 1 << 20)
+                return syntax(p, "expected a layer number");
             *layer = (i32)p->i;
             if (!next(p)) return false;
             continue;
@@ -228,10 +260,12 @@ static bool parse_attrs(Parser *p, AttrSpec *specs, i32 *layer)
             if (str_is(p->text, attr_info[k].name)) id = (AttrId)k;
         if (!id) return syntax(p, "unknown attribute '%.*s'", STRF(p->text));
         for (u32 k = 0; k < n; k++)
-            if (specs[k].id == id) return syntax(p, "the attribute '%s' appears twice", attr_info[id].name);
+            if (specs[k].id == id)
+                return syntax(p, "the attribute '%s' appears twice", attr_info[id].name);
         if (n == MAX_ATTRS) return syntax(p, "too many attributes");
         specs[n] = (AttrSpec){.id = id};
-        if (!next(p) || !expect(p, '=') || !parse_attr_value(p, attr_info[id].kind, &specs[n])) return false;
+        if (!next(p) || !expect(p, '=') || !parse_attr_value(p, attr_info[id].kind, &specs[n]))
+            return false;
         n++;
     }
     specs[n] = (AttrSpec){0};
@@ -241,7 +275,9 @@ static bool parse_attrs(Parser *p, AttrSpec *specs, i32 *layer)
 static bool look_up(Parser *p, ValueId *out)
 {
     const u32 *v = map_get(p->tok == T_CONST ? &p->m->const_map : &p->values, p->text);
-    if (!v || !*v) return syntax(p, "'%c%.*s' is not defined before this", p->tok == T_CONST ? '@' : '%', STRF(p->text));
+    if (!v || !*v)
+        return syntax(p, "'%c%.*s' is not defined before this", p->tok == T_CONST ? '@' : '%',
+                      STRF(p->text));
     *out = *v;
     return next(p);
 }
@@ -250,7 +286,8 @@ static bool parse_operand(Parser *p, ValueId *out)
 {
     *out = 0;
     if (is_punct(p, '_')) return next(p);
-    if (p->tok != T_CONST && p->tok != T_VALUE) return syntax(p, "expected a value: %%name, @name or _");
+    if (p->tok != T_CONST && p->tok != T_VALUE)
+        return syntax(p, "expected a value: %%name, @name or _");
     return look_up(p, out);
 }
 
@@ -269,8 +306,10 @@ static bool parse_result_name(Parser *p, u32 fn, ResultName *r)
     i64 n;
     bool quoted = p->src->text[p->off + 1] == '"';
     if (fn && !quoted && str_to_i64(p->text, &n)) {
-        if (n != p->numbered++) return syntax(p, "numbered values must count up: expected %%%u", p->numbered - 1);
-    } else r->name = arena_strdup(p->m->a, p->text.p, p->text.n);
+        if (n != p->numbered++)
+            return syntax(p, "numbered values must count up: expected %%%u", p->numbered - 1);
+    } else
+        r->name = arena_strdup(p->m->a, p->text.p, p->text.n);
     const u32 *old = map_get(fn ? &p->values : &p->m->const_map, p->text);
     if (old && *old) return syntax(p, "'%.*s' is defined twice", STRF(p->text));
     return next(p);
@@ -295,13 +334,16 @@ static bool parse_op(Parser *p, u32 fn, u32 step)
     OpKind kind = p->tok == T_WORD ? op_by_name(p->text) : OP_NONE;
     if (!kind) {
         const char *names[OP_COUNT];
-        for (int k = 1; k < OP_COUNT; k++) names[k - 1] = op_info[k].mnemonic;
+        for (int k = 1; k < OP_COUNT; k++)
+            names[k - 1] = op_info[k].mnemonic;
         syntax(p, "expected an op");
         const char *near = p->tok == T_WORD ? str_nearest(p->text, names, OP_COUNT - 1) : NULL;
         if (near) diag_hint(p->d, "did you mean '%s'?", near);
         return false;
     }
-    if (nres != op_info[kind].nout) return syntax(p, "'%s' has %u results, %u are named", op_info[kind].mnemonic, op_info[kind].nout, nres);
+    if (nres != op_info[kind].nout)
+        return syntax(p, "'%s' has %u results, %u are named", op_info[kind].mnemonic,
+                      op_info[kind].nout, nres);
     ValueId in[MAX_IN];
     AttrSpec specs[MAX_ATTRS + 1] = {0};
     i32 layer;
@@ -330,12 +372,14 @@ static bool parse_op(Parser *p, u32 fn, u32 step)
     op_at(p->m, p->m->ops.n - 1)->step = step;
     for (u32 k = 0; k < nres; k++) {
         if (value_at(p->m, v + k)->type != type[k])
-            return diag_error(p->d, E_IR_VERIFY, loc, "result %u has type %s, the text says %s", k, ir_type_text(p->m, type_of(p->m, v + k)),
+            return diag_error(p->d, E_IR_VERIFY, loc, "result %u has type %s, the text says %s", k,
+                              ir_type_text(p->m, type_of(p->m, v + k)),
                               ir_type_text(p->m, &p->m->types.at[type[k]]));
         if (fn) {
             value_at(p->m, v + k)->name = res[k].name ? ir_str(p->m, res[k].name) : 0;
             *map_put(&p->values, res[k].key, NULL) = v + k;
-        } else if (k) ir_rename(p->m, v + k, res[k].name);
+        } else if (k)
+            ir_rename(p->m, v + k, res[k].name);
     }
     return true;
 }
@@ -344,7 +388,8 @@ static bool parse_step(Parser *p, u32 fn)
 {
     Fn *f = &p->m->fns.at[fn];
     if (!next(p)) return false;
-    if (p->tok != T_INT || p->i != f->steps.n + 1) return syntax(p, "steps must count up: expected %u", f->steps.n + 1);
+    if (p->tok != T_INT || p->i != f->steps.n + 1)
+        return syntax(p, "steps must count up: expected %u", f->steps.n + 1);
     if (!next(p)) return false;
     if (p->tok != T_STR) return syntax(p, "expected the kernel's name in quotes");
     Step s = {.kernel = ir_strn(p->m, p->text)};
@@ -407,9 +452,12 @@ static bool parse_meta(Parser *p)
         if (p->tok != T_WORD) return syntax(p, "expected a key");
         const char *key = arena_strdup(p->m->a, p->text.p, p->text.n);
         if (!next(p) || !expect(p, '=')) return false;
-        if (p->tok == T_INT) ir_meta_int(p->m, key, p->i);
-        else if (p->tok == T_STR) ir_meta_str(p->m, key, p->text.p);
-        else return syntax(p, "expected an integer or a string");
+        if (p->tok == T_INT)
+            ir_meta_int(p->m, key, p->i);
+        else if (p->tok == T_STR)
+            ir_meta_str(p->m, key, p->text.p);
+        else
+            return syntax(p, "expected an integer or a string");
         if (!next(p)) return false;
     }
     return next(p);
@@ -418,9 +466,11 @@ static bool parse_meta(Parser *p)
 static bool parse_file(Parser *p)
 {
     if (!next(p)) return false;
-    if (p->tok != T_INT || p->i != p->m->files.n) return syntax(p, "files must count up: expected %u", p->m->files.n);
+    if (p->tok != T_INT || p->i != p->m->files.n)
+        return syntax(p, "files must count up: expected %u", p->m->files.n);
     if (!next(p)) return false;
-    if (p->tok != T_STR || !p->text.n || memchr(p->text.p, 0, p->text.n)) return syntax(p, "expected a path in quotes");
+    if (p->tok != T_STR || !p->text.n || memchr(p->text.p, 0, p->text.n))
+        return syntax(p, "expected a path in quotes");
     u32 n = p->m->files.n;
     u32 f = ir_file(p->m, p->text.p, 0);
     if (f != n) return syntax(p, "the file is listed twice");

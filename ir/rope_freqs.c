@@ -2,10 +2,11 @@
 
 #include <math.h>
 
-/* Frequencies are f32 by definition, whatever the evaluator's precision: they are what transformers computes
- * (modeling_rope_utils.py: default, linear, llama3), in its order of f32 operations (torch divides a number by a
- * tensor by multiplying with the reciprocal), and what kernels read. A frequency off by one part in 2^24 turns
- * position 8192 by 5e-4, so "the same formula in f64" would be another model. */
+/* Frequencies are f32 by definition, whatever the evaluator's precision: they are what transformers
+ * computes (modeling_rope_utils.py: default, linear, llama3), in its order of f32 operations (torch
+ * divides a number by a tensor by multiplying with the reciprocal), and what kernels read. A
+ * frequency off by one part in 2^24 turns position 8192 by 5e-4, so "the same formula in f64" would
+ * be another model. */
 static float llama3(float freq, double factor, double low, double high, double context)
 {
     float wavelen = 1 / freq * (float)(2 * 3.14159265358979323846);

@@ -1,5 +1,6 @@
-/* Printing. The names of constants are unique by construction; the values of a function are made unique here: an
- * unnamed one prints as the number of unnamed ones before it, a repeated name gets a numeric suffix. */
+/* Printing. The names of constants are unique by construction; the values of a function are made
+ * unique here: an unnamed one prints as the number of unnamed ones before it, a repeated name gets
+ * a numeric suffix. */
 #include "ir/text.h"
 
 #include "ir/base/json.h"
@@ -12,41 +13,54 @@ static void put_type(StrBuf *b, const Type *t)
     sb_ch(b, '[');
     for (u32 i = 0; i < t->rank; i++) {
         if (i) sb_ch(b, ',');
-        if (t->dim[i] < 0) sb_ch(b, symbol_char[-t->dim[i]]);
-        else sb_printf(b, "%lld", (long long)t->dim[i]);
+        if (t->dim[i] < 0)
+            sb_ch(b, symbol_char[-t->dim[i]]);
+        else
+            sb_printf(b, "%lld", (long long)t->dim[i]);
     }
     sb_ch(b, ']');
 }
 
 bool ir_name_char(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '/' || c == '-' || c == '#';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '.' || c == '/' || c == '-' || c == '#';
 }
 
-/* Plain when it lexes as a name and cannot be taken for a number; quoted like a JSON string otherwise. */
+/* Plain when it lexes as a name and cannot be taken for a number; quoted like a JSON string
+ * otherwise. */
 static void put_name(StrBuf *b, char sigil, const char *name)
 {
     bool plain = *name != 0, digits = true;
-    for (const char *p = name; *p; p++) plain &= ir_name_char(*p), digits &= *p >= '0' && *p <= '9';
+    for (const char *p = name; *p; p++)
+        plain &= ir_name_char(*p), digits &= *p >= '0' && *p <= '9';
     sb_ch(b, sigil);
-    if (plain && !digits) sb_str(b, name);
-    else sb_json_str(b, str_c(name));
+    if (plain && !digits)
+        sb_str(b, name);
+    else
+        sb_json_str(b, str_c(name));
 }
 
 typedef struct Print {
     const Module *m;
     StrBuf *b;
-    const char **names; /* printed form of each value of the current function; NULL: not named yet */
+    const char *
+        *names; /* printed form of each value of the current function; NULL: not named yet */
 } Print;
 
 static void put_value(Print *p, ValueId v)
 {
     const Value *val = value_at(p->m, v);
-    if (!v) sb_ch(p->b, '_');
-    else if (val->fn == 0) put_name(p->b, '@', ir_cstr(p->m, val->name));
-    else if (p->names && p->names[v]) sb_str(p->b, p->names[v]);
-    else if (val->name) put_name(p->b, '%', ir_cstr(p->m, val->name));
-    else sb_printf(p->b, "%%v%u", v);
+    if (!v)
+        sb_ch(p->b, '_');
+    else if (val->fn == 0)
+        put_name(p->b, '@', ir_cstr(p->m, val->name));
+    else if (p->names && p->names[v])
+        sb_str(p->b, p->names[v]);
+    else if (val->name)
+        put_name(p->b, '%', ir_cstr(p->m, val->name));
+    else
+        sb_printf(p->b, "%%v%u", v);
 }
 
 static void put_attr_value(const Module *m, StrBuf *b, AttrKind kind, const Attr *a)
@@ -60,8 +74,10 @@ static void put_attr_value(const Module *m, StrBuf *b, AttrKind kind, const Attr
         sb_ch(b, '[');
         for (u32 i = 0; i < a->n; i++) {
             if (i) sb_str(b, ", ");
-            if (kind == AK_INTS) sb_printf(b, "%lld", (long long)a->ints[i]);
-            else sb_f64(b, a->floats[i]);
+            if (kind == AK_INTS)
+                sb_printf(b, "%lld", (long long)a->ints[i]);
+            else
+                sb_f64(b, a->floats[i]);
         }
         sb_ch(b, ']');
         break;
@@ -103,7 +119,8 @@ static void name_value(Print *p, Map *used, ValueId v, u32 *number)
 {
     StrBuf b = {.a = p->b->a};
     const char *base = ir_cstr(p->m, value_at(p->m, v)->name);
-    if (strspn(base, "0123456789") == strlen(base)) { /* unnamed, or a name that would read as a number */
+    if (strspn(base, "0123456789") ==
+        strlen(base)) { /* unnamed, or a name that would read as a number */
         sb_printf(&b, "%%%u", (*number)++);
     } else {
         const char *try = base;
@@ -122,10 +139,12 @@ static void name_values(Print *p, const Fn *f)
 {
     Map used = {.a = p->b->a};
     u32 number = 0;
-    for (u32 i = 0; i < f->params.n; i++) name_value(p, &used, f->params.at[i], &number);
+    for (u32 i = 0; i < f->params.n; i++)
+        name_value(p, &used, f->params.at[i], &number);
     for (u32 i = 0; i < f->body.n; i++) {
         const Op *op = op_at(p->m, f->body.at[i]);
-        for (u32 k = 0; k < op->nout; k++) name_value(p, &used, op->out + k, &number);
+        for (u32 k = 0; k < op->nout; k++)
+            name_value(p, &used, op->out + k, &number);
     }
 }
 
@@ -184,12 +203,15 @@ void ir_print(const Module *m, StrBuf *b)
     for (u32 i = 0; i < m->files.n; i++) {
         sb_printf(b, "file %u ", i);
         sb_json_str(b, str_c(ir_cstr(m, m->files.at[i].path)));
-        if (m->files.at[i].bytes) sb_printf(b, " {bytes = %llu}", (unsigned long long)m->files.at[i].bytes);
+        if (m->files.at[i].bytes)
+            sb_printf(b, " {bytes = %llu}", (unsigned long long)m->files.at[i].bytes);
         sb_ch(b, '\n');
     }
-    for (u32 i = 0; i < m->consts.n; i++) put_op(&p, op_at(m, m->consts.at[i]));
+    for (u32 i = 0; i < m->consts.n; i++)
+        put_op(&p, op_at(m, m->consts.at[i]));
     p.names = NEWN(b->a, const char *, m->values.n);
-    for (u32 i = 1; i < m->fns.n; i++) put_fn(&p, &m->fns.at[i]);
+    for (u32 i = 1; i < m->fns.n; i++)
+        put_fn(&p, &m->fns.at[i]);
 }
 
 const char *ir_type_text(Module *m, const Type *t)
@@ -204,7 +226,8 @@ const char *ir_op_text(Module *m, const Op *op)
     StrBuf b = {.a = m->a};
     Print p = {m, &b, NULL};
     Op bare = *op;
-    if (bare.out + bare.nout > m->values.n) bare.nout = 0; /* an op that is being built has no results yet */
+    if (bare.out + bare.nout > m->values.n)
+        bare.nout = 0; /* an op that is being built has no results yet */
     put_op(&p, &bare);
     b.p[b.n - 1] = 0;
     return b.p;

@@ -1,5 +1,6 @@
-/* The text form of modules (.pfir): printing, parsing, and pieces of it for messages. Grammar: docs/pfir.md.
- * Invariant, tested for every dump: print(parse(t)) == t. The text holds no comments, times or absolute paths. */
+/* The text form of modules (.pfir): printing, parsing, and pieces of it for messages. Grammar:
+ * docs/pfir.md. Invariant, tested for every dump: print(parse(t)) == t. The text holds no comments,
+ * times or absolute paths. */
 #ifndef PFQC_IR_TEXT_H
 #define PFQC_IR_TEXT_H
 

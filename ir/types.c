@@ -1,4 +1,5 @@
-/* Type rules: each infers the result types of one op from its operands and attributes, or says why it cannot. */
+/* Type rules: each infers the result types of one op from its operands and attributes, or says why
+ * it cannot. */
 #include "ir/hadamard.h"
 #include "ir/ir.h"
 #include "ir/pack.h"
@@ -23,10 +24,22 @@ static bool fail(Ty *t, const char *fmt, ...)
     return false;
 }
 
-static const Type *in(const Ty *t, u32 i) { return type_of(t->m, t->op->in[i]); }
-static bool has(const Ty *t, u32 i) { return i < t->op->nin && t->op->in[i]; }
-static bool is_float(const Ty *t, u32 i) { return dtype_info[in(t, i)->dt].is_float; }
-static const char *show(const Ty *t, u32 i) { return ir_type_text(t->m, in(t, i)); }
+static const Type *in(const Ty *t, u32 i)
+{
+    return type_of(t->m, t->op->in[i]);
+}
+static bool has(const Ty *t, u32 i)
+{
+    return i < t->op->nin && t->op->in[i];
+}
+static bool is_float(const Ty *t, u32 i)
+{
+    return dtype_info[in(t, i)->dt].is_float;
+}
+static const char *show(const Ty *t, u32 i)
+{
+    return ir_type_text(t->m, in(t, i));
+}
 
 static bool give(Ty *t, u32 k, DType dt, u32 rank, const i64 *dim)
 {
@@ -36,34 +49,41 @@ static bool give(Ty *t, u32 k, DType dt, u32 rank, const i64 *dim)
 
 static bool need_float(Ty *t, u32 i)
 {
-    return is_float(t, i) || fail(t, "operand %u has type %s, expected a float type", i, show(t, i));
+    return is_float(t, i) ||
+           fail(t, "operand %u has type %s, expected a float type", i, show(t, i));
 }
 
 static bool need_int(Ty *t, u32 i)
 {
-    return !is_float(t, i) || fail(t, "operand %u has type %s, expected an integer type", i, show(t, i));
+    return !is_float(t, i) ||
+           fail(t, "operand %u has type %s, expected an integer type", i, show(t, i));
 }
 
 static bool need_rank(Ty *t, u32 i, u32 rank)
 {
-    return in(t, i)->rank == rank || fail(t, "operand %u has type %s, expected rank %u", i, show(t, i), rank);
+    return in(t, i)->rank == rank ||
+           fail(t, "operand %u has type %s, expected rank %u", i, show(t, i), rank);
 }
 
 static bool need_shape(Ty *t, u32 i, u32 rank, const i64 *dim)
 {
     const Type *x = in(t, i);
     bool ok = x->rank == rank;
-    for (u32 k = 0; ok && k < rank; k++) ok = x->dim[k] == dim[k];
+    for (u32 k = 0; ok && k < rank; k++)
+        ok = x->dim[k] == dim[k];
     Type want = {.dt = x->dt, .rank = rank};
-    for (u32 k = 0; k < rank; k++) want.dim[k] = dim[k];
-    return ok || fail(t, "operand %u has type %s, expected %s", i, show(t, i), ir_type_text(t->m, &want));
+    for (u32 k = 0; k < rank; k++)
+        want.dim[k] = dim[k];
+    return ok ||
+           fail(t, "operand %u has type %s, expected %s", i, show(t, i), ir_type_text(t->m, &want));
 }
 
 static bool ty_leaf(Ty *t)
 {
     if (!t->out[0]) return fail(t, "the type must be written");
     const Type *x = &t->m->types.at[t->out[0]];
-    if (t->op->kind != OP_STATE && type_elems(x) < 0) return fail(t, "a constant's shape must be numbers that multiply without overflow");
+    if (t->op->kind != OP_STATE && type_elems(x) < 0)
+        return fail(t, "a constant's shape must be numbers that multiply without overflow");
     return true;
 }
 
@@ -81,21 +101,27 @@ static bool ty_same(Ty *t)
     return true;
 }
 
-static bool ty_float(Ty *t) { return need_float(t, 0) && ty_same(t); }
+static bool ty_float(Ty *t)
+{
+    return need_float(t, 0) && ty_same(t);
+}
 
 static bool ty_rope_freqs(Ty *t)
 {
     i64 dim = op_int(t->op, A_DIM);
     const char *mode = op_str(t->m, t->op, A_MODE);
-    if (dim <= 0 || dim % 2 || dim > 65536) return fail(t, "dim is %lld, expected an even number up to 65536", (long long)dim);
-    if (*mode && strcmp(mode, "linear") && strcmp(mode, "llama3")) return fail(t, "mode '%s', expected none, linear or llama3", mode);
+    if (dim <= 0 || dim % 2 || dim > 65536)
+        return fail(t, "dim is %lld, expected an even number up to 65536", (long long)dim);
+    if (*mode && strcmp(mode, "linear") && strcmp(mode, "llama3"))
+        return fail(t, "mode '%s', expected none, linear or llama3", mode);
     return give(t, 0, DT_F32, 1, (const i64[]){dim / 2});
 }
 
 static bool ty_cast(Ty *t)
 {
     DType dt = op_dtype(t->m, t->op);
-    if (!dt || !dtype_info[dt].is_float) return fail(t, "dtype '%s', expected a float type", op_str(t->m, t->op, A_DTYPE));
+    if (!dt || !dtype_info[dt].is_float)
+        return fail(t, "dtype '%s', expected a float type", op_str(t->m, t->op, A_DTYPE));
     return need_float(t, 0) && give(t, 0, dt, in(t, 0)->rank, in(t, 0)->dim);
 }
 
@@ -109,37 +135,47 @@ static bool ty_reshape(Ty *t)
     int sym[DIM_SYMBOLS + 1] = {0};
     bool ok = true;
     for (u32 i = 0; i < x->rank; i++) {
-        if (x->dim[i] < 0) sym[-x->dim[i]]++;
-        else ok &= !__builtin_mul_overflow(a, x->dim[i], &a);
+        if (x->dim[i] < 0)
+            sym[-x->dim[i]]++;
+        else
+            ok &= !__builtin_mul_overflow(a, x->dim[i], &a);
     }
     for (u32 i = 0; i < s->n; i++) {
         if (s->ints[i] < -DIM_SYMBOLS) return fail(t, "unknown symbol in shape");
-        if (s->ints[i] < 0) sym[-s->ints[i]]--;
-        else ok &= !__builtin_mul_overflow(b, s->ints[i], &b);
+        if (s->ints[i] < 0)
+            sym[-s->ints[i]]--;
+        else
+            ok &= !__builtin_mul_overflow(b, s->ints[i], &b);
     }
-    for (int i = 1; i <= DIM_SYMBOLS; i++) ok &= sym[i] == 0;
+    for (int i = 1; i <= DIM_SYMBOLS; i++)
+        ok &= sym[i] == 0;
     if (!ok || a != b) return fail(t, "shape does not hold the elements of %s", show(t, 0));
     return give(t, 0, x->dt, s->n, s->ints);
 }
 
 static bool ty_transpose(Ty *t)
 {
-    return need_rank(t, 0, 2) && give(t, 0, in(t, 0)->dt, 2, (const i64[]){in(t, 0)->dim[1], in(t, 0)->dim[0]});
+    return need_rank(t, 0, 2) &&
+           give(t, 0, in(t, 0)->dt, 2, (const i64[]){in(t, 0)->dim[1], in(t, 0)->dim[0]});
 }
 
 static bool axis_ok(Ty *t, u32 rank)
 {
     i64 axis = op_int(t->op, A_AXIS);
-    return (axis >= 0 && axis < (i64)rank) || fail(t, "axis %lld of a value of rank %u", (long long)axis, rank);
+    return (axis >= 0 && axis < (i64)rank) ||
+           fail(t, "axis %lld of a value of rank %u", (long long)axis, rank);
 }
 
 static bool ty_slice(Ty *t)
 {
     Type x = *in(t, 0);
     if (!axis_ok(t, x.rank)) return false;
-    i64 *dim = &x.dim[op_int(t->op, A_AXIS)], lo = op_int(t->op, A_BEGIN), hi = op_int(t->op, A_END);
+    i64 *dim = &x.dim[op_int(t->op, A_AXIS)], lo = op_int(t->op, A_BEGIN),
+        hi = op_int(t->op, A_END);
     if (*dim < 0) return fail(t, "cannot slice along a symbolic dimension of %s", show(t, 0));
-    if (lo < 0 || lo >= hi || hi > *dim) return fail(t, "slice [%lld, %lld) of a dimension of %lld", (long long)lo, (long long)hi, (long long)*dim);
+    if (lo < 0 || lo >= hi || hi > *dim)
+        return fail(t, "slice [%lld, %lld) of a dimension of %lld", (long long)lo, (long long)hi,
+                    (long long)*dim);
     *dim = hi - lo;
     return give(t, 0, x.dt, x.rank, x.dim);
 }
@@ -152,9 +188,13 @@ static bool ty_concat(Ty *t)
     for (u32 i = 1; i < t->op->nin; i++) {
         const Type *y = in(t, i);
         bool ok = y->rank == x.rank && y->dt == x.dt;
-        for (u32 k = 0; ok && k < x.rank; k++) ok = k == axis || x.dim[k] == y->dim[k];
-        if (!ok) return fail(t, "operand %u has type %s, which does not join with %s", i, show(t, i), show(t, 0));
-        if (x.dim[axis] < 0 || y->dim[axis] < 0 || __builtin_add_overflow(x.dim[axis], y->dim[axis], &x.dim[axis]))
+        for (u32 k = 0; ok && k < x.rank; k++)
+            ok = k == axis || x.dim[k] == y->dim[k];
+        if (!ok)
+            return fail(t, "operand %u has type %s, which does not join with %s", i, show(t, i),
+                        show(t, 0));
+        if (x.dim[axis] < 0 || y->dim[axis] < 0 ||
+            __builtin_add_overflow(x.dim[axis], y->dim[axis], &x.dim[axis]))
             return fail(t, "cannot join along a symbolic or overflowing dimension");
     }
     return give(t, 0, x.dt, x.rank, x.dim);
@@ -164,14 +204,18 @@ static bool ty_rope_unpermute(Ty *t)
 {
     i64 heads = op_int(t->op, A_HEADS);
     const Type *x = in(t, 0);
-    if (x->rank < 1 || x->rank > 2) return fail(t, "operand has type %s, expected a weight or a bias", show(t, 0));
-    if (heads <= 0 || x->dim[0] % heads || x->dim[0] / heads % 2) return fail(t, "%lld rows do not divide into %lld heads of even size", (long long)x->dim[0], (long long)heads);
+    if (x->rank < 1 || x->rank > 2)
+        return fail(t, "operand has type %s, expected a weight or a bias", show(t, 0));
+    if (heads <= 0 || x->dim[0] % heads || x->dim[0] / heads % 2)
+        return fail(t, "%lld rows do not divide into %lld heads of even size", (long long)x->dim[0],
+                    (long long)heads);
     return ty_same(t);
 }
 
 static bool ty_rows(Ty *t)
 {
-    return need_rank(t, 0, 2) && need_int(t, 1) && need_rank(t, 1, 1) && give(t, 0, in(t, 0)->dt, 2, (const i64[]){in(t, 1)->dim[0], in(t, 0)->dim[1]});
+    return need_rank(t, 0, 2) && need_int(t, 1) && need_rank(t, 1, 1) &&
+           give(t, 0, in(t, 0)->dt, 2, (const i64[]){in(t, 1)->dim[0], in(t, 0)->dim[1]});
 }
 
 static bool ty_broadcast(Ty *t)
@@ -193,17 +237,26 @@ static bool ty_hadamard(Ty *t)
     bool rows = strcmp(mode, "rows") == 0;
     if (*mode && !rows) return fail(t, "mode '%s', expected none or rows", mode);
     if (!need_float(t, 0)) return false;
-    if (!x->rank || (rows && x->rank != 2)) return fail(t, "operand has type %s, expected %s", show(t, 0), rows ? "rank 2" : "rank 1 or more");
+    if (!x->rank || (rows && x->rank != 2))
+        return fail(t, "operand has type %s, expected %s", show(t, 0),
+                    rows ? "rank 2" : "rank 1 or more");
     i64 n = rows ? x->dim[0] : type_cols(x), g = op_int(t->op, A_GROUP);
     if (n <= 0) return fail(t, "cannot mix a symbolic dimension of %s", show(t, 0));
-    if (g < 0 || (g && n % g)) return fail(t, "%lld elements do not divide into groups of %lld", (long long)n, (long long)g);
-    return hadamard_base_order(g ? g : n) ? ty_same(t) : fail(t, "no transform of %lld elements: its base would have more than %d rows", (long long)(g ? g : n), HADAMARD_MAX_BASE);
+    if (g < 0 || (g && n % g))
+        return fail(t, "%lld elements do not divide into groups of %lld", (long long)n,
+                    (long long)g);
+    return hadamard_base_order(g ? g : n)
+               ? ty_same(t)
+               : fail(t, "no transform of %lld elements: its base would have more than %d rows",
+                      (long long)(g ? g : n), HADAMARD_MAX_BASE);
 }
 
 static bool ty_hadamard_base(Ty *t)
 {
     i64 n = op_int(t->op, A_DIM), k = hadamard_base_order(n);
-    return k > 0 ? give(t, 0, DT_F32, 2, (const i64[]){k, k}) : fail(t, "dim is %lld, expected a positive size whose base has at most %d rows", (long long)n, HADAMARD_MAX_BASE);
+    return k > 0 ? give(t, 0, DT_F32, 2, (const i64[]){k, k})
+                 : fail(t, "dim is %lld, expected a positive size whose base has at most %d rows",
+                        (long long)n, HADAMARD_MAX_BASE);
 }
 
 /* ---- quantisation ---- */
@@ -221,11 +274,14 @@ static Type scale_type(const Ty *t, const Type *x)
 static bool quant_dtype(Ty *t, DType *dt)
 {
     *dt = op_dtype(t->m, t->op);
-    if (!*dt || dtype_info[*dt].is_float || *dt == DT_I32) return fail(t, "dtype '%s', expected s16, s8, u8, s4 or u4", op_str(t->m, t->op, A_DTYPE));
+    if (!*dt || dtype_info[*dt].is_float || *dt == DT_I32)
+        return fail(t, "dtype '%s', expected s16, s8, u8, s4 or u4", op_str(t->m, t->op, A_DTYPE));
     const Type *x = in(t, 0);
     i64 g = op_int(t->op, A_GROUP);
-    if (!x->rank || type_cols(x) < 0) return fail(t, "operand has type %s, expected a known last dimension", show(t, 0));
-    return (g >= 0 && g <= type_cols(x)) || fail(t, "group %lld of a row of %lld", (long long)g, (long long)type_cols(x));
+    if (!x->rank || type_cols(x) < 0)
+        return fail(t, "operand has type %s, expected a known last dimension", show(t, 0));
+    return (g >= 0 && g <= type_cols(x)) ||
+           fail(t, "group %lld of a row of %lld", (long long)g, (long long)type_cols(x));
 }
 
 static bool ty_qparams(Ty *t)
@@ -240,13 +296,14 @@ static bool ty_qparams_asym(Ty *t)
 {
     DType dt;
     if (!need_float(t, 0) || !quant_dtype(t, &dt)) return false;
-    if (dtype_info[dt].lo != 0) return fail(t, "dtype '%s', expected an unsigned type", dtype_info[dt].name);
+    if (dtype_info[dt].lo != 0)
+        return fail(t, "dtype '%s', expected an unsigned type", dtype_info[dt].name);
     Type s = scale_type(t, in(t, 0));
     return give(t, 0, s.dt, s.rank, s.dim) && give(t, 1, s.dt, s.rank, s.dim);
 }
 
-/* A scale (or offset) operand fits x when it has the shape of qparams' result, or broadcasts: static scales are
- * rank 0 (per tensor) or have size 1 wherever they do not vary. */
+/* A scale (or offset) operand fits x when it has the shape of qparams' result, or broadcasts:
+ * static scales are rank 0 (per tensor) or have size 1 wherever they do not vary. */
 static bool scale_fits(Ty *t, u32 i, const Type *x)
 {
     const Type *s = in(t, i);
@@ -256,21 +313,25 @@ static bool scale_fits(Ty *t, u32 i, const Type *x)
         i64 ds = s->dim[s->rank - 1 - j], dx = j ? x->dim[x->rank - 1 - j] : groups;
         ok = ds == dx || ds == 1;
     }
-    return ok || fail(t, "operand %u has type %s, which is no scale for %s with group %lld", i, show(t, i), ir_type_text(t->m, x), (long long)g);
+    return ok || fail(t, "operand %u has type %s, which is no scale for %s with group %lld", i,
+                      show(t, i), ir_type_text(t->m, x), (long long)g);
 }
 
 static bool ty_quantize(Ty *t)
 {
     DType dt;
     const Type *x = in(t, 0);
-    if (!need_float(t, 0) || !quant_dtype(t, &dt) || !scale_fits(t, 1, x) || (has(t, 2) && !scale_fits(t, 2, x))) return false;
+    if (!need_float(t, 0) || !quant_dtype(t, &dt) || !scale_fits(t, 1, x) ||
+        (has(t, 2) && !scale_fits(t, 2, x)))
+        return false;
     return give(t, 0, dt, x->rank, x->dim);
 }
 
 static bool ty_dequantize(Ty *t)
 {
     const Type *x = in(t, 0);
-    if (!need_int(t, 0) || !scale_fits(t, 1, x) || (has(t, 2) && !scale_fits(t, 2, x))) return false;
+    if (!need_int(t, 0) || !scale_fits(t, 1, x) || (has(t, 2) && !scale_fits(t, 2, x)))
+        return false;
     return give(t, 0, DT_F32, x->rank, x->dim);
 }
 
@@ -278,16 +339,26 @@ static bool ty_pack(Ty *t)
 {
     const PackLayout *l = pack_layout(op_str(t->m, t->op, A_LAYOUT));
     i64 parts = op_int(t->op, A_INTERLEAVE);
-    if (!l) return fail(t, "layout '%s', expected one of %s", op_str(t->m, t->op, A_LAYOUT), pack_layout_names());
-    if (t->op->nin != l->operands) return fail(t, "layout %s takes %u operands, found %u", l->name, l->operands, t->op->nin);
+    if (!l)
+        return fail(t, "layout '%s', expected one of %s", op_str(t->m, t->op, A_LAYOUT),
+                    pack_layout_names());
+    if (t->op->nin != l->operands)
+        return fail(t, "layout %s takes %u operands, found %u", l->name, l->operands, t->op->nin);
     const Type *w = in(t, 0);
     if (!need_rank(t, 0, 2)) return false;
-    if (w->dt != l->dtype) return fail(t, "operand 0 has type %s, layout %s packs %s", show(t, 0), l->name, dtype_info[l->dtype].name);
-    if (parts < 1 || w->dim[0] % parts) return fail(t, "%lld rows do not divide into %lld interleaved parts", (long long)w->dim[0], (long long)parts);
-    if (l->max_cols && w->dim[1] > l->max_cols) return fail(t, "rows of %lld elements; layout %s sums exactly up to %lld", (long long)w->dim[1], l->name, (long long)l->max_cols);
+    if (w->dt != l->dtype)
+        return fail(t, "operand 0 has type %s, layout %s packs %s", show(t, 0), l->name,
+                    dtype_info[l->dtype].name);
+    if (parts < 1 || w->dim[0] % parts)
+        return fail(t, "%lld rows do not divide into %lld interleaved parts", (long long)w->dim[0],
+                    (long long)parts);
+    if (l->max_cols && w->dim[1] > l->max_cols)
+        return fail(t, "rows of %lld elements; layout %s sums exactly up to %lld",
+                    (long long)w->dim[1], l->name, (long long)l->max_cols);
     i64 groups = l->group ? (w->dim[1] + l->group - 1) / l->group : 1;
     for (u32 i = 1; i < t->op->nin; i++)
-        if (!need_float(t, i) || !need_shape(t, i, 2, (const i64[]){w->dim[0], groups})) return false;
+        if (!need_float(t, i) || !need_shape(t, i, 2, (const i64[]){w->dim[0], groups}))
+            return false;
     i64 bytes = pack_bytes(l, w->dim[0], w->dim[1], parts);
     if (bytes < 0) return fail(t, "the packed size overflows");
     return give(t, 0, DT_U8, 1, &bytes);
@@ -311,38 +382,53 @@ static bool linear_result(Ty *t, u32 w, u32 b)
 {
     const Type *x = in(t, 0), *wt = in(t, w);
     if (!need_rank(t, 0, 2) || !need_rank(t, w, 2)) return false;
-    if (x->dim[1] != wt->dim[1]) return fail(t, "rows of %s and of the weight %s differ in length", show(t, 0), show(t, w));
+    if (x->dim[1] != wt->dim[1])
+        return fail(t, "rows of %s and of the weight %s differ in length", show(t, 0), show(t, w));
     if (has(t, b) && !need_shape(t, b, 1, &wt->dim[0])) return false;
     return give(t, 0, DT_F32, 2, (const i64[]){x->dim[0], wt->dim[0]});
 }
 
-static bool ty_linear(Ty *t) { return need_float(t, 0) && need_float(t, 1) && linear_result(t, 1, 2); }
+static bool ty_linear(Ty *t)
+{
+    return need_float(t, 0) && need_float(t, 1) && linear_result(t, 1, 2);
+}
 
 static bool ty_qlinear(Ty *t)
 {
     if (!need_int(t, 0) || !need_float(t, 1) || !need_int(t, 2) || !need_float(t, 3)) return false;
     if (!linear_result(t, 2, 5)) return false;
-    i64 rows = in(t, 2)->dim[0], k = in(t, 2)->dim[1], g = op_int(t->op, A_GROUP), groups = g ? (k + g - 1) / g : 1;
+    i64 rows = in(t, 2)->dim[0], k = in(t, 2)->dim[1], g = op_int(t->op, A_GROUP),
+        groups = g ? (k + g - 1) / g : 1;
     if (g < 0 || g > k) return fail(t, "group %lld of a row of %lld", (long long)g, (long long)k);
-    if (!need_shape(t, 3, 2, (const i64[]){rows, groups}) || (has(t, 4) && !need_shape(t, 4, 2, (const i64[]){rows, groups}))) return false;
+    if (!need_shape(t, 3, 2, (const i64[]){rows, groups}) ||
+        (has(t, 4) && !need_shape(t, 4, 2, (const i64[]){rows, groups})))
+        return false;
     const Type *xs = in(t, 1);
     i64 xg = xs->rank ? xs->dim[xs->rank - 1] : 1;
-    if (xs->rank && (xs->rank != 2 || (xs->dim[0] != in(t, 0)->dim[0] && xs->dim[0] != 1))) return fail(t, "operand 1 has type %s, expected one scale per row and group", show(t, 1));
-    return xg == 1 || xg == groups || fail(t, "operand 1 has %lld groups, expected 1 or %lld", (long long)xg, (long long)groups);
+    if (xs->rank && (xs->rank != 2 || (xs->dim[0] != in(t, 0)->dim[0] && xs->dim[0] != 1)))
+        return fail(t, "operand 1 has type %s, expected one scale per row and group", show(t, 1));
+    return xg == 1 || xg == groups ||
+           fail(t, "operand 1 has %lld groups, expected 1 or %lld", (long long)xg,
+                (long long)groups);
 }
 
 static bool ty_rope(Ty *t)
 {
     const Type *x = in(t, 0);
-    if (!need_float(t, 0) || !need_rank(t, 0, 3) || !need_int(t, 1) || !need_shape(t, 1, 1, &x->dim[0]) || !need_rank(t, 2, 1)) return false;
-    if (in(t, 2)->dim[0] * 2 > x->dim[2]) return fail(t, "%s turns more elements than a head of %s has", show(t, 2), show(t, 0));
+    if (!need_float(t, 0) || !need_rank(t, 0, 3) || !need_int(t, 1) ||
+        !need_shape(t, 1, 1, &x->dim[0]) || !need_rank(t, 2, 1))
+        return false;
+    if (in(t, 2)->dim[0] * 2 > x->dim[2])
+        return fail(t, "%s turns more elements than a head of %s has", show(t, 2), show(t, 0));
     return ty_same(t);
 }
 
 static bool kv_shapes(Ty *t, const Type *q, const Type *k)
 {
     if (k->dim[2] != q->dim[2]) return fail(t, "heads of q and k differ in size");
-    if (k->dim[1] <= 0 || q->dim[1] % k->dim[1]) return fail(t, "%lld query heads do not divide over %lld kv heads", (long long)q->dim[1], (long long)k->dim[1]);
+    if (k->dim[1] <= 0 || q->dim[1] % k->dim[1])
+        return fail(t, "%lld query heads do not divide over %lld kv heads", (long long)q->dim[1],
+                    (long long)k->dim[1]);
     return true;
 }
 
@@ -351,10 +437,15 @@ static bool ty_attention(Ty *t)
     for (u32 i = 0; i < 3; i++)
         if (!need_float(t, i) || !need_rank(t, i, 3)) return false;
     const Type *q = in(t, 0), *k = in(t, 1);
-    if (!need_shape(t, 1, 3, (const i64[]){q->dim[0], k->dim[1], k->dim[2]}) || !need_shape(t, 2, 3, k->dim)) return false;
+    if (!need_shape(t, 1, 3, (const i64[]){q->dim[0], k->dim[1], k->dim[2]}) ||
+        !need_shape(t, 2, 3, k->dim))
+        return false;
     if (!need_int(t, 3) || !need_shape(t, 3, 1, &q->dim[0]) || !kv_shapes(t, q, k)) return false;
     if (has(t, 4) != has(t, 5)) return fail(t, "a prefix needs both its keys and its values");
-    if (has(t, 4) && (!need_rank(t, 4, 3) || !need_shape(t, 4, 3, (const i64[]){in(t, 4)->dim[0], k->dim[1], k->dim[2]}) || !need_shape(t, 5, 3, in(t, 4)->dim))) return false;
+    if (has(t, 4) && (!need_rank(t, 4, 3) ||
+                      !need_shape(t, 4, 3, (const i64[]){in(t, 4)->dim[0], k->dim[1], k->dim[2]}) ||
+                      !need_shape(t, 5, 3, in(t, 4)->dim)))
+        return false;
     return ty_same(t);
 }
 
@@ -365,24 +456,30 @@ static bool need_state(Ty *t, u32 i)
 
 static bool ty_kv_append(Ty *t)
 {
-    if (!need_rank(t, 0, 3) || !need_rank(t, 1, 3) || !need_state(t, 3) || !need_state(t, 4)) return false;
+    if (!need_rank(t, 0, 3) || !need_rank(t, 1, 3) || !need_state(t, 3) || !need_state(t, 4))
+        return false;
     const Type *k = in(t, 0);
     i64 want[3] = {k->dim[1], DIM_C, k->dim[2]};
-    return need_shape(t, 1, 3, k->dim) && need_int(t, 2) && need_shape(t, 2, 1, &k->dim[0]) && need_shape(t, 3, 3, want) && need_shape(t, 4, 3, want);
+    return need_shape(t, 1, 3, k->dim) && need_int(t, 2) && need_shape(t, 2, 1, &k->dim[0]) &&
+           need_shape(t, 3, 3, want) && need_shape(t, 4, 3, want);
 }
 
 static bool ty_attend(Ty *t)
 {
-    if (!need_float(t, 0) || !need_rank(t, 0, 3) || !need_state(t, 2) || !need_state(t, 3) || !need_rank(t, 2, 3)) return false;
+    if (!need_float(t, 0) || !need_rank(t, 0, 3) || !need_state(t, 2) || !need_state(t, 3) ||
+        !need_rank(t, 2, 3))
+        return false;
     const Type *q = in(t, 0), *k = in(t, 2);
     Type kt = {.rank = 3, .dim = {q->dim[0], k->dim[0], k->dim[2]}};
-    return need_int(t, 1) && need_shape(t, 1, 1, &q->dim[0]) && need_shape(t, 3, 3, k->dim) && kv_shapes(t, q, &kt) && ty_same(t);
+    return need_int(t, 1) && need_shape(t, 1, 1, &q->dim[0]) && need_shape(t, 3, 3, k->dim) &&
+           kv_shapes(t, q, &kt) && ty_same(t);
 }
 
 static bool ty_store(Ty *t)
 {
     if (!need_rank(t, 0, 2) || !need_state(t, 1) || !need_rank(t, 1, 2)) return false;
-    return in(t, 0)->dim[1] == in(t, 1)->dim[1] || fail(t, "rows of %s and of the state %s differ in length", show(t, 0), show(t, 1));
+    return in(t, 0)->dim[1] == in(t, 1)->dim[1] ||
+           fail(t, "rows of %s and of the state %s differ in length", show(t, 0), show(t, 1));
 }
 
 typedef bool TypeRule(Ty *t);
@@ -411,10 +508,12 @@ static bool attrs_ok(Ty *t)
     bool opt;
     for (u32 i = 0; i < t->op->nattr; i++) {
         AttrId id = t->op->attr[i].id;
-        if (id != A_AT && !attr_listed(info->attrs, attr_info[id].name, &opt)) return fail(t, "has no attribute '%s'", attr_info[id].name);
+        if (id != A_AT && !attr_listed(info->attrs, attr_info[id].name, &opt))
+            return fail(t, "has no attribute '%s'", attr_info[id].name);
     }
     for (int id = 1; id < A_COUNT; id++)
-        if (attr_listed(info->attrs, attr_info[id].name, &opt) && !opt && !op_attr(t->op, (AttrId)id))
+        if (attr_listed(info->attrs, attr_info[id].name, &opt) && !opt &&
+            !op_attr(t->op, (AttrId)id))
             return fail(t, "the attribute '%s' is missing", attr_info[id].name);
     return true;
 }
@@ -430,7 +529,8 @@ bool ir_infer(Diag *d, Module *m, const Op *op, TypeId *out)
     if (op->fn == 0) {
         if (!(info->flags & OPF_CONST)) return fail(&t, "is not allowed in the constant region");
         for (u32 i = 0; i < op->nin; i++)
-            if (op->in[i] && !is_const(m, op->in[i])) return fail(&t, "operand %u of a constant is not a constant", i);
+            if (op->in[i] && !is_const(m, op->in[i]))
+                return fail(&t, "operand %u of a constant is not a constant", i);
     }
     return attrs_ok(&t) && rules[op->kind](&t);
 }

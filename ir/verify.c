@@ -1,4 +1,5 @@
-/* Rules that hold for every module at every stage. Type rules live in types.c and are checked again here. */
+/* Rules that hold for every module at every stage. Type rules live in types.c and are checked again
+ * here. */
 #include "ir/text.h"
 
 #include <stdlib.h>
@@ -10,14 +11,16 @@ typedef struct Verify {
     bool ok;
 } Verify;
 
-static void breach(Verify *v, const Op *op, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void breach(Verify *v, const Op *op, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 static void breach(Verify *v, const Op *op, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
     const char *text = arena_vprintf(v->m->a, fmt, ap);
     va_end(ap);
-    v->ok = diag_error(v->d, E_IR_VERIFY, LOC_WHAT(op ? op_info[op->kind].mnemonic : NULL), "%s", text);
+    v->ok =
+        diag_error(v->d, E_IR_VERIFY, LOC_WHAT(op ? op_info[op->kind].mnemonic : NULL), "%s", text);
     if (op) diag_note(v->d, "%s", ir_op_text(v->m, op));
 }
 
@@ -29,10 +32,14 @@ static void check_op(Verify *v, const Op *op, u32 fn)
         ValueId x = op->in[i];
         if (!x) continue;
         const Value *val = value_at(v->m, x);
-        if (val->def && op_at(v->m, val->def)->kind == OP_NONE) breach(v, op, "operand %u was erased", i);
-        else if (val->fn != 0 && val->fn != fn) breach(v, op, "operand %u belongs to another function", i);
-        else if (!v->defined[x]) breach(v, op, "operand %u is used before it is defined", i);
-        else if (def_of(v->m, x)->kind == OP_STATE && !(info->flags & OPF_STATEFUL) && op->kind != OP_ROWS)
+        if (val->def && op_at(v->m, val->def)->kind == OP_NONE)
+            breach(v, op, "operand %u was erased", i);
+        else if (val->fn != 0 && val->fn != fn)
+            breach(v, op, "operand %u belongs to another function", i);
+        else if (!v->defined[x])
+            breach(v, op, "operand %u is used before it is defined", i);
+        else if (def_of(v->m, x)->kind == OP_STATE && !(info->flags & OPF_STATEFUL) &&
+                 op->kind != OP_ROWS)
             breach(v, op, "operand %u is a state", i);
     }
     if (!v->ok) return;
@@ -43,7 +50,9 @@ static void check_op(Verify *v, const Op *op, u32 fn)
     }
     for (u32 i = 0; i < op->nout; i++) {
         if (value_at(v->m, op->out + i)->type != out[i])
-            breach(v, op, "result %u has type %s, the rule gives %s", i, ir_type_text(v->m, type_of(v->m, op->out + i)), ir_type_text(v->m, &v->m->types.at[out[i]]));
+            breach(v, op, "result %u has type %s, the rule gives %s", i,
+                   ir_type_text(v->m, type_of(v->m, op->out + i)),
+                   ir_type_text(v->m, &v->m->types.at[out[i]]));
         v->defined[op->out + i] = true;
     }
 }
@@ -55,13 +64,18 @@ static void check_steps(Verify *v, const Fn *f)
     for (u32 i = 0; i < f->body.n; i++) {
         const Op *op = op_at(v->m, f->body.at[i]);
         if (!f->steps.n && !op->step) continue;
-        if (op->step == step + 1 && op->step <= f->steps.n) step = op->step;
-        else if (op->step != step || !step) breach(v, op, "step %u follows step %u", op->step, step);
+        if (op->step == step + 1 && op->step <= f->steps.n)
+            step = op->step;
+        else if (op->step != step || !step)
+            breach(v, op, "step %u follows step %u", op->step, step);
     }
-    if (step != f->steps.n) breach(v, NULL, "function @%s has %u steps, its ops use %u", ir_cstr(v->m, f->name), f->steps.n, step);
+    if (step != f->steps.n)
+        breach(v, NULL, "function @%s has %u steps, its ops use %u", ir_cstr(v->m, f->name),
+               f->steps.n, step);
     for (u32 i = 0; i < f->steps.n; i++) {
         ValueId w = f->steps.at[i].weights;
-        if (w && def_of(v->m, w)->kind != OP_PACK) breach(v, def_of(v->m, w), "the weights of step %u are not a pack", i + 1);
+        if (w && def_of(v->m, w)->kind != OP_PACK)
+            breach(v, def_of(v->m, w), "the weights of step %u are not a pack", i + 1);
     }
 }
 
@@ -69,14 +83,19 @@ bool ir_verify(Diag *d, Module *m)
 {
     Verify v = {d, m, calloc(m->values.n, sizeof(bool)), true};
     if (!v.defined) die_oom();
-    for (u32 i = 0; i < m->consts.n; i++) check_op(&v, op_at(m, m->consts.at[i]), 0);
+    for (u32 i = 0; i < m->consts.n; i++)
+        check_op(&v, op_at(m, m->consts.at[i]), 0);
     for (u32 k = 1; k < m->fns.n; k++) {
         const Fn *f = &m->fns.at[k];
-        for (u32 i = 0; i < f->params.n; i++) v.defined[f->params.at[i]] = true;
-        for (u32 i = 0; i < f->body.n; i++) check_op(&v, op_at(m, f->body.at[i]), k);
+        for (u32 i = 0; i < f->params.n; i++)
+            v.defined[f->params.at[i]] = true;
+        for (u32 i = 0; i < f->body.n; i++)
+            check_op(&v, op_at(m, f->body.at[i]), k);
         for (u32 i = 0; i < f->results.n; i++) {
             ValueId r = f->results.at[i];
-            if (!v.defined[r] || (value_at(m, r)->fn != k && value_at(m, r)->fn != 0)) breach(&v, NULL, "function @%s returns a value that it does not define", ir_cstr(m, f->name));
+            if (!v.defined[r] || (value_at(m, r)->fn != k && value_at(m, r)->fn != 0))
+                breach(&v, NULL, "function @%s returns a value that it does not define",
+                       ir_cstr(m, f->name));
         }
         check_steps(&v, f);
     }

@@ -128,8 +128,10 @@ bool pass_quantize_activations(PassCx *cx)
             const AttrSpec *form = ATTRS({A_DTYPE, .s = dtype}, {A_GROUP, .i = group}),
                            *grouped = ATTRS({A_GROUP, .i = group});
             ValueId s = ir_op(&b, OP_QPARAMS, INS(x), form, 0, suffixed(cx, x, SUFFIX_SCALE));
-            ValueId q = s ? ir_op(&b, OP_QUANTIZE, INS(x, s), form, 0, suffixed(cx, x, SUFFIX_Q)) : 0;
-            ValueId dq = q ? ir_op(&b, OP_DEQUANTIZE, INS(q, s), grouped, 0, suffixed(cx, x, SUFFIX_DQ)) : 0;
+            ValueId q =
+                s ? ir_op(&b, OP_QUANTIZE, INS(x, s), form, 0, suffixed(cx, x, SUFFIX_Q)) : 0;
+            ValueId dq =
+                q ? ir_op(&b, OP_DEQUANTIZE, INS(q, s), grouped, 0, suffixed(cx, x, SUFFIX_DQ)) : 0;
             if (!dq) return false;
             *slot = dq;
             i += 3;

@@ -1,14 +1,15 @@
 /* The contract between generated code and the runtime that ships with it.
  *
- * pfqc emits one C file per model (out/src/model.c) that defines `pfq_model`, plus one object of kernels
- * specialised to the model's shapes. Both are linked with the runtime archive (everything in runtime/).
- * codegen/ may include this header; the runtime includes nothing above it.
+ * pfqc emits one C file per model (out/src/model.c) that defines `pfq_model`, plus one object of
+ * kernels specialised to the model's shapes. Both are linked with the runtime archive (everything
+ * in runtime/). codegen/ may include this header; the runtime includes nothing above it.
  *
- * Ownership: everything reachable from pfq_model is const and lives as long as the program. The runtime
- * allocates the buffers named here once, at load; after that no allocation happens on the token path.
- * Threading: every thread of the pool runs the same phase function (SPMD). A kernel divides its work by
- * (tid, nt) alone; the phase calls pfq_barrier between steps that depend on each other.
- * Not here: how kernels work inside (codegen/cpu), the weight file's container (runtime/image.h).
+ * Ownership: everything reachable from pfq_model is const and lives as long as the program. The
+ * runtime allocates the buffers named here once, at load; after that no allocation happens on the
+ * token path. Threading: every thread of the pool runs the same phase function (SPMD). A kernel
+ * divides its work by (tid, nt) alone; the phase calls pfq_barrier between steps that depend on
+ * each other. Not here: how kernels work inside (codegen/cpu), the weight file's container
+ * (runtime/image.h).
  */
 #ifndef PFQC_RUNTIME_ABI_H
 #define PFQC_RUNTIME_ABI_H
@@ -19,8 +20,8 @@
 
 #define PFQ_ABI_VERSION 1
 
-/* What one kernel call reads and writes. Which slots a kernel uses, and their shapes, is in the contract
- * comment of its template. Unused slots are NULL. */
+/* What one kernel call reads and writes. Which slots a kernel uses, and their shapes, is in the
+ * contract comment of its template. Unused slots are NULL. */
 typedef struct PfqArgs {
     const void *in[6];  /* activations */
     void *out[4];       /* activations, KV cache rows, logits */
@@ -38,11 +39,12 @@ typedef struct PfqBarrier PfqBarrier; /* runtime/pool.c */
 
 /* State of one phase call; every thread has its own copy, differing only in tid and scratch. */
 typedef struct PfqExec {
-    char *act;               /* activation arena, PfqModel.act_bytes */
-    char *kv;                /* KV cache: PfqModel.kv_row_bytes * ctx bytes; offsets scale with ctx */
-    const char *weights;     /* the mapped image's data (runtime/image.h): offsets count from its data_offset */
-    const int32_t *tokens;   /* [T] token ids (prefill, decode); [T] row numbers (logits) */
-    float *logits;           /* [rows, vocab] f32 (decode: one row) */
+    char *act; /* activation arena, PfqModel.act_bytes */
+    char *kv;  /* KV cache: PfqModel.kv_row_bytes * ctx bytes; offsets scale with ctx */
+    const char *
+        weights; /* the mapped image's data (runtime/image.h): offsets count from its data_offset */
+    const int32_t *tokens; /* [T] token ids (prefill, decode); [T] row numbers (logits) */
+    float *logits;         /* [rows, vocab] f32 (decode: one row) */
     void *scratch;
     PfqKernel *const *kernel; /* kernel table of the variant chosen at start-up */
     PfqBarrier *barrier;
@@ -60,7 +62,7 @@ enum {
     PFQ_CPU_AVX512 = 1u << 1,     /* x86-64-v4: avx512 f bw dq vl cd */
     PFQ_CPU_AVX512VNNI = 1u << 2, /* avx512_vnni */
     PFQ_CPU_AVX512VBMI = 1u << 3,
-    PFQ_CPU_AMX_INT8 = 1u << 4,   /* with the kernel's permission (arch_prctl) */
+    PFQ_CPU_AMX_INT8 = 1u << 4, /* with the kernel's permission (arch_prctl) */
 };
 
 typedef struct PfqVariant {
@@ -69,37 +71,38 @@ typedef struct PfqVariant {
     PfqKernel *const *kernel; /* [n_kernels], same order in every variant */
 } PfqVariant;
 
-/* A recorded expectation for `self-test`: greedy logits of the last of n_tokens, made by pfqc's evaluator. */
+/* A recorded expectation for `self-test`: greedy logits of the last of n_tokens, made by pfqc's
+ * evaluator. */
 typedef struct PfqExpect {
     int32_t n_tokens;
     const int32_t *tokens;
     int32_t n_top;
-    const int32_t *top_ids;  /* the n_top largest logits, descending */
+    const int32_t *top_ids; /* the n_top largest logits, descending */
     const float *top_logits;
-    float tolerance;         /* allowed absolute difference of a logit */
+    float tolerance; /* allowed absolute difference of a logit */
 } PfqExpect;
 
 typedef struct PfqModel {
-    uint32_t abi;                         /* PFQ_ABI_VERSION */
-    const char *name, *recipe, *version;  /* model name, recipe name, pfqc version */
-    const char *arch;                     /* architecture description it came from, "" if none */
+    uint32_t abi;                        /* PFQ_ABI_VERSION */
+    const char *name, *recipe, *version; /* model name, recipe name, pfqc version */
+    const char *arch;                    /* architecture description it came from, "" if none */
     int32_t vocab, context, layers, hidden, heads, kv_heads, head_dim, ffn;
-    int32_t chunk;                        /* largest T of `prefill` */
-    int32_t rows;                         /* largest T of `logits` */
-    uint64_t act_bytes, scratch_bytes;    /* scratch is per thread */
-    uint64_t kv_row_bytes;                /* KV bytes per token of context, all layers */
-    uint64_t weight_bytes;                /* of the image, and bytes read per decoded token */
+    int32_t chunk;                     /* largest T of `prefill` */
+    int32_t rows;                      /* largest T of `logits` */
+    uint64_t act_bytes, scratch_bytes; /* scratch is per thread */
+    uint64_t kv_row_bytes;             /* KV bytes per token of context, all layers */
+    uint64_t weight_bytes;             /* of the image, and bytes read per decoded token */
     uint64_t weight_bytes_per_token;
-    uint8_t image_id[16];                 /* identifies the weight image this binary belongs to */
-    PfqPhase *prefill;                    /* tokens -> KV cache, final hidden states kept in act */
-    PfqPhase *logits;                     /* row numbers of the last prefill -> logits */
-    PfqPhase *decode;                     /* one token -> KV cache and logits */
+    uint8_t image_id[16]; /* identifies the weight image this binary belongs to */
+    PfqPhase *prefill;    /* tokens -> KV cache, final hidden states kept in act */
+    PfqPhase *logits;     /* row numbers of the last prefill -> logits */
+    PfqPhase *decode;     /* one token -> KV cache and logits */
     int32_t n_variants, n_kernels;
-    const PfqVariant *variants;           /* best first */
-    const unsigned char *tokenizer;       /* tables for runtime/tokenizer.h */
+    const PfqVariant *variants;     /* best first */
+    const unsigned char *tokenizer; /* tables for runtime/tokenizer.h */
     uint64_t tokenizer_bytes;
-    const PfqExpect *expect;              /* NULL if none was recorded */
-    uint64_t params;                      /* parameters of the checkpoint, 0 if unknown (bench prints it) */
+    const PfqExpect *expect; /* NULL if none was recorded */
+    uint64_t params;         /* parameters of the checkpoint, 0 if unknown (bench prints it) */
 } PfqModel;
 
 extern const PfqModel pfq_model;

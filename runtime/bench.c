@@ -30,10 +30,10 @@ typedef struct ReadJob {
     size_t bytes;
 } ReadJob;
 
-/* Defines void NAME(arg, tid, nt): xors this thread's share of the data together, front to back, with
- * eight loads in flight. One stream a thread is what the hardware prefetcher likes best: two streams
- * reached 75 % of it, four 50 % (one thread of a Zen 4 host, 95 MB). The result goes to memory, so
- * that the loads cannot be left out. (A macro: see DEFINE_EXP in sample.c.) */
+/* Defines void NAME(arg, tid, nt): xors this thread's share of the data together, front to back,
+ * with eight loads in flight. One stream a thread is what the hardware prefetcher likes best: two
+ * streams reached 75 % of it, four 50 % (one thread of a Zen 4 host, 95 MB). The result goes to
+ * memory, so that the loads cannot be left out. (A macro: see DEFINE_EXP in sample.c.) */
 #define DEFINE_READ(NAME, TARGET, LANES)                                                           \
     typedef int64_t Lanes_##NAME __attribute__((vector_size(8 * LANES)));                          \
                                                                                                    \

@@ -236,9 +236,12 @@ static bool run_command(PfqCli *c)
     }
     const PfqCommand cmd = c->opt.command;
     if (!c->model->tokenizer) {
-        return cmd == PFQ_CMD_LOGITS || cmd == PFQ_CMD_INFO || cmd == PFQ_CMD_SELF_TEST || cmd == PFQ_CMD_BENCH
+        return cmd == PFQ_CMD_LOGITS || cmd == PFQ_CMD_INFO || cmd == PFQ_CMD_SELF_TEST ||
+                       cmd == PFQ_CMD_BENCH
                    ? handlers[cmd](c)
-                   : pfq_fail(&c->err, "'%s' needs a tokenizer, and this model was compiled without one", pfq_command_name(cmd));
+                   : pfq_fail(&c->err,
+                              "'%s' needs a tokenizer, and this model was compiled without one",
+                              pfq_command_name(cmd));
     }
     const char *bad = pfq_tok_open(&c->tok, c->model->tokenizer, c->model->tokenizer_bytes);
     if (bad) {

@@ -56,7 +56,8 @@ uint32_t pfq_cpu_features(void)
         has(b7, bit_AVX2 | bit_BMI | bit_BMI2) && has(cx, bit_LZCNT)) {
         f |= PFQ_CPU_AVX2;
     }
-    if (f && os_avx512 && has(b7, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL | bit_AVX512CD)) {
+    if (f && os_avx512 &&
+        has(b7, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL | bit_AVX512CD)) {
         f |= PFQ_CPU_AVX512;
         f |= has(c7, bit_AVX512VNNI) ? (uint32_t)PFQ_CPU_AVX512VNNI : 0;
         f |= has(c7, bit_AVX512VBMI) ? (uint32_t)PFQ_CPU_AVX512VBMI : 0;

@@ -76,7 +76,8 @@ static bool print_logits(PfqCli *c, const int32_t *ids, int32_t n)
     }
     pfq_out_printf(c->out, "],\n \"%s\": %s", k ? "top" : "logits", c->opt.all ? "[" : "");
     bool ok = c->opt.decode ? decode_logits(c, ids, n, &l)
-                            : pfq_engine_prefill(&c->engine, ids, n, c->opt.all ? PFQ_WANT_ALL : PFQ_WANT_LAST,
+                            : pfq_engine_prefill(&c->engine, ids, n,
+                                                 c->opt.all ? PFQ_WANT_ALL : PFQ_WANT_LAST,
                                                  print_rows, &l, &c->err);
     pfq_out_printf(c->out, "%s}\n", c->opt.all ? "]" : "");
     free(l.top);

@@ -17,8 +17,8 @@ enum { PFQ_PACE_TEAM = 4, PFQ_PACE_STRETCH = 16, PFQ_PACE_LONGEST = 128 };
 
 typedef struct PfqPace { /* zero to begin */
     double team, alone;  /* recent seconds per token, 0: not known */
-    int32_t left;       /* tokens still to run alone */
-    int32_t stretch;    /* the last stretch; 0: the team has kept up since */
+    int32_t left;        /* tokens still to run alone */
+    int32_t stretch;     /* the last stretch; 0: the team has kept up since */
 } PfqPace;
 
 bool pfq_pace_alone(const PfqPace *p, int threads); /* how the next token is to run */

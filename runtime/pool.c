@@ -15,12 +15,12 @@
 #include <unistd.h>
 
 enum {
-    /* Longer than the threads of a decode step wait for each other (steps of 5 to 25 us, shares that
-     * differ by some), or barriers sleep and pay for being woken. SmolLM2 w4a16, two threads on two
-     * quiet cores, median tok/s of 7 interleaved runs: 10 us 256, 25 us 280, 60 us 296. A thread
-     * that spins long looks greedy to the scheduler when other programs want the core: at a load of
-     * 4, 10 us gave 214 and 50 us 192; at 10 and more, shorter was better still, and there pace.h
-     * decodes on one thread. */
+    /* Longer than the threads of a decode step wait for each other (steps of 5 to 25 us, shares
+     * that differ by some), or barriers sleep and pay for being woken. SmolLM2 w4a16, two threads
+     * on two quiet cores, median tok/s of 7 interleaved runs: 10 us 256, 25 us 280, 60 us 296. A
+     * thread that spins long looks greedy to the scheduler when other programs want the core: at a
+     * load of 4, 10 us gave 214 and 50 us 192; at 10 and more, shorter was better still, and there
+     * pace.h decodes on one thread. */
     SPIN_NS = 50000,
     SPIN_CROWDED_NS = 500 /* more threads than cores: the awaited thread may need ours */
 };

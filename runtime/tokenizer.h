@@ -90,8 +90,7 @@ enum {
     "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" suffix                                                        \
     "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+"                                 \
     "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" suffix
-#define PFQ_TOK_O200K_TAIL                                                                         \
-    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define PFQ_TOK_O200K_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define PFQ_TOK_SPLITS(X)                                                                          \
     X(GPT2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+")  \
     X(LLAMA3,                                                                                      \
@@ -126,7 +125,7 @@ typedef enum PfqTokSplit {
 #define X(id, pattern) PFQ_SPLIT_##id,
     PFQ_TOK_SPLITS(X)
 #undef X
-    PFQ_SPLIT_COUNT
+        PFQ_SPLIT_COUNT
 } PfqTokSplit;
 
 /* PfqTokHead.flags */

@@ -7,7 +7,8 @@
  *   scale     out[0] = in[0] * c_scale
  *   mul_row   out[0] = in[0] * aux[0], aux[0] [c_K] f32
  *   add_row   out[0] = in[0] + aux[0]
- *   rows      out[0][t] = in[0][in[1][t]], in[1] row numbers [T] i32, 0 .. c_rows-1 (others read the nearest)
+ *   rows      out[0][t] = in[0][in[1][t]], in[1] row numbers [T] i32, 0 .. c_rows-1 (others read
+ * the nearest)
  *
  * out[0] may be an operand (not for rows). Rows are divided over threads; all are bound by memory.
  */
@@ -20,7 +21,8 @@ PFQ_CONST(float, c_scale);
 
 enum { ADD, MUL, ACT, GLU, SCALE, MUL_ROW, ADD_ROW };
 
-PFQ_INLINE F element(int32_t op, F x, F y) {
+PFQ_INLINE F element(int32_t op, F x, F y)
+{
     switch (op) {
     case ADD:
     case ADD_ROW: return x + y;
@@ -31,7 +33,8 @@ PFQ_INLINE F element(int32_t op, F x, F y) {
     }
 }
 
-PFQ_INLINE void elementwise(const PfqArgs *a, int tid, int nt, int32_t op) {
+PFQ_INLINE void elementwise(const PfqArgs *a, int tid, int nt, int32_t op)
+{
     int64_t b, e;
     pfq_split(a->T, tid, nt, &b, &e);
     const bool by_row = op == MUL_ROW || op == ADD_ROW, unary = op == ACT || op == SCALE;
@@ -40,19 +43,42 @@ PFQ_INLINE void elementwise(const PfqArgs *a, int tid, int nt, int32_t op) {
         const float *y = by_row ? a->aux[0] : unary ? x : (const float *)a->in[1] + t * c_K;
         float *out = (float *)a->out[0] + t * c_K;
         for (int32_t k = 0; k < c_K; k += 16)
-            f_store_n(out + k, element(op, f_load_n(x + k, c_K - k), f_load_n(y + k, c_K - k)), c_K - k);
+            f_store_n(out + k, element(op, f_load_n(x + k, c_K - k), f_load_n(y + k, c_K - k)),
+                      c_K - k);
     }
 }
 
-void pfq_add(const PfqArgs *a, int tid, int nt) { elementwise(a, tid, nt, ADD); }
-void pfq_mul(const PfqArgs *a, int tid, int nt) { elementwise(a, tid, nt, MUL); }
-void pfq_act(const PfqArgs *a, int tid, int nt) { elementwise(a, tid, nt, ACT); }
-void pfq_glu(const PfqArgs *a, int tid, int nt) { elementwise(a, tid, nt, GLU); }
-void pfq_scale(const PfqArgs *a, int tid, int nt) { elementwise(a, tid, nt, SCALE); }
-void pfq_mul_row(const PfqArgs *a, int tid, int nt) { elementwise(a, tid, nt, MUL_ROW); }
-void pfq_add_row(const PfqArgs *a, int tid, int nt) { elementwise(a, tid, nt, ADD_ROW); }
+void pfq_add(const PfqArgs *a, int tid, int nt)
+{
+    elementwise(a, tid, nt, ADD);
+}
+void pfq_mul(const PfqArgs *a, int tid, int nt)
+{
+    elementwise(a, tid, nt, MUL);
+}
+void pfq_act(const PfqArgs *a, int tid, int nt)
+{
+    elementwise(a, tid, nt, ACT);
+}
+void pfq_glu(const PfqArgs *a, int tid, int nt)
+{
+    elementwise(a, tid, nt, GLU);
+}
+void pfq_scale(const PfqArgs *a, int tid, int nt)
+{
+    elementwise(a, tid, nt, SCALE);
+}
+void pfq_mul_row(const PfqArgs *a, int tid, int nt)
+{
+    elementwise(a, tid, nt, MUL_ROW);
+}
+void pfq_add_row(const PfqArgs *a, int tid, int nt)
+{
+    elementwise(a, tid, nt, ADD_ROW);
+}
 
-void pfq_rows(const PfqArgs *a, int tid, int nt) {
+void pfq_rows(const PfqArgs *a, int tid, int nt)
+{
     int64_t b, e;
     pfq_split(a->T, tid, nt, &b, &e);
     for (int64_t t = b; t < e; t++) {

@@ -1,4 +1,5 @@
-/* embed: rows of a packed weight matrix [c_N, c_K] as f32, so that a tied head and the embedding share bytes.
+/* embed: rows of a packed weight matrix [c_N, c_K] as f32, so that a tied head and the embedding
+ * share bytes.
  *
  *   in[0]   token ids [T] i32; an id outside 0 .. c_N-1 reads as the nearest valid one
  *   w       packed tiles: f32 (embed.f32), s8 (embed.s8) or u4g32 (embed.u4g32)
@@ -13,13 +14,15 @@ PFQ_CONST(int32_t, c_N);
 PFQ_CONST(int32_t, c_K);
 PFQ_CONST(float, c_scale);
 
-PFQ_INLINE void row_f32(const char *w, int32_t id, float *y) {
+PFQ_INLINE void row_f32(const char *w, int32_t id, float *y)
+{
     const float *p = (const float *)w + (int64_t)(id / 16) * c_K * 16 + id % 16;
     for (int32_t k = 0; k < c_K; k++)
         y[k] = p[16 * (int64_t)k] * c_scale;
 }
 
-PFQ_INLINE void row_s8(const char *w, int32_t id, float *y) {
+PFQ_INLINE void row_s8(const char *w, int32_t id, float *y)
+{
     const char *tile = w + (id / 16) * (128 + 16 * (int64_t)pfq_up(c_K, 4));
     const F scale = f_set(((const float *)tile)[id % 16] * c_scale);
     const char *p = tile + 128 + id % 16 * 4;
@@ -33,11 +36,13 @@ PFQ_INLINE void row_s8(const char *w, int32_t id, float *y) {
     }
 }
 
-PFQ_INLINE void row_u4g32(const char *w, int32_t id, float *y) {
+PFQ_INLINE void row_u4g32(const char *w, int32_t id, float *y)
+{
     const int32_t r = id % 16;
     const char *p = w + (id / 16) * (int64_t)((c_K + 31) / 32) * 320;
     for (int32_t k = 0; k < c_K; k += 32, p += 320) {
-        float scale = h_to_f(((const uint16_t *)p)[r]), offset = h_to_f(((const uint16_t *)p)[16 + r]);
+        float scale = h_to_f(((const uint16_t *)p)[r]),
+              offset = h_to_f(((const uint16_t *)p)[16 + r]);
         for (int32_t i = 0; i < pfq_min(32, c_K - k); i++) {
             uint8_t b = (uint8_t)p[64 + 64 * (i / 8) + 4 * r + i % 4];
             y[k + i] = ((float)(i & 4 ? b >> 4 : b & 15) * scale + offset) * c_scale;
@@ -45,7 +50,8 @@ PFQ_INLINE void row_u4g32(const char *w, int32_t id, float *y) {
     }
 }
 
-PFQ_INLINE void embed(const PfqArgs *a, int tid, int nt, void row(const char *, int32_t, float *)) {
+PFQ_INLINE void embed(const PfqArgs *a, int tid, int nt, void row(const char *, int32_t, float *))
+{
     int64_t b, e;
     pfq_split(a->T, tid, nt, &b, &e);
     for (int64_t t = b; t < e; t++) {
@@ -54,6 +60,15 @@ PFQ_INLINE void embed(const PfqArgs *a, int tid, int nt, void row(const char *, 
     }
 }
 
-void pfq_embed_f32(const PfqArgs *a, int tid, int nt) { embed(a, tid, nt, row_f32); }
-void pfq_embed_s8(const PfqArgs *a, int tid, int nt) { embed(a, tid, nt, row_s8); }
-void pfq_embed_u4g32(const PfqArgs *a, int tid, int nt) { embed(a, tid, nt, row_u4g32); }
+void pfq_embed_f32(const PfqArgs *a, int tid, int nt)
+{
+    embed(a, tid, nt, row_f32);
+}
+void pfq_embed_s8(const PfqArgs *a, int tid, int nt)
+{
+    embed(a, tid, nt, row_s8);
+}
+void pfq_embed_u4g32(const PfqArgs *a, int tid, int nt)
+{
+    embed(a, tid, nt, row_u4g32);
+}

@@ -5,8 +5,9 @@
  *   w       base matrix B [c_base, c_base] as packed f32 tiles; NULL when c_base is 1
  *   scratch c_N f32
  *
- * c_N = c_base * m, m a power of two: S is log2(m) stages of sums and differences over the last axis of [c_base, m],
- * B a product along the first. Blocks are divided over threads. Bound by arithmetic: c_N * (log2(m) + 2 c_base) per block.
+ * c_N = c_base * m, m a power of two: S is log2(m) stages of sums and differences over the last
+ * axis of [c_base, m], B a product along the first. Blocks are divided over threads. Bound by
+ * arithmetic: c_N * (log2(m) + 2 c_base) per block.
  */
 #include "kernel.h"
 
@@ -15,9 +16,11 @@ PFQ_CONST(int32_t, c_N);
 PFQ_CONST(int32_t, c_base);
 PFQ_CONST(float, c_scale);
 
-/* One stage inside a vector: lane i becomes x[i] + x[i ^ h], or x[i ^ h] - x[i] where bit h of i is set. */
-#define STAGE(v, h, ...)                                                                                               \
-    (__builtin_shufflevector(v, v, __VA_ARGS__) + f_sel((i_lanes() & i_set(h)) != i_set(0), -(v), (v)))
+/* One stage inside a vector: lane i becomes x[i] + x[i ^ h], or x[i ^ h] - x[i] where bit h of i is
+ * set. */
+#define STAGE(v, h, ...)                                                                           \
+    (__builtin_shufflevector(v, v, __VA_ARGS__) +                                                  \
+     f_sel((i_lanes() & i_set(h)) != i_set(0), -(v), (v)))
 
 PFQ_INLINE F sylvester16(F v)
 {
@@ -40,7 +43,8 @@ PFQ_INLINE void sylvester(float *x, int32_t m)
             }
         return;
     }
-    for (int32_t i = 0; i < m; i += 16) f_store(x + i, sylvester16(f_load(x + i)));
+    for (int32_t i = 0; i < m; i += 16)
+        f_store(x + i, sylvester16(f_load(x + i)));
     for (int32_t h = 16; h < m; h *= 2)
         for (int32_t i = 0; i < m; i += 2 * h)
             for (int32_t j = i; j < i + h; j += 16) {
@@ -54,10 +58,12 @@ PFQ_INLINE void sylvester(float *x, int32_t m)
 PFQ_INLINE void base(const float *b, const float *x, float *out, int32_t m)
 {
     for (int32_t i = 0; i < c_base; i++) {
-        const float *row = b + (int64_t)(i / 16) * 16 * c_base + i % 16; /* element j is 16 j further on */
+        const float *row =
+            b + (int64_t)(i / 16) * 16 * c_base + i % 16; /* element j is 16 j further on */
         for (int32_t c = 0; c < m; c += 16) {
             F sum = f_set(0);
-            for (int32_t j = 0; j < c_base; j++) sum = f_fma(f_set(row[16 * j]), f_load_n(x + (int64_t)j * m + c, m - c), sum);
+            for (int32_t j = 0; j < c_base; j++)
+                sum = f_fma(f_set(row[16 * j]), f_load_n(x + (int64_t)j * m + c, m - c), sum);
             f_store_n(out + (int64_t)i * m + c, sum * f_set(c_scale), m - c);
         }
     }
@@ -72,10 +78,14 @@ void pfq_hadamard(const PfqArgs *a, int tid, int nt)
     for (int64_t u = b; u < e; u++) {
         const float *in = (const float *)a->in[0] + u * c_N;
         float *out = (float *)a->out[0] + u * c_N;
-        for (int32_t i = 0; i < c_N; i += 16) f_store_n(x + i, f_load_n(in + i, c_N - i), c_N - i);
-        for (int32_t j = 0; j < c_base; j++) sylvester(x + (int64_t)j * m, m);
-        if (c_base > 1) base(a->w, x, out, m);
+        for (int32_t i = 0; i < c_N; i += 16)
+            f_store_n(x + i, f_load_n(in + i, c_N - i), c_N - i);
+        for (int32_t j = 0; j < c_base; j++)
+            sylvester(x + (int64_t)j * m, m);
+        if (c_base > 1)
+            base(a->w, x, out, m);
         else
-            for (int32_t i = 0; i < c_N; i += 16) f_store_n(out + i, f_load_n(x + i, c_N - i) * f_set(c_scale), c_N - i);
+            for (int32_t i = 0; i < c_N; i += 16)
+                f_store_n(out + i, f_load_n(x + i, c_N - i) * f_set(c_scale), c_N - i);
     }
 }

@@ -1,5 +1,5 @@
-/* What happens to one head of q, k or v after its projection: RMSNorm of the head, RoPE, the KV cache.
- * Shared by the qkv epilogue (linear.h) and the unfused kernel (heads.c).
+/* What happens to one head of q, k or v after its projection: RMSNorm of the head, RoPE, the KV
+ * cache. Shared by the qkv epilogue (linear.h) and the unfused kernel (heads.c).
  */
 #ifndef PFQC_CODEGEN_CPU_HEADS_H
 #define PFQC_CODEGEN_CPU_HEADS_H
@@ -14,10 +14,15 @@ PFQ_CONST(float, c_eps);
 PFQ_CONST(float, c_rope_scale);
 
 /* Floats of cos (and of sin) of one token in a rope table. */
-PFQ_INLINE int32_t rope_half(void) { return pfq_up(c_rot / 2, 16); }
+PFQ_INLINE int32_t rope_half(void)
+{
+    return pfq_up(c_rot / 2, 16);
+}
 
-/* table [n][2][rope_half] f32: cos then sin of position pos + t times freq[i], times c_rope_scale. */
-PFQ_INLINE void rope_table(float *table, const float *freq, int32_t pos, int32_t n) {
+/* table [n][2][rope_half] f32: cos then sin of position pos + t times freq[i], times c_rope_scale.
+ */
+PFQ_INLINE void rope_table(float *table, const float *freq, int32_t pos, int32_t n)
+{
     const int32_t half = rope_half();
     for (int32_t t = 0; t < n; t++) {
         double p = (double)(pos + t);
@@ -34,10 +39,10 @@ PFQ_INLINE void rope_table(float *table, const float *freq, int32_t pos, int32_t
 }
 
 /* RMSNorm with gain, in place, if c_qk_norm. */
-PFQ_INLINE void head_norm(float *v, const float *gain) {
+PFQ_INLINE void head_norm(float *v, const float *gain)
+{
     const int32_t D = c_head_dim;
-    if (!c_qk_norm)
-        return;
+    if (!c_qk_norm) return;
     F s = f_set(0.0f);
     for (int32_t i = 0; i < D; i += 16) {
         F x = f_load_n(v + i, D - i);
@@ -49,7 +54,8 @@ PFQ_INLINE void head_norm(float *v, const float *gain) {
 }
 
 /* Rotates pairs (i, i + c_rot / 2) in place; table is this token's row of a rope table. */
-PFQ_INLINE void head_rope(float *v, const float *table) {
+PFQ_INLINE void head_rope(float *v, const float *table)
+{
     const int32_t half = c_rot / 2;
     for (int32_t i = 0; i < half; i += 16) {
         int32_t n = half - i;
@@ -60,13 +66,15 @@ PFQ_INLINE void head_rope(float *v, const float *table) {
     }
 }
 
-PFQ_INLINE void head_copy(float *dst, const float *v) {
+PFQ_INLINE void head_copy(float *dst, const float *v)
+{
     for (int32_t i = 0; i < c_head_dim; i += 16)
         f_store_n(dst + i, f_load_n(v + i, c_head_dim - i), c_head_dim - i);
 }
 
 /* To row `row` of a cache [rows][c_head_dim]. */
-PFQ_INLINE void head_to_cache(char *cache, int64_t row, const float *v) {
+PFQ_INLINE void head_to_cache(char *cache, int64_t row, const float *v)
+{
     char *d = cache + row * c_head_dim * (c_kv_f16 ? 2 : 4);
     for (int32_t i = 0; i < c_head_dim; i += 16)
         f_store_kv(d, i, f_load_n(v + i, c_head_dim - i), c_head_dim - i, c_kv_f16);

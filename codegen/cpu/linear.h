@@ -1,4 +1,5 @@
-/* linear: y = W x for T rows x, followed by an epilogue. This header is the part that all weight formats share.
+/* linear: y = W x for T rows x, followed by an epilogue. This header is the part that all weight
+ * formats share.
  *
  *   in[0]   activations: f32 [T, c_K], or integers of format c_fmt
  *   in[1]   scales of format c_fmt (quantised activations)
@@ -9,21 +10,23 @@
  * c_epi selects the epilogue:
  *   none      out[0] [T, c_N] f32 = y
  *   residual  out[0] [T, c_N] f32 = y + in[2]
- *   glu       W holds gate and up interleaved in tiles (16 rows gate, 16 rows up, ...), each padded to whole
- *             tiles: c_N = 2 * F, 2 * ceil(F / 16) tiles; out[0] [T, F] f32 = act(gate) * up, act is c_act
- *   qkv       rows are c_heads heads of q, then c_kv_heads of k, then c_kv_heads of v, c_head_dim rows each and
- *             nothing between them. q and k: if c_qk_norm, RMSNorm of the head (c_eps) with gains aux[2] (q) and
- *             aux[3] (k), [c_head_dim] f32; then RoPE of the first c_rot columns, pairs (i, i + c_rot / 2), angle
- *             (pos + t) * aux[1][i], aux[1] = inverse frequencies [c_rot / 2] f32, cos and sin times c_rope_scale
- *             (c_rot = 0: no RoPE). out[0] = q [T, c_heads * c_head_dim] f32; out[1], out[2] = K and V cache of
- *             this layer [c_kv_heads][ctx][c_head_dim], f32 or (c_kv_f16) f16, written at rows pos + t
+ *   glu       W holds gate and up interleaved in tiles (16 rows gate, 16 rows up, ...), each padded
+ * to whole tiles: c_N = 2 * F, 2 * ceil(F / 16) tiles; out[0] [T, F] f32 = act(gate) * up, act is
+ * c_act qkv       rows are c_heads heads of q, then c_kv_heads of k, then c_kv_heads of v,
+ * c_head_dim rows each and nothing between them. q and k: if c_qk_norm, RMSNorm of the head (c_eps)
+ * with gains aux[2] (q) and aux[3] (k), [c_head_dim] f32; then RoPE of the first c_rot columns,
+ * pairs (i, i + c_rot / 2), angle (pos + t) * aux[1][i], aux[1] = inverse frequencies [c_rot / 2]
+ * f32, cos and sin times c_rope_scale (c_rot = 0: no RoPE). out[0] = q [T, c_heads * c_head_dim]
+ * f32; out[1], out[2] = K and V cache of this layer [c_kv_heads][ctx][c_head_dim], f32 or
+ * (c_kv_f16) f16, written at rows pos + t
  *
  *   scratch   kernels.def says how much
  *
- * Work is divided in (64 tokens) x (unit of tiles); a unit of qkv is the smallest number of whole heads that
- * fills whole tiles. T = 1 streams the weights once: its roofline is memory bandwidth, which the hardware's
- * prefetchers reach on one contiguous stream per thread (software prefetch cost 7 to 18 % on Zen 4). Large T is
- * bound by the dot-product ports (VNNI on Zen 4: 64 multiply-adds of 8 bits, 16 of f32 a cycle and core).
+ * Work is divided in (64 tokens) x (unit of tiles); a unit of qkv is the smallest number of whole
+ * heads that fills whole tiles. T = 1 streams the weights once: its roofline is memory bandwidth,
+ * which the hardware's prefetchers reach on one contiguous stream per thread (software prefetch
+ * cost 7 to 18 % on Zen 4). Large T is bound by the dot-product ports (VNNI on Zen 4: 64
+ * multiply-adds of 8 bits, 16 of f32 a cycle and core).
  *
  * A family (linear_*.c) defines lin_prepare and lin_block; lin_run drives them.
  */
@@ -56,18 +59,21 @@ typedef struct Lin {
     int32_t tn;   /* tokens of the block */
 } Lin;
 
-/* Computes tiles [tile, tile + tiles) for the block's tokens into y; columns of y are packed rows. */
+/* Computes tiles [tile, tile + tiles) for the block's tokens into y; columns of y are packed rows.
+ */
 PFQ_INLINE void lin_block(const Lin *l, int32_t tile, int32_t tiles);
 
 /* Called once for a block of tokens, before lin_block: what every tile needs of the activations. */
 PFQ_INLINE void lin_prepare(const Lin *l);
 
-PFQ_INLINE int32_t lin_tiles(void) {
+PFQ_INLINE int32_t lin_tiles(void)
+{
     return c_epi == PFQ_EPI_GLU ? 2 * ((c_N / 2 + 15) / 16) : (c_N + 15) / 16;
 }
 
 /* Tiles of a unit: for qkv, lcm(head_dim, 16) / 16. */
-PFQ_INLINE int32_t lin_unit(int32_t T) {
+PFQ_INLINE int32_t lin_unit(int32_t T)
+{
     if (c_epi == PFQ_EPI_QKV) {
         int32_t u = c_head_dim, m = 16;
         for (; m > 1 && u % 2 == 0; m /= 2)
@@ -79,25 +85,27 @@ PFQ_INLINE int32_t lin_unit(int32_t T) {
 
 /* ---- epilogues: token t of the block, packed rows from row on, values v ---- */
 
-PFQ_INLINE F lin_bias(const Lin *l, int32_t row, int32_t n, F v) {
+PFQ_INLINE F lin_bias(const Lin *l, int32_t row, int32_t n, F v)
+{
     return c_bias ? v + f_load_n((const float *)l->a->aux[0] + row, n) : v;
 }
 
-PFQ_INLINE void lin_epi_plain(const Lin *l, int32_t tile, int32_t tiles) {
+PFQ_INLINE void lin_epi_plain(const Lin *l, int32_t tile, int32_t tiles)
+{
     const PfqArgs *a = l->a;
     for (int32_t t = 0; t < l->tn; t++) {
         int64_t at = (int64_t)(l->t0 + t) * c_N;
         for (int32_t i = 0; i < tiles; i++) {
             int32_t row = (tile + i) * 16, n = c_N - row;
             F v = lin_bias(l, row, n, f_load(l->y + t * l->ys + i * 16));
-            if (c_epi == PFQ_EPI_RESIDUAL)
-                v += f_load_n((const float *)a->in[2] + at + row, n);
+            if (c_epi == PFQ_EPI_RESIDUAL) v += f_load_n((const float *)a->in[2] + at + row, n);
             f_store_n((float *)a->out[0] + at + row, v, n);
         }
     }
 }
 
-PFQ_INLINE void lin_epi_glu(const Lin *l, int32_t tile, int32_t tiles) {
+PFQ_INLINE void lin_epi_glu(const Lin *l, int32_t tile, int32_t tiles)
+{
     const int32_t width = c_N / 2;
     for (int32_t t = 0; t < l->tn; t++) {
         float *out = (float *)l->a->out[0] + (int64_t)(l->t0 + t) * width;
@@ -111,25 +119,26 @@ PFQ_INLINE void lin_epi_glu(const Lin *l, int32_t tile, int32_t tiles) {
 }
 
 /* Bias, norm and RoPE of one head of one token, in place. */
-PFQ_INLINE void lin_head(const Lin *l, int32_t t, int32_t head, float *v) {
+PFQ_INLINE void lin_head(const Lin *l, int32_t t, int32_t head, float *v)
+{
     const int32_t D = c_head_dim;
     if (c_bias)
         for (int32_t i = 0; i < D; i += 16)
             f_store_n(v + i, lin_bias(l, head * D + i, D - i, f_load_n(v + i, D - i)), D - i);
-    if (head >= c_heads + c_kv_heads)
-        return;
+    if (head >= c_heads + c_kv_heads) return;
     head_norm(v, l->a->aux[head < c_heads ? 2 : 3]);
     head_rope(v, l->rope + t * 2 * rope_half());
 }
 
-PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles) {
+PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles)
+{
     const PfqArgs *a = l->a;
-    const int32_t D = pfq_max(c_head_dim, 1), kv_heads = pfq_max(c_kv_heads, 1); /* 0 in dead code */
+    const int32_t D = pfq_max(c_head_dim, 1),
+                  kv_heads = pfq_max(c_kv_heads, 1); /* 0 in dead code */
     const int32_t first = tile * 16 / D;
     for (int32_t j = 0; j < tiles * 16 / D; j++) {
         int32_t head = first + j, kv = head - c_heads;
-        if (kv >= 2 * c_kv_heads)
-            break; /* rows of padding */
+        if (kv >= 2 * c_kv_heads) break; /* rows of padding */
         for (int32_t t = 0; t < l->tn; t++) {
             float *v = l->y + t * l->ys + j * D;
             lin_head(l, t, head, v);
@@ -144,7 +153,8 @@ PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles) {
 
 /* ---- driver ---- */
 
-PFQ_INLINE void lin_run(const PfqArgs *a, int tid, int nt) {
+PFQ_INLINE void lin_run(const PfqArgs *a, int tid, int nt)
+{
     const int32_t unit = lin_unit(a->T), tiles = lin_tiles(), units = (tiles + unit - 1) / unit;
     Lin l = {.a = a, .y = a->scratch, .ys = unit * 16};
     l.rope = l.y + LIN_TOKENS * l.ys;
@@ -152,12 +162,12 @@ PFQ_INLINE void lin_run(const PfqArgs *a, int tid, int nt) {
     int64_t w, end;
     pfq_split((int64_t)units * ((a->T + LIN_TOKENS - 1) / LIN_TOKENS), tid, nt, &w, &end);
     while (w < end) {
-        int32_t u0 = (int32_t)(w % units), u1 = (int32_t)((end - w) < units - u0 ? u0 + (end - w) : units);
+        int32_t u0 = (int32_t)(w % units),
+                u1 = (int32_t)((end - w) < units - u0 ? u0 + (end - w) : units);
         l.t0 = (int32_t)(w / units) * LIN_TOKENS;
         l.tn = pfq_min(LIN_TOKENS, a->T - l.t0);
         lin_prepare(&l);
-        if (c_epi == PFQ_EPI_QKV)
-            rope_table(l.rope, a->aux[1], a->pos + l.t0, l.tn);
+        if (c_epi == PFQ_EPI_QKV) rope_table(l.rope, a->aux[1], a->pos + l.t0, l.tn);
         for (int32_t u = u0; u < u1; u++) {
             int32_t tile = u * unit, n = pfq_min(unit, tiles - tile);
             lin_block(&l, tile, n);

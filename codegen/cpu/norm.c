@@ -1,5 +1,5 @@
-/* norm: RMSNorm of rows, y = x / sqrt(mean(x^2) + eps) * gain, as f32 or quantised in the same pass.
- * quant: the same without the norm.
+/* norm: RMSNorm of rows, y = x / sqrt(mean(x^2) + eps) * gain, as f32 or quantised in the same
+ * pass. quant: the same without the norm.
  *
  *   in[0]   x [T, c_K] f32
  *   aux[0]  gain [c_K] f32 if c_gain (norm only)
@@ -7,8 +7,9 @@
  *   out[1]  scales of format c_fmt
  *   scratch 4 * c_K bytes (norm with c_fmt != f32)
  *
- * Rows are divided over threads. For T = 1 it is cheaper to call it as (0, 1) on every thread with private
- * outputs than to pay a barrier. Roofline: one read of x, one write; 576 columns take about 0.2 us.
+ * Rows are divided over threads. For T = 1 it is cheaper to call it as (0, 1) on every thread with
+ * private outputs than to pay a barrier. Roofline: one read of x, one write; 576 columns take about
+ * 0.2 us.
  */
 #include "quantise.h"
 
@@ -17,7 +18,8 @@ PFQ_CONST(int32_t, c_fmt);
 PFQ_CONST(int32_t, c_gain);
 PFQ_CONST(float, c_eps);
 
-PFQ_INLINE float row_rms_inv(const float *x, int32_t K) {
+PFQ_INLINE float row_rms_inv(const float *x, int32_t K)
+{
     F s0 = f_set(0.0f), s1 = s0;
     int32_t k = 0;
     for (; k + 32 <= K; k += 32) {
@@ -32,17 +34,18 @@ PFQ_INLINE float row_rms_inv(const float *x, int32_t K) {
     return 1.0f / __builtin_sqrtf(f_hsum(s0 + s1) / (float)K + c_eps);
 }
 
-PFQ_INLINE void norm_row(const float *x, const float *gain, int32_t K, float *y) {
+PFQ_INLINE void norm_row(const float *x, const float *gain, int32_t K, float *y)
+{
     F r = f_set(row_rms_inv(x, K));
     for (int32_t k = 0; k < K; k += 16) {
         F v = f_load_n(x + k, K - k) * r;
-        if (c_gain)
-            v *= f_load_n(gain + k, K - k);
+        if (c_gain) v *= f_load_n(gain + k, K - k);
         f_store_n(y + k, v, K - k);
     }
 }
 
-void pfq_norm(const PfqArgs *a, int tid, int nt) {
+void pfq_norm(const PfqArgs *a, int tid, int nt)
+{
     int64_t b, e;
     pfq_split(a->T, tid, nt, &b, &e);
     const float *x = a->in[0], *gain = a->aux[0];
@@ -58,7 +61,8 @@ void pfq_norm(const PfqArgs *a, int tid, int nt) {
     }
 }
 
-void pfq_quant(const PfqArgs *a, int tid, int nt) {
+void pfq_quant(const PfqArgs *a, int tid, int nt)
+{
     int64_t b, e;
     pfq_split(a->T, tid, nt, &b, &e);
     const float *x = a->in[0];

@@ -1,7 +1,8 @@
-/* Dynamic quantisation of one row of K f32 into the formats of ARCHITECTURE.md, "Activations a kernel reads".
+/* Dynamic quantisation of one row of K f32 into the formats of ARCHITECTURE.md, "Activations a
+ * kernel reads".
  *
- * Symmetric: scale = absmax / qmax, q = round-half-even(x * (qmax / absmax)), 0 for an all-zero row or group.
- * qmax is 127 for s8 and 127 * 256 for both s16 formats (two s8 planes hold no more).
+ * Symmetric: scale = absmax / qmax, q = round-half-even(x * (qmax / absmax)), 0 for an all-zero row
+ * or group. qmax is 127 for s8 and 127 * 256 for both s16 formats (two s8 planes hold no more).
  * `ints` is 64-byte aligned and has the stride of its format; the source row is read only below K.
  */
 #ifndef PFQC_CODEGEN_CPU_QUANTISE_H
@@ -10,20 +11,25 @@
 #include "kernel.h"
 
 /* Bytes of one row of integers. */
-PFQ_INLINE int64_t quant_stride(int32_t fmt, int32_t K) {
-    if (fmt == PFQ_FMT_S8)
-        return pfq_up(K, 64);
+PFQ_INLINE int64_t quant_stride(int32_t fmt, int32_t K)
+{
+    if (fmt == PFQ_FMT_S8) return pfq_up(K, 64);
     return 2 * (int64_t)pfq_up(K, fmt == PFQ_FMT_S16 ? 64 : 32);
 }
 
 /* f32 scales per row. */
-PFQ_INLINE int32_t quant_scales(int32_t fmt, int32_t K) {
+PFQ_INLINE int32_t quant_scales(int32_t fmt, int32_t K)
+{
     return fmt == PFQ_FMT_S16G32 ? (K + 31) / 32 : 1;
 }
 
-PFQ_INLINE void store_bytes(uint8_t *p, I v) { *(B16U *)p = __builtin_convertvector(v, B16); }
+PFQ_INLINE void store_bytes(uint8_t *p, I v)
+{
+    *(B16U *)p = __builtin_convertvector(v, B16);
+}
 
-PFQ_INLINE float row_absmax(const float *x, int32_t K) {
+PFQ_INLINE float row_absmax(const float *x, int32_t K)
+{
     F m0 = f_set(0.0f), m1 = m0;
     int32_t k = 0;
     for (; k + 32 <= K; k += 32) {
@@ -35,7 +41,8 @@ PFQ_INLINE float row_absmax(const float *x, int32_t K) {
     return f_hmax(f_max(m0, m1));
 }
 
-PFQ_INLINE void quant_row_s8(const float *x, int32_t K, uint8_t *ints, float *scale) {
+PFQ_INLINE void quant_row_s8(const float *x, int32_t K, uint8_t *ints, float *scale)
+{
     float m = row_absmax(x, K);
     *scale = m / 127.0f;
     F inv = f_set(m > 0.0f ? 127.0f / m : 0.0f);
@@ -43,7 +50,8 @@ PFQ_INLINE void quant_row_s8(const float *x, int32_t K, uint8_t *ints, float *sc
         store_bytes(ints + k, i_round(f_load_n(x + k, K - k) * inv) + i_set(128));
 }
 
-PFQ_INLINE void quant_row_s16(const float *x, int32_t K, uint8_t *ints, float *scale) {
+PFQ_INLINE void quant_row_s16(const float *x, int32_t K, uint8_t *ints, float *scale)
+{
     float m = row_absmax(x, K);
     *scale = m / 32512.0f;
     F inv = f_set(m > 0.0f ? 32512.0f / m : 0.0f);
@@ -55,7 +63,8 @@ PFQ_INLINE void quant_row_s16(const float *x, int32_t K, uint8_t *ints, float *s
     }
 }
 
-PFQ_INLINE void quant_row_s16g32(const float *x, int32_t K, uint8_t *ints, float *scale) {
+PFQ_INLINE void quant_row_s16g32(const float *x, int32_t K, uint8_t *ints, float *scale)
+{
     for (int32_t g = 0; g * 32 < K; g++) {
         F a = f_load_n(x + 32 * g, K - 32 * g);
         F b = f_load_n(x + 32 * g + 16, pfq_max(K - 32 * g - 16, 0));
@@ -71,7 +80,8 @@ PFQ_INLINE void quant_row_s16g32(const float *x, int32_t K, uint8_t *ints, float
     }
 }
 
-PFQ_INLINE void quant_row(int32_t fmt, const float *x, int32_t K, uint8_t *ints, float *scale) {
+PFQ_INLINE void quant_row(int32_t fmt, const float *x, int32_t K, uint8_t *ints, float *scale)
+{
     if (fmt == PFQ_FMT_S8)
         quant_row_s8(x, K, ints, scale);
     else if (fmt == PFQ_FMT_S16)

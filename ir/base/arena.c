@@ -14,7 +14,10 @@ enum { BLOCK = 64 << 10 };
 
 static void (*before_exit)(void);
 
-void set_before_exit(void (*f)(void)) { before_exit = f; }
+void set_before_exit(void (*f)(void))
+{
+    before_exit = f;
+}
 
 _Noreturn void die_oom(void)
 {
@@ -61,13 +64,21 @@ void *arena_alloc(Arena *a, size_t count, size_t size, size_t align)
     return a->top->data + at;
 }
 
-void arena_free(Arena *a) { arena_reset(a, (ArenaMark){0}); }
+void arena_free(Arena *a)
+{
+    arena_reset(a, (ArenaMark){0});
+}
 
-ArenaMark arena_mark(const Arena *a) { return (ArenaMark){a->top, a->used}; }
+ArenaMark arena_mark(const Arena *a)
+{
+    return (ArenaMark){a->top, a->used};
+}
 
 void arena_reset(Arena *a, ArenaMark m)
 {
-    bool older = a->top != m.top; /* then a->used is of a block that goes, and all of m.top may have been used */
+    bool older =
+        a->top !=
+        m.top; /* then a->used is of a block that goes, and all of m.top may have been used */
     while (a->top != m.top) {
         ArenaBlock *b = a->top;
         a->top = b->below;

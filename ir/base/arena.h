@@ -1,9 +1,10 @@
 /* Memory for the compiler: arenas, growable vectors and checked size arithmetic.
  *
- * An Arena hands out zeroed memory and frees it all at once; single objects are never freed. Vectors grow in
- * an arena (the old storage is abandoned there, so total waste is below 2x). Running out of memory ends the
- * process with one sentence and exit status 1, after the output files in progress were removed (io.h).
- * An Arena is used by one thread at a time. The shipped runtime does not use this file.
+ * An Arena hands out zeroed memory and frees it all at once; single objects are never freed.
+ * Vectors grow in an arena (the old storage is abandoned there, so total waste is below 2x).
+ * Running out of memory ends the process with one sentence and exit status 1, after the output
+ * files in progress were removed (io.h). An Arena is used by one thread at a time. The shipped
+ * runtime does not use this file.
  */
 #ifndef PFQC_IR_BASE_ARENA_H
 #define PFQC_IR_BASE_ARENA_H
@@ -32,7 +33,8 @@ typedef struct ArenaMark {
     size_t used;
 } ArenaMark;
 
-void *arena_alloc(Arena *a, size_t count, size_t size, size_t align); /* zeroed; count*size checked */
+void *arena_alloc(Arena *a, size_t count, size_t size,
+                  size_t align); /* zeroed; count*size checked */
 void arena_free(Arena *a);
 ArenaMark arena_mark(const Arena *a);
 void arena_reset(Arena *a, ArenaMark m);               /* frees everything since the mark */
@@ -67,7 +69,13 @@ _Noreturn void bug_at(const char *file, int line, const char *fmt, ...)
 #define BUG(...) bug_at(__FILE__, __LINE__, __VA_ARGS__)
 
 /* *r = a*b or a+b; false when it does not fit */
-static inline bool ckd_mul(u64 *r, u64 a, u64 b) { return !__builtin_mul_overflow(a, b, r); }
-static inline bool ckd_add(u64 *r, u64 a, u64 b) { return !__builtin_add_overflow(a, b, r); }
+static inline bool ckd_mul(u64 *r, u64 a, u64 b)
+{
+    return !__builtin_mul_overflow(a, b, r);
+}
+static inline bool ckd_add(u64 *r, u64 a, u64 b)
+{
+    return !__builtin_add_overflow(a, b, r);
+}
 
 #endif

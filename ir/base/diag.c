@@ -13,7 +13,10 @@ static const struct ErrInfo {
 #undef X
 };
 
-const char *err_name(ErrCode c) { return infos[c].name; }
+const char *err_name(ErrCode c)
+{
+    return infos[c].name;
+}
 
 const char *err_explain(const char *name)
 {
@@ -24,11 +27,16 @@ const char *err_explain(const char *name)
 
 void diag_doc(StrBuf *b)
 {
-    sb_str(b, "# Error codes\n\nMade by `pfqc doc errors` from ir/base/errors.def. `pfqc explain CODE` prints one.\n\n");
-    for (size_t i = 1; i < E_COUNT; i++) sb_printf(b, "- **%s** %s\n", infos[i].name, infos[i].text);
+    sb_str(b, "# Error codes\n\nMade by `pfqc doc errors` from ir/base/errors.def. `pfqc explain "
+              "CODE` prints one.\n\n");
+    for (size_t i = 1; i < E_COUNT; i++)
+        sb_printf(b, "- **%s** %s\n", infos[i].name, infos[i].text);
 }
 
-void diag_init(Diag *d, Arena *a) { *d = (Diag){.a = a}; }
+void diag_init(Diag *d, Arena *a)
+{
+    *d = (Diag){.a = a};
+}
 
 /* Names from files may hold anything: a message does nothing to a terminal, and is one line unless
  * it is a note, which may quote a program's output. */
@@ -36,7 +44,8 @@ static char *printable(char *text, bool lines)
 {
     bool utf8 = utf8_valid(str_c(text));
     for (char *p = text; *p; p++)
-        if (((u8)*p < 0x20 && !(lines && *p == '\n')) || *p == 0x7f || (!utf8 && (u8)*p >= 0x80)) *p = '?';
+        if (((u8)*p < 0x20 && !(lines && *p == '\n')) || *p == 0x7f || (!utf8 && (u8)*p >= 0x80))
+            *p = '?';
     return text;
 }
 
@@ -86,21 +95,27 @@ void loc_line_col(Loc loc, u32 *line, u32 *col)
     *line = 1, *col = 1;
     for (size_t i = 0; i < loc.off && i < loc.src->n; i++) {
         u8 c = (u8)loc.src->text[i];
-        if (c == '\n') ++*line, *col = 1;
-        else if ((c & 0xc0) != 0x80) ++*col;
+        if (c == '\n')
+            ++*line, *col = 1;
+        else if ((c & 0xc0) != 0x80)
+            ++*col;
     }
 }
 
-/* The source line with a caret under the range; long lines are cut around it, control characters blanked. */
+/* The source line with a caret under the range; long lines are cut around it, control characters
+ * blanked. */
 static void print_caret(Loc loc, u32 line)
 {
     enum { WIDTH = 96 };
     const char *t = loc.src->text;
     size_t n = loc.src->n, at = loc.off < n ? loc.off : n, b = at, e = at;
-    while (b > 0 && t[b - 1] != '\n' && at - b < WIDTH / 2) b--;
-    while (e < n && t[e] != '\n' && e - b < WIDTH) e++;
+    while (b > 0 && t[b - 1] != '\n' && at - b < WIDTH / 2)
+        b--;
+    while (e < n && t[e] != '\n' && e - b < WIDTH)
+        e++;
     fprintf(stderr, "%5u | ", line);
-    for (size_t i = b; i < e; i++) fputc((u8)t[i] < 32 ? ' ' : t[i], stderr);
+    for (size_t i = b; i < e; i++)
+        fputc((u8)t[i] < 32 ? ' ' : t[i], stderr);
     fputs("\n      | ", stderr);
     for (size_t i = b; i < at; i++)
         if (((u8)t[i] & 0xc0) != 0x80) fputc(' ', stderr);
@@ -114,7 +129,8 @@ static void print_json_text(const char *s)
 {
     fputc('"', stderr);
     for (; *s; s++) {
-        if ((u8)*s < 32) fprintf(stderr, "\\u%04x", (unsigned)(u8)*s);
+        if ((u8)*s < 32)
+            fprintf(stderr, "\\u%04x", (unsigned)(u8)*s);
         else {
             if (*s == '"' || *s == '\\') fputc('\\', stderr);
             fputc(*s, stderr);
@@ -136,7 +152,8 @@ static void print_json(const struct DiagMsg *m)
             u32 line, col;
             loc_line_col(m->loc, &line, &col);
             fprintf(stderr, ",\"line\":%u,\"column\":%u", line, col);
-        } else fprintf(stderr, ",\"offset\":%zu", m->loc.off);
+        } else
+            fprintf(stderr, ",\"offset\":%zu", m->loc.off);
     }
     if (m->loc.what) fputs(",\"where\":", stderr), print_json_text(m->loc.what);
     fputs(",\"text\":", stderr);
@@ -154,7 +171,8 @@ static void print_text(const struct DiagMsg *m)
     if (m->loc.src && m->loc.src->text) {
         loc_line_col(m->loc, &line, &col);
         fprintf(stderr, "%s:%u:%u: ", m->loc.src->name, line, col);
-    } else if (m->loc.src) fprintf(stderr, "%s: at byte %zu: ", m->loc.src->name, m->loc.off);
+    } else if (m->loc.src)
+        fprintf(stderr, "%s: at byte %zu: ", m->loc.src->name, m->loc.off);
     if (m->loc.what) fprintf(stderr, "%s: ", m->loc.what);
     if (!m->loc.src && !m->loc.what) fputs("pfqc: ", stderr);
     fputs(kind_name[m->kind], stderr);
@@ -166,7 +184,8 @@ static void print_text(const struct DiagMsg *m)
 void diag_flush(Diag *d)
 {
     fflush(stdout);
-    for (u32 i = 0; i < d->msgs.n; i++) (d->json ? print_json : print_text)(&d->msgs.at[i]);
+    for (u32 i = 0; i < d->msgs.n; i++)
+        (d->json ? print_json : print_text)(&d->msgs.at[i]);
     if (d->n_errors > DIAG_MAX && d->msgs.n && !d->json)
         fprintf(stderr, "pfqc: %u more errors not shown\n", d->n_errors - DIAG_MAX);
     d->msgs.n = 0;

@@ -1,12 +1,10 @@
 /* Diagnostics: every refusal of pfqc is one of these.
  *
- * diag_error records an error and returns false, so that callers unwind with `return diag_error(...)`. As many
- * independent errors as possible are reported in one run (at most DIAG_MAX). Text is lower-case, without a final
- * period, and says what was found and what was expected. Codes and their long explanations live in errors.def.
- * Printed form:
- *     model.json:14:17: error[E0112]: group size 96 does not divide in_features 4096
- *       14 |     "group_size": 96,
- *          |                   ^~
+ * diag_error records an error and returns false, so that callers unwind with `return
+ * diag_error(...)`. As many independent errors as possible are reported in one run (at most
+ * DIAG_MAX). Text is lower-case, without a final period, and says what was found and what was
+ * expected. Codes and their long explanations live in errors.def. Printed form: model.json:14:17:
+ * error[E0112]: group size 96 does not divide in_features 4096 14 |     "group_size": 96, | ^~
  *       hint: use a divisor of 4096: 32, 64, 128
  * Not thread-safe: worker threads report through their caller.
  */
@@ -24,11 +22,12 @@ typedef struct Source { /* a text that diagnostics can point into; outlives its 
 typedef struct Loc {
     const Source *src; /* NULL: `what` alone */
     size_t off, len;   /* byte range in src; for binary sources off is the file offset */
-    const char *what;  /* "tensor 'x'", "--target": printed when there is no text range; may be NULL */
+    const char
+        *what; /* "tensor 'x'", "--target": printed when there is no text range; may be NULL */
 } Loc;
 
-#define LOC_NONE         ((Loc){0})
-#define LOC_WHAT(w)      ((Loc){.what = (w)})
+#define LOC_NONE    ((Loc){0})
+#define LOC_WHAT(w) ((Loc){.what = (w)})
 
 typedef enum ErrCode {
     E_NONE,
@@ -45,11 +44,18 @@ typedef struct Diag {
     u32 n_errors, n_warnings;
     bool json;   /* --diagnostics=json */
     bool silent; /* count only (fuzzing) */
-    VEC(struct DiagMsg { int kind; ErrCode code; Loc loc; const char *text; }) msgs;
+    VEC(struct DiagMsg {
+        int kind;
+        ErrCode code;
+        Loc loc;
+        const char *text;
+    })
+    msgs;
 } Diag;
 
 void diag_init(Diag *d, Arena *a);
-bool diag_error(Diag *d, ErrCode code, Loc loc, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+bool diag_error(Diag *d, ErrCode code, Loc loc, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 void diag_warn(Diag *d, Loc loc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Attach to the error before it. Both do nothing when that error was dropped by the limit. */
 void diag_hint(Diag *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

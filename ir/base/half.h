@@ -1,4 +1,5 @@
-/* 16-bit floats: exact widening, round-half-even narrowing (IEEE 754; bfloat16 as the upper half of a float). */
+/* 16-bit floats: exact widening, round-half-even narrowing (IEEE 754; bfloat16 as the upper half of
+ * a float). */
 #ifndef PFQC_IR_BASE_HALF_H
 #define PFQC_IR_BASE_HALF_H
 
@@ -20,7 +21,10 @@ static inline u32 bits_f32(float f)
     return b;
 }
 
-static inline float bf16_to_f32(u16 h) { return f32_bits((u32)h << 16); }
+static inline float bf16_to_f32(u16 h)
+{
+    return f32_bits((u32)h << 16);
+}
 
 static inline u16 f32_to_bf16(float f)
 {

@@ -22,14 +22,18 @@ bool io_map(Diag *d, Arena *a, const char *path, MappedFile *out)
     if (fd < 0) return fail_read(d, path, strerror(errno));
     struct stat st;
     bool ok = fstat(fd, &st) == 0;
-    if (!ok) fail_read(d, path, strerror(errno));
+    if (!ok)
+        fail_read(d, path, strerror(errno));
     else if (!S_ISREG(st.st_mode))
-        ok = fail_read(d, path, S_ISDIR(st.st_mode) ? "it is a folder" : "it is not a regular file");
+        ok =
+            fail_read(d, path, S_ISDIR(st.st_mode) ? "it is a folder" : "it is not a regular file");
     *out = (MappedFile){.name = path};
     if (ok && st.st_size > 0) {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED) ok = fail_read(d, path, strerror(errno));
-        else *out = (MappedFile){path, p, (u64)st.st_size};
+        if (p == MAP_FAILED)
+            ok = fail_read(d, path, strerror(errno));
+        else
+            *out = (MappedFile){path, p, (u64)st.st_size};
     }
     close(fd);
     return ok;
@@ -47,7 +51,8 @@ bool io_read_text(Diag *d, Arena *a, const char *path, u64 limit, Source *out)
     if (!io_map(d, a, path, &f)) return false;
     if (f.size > limit) {
         io_unmap(&f);
-        return diag_error(d, E_LIMIT, LOC_WHAT(f.name), "the file has %llu bytes, more than the limit of %llu",
+        return diag_error(d, E_LIMIT, LOC_WHAT(f.name),
+                          "the file has %llu bytes, more than the limit of %llu",
                           (unsigned long long)f.size, (unsigned long long)limit);
     }
     *out = (Source){f.name, arena_strdup(a, (const char *)f.data, f.size), f.size};
@@ -61,11 +66,15 @@ bool io_is_dir(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-bool io_exists(const char *path) { return access(path, F_OK) == 0; }
+bool io_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
 
 char *io_join(Arena *a, const char *dir, const char *name)
 {
-    if (name[0] == '/' || strcmp(dir, ".") == 0 || !*dir) return arena_strdup(a, name, strlen(name));
+    if (name[0] == '/' || strcmp(dir, ".") == 0 || !*dir)
+        return arena_strdup(a, name, strlen(name));
     return arena_printf(a, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", name);
 }
 
@@ -116,7 +125,8 @@ OutFile *io_create(Diag *d, Arena *a, const char *path)
 {
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        diag_error(d, E_FILE_WRITE, LOC_WHAT(path), "cannot write: it exists and is not a regular file");
+        diag_error(d, E_FILE_WRITE, LOC_WHAT(path),
+                   "cannot write: it exists and is not a regular file");
         return NULL;
     }
     OutFile *f = NEW(a, OutFile);
@@ -137,7 +147,8 @@ OutFile *io_create(Diag *d, Arena *a, const char *path)
 
 static bool out_fail(OutFile *f, int err)
 {
-    if (!f->failed) diag_error(f->d, E_FILE_WRITE, LOC_WHAT(f->path), "cannot write: %s", strerror(err));
+    if (!f->failed)
+        diag_error(f->d, E_FILE_WRITE, LOC_WHAT(f->path), "cannot write: %s", strerror(err));
     f->failed = true;
     return false;
 }
@@ -171,8 +182,14 @@ bool io_write(OutFile *f, const void *data, size_t n)
     return true;
 }
 
-u64 io_tell(const OutFile *f) { return f->at; }
-const char *io_temp_path(const OutFile *f) { return f->temp; }
+u64 io_tell(const OutFile *f)
+{
+    return f->at;
+}
+const char *io_temp_path(const OutFile *f)
+{
+    return f->temp;
+}
 
 static void out_unlink(OutFile *f)
 {
@@ -194,7 +211,8 @@ bool io_commit(OutFile *f, int mode)
     mode_t mask = umask(0);
     umask(mask);
     int fd = open(f->temp, O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && fchmod(fd, (mode_t)mode & ~mask) == 0 && fsync(fd) == 0 && rename(f->temp, f->path) == 0;
+    bool ok = fd >= 0 && fchmod(fd, (mode_t)mode & ~mask) == 0 && fsync(fd) == 0 &&
+              rename(f->temp, f->path) == 0;
     if (!ok) out_fail(f, errno);
     if (fd >= 0) close(fd);
     if (!ok) {
@@ -220,7 +238,8 @@ void io_discard(OutFile *f)
 
 void io_discard_outputs(void)
 {
-    for (OutFile *f = outputs; f; f = f->next) unlink(f->temp);
+    for (OutFile *f = outputs; f; f = f->next)
+        unlink(f->temp);
 }
 
 static void on_signal(int sig)

@@ -1,9 +1,10 @@
 /* Files: mapped inputs and outputs that appear whole or not at all.
  *
- * Inputs must be regular files; a mapping is checked against fstat's size, so a short file is an error, never a
- * fault at a later offset (a file that shrinks while mapped is caught by io_guard: SIGBUS becomes a sentence).
- * Outputs are written to a temporary name in the target's folder, synced and renamed by io_commit; whatever ends
- * the process before that removes them (io_discard_outputs runs from atexit and from the signal handlers).
+ * Inputs must be regular files; a mapping is checked against fstat's size, so a short file is an
+ * error, never a fault at a later offset (a file that shrinks while mapped is caught by io_guard:
+ * SIGBUS becomes a sentence). Outputs are written to a temporary name in the target's folder,
+ * synced and renamed by io_commit; whatever ends the process before that removes them
+ * (io_discard_outputs runs from atexit and from the signal handlers).
  */
 #ifndef PFQC_IR_BASE_IO_H
 #define PFQC_IR_BASE_IO_H
@@ -32,12 +33,15 @@ typedef struct OutFile OutFile;
 OutFile *io_create(Diag *d, Arena *a, const char *path); /* NULL on error (E_FILE_WRITE) */
 bool io_write(OutFile *f, const void *data, size_t n);   /* buffered; false after any error */
 u64 io_tell(const OutFile *f);
-bool io_pwrite(OutFile *f, const void *data, size_t n, u64 at); /* anywhere; thread-safe, unbuffered */
-const char *io_temp_path(const OutFile *f); /* for programs (the linker) that write the file themselves */
-bool io_commit(OutFile *f, int mode);       /* flush, fsync, rename; reports through the Diag */
+bool io_pwrite(OutFile *f, const void *data, size_t n,
+               u64 at); /* anywhere; thread-safe, unbuffered */
+const char *
+io_temp_path(const OutFile *f);       /* for programs (the linker) that write the file themselves */
+bool io_commit(OutFile *f, int mode); /* flush, fsync, rename; reports through the Diag */
 void io_discard(OutFile *f);
 void io_discard_outputs(void); /* every OutFile not committed */
-void io_install_handlers(void); /* SIGINT, SIGTERM, SIGHUP: discard, then die of the signal; SIGBUS: a sentence */
+void io_install_handlers(
+    void); /* SIGINT, SIGTERM, SIGHUP: discard, then die of the signal; SIGBUS: a sentence */
 
 /* Writes a whole file atomically. */
 bool io_write_file(Diag *d, Arena *a, const char *path, const void *data, size_t n);

@@ -31,7 +31,8 @@ static void sample(void)
     unsigned long long size, resident, shared;
     if (sscanf(buf, "%llu %llu %llu", &size, &resident, &shared) != 3 || resident < shared) return;
     u64 bytes = (resident - shared) * (u64)sysconf(_SC_PAGESIZE), old = atomic_load(&peak);
-    while (bytes > old && !atomic_compare_exchange_weak(&peak, &old, bytes)) {}
+    while (bytes > old && !atomic_compare_exchange_weak(&peak, &old, bytes)) {
+    }
 }
 
 static void *sampler(void *arg)

@@ -8,14 +8,16 @@ static bool set_value(Diag *d, const OptRow *row, const char *where, const char 
     v->s = text;
     if (row->kind != OPT_INT) return true;
     if (!str_to_i64(str_c(text), &v->i) || v->i < 0 || v->i > INT32_MAX)
-        return diag_error(d, E_USAGE, LOC_WHAT(where), "'%s' is not a number from 0 to %d", text, INT32_MAX);
+        return diag_error(d, E_USAGE, LOC_WHAT(where), "'%s' is not a number from 0 to %d", text,
+                          INT32_MAX);
     return true;
 }
 
 static const char *env_name(Arena *a, const OptRow *row)
 {
     char *e = arena_printf(a, "PFQC_%s", row->name);
-    for (char *p = e; *p; p++) *p = *p == '-' ? '_' : *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
+    for (char *p = e; *p; p++)
+        *p = *p == '-' ? '_' : *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
     return e;
 }
 
@@ -42,8 +44,8 @@ static bool unknown(Diag *d, const OptRow *rows, u32 n, u32 command, const char 
     return false;
 }
 
-bool options_parse(Diag *d, Arena *a, const OptRow *rows, u32 n, u32 command, int argc, char **argv, int first, OptVal *vals, const char **words,
-                   u32 *n_words, u32 max_words)
+bool options_parse(Diag *d, Arena *a, const OptRow *rows, u32 n, u32 command, int argc, char **argv,
+                   int first, OptVal *vals, const char **words, u32 *n_words, u32 max_words)
 {
     bool ok = true, only_words = false;
     for (u32 i = 0; i < n; i++)
@@ -52,7 +54,8 @@ bool options_parse(Diag *d, Arena *a, const OptRow *rows, u32 n, u32 command, in
     for (int i = first; i < argc; i++) {
         const char *arg = argv[i];
         if (only_words || arg[0] != '-' || !arg[1]) {
-            if (*n_words == max_words) return diag_error(d, E_USAGE, LOC_WHAT(arg), "unexpected argument");
+            if (*n_words == max_words)
+                return diag_error(d, E_USAGE, LOC_WHAT(arg), "unexpected argument");
             words[(*n_words)++] = arg;
             continue;
         }
@@ -64,7 +67,9 @@ bool options_parse(Diag *d, Arena *a, const OptRow *rows, u32 n, u32 command, in
         const char *eq = is_long ? strchr(arg, '=') : NULL;
         Str name = {arg + 1 + is_long, eq ? (size_t)(eq - arg - 2) : strlen(arg + 1 + is_long)};
         u32 r = 0;
-        while (r < n && !((rows[r].commands & command) && (is_long ? str_is(name, rows[r].name) : rows[r].letter == arg[1]))) r++;
+        while (r < n && !((rows[r].commands & command) &&
+                          (is_long ? str_is(name, rows[r].name) : rows[r].letter == arg[1])))
+            r++;
         if (r == n) {
             ok = unknown(d, rows, n, command, arg, name);
             continue;
@@ -89,8 +94,10 @@ void options_help(StrBuf *b, const OptRow *rows, u32 n, u32 command)
         size_t at = b->n;
         sb_str(b, rows[i].letter ? "  " : "      ");
         if (rows[i].letter) sb_printf(b, "-%c, ", rows[i].letter);
-        sb_printf(b, "--%s%s%s", rows[i].name, rows[i].value ? " " : "", rows[i].value ? rows[i].value : "");
-        while (b->n - at < 30) sb_ch(b, ' ');
+        sb_printf(b, "--%s%s%s", rows[i].name, rows[i].value ? " " : "",
+                  rows[i].value ? rows[i].value : "");
+        while (b->n - at < 30)
+            sb_ch(b, ' ');
         sb_printf(b, "  %s\n", rows[i].doc);
     }
 }

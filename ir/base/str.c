@@ -11,7 +11,11 @@ size_t utf8_prefix(Str s)
     size_t i = 0;
     while (i < s.n) {
         u8 c = (u8)s.p[i];
-        size_t k = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+        size_t k = c < 0x80                ? 1
+                   : c >= 0xc2 && c < 0xe0 ? 2
+                   : c >= 0xe0 && c < 0xf0 ? 3
+                   : c >= 0xf0 && c < 0xf5 ? 4
+                                           : 0;
         if (!k || s.n - i < k) return i;
         u32 cp = k == 1 ? c : c & (0xffu >> (k + 1));
         for (size_t j = 1; j < k; j++) {
@@ -19,19 +23,25 @@ size_t utf8_prefix(Str s)
             if ((d & 0xc0) != 0x80) return i;
             cp = cp << 6 | (d & 0x3f);
         }
-        if ((k == 3 && cp < 0x800) || (k == 4 && cp < 0x10000) || cp > 0x10ffff || (cp >= 0xd800 && cp < 0xe000)) return i;
+        if ((k == 3 && cp < 0x800) || (k == 4 && cp < 0x10000) || cp > 0x10ffff ||
+            (cp >= 0xd800 && cp < 0xe000))
+            return i;
         i += k;
     }
     return i;
 }
 
-bool utf8_valid(Str s) { return utf8_prefix(s) == s.n; }
+bool utf8_valid(Str s)
+{
+    return utf8_prefix(s) == s.n;
+}
 
 static void sb_room(StrBuf *b, size_t more)
 {
     if (b->cap - b->n > more) return;
     size_t cap = b->cap ? b->cap * 2 : 256;
-    while (cap - b->n <= more) cap *= 2;
+    while (cap - b->n <= more)
+        cap *= 2;
     char *p = arena_alloc(b->a, cap, 1, 1);
     if (b->n) memcpy(p, b->p, b->n);
     b->p = p;
@@ -46,8 +56,14 @@ void sb_add(StrBuf *b, const char *s, size_t n)
     b->p[b->n] = 0;
 }
 
-void sb_str(StrBuf *b, const char *s) { sb_add(b, s, strlen(s)); }
-void sb_ch(StrBuf *b, char c) { sb_add(b, &c, 1); }
+void sb_str(StrBuf *b, const char *s)
+{
+    sb_add(b, s, strlen(s));
+}
+void sb_ch(StrBuf *b, char c)
+{
+    sb_add(b, &c, 1);
+}
 
 void sb_printf(StrBuf *b, const char *fmt, ...)
 {
@@ -115,8 +131,14 @@ static void shortest(StrBuf *b, double v, bool single)
     if (!strpbrk(buf, ".ein")) sb_str(b, ".0"); /* a float always looks like one */
 }
 
-void sb_f64(StrBuf *b, double v) { shortest(b, v, false); }
-void sb_f32(StrBuf *b, float v) { shortest(b, (double)v, true); }
+void sb_f64(StrBuf *b, double v)
+{
+    shortest(b, v, false);
+}
+void sb_f32(StrBuf *b, float v)
+{
+    shortest(b, (double)v, true);
+}
 
 const char *str_nearest(Str s, const char *const *names, size_t n)
 {
@@ -127,7 +149,8 @@ const char *str_nearest(Str s, const char *const *names, size_t n)
     for (size_t k = 0; k < n; k++) {
         size_t m = strlen(names[k]), row[MAX + 1];
         if (m >= MAX) continue;
-        for (size_t j = 0; j <= m; j++) row[j] = j;
+        for (size_t j = 0; j <= m; j++)
+            row[j] = j;
         for (size_t i = 1; i <= s.n; i++) {
             size_t diag = row[0];
             row[0] = i;
@@ -155,7 +178,8 @@ u64 hash_bytes(const void *p, size_t n)
         h ^= h >> 32;
         s += 8, n -= 8;
     }
-    for (; n; n--) h = (h ^ *s++) * 0xc4ceb9fe1a85ec53u;
+    for (; n; n--)
+        h = (h ^ *s++) * 0xc4ceb9fe1a85ec53u;
     h ^= h >> 33;
     h *= 0xff51afd7ed558ccdu;
     return h ^ h >> 33;
@@ -168,7 +192,8 @@ static void map_grow(Map *m)
     m->mask = size - 1;
     for (u32 i = 0; i < m->entries.n; i++) {
         u32 h = (u32)m->entries.at[i].hash & m->mask;
-        while (m->slot[h]) h = (h + 1) & m->mask;
+        while (m->slot[h])
+            h = (h + 1) & m->mask;
         m->slot[h] = i + 1;
     }
 }
@@ -192,7 +217,8 @@ u32 *map_put(Map *m, Str key, bool *added)
     if (m->entries.n >= (m->mask + 1) / 4 * 3) map_grow(m);
     u64 hash = hash_bytes(key.p, key.n);
     u32 h = (u32)hash & m->mask;
-    while (m->slot[h]) h = (h + 1) & m->mask;
+    while (m->slot[h])
+        h = (h + 1) & m->mask;
     struct MapEntry e = {{arena_strdup(m->a, key.p, key.n), key.n}, hash, 0};
     vec_push(m->a, &m->entries, e);
     m->slot[h] = m->entries.n;
