@@ -15,34 +15,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static const TinyLlama shapes[] = {
-    {.layers = 2,
-     .hidden = 64,
-     .heads = 4,
-     .kv_heads = 2,
-     .head_dim = 16,
-     .ffn = 96,
-     .vocab = 100,
-     .tied = true},
-    {.layers = 1,
-     .hidden = 72,
-     .heads = 3,
-     .kv_heads = 1,
-     .head_dim = 24,
-     .ffn = 100,
-     .vocab = 33,
-     .bias = true,
-     .window = 3},
-    {.layers = 2,
-     .hidden = 48,
-     .heads = 2,
-     .kv_heads = 2,
-     .head_dim = 20,
-     .ffn = 40,
-     .vocab = 50,
-     .qk_norm = true},
-};
-enum { N_SHAPES = sizeof shapes / sizeof *shapes, N_TOKENS = 11 };
+enum { N_TOKENS = 11 };
 
 /* Largest allowed |program - evaluator| as a part of the largest |logit|. The quantising recipes
  * round activations: a value that f32 and f64 put on two sides of a tie moves by one step, which is

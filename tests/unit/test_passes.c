@@ -14,34 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const TinyLlama shapes[] = {
-    {.layers = 2,
-     .hidden = 64,
-     .heads = 4,
-     .kv_heads = 2,
-     .head_dim = 16,
-     .ffn = 96,
-     .vocab = 100,
-     .tied = true},
-    {.layers = 1,
-     .hidden = 72,
-     .heads = 3,
-     .kv_heads = 1,
-     .head_dim = 24,
-     .ffn = 100,
-     .vocab = 33,
-     .bias = true,
-     .window = 3},
-    {.layers = 2,
-     .hidden = 48,
-     .heads = 2,
-     .kv_heads = 2,
-     .head_dim = 20,
-     .ffn = 40,
-     .vocab = 50,
-     .qk_norm = true},
-};
-enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 static const char *const recipes[] = {"float", "w4a16", "w8a8-dynamic"};
 
 static Module *compiled(Diag *d, const TinyLlama *t, const char *recipe)

@@ -12,6 +12,36 @@ typedef struct TinyLlama {
     bool tied, bias, qk_norm;
 } TinyLlama;
 
+/* Grouped heads and a tied head; odd sizes, biases and a window; q and k norms. */
+static const TinyLlama shapes[] = {
+    {.layers = 2,
+     .hidden = 64,
+     .heads = 4,
+     .kv_heads = 2,
+     .head_dim = 16,
+     .ffn = 96,
+     .vocab = 100,
+     .tied = true},
+    {.layers = 1,
+     .hidden = 72,
+     .heads = 3,
+     .kv_heads = 1,
+     .head_dim = 24,
+     .ffn = 100,
+     .vocab = 33,
+     .bias = true,
+     .window = 3},
+    {.layers = 2,
+     .hidden = 48,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_dim = 20,
+     .ffn = 40,
+     .vocab = 50,
+     .qk_norm = true},
+};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
 typedef struct TinyBuild {
     Builder c, b; /* constants, body */
     const TinyLlama *t;
