@@ -67,11 +67,18 @@ static bool print_module(Cli *c, const Module *m, const char *path)
            diag_error(c->d, E_FILE_WRITE, LOC_WHAT("stdout"), "cannot write");
 }
 
-/* The pipeline of --passes, else of the recipe. */
+/* The pipeline of --passes, else of the recipe with the changes of --set and --without; then the
+ * recipe's name says that it was changed. */
 static bool choose_pipeline(Cli *c, const char *recipe, Recipe *out)
 {
-    const char *text = opt_str(c, "passes");
-    if (!text) return recipe_load(c->d, c->a, recipe, out);
+    const char *text = opt_str(c, "passes"), *set = opt_str(c, "set"),
+               *without = opt_str(c, "without");
+    if (!text) {
+        if (!recipe_load(c->d, c->a, recipe, out)) return false;
+        if (set) out->name = arena_printf(c->a, "%s +%s", out->name, set);
+        if (without) out->name = arena_printf(c->a, "%s -%s", out->name, without);
+        return pipeline_edit(c->d, c->a, set, without, &out->pipeline);
+    }
     Source *src = NEW(c->a, Source);
     *src = (Source){"--passes", text, strlen(text)};
     *out = (Recipe){.name = "custom"};

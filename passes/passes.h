@@ -81,6 +81,12 @@ typedef struct Pipeline {
 /* Parses pipeline text and appends to p. Reports every error it finds, with the place in src. */
 bool pipeline_parse(Diag *d, Arena *a, const Source *src, Pipeline *p);
 
+/* Changes a pipeline as the command line asks: `without` lists passes to drop ("prefix,rotate"),
+ * `set` options to change in every call of a pass ("rotate.seed=1,weights.method=rtn"). Either may
+ * be NULL. A pass that the pipeline does not run is an error, so that a misspelt ablation is none.
+ */
+bool pipeline_edit(Diag *d, Arena *a, const char *set, const char *without, Pipeline *io);
+
 typedef struct Recipe {
     const char *name, *doc;
     Pipeline pipeline;

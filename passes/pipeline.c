@@ -234,6 +234,73 @@ bool pipeline_parse(Diag *d, Arena *a, const Source *src, Pipeline *out)
     return ok;
 }
 
+/* ---- edits: what the command line changes of a recipe ---- */
+
+/* The next pass of `p` named by the text at the cursor up to one of `ends`; all of its calls are
+ * meant. NULL after a diagnostic. */
+static const PassInfo *named_pass(Parse *p, Str name, const Pipeline *in)
+{
+    u32 i = 0;
+    while (i < pass_count && !str_is(name, pass_info[i].name))
+        i++;
+    if (i == pass_count) return unknown_pass(p, name), NULL;
+    for (u32 k = 0; k < in->calls.n; k++)
+        if (in->calls.at[k].pass == i) return &pass_info[i];
+    diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "the recipe runs no pass '%.*s'", STRF(name));
+    return NULL;
+}
+
+/* PASS.OPTION=VALUE or, for a flag, PASS.OPTION. */
+static bool edit_option(Parse *p, Pipeline *io)
+{
+    Str target = word(p);
+    bool has_value = accept(p, '=');
+    Str value = has_value ? word(p) : (Str){0};
+    const char *dot = memchr(target.p, '.', target.n);
+    if (!dot)
+        return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, target),
+                          "found '%.*s', expected PASS.OPTION=VALUE", STRF(target));
+    Str pass = {target.p, (size_t)(dot - target.p)}, name = {dot + 1, target.n - pass.n - 1};
+    const PassInfo *info = named_pass(p, pass, io);
+    bool ok = info != NULL;
+    for (u32 i = 0; ok && i < io->calls.n; i++)
+        if (&pass_info[io->calls.at[i].pass] == info)
+            ok = set_option(p, info, &io->calls.at[i], name, has_value, value);
+    return ok;
+}
+
+static bool drop_pass(Parse *p, Pipeline *io)
+{
+    const PassInfo *info = named_pass(p, word(p), io);
+    if (!info) return false;
+    u32 n = 0;
+    for (u32 i = 0; i < io->calls.n; i++)
+        if (&pass_info[io->calls.at[i].pass] != info) io->calls.at[n++] = io->calls.at[i];
+    io->calls.n = n;
+    return true;
+}
+
+static bool edit_list(Diag *d, Arena *a, const char *option, const char *text, Pipeline *io,
+                      bool (*edit)(Parse *p, Pipeline *io))
+{
+    if (!text) return true;
+    Source *src = NEW(a, Source);
+    *src = (Source){option, text, strlen(text)};
+    Parse p = {d, a, src, 0};
+    bool ok = true;
+    do
+        ok &= edit(&p, io);
+    while (accept(&p, ','));
+    skip_space(&p);
+    return p.at == src->n ? ok : expected(&p, "','");
+}
+
+bool pipeline_edit(Diag *d, Arena *a, const char *set, const char *without, Pipeline *io)
+{
+    return edit_list(d, a, "--without", without, io, drop_pass) &
+           edit_list(d, a, "--set", set, io, edit_option);
+}
+
 static const char *const kind_text[] = {"exact", "quantising", "exact up to how quantisers round",
                                         "exact with kv=f32, else quantising"};
 
