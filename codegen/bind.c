@@ -270,15 +270,15 @@ static bool needs_barrier(const CgPhase *ph, const CgCall *c)
 /* Finishes the call: finds or makes its kernel, notes what it reads, places the barrier. */
 static bool add_call(Bind *b)
 {
-    const u32 uses = cg_template_uses(cg_rows[b->row].template);
+    const u64 uses = cg_template_uses(cg_rows[b->row].template);
     CgKernel k = {.row = b->row, .uses = uses};
     StrBuf key = {.a = b->a};
     sb_printf(&key, "%u", (u32)b->row);
     for (u32 i = 0; i < CG_N_CONSTS; i++) {
         if (!(uses >> i & 1)) continue;
         k.val[i] = b->val[i];
-        if (!cg_const_info[i].is_float && (k.val[i] < 0 || k.val[i] > INT32_MAX))
-            return refuse(b, "constant %s does not fit 31 bits", cg_const_info[i].name);
+        if (!cg_const_info[i].is_float && (k.val[i] < INT32_MIN || k.val[i] > INT32_MAX))
+            return refuse(b, "constant %s does not fit 32 bits", cg_const_info[i].name);
         sb_ch(&key, ' ');
         sb_f64(&key, k.val[i]);
     }

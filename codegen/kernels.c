@@ -41,6 +41,12 @@ static const Named activations[] = {
     {NULL, -1},
 };
 
+static const Named kv_formats[] = {
+#define KV(name, value) {name, value},
+#include "codegen/cpu/kernels.def"
+    {NULL, -1},
+};
+
 static i64 lookup(const Named *t, const char *name)
 {
     while (t->name && strcmp(t->name, name) != 0)
@@ -55,6 +61,10 @@ i64 cg_format(const char *name)
 i64 cg_epilogue(const char *name)
 {
     return lookup(epilogues, name);
+}
+i64 cg_kv_format(const char *name)
+{
+    return lookup(kv_formats, name);
 }
 i64 cg_activation(const char *name)
 {
@@ -89,16 +99,16 @@ static bool declares(Str text, const char *name)
     return false;
 }
 
-static u32 uses_of(const char *file, u32 depth)
+static u64 uses_of(const char *file, u32 depth)
 {
     char path[128] = "cpu/";
     Str text;
     if (depth > 8 || strlen(file) > 100) BUG("template headers nest too deep at %s", file);
     strcat(path, file);
     if (!cg_embedded_find(path, &text)) return 0;
-    u32 set = 0;
+    u64 set = 0;
     for (u32 i = 0; i < CG_N_CONSTS; i++)
-        if (declares(text, cg_const_info[i].name)) set |= 1u << i;
+        if (declares(text, cg_const_info[i].name)) set |= (u64)1 << i;
     static const char mark[] = "#include \"";
     const char *end = text.p + text.n;
     for (const char *p = text.p; (p = memmem(p, (size_t)(end - p), mark, sizeof mark - 1));) {
@@ -114,8 +124,8 @@ static u32 uses_of(const char *file, u32 depth)
     return set;
 }
 
-u32 cg_template_uses(const char *template)
+u64 cg_template_uses(const char *template)
 {
-    _Static_assert(CG_N_CONSTS <= 32, "a set of constants is a u32");
+    _Static_assert(CG_N_CONSTS <= 64, "a set of constants is a u64");
     return uses_of(template, 0);
 }

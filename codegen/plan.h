@@ -38,14 +38,15 @@ typedef struct CgRow {
 } CgRow;
 extern const CgRow cg_rows[CG_N_ROWS];
 
-/* Value of c_fmt, c_epi, c_act by name; -1 if unknown. */
+/* Value of c_fmt, c_epi, c_kv, c_act by name; -1 if unknown. */
 i64 cg_format(const char *name);
 i64 cg_epilogue(const char *name);
+i64 cg_kv_format(const char *name);
 i64 cg_activation(const char *name);
 
 typedef struct CgKernel { /* one specialisation, per variant one symbol */
     CgRowId row;
-    u32 uses;                /* set of CgConstId that the template declares */
+    u64 uses;                /* set of CgConstId that the template declares */
     double val[CG_N_CONSTS]; /* 0 where not used */
     const char *name;        /* C identifier, unique: "linear_s8_qkv_960x576" */
     u32 calls;
@@ -67,7 +68,7 @@ typedef struct CgRef {
     u64 off, bytes;
 } CgRef;
 
-enum { CG_IN = 6, CG_OUT = 4, CG_AUX = 6 }; /* slots of PfqArgs */
+enum { CG_IN = 8, CG_OUT = 8, CG_AUX = 8 }; /* slots of PfqArgs */
 
 typedef struct CgCall {
     u32 kernel, step;
@@ -124,7 +125,7 @@ typedef struct CgPlan {
  * if nothing). */
 bool cg_row(const char *name, CgRowId *row, const char **rest);
 /* Set of the constants that a template and its headers declare. */
-u32 cg_template_uses(const char *template);
+u64 cg_template_uses(const char *template);
 
 /* ---- bind.c ---- */
 bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out); /* E_KERNEL */

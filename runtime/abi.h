@@ -18,18 +18,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PFQ_ABI_VERSION 1
+#define PFQ_ABI_VERSION 2
 
 /* What one kernel call reads and writes. Which slots a kernel uses, and their shapes, is in the
  * contract comment of its template. Unused slots are NULL. */
 typedef struct PfqArgs {
-    const void *in[6];  /* activations */
-    void *out[4];       /* activations, KV cache rows, logits */
+    const void *in[8];  /* activations, KV cache */
+    void *out[8];       /* activations, KV cache rows, logits */
     const void *w;      /* packed weights of this step (layout named in the template) */
-    const void *aux[6]; /* small constants: norm gain, bias, RoPE inverse frequencies */
+    const void *aux[8]; /* small constants: norm gain, bias, scales, prefix, RoPE inverse frequencies */
     void *scratch;      /* private to this thread; PfqModel.scratch_bytes, 64-byte aligned */
     int32_t T;          /* rows (tokens) in this call, >= 1 */
-    int32_t pos;        /* position of row 0 in its sequence; row t has position pos + t */
+    int32_t pos;        /* position of row 0 in its sequence, the prefix not counted: its row in the
+                           KV cache; row t has position pos + t */
     int32_t ctx;        /* capacity of the KV cache in tokens (the runtime's -c) */
 } PfqArgs;
 
@@ -86,7 +87,9 @@ typedef struct PfqModel {
     uint32_t abi;                        /* PFQ_ABI_VERSION */
     const char *name, *recipe, *version; /* model name, recipe name, pfqc version */
     const char *arch;                    /* architecture description it came from, "" if none */
-    int32_t vocab, context, layers, hidden, heads, kv_heads, head_dim, ffn;
+    int32_t vocab, context, layers, hidden, heads, kv_heads, head_dim, ffn; /* context: of the user */
+    int32_t prefix;            /* tokens in front of every sequence, inside the kernels */
+    const int32_t *prefix_ids; /* [prefix] */
     int32_t chunk;                     /* largest T of `prefill` */
     int32_t rows;                      /* largest T of `logits` */
     uint64_t act_bytes, scratch_bytes; /* scratch is per thread */

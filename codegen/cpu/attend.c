@@ -1,10 +1,18 @@
 /* attend: causal attention of T query rows over the KV cache, with grouped heads and an optional
  * window.
  *
- *   in[0]   q [T, c_heads * c_head_dim] f32
+ *   in[0]   q [T, c_heads * c_head_dim] f32; c_q8: format s8, bytes x + 128, with aux[4]
  *   in[1]   K cache of this layer [c_kv_heads][ctx][c_head_dim], f32 or (c_kv_f16) f16
- *   in[2]   V cache, likewise
- *   out[0]  [T, c_heads * c_head_dim] f32
+ *   in[2]   V cache, likewise; c_kv says the format of both: rows of s8, u8 are c_head_dim bytes, of
+ *           s4, u4 c_head_dim / 2, element 2i in the low nibble
+ *   in[3..6] K scales, K minima, V scales, V minima, f16 [c_kv_heads][ctx], for quantised caches that
+ *           are not c_kv_static (minima: u8 and u4)
+ *   aux[0], aux[1] keys and values of the prefix, f16 [c_prefix, c_kv_heads, c_head_dim]
+ *   aux[2], aux[3] K and V scales, f32 [c_kv_heads], for quantised caches that are c_kv_static
+ *   aux[4]  Q scales, f32 [c_heads], if c_q8
+ *   aux[5]  c_fmt s8: the scale of the output, one f32
+ *   out[0]  [T, c_heads * c_head_dim] f32; c_fmt s8: integers of that format, clamped to
+ *           c_qlo..c_qhi
  *   scratch PFQ_ATTEND_SCRATCH(c_head_dim) bytes
  *
  * Row t sees positions max(0, p - c_window + 1) .. p with p = pos + t (c_window = 0: all). Scores

@@ -1,7 +1,9 @@
 /* hadamard: blocks of c_N elements times the transform of ir/hadamard.h, H = B (x) S / sqrt(c_N).
  *
  *   in[0]   [T, c_K] f32, c_K a multiple of c_N
- *   out[0]  [T, c_K] f32; may be in[0]
+ *   out[0]  [T, c_K] f32; may be in[0]; c_fmt s8: integers of that format of the whole row c_K
+ *   out[1]  c_fmt s8: scales [T] f32; unused if c_static
+ *   aux[1]  the scale, one f32, if c_static
  *   w       base matrix B [c_base, c_base] as packed f32 tiles; NULL when c_base is 1
  *   scratch c_N f32
  *

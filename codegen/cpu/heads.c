@@ -2,10 +2,12 @@
  * head (if c_qk_norm), RoPE (if c_rot), to f32 rows or to a KV cache.
  *
  *   in[0]   x [T, c_heads * c_head_dim] f32
- *   aux[1]  inverse frequencies [c_rot / 2] f32 (pairs (i, i + c_rot / 2), angle (pos + t) *
- * aux[1][i]) aux[2]  gain [c_head_dim] f32 if c_qk_norm out[0]  c_cache = 0: y [T, c_heads *
- * c_head_dim] f32, may be in[0] c_cache = 1: cache [c_heads][ctx][c_head_dim], f32 or (c_kv_f16)
- * f16, rows pos + t scratch 8 * (c_rot / 2 rounded up to 16) + 4 * c_head_dim bytes
+ *   aux[1]  inverse frequencies [c_rot / 2] f32 (pairs (i, i + c_rot / 2), angle
+ *           (pos + t + c_prefix) * aux[1][i])
+ *   aux[2]  gain [c_head_dim] f32 if c_qk_norm
+ *   out[0]  c_cache = 0: y [T, c_heads * c_head_dim] f32, may be in[0]
+ *           c_cache = 1: cache [c_heads][ctx][c_head_dim], f32 or (c_kv_f16) f16, rows pos + t
+ *   scratch 8 * (c_rot / 2 rounded up to 16) + 4 * c_head_dim bytes
  *
  * Tokens are divided over threads.
  */

@@ -2,7 +2,8 @@
  * formats share.
  *
  *   in[0]   activations: f32 [T, c_K], or integers of format c_fmt
- *   in[1]   scales of format c_fmt (quantised activations)
+ *   in[1]   scales of format c_fmt (quantised activations); NULL if c_static: then the scale of the
+ *           activations is part of the weights' scales
  *   in[2]   residual [T, c_N] f32 (epilogue residual; may be out[0])
  *   w       packed tiles of 16 rows, ceil(c_N / 16) of them, 64-byte aligned
  *   aux[0]  bias f32 in the order of packed rows, if c_bias (c_N values; swiglu: 16 per tile)
@@ -19,6 +20,18 @@
  * f32, cos and sin times c_rope_scale (c_rot = 0: no RoPE). out[0] = q [T, c_heads * c_head_dim]
  * f32; out[1], out[2] = K and V cache of this layer [c_kv_heads][ctx][c_head_dim], f32 or
  * (c_kv_f16) f16, written at rows pos + t
+ *             RoPE's angle is that of position pos + t + c_prefix. c_r3: q and k of each head times
+ *             H / sqrt(c_head_dim) after RoPE. Then, in formats other than f32 and f16 of c_kv:
+ *             - c_kv_static: k, v = clamp(round_half_even(x / s)), s = aux[4][kv head] of k,
+ *               aux[5][kv head] of v, f32
+ *             - else a scale (s8, s4), or a minimum and a scale (u8, u4: min and scale are rounded to
+ *               f16 before they are used) per token and head, written as f16 to
+ *               out[3] K scales, out[4] K minima, out[5] V scales, out[6] V minima:
+ *               [c_kv_heads][ctx], row pos + t
+ *             - rows of the caches are c_head_dim bytes (s8, u8) or c_head_dim / 2 (s4, u4: element 2i
+ *               in the low nibble)
+ *             - c_q8: out[0] = q as s8 (format s8 of [T, c_heads * c_head_dim], bytes x + 128, stride
+ *               rounded up to 64), clamp(round_half_even(x / aux[6][head]), -c_q8, 127)
  *
  *   scratch   kernels.def says how much
  *

@@ -4,7 +4,8 @@
  *   in[0]   x [T, c_K] f32
  *   aux[0]  gain [c_K] f32 if c_gain (norm only)
  *   out[0]  c_fmt f32: y [T, c_K] f32 (may be in[0]); otherwise integers of format c_fmt
- *   out[1]  scales of format c_fmt
+ *   out[1]  scales of format c_fmt; unused if c_static
+ *   aux[1]  the scale, one f32, if c_static (format s8)
  *   scratch 4 * c_K bytes (norm with c_fmt != f32)
  *
  * Rows are divided over threads. For T = 1 it is cheaper to call it as (0, 1) on every thread with
