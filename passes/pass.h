@@ -10,7 +10,8 @@ typedef struct PassCx {
     Diag *d;
     Arena *a; /* scratch, freed after the pass */
     const PassCall *call;
-    u32 changes; /* counted by the pass; for the timing table */
+    u32 changes;              /* counted by the pass; for the timing table */
+    const CalibSource *calib; /* never NULL */
 } PassCx;
 
 typedef bool PassFn(PassCx *cx);

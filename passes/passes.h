@@ -97,6 +97,21 @@ bool recipe_load(Diag *d, Arena *a, const char *which, Recipe *out);
 const char *recipe_builtin_text(const char *name); /* the JSON, or NULL */
 const char *recipe_builtin_name(u32 i);            /* i-th name in order, NULL at the end */
 
+/* What calibrating passes read (passes/calib/calib.h). */
+typedef enum CalibEffort { EFFORT_FAST, EFFORT_FULL } CalibEffort;
+typedef struct CalibSource {
+    const i32
+        *tokens; /* [n] of the calibration text; NULL: there is none (a synthetic model, a .pfir) */
+    i64 n;
+    i32 bos, eos; /* of the tokenizer, -1 if it has none */
+    CalibEffort effort;
+    const char *prefix;    /* --prefix: ids ("216,260,1"), "none", or NULL: find it */
+    const char *cache_dir; /* NULL: $XDG_CACHE_HOME/pfqc, else ~/.cache/pfqc */
+    u32 threads;           /* 0: the usable CPUs */
+    void (*progress)(void *arg, const char *what, u64 done, u64 total); /* NULL: silent */
+    void *progress_arg;
+} CalibSource;
+
 typedef struct PassOptions {
     bool verify_each; /* ir_verify and the stage's rules after each pass */
     bool
@@ -105,7 +120,8 @@ typedef struct PassOptions {
     const char *dump_dir;     /* NN-pass.pfir after each pass, 00-import.pfir before the first */
     const char *print_before; /* name of a pass, or "all": print the module to stderr */
     const char *print_after;
-    const char *stop_after; /* name of a pass: end after its first run */
+    const char *stop_after;   /* name of a pass: end after its first run */
+    const CalibSource *calib; /* NULL: no text, defaults */
 } PassOptions;
 
 /* Runs the pipeline on m. */

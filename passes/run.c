@@ -151,12 +151,17 @@ bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o)
 {
     Arena a = {0};
     Numerics num = {0};
+    const CalibSource no_text = {.bos = -1, .eos = -1};
     bool ok = check_names(d, o) && ir_verify(d, m) && (!o->dump_dir || io_mkdirs(d, o->dump_dir)) &&
               dump(d, &a, m, o, 0, "import");
     if (ok && o->verify_numerics) ok = numerics_start(&num, d, m);
     for (u32 i = 0; ok && i < p->calls.n; i++) {
         const PassInfo *info = &pass_info[p->calls.at[i].pass];
-        PassCx cx = {.m = m, .d = d, .a = &a, .call = &p->calls.at[i]};
+        PassCx cx = {.m = m,
+                     .d = d,
+                     .a = &a,
+                     .call = &p->calls.at[i],
+                     .calib = o->calib ? o->calib : &no_text};
         ArenaMark mark = arena_mark(&a);
         if (named(o->print_before, info->name)) print_to_stderr(m, &a, "before", info->name);
         double start = now_seconds();

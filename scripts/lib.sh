@@ -6,7 +6,7 @@ export LC_ALL=C.UTF-8
 step() { printf '== %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-build_packages=(gcc libc6-dev cmake ninja-build clang-19 llvm-19-dev libcjson-dev libutf8proc-dev)
+build_packages=(gcc libc6-dev cmake ninja-build clang-19 llvm-19-dev libcjson-dev libutf8proc-dev libopenblas-dev)
 test_packages=(llvm-19-tools libcmocka-dev libclang-rt-19-dev libpcre2-dev python3 gdb)
 demo_packages=(python3 python3-pip unzip ca-certificates)
 
