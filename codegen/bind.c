@@ -1,45 +1,12 @@
-/* Steps -> kernel calls: reads the ops of each step, finds constants and operands for the kernel
- * that the step names, and places barriers. One function per family of kernels; the slots they fill
- * are in the templates' contracts. */
-#include "codegen/plan.h"
+/* Steps -> kernel calls: places of operands, sections of weights, barriers, private results, and
+ * the walk over a module. What a call of each kernel needs is in bind_ops.c. */
+#include "codegen/bind.h"
 
-#include "ir/eval.h"
-#include "ir/hadamard.h"
-#include "ir/pack.h"
 #include "ir/text.h"
-#include <math.h>
+
 #include <stdio.h>
 
-/* A block of every thread's private memory, held from its definition to its last use. */
-typedef struct Private {
-    ValueId v;
-    u64 off, bytes;
-    u32 last_step;
-} Private;
-
-typedef struct Bind {
-    Diag *d;
-    Arena *a;
-    Module *m;
-    CgPlan *p;
-    CgPhase *phase;
-    Fn *fn;
-    u32 step; /* current, from 1 */
-    const Step *st;
-    const OpId *ops; /* of the step */
-    u32 n_ops;
-    const char *variant; /* what follows the row's name in st->kernel */
-    CgRowId row;
-    CgCall call;             /* being filled */
-    double val[CG_N_CONSTS]; /* its constants */
-    i64 chunk, rows;
-    VEC(Private) priv;
-    u64 priv_bytes;
-    Map kernel_map, section_map;
-} Bind;
-
-static bool refuse(Bind *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static bool refuse(Bind *b, const char *fmt, ...)
+bool b_refuse(Bind *b, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
@@ -54,20 +21,20 @@ static bool refuse(Bind *b, const char *fmt, ...)
 
 /* ---- the ops of the step ---- */
 
-static const Op *find(const Bind *b, OpKind kind)
+const Op *b_find(const Bind *b, OpKind kind)
 {
     for (u32 i = 0; i < b->n_ops; i++)
         if (op_at(b->m, b->ops[i])->kind == kind) return op_at(b->m, b->ops[i]);
     return NULL;
 }
 
-static const Op *find2(const Bind *b, OpKind k1, OpKind k2)
+const Op *b_find2(const Bind *b, OpKind k1, OpKind k2)
 {
-    const Op *op = find(b, k1);
-    return op ? op : find(b, k2);
+    const Op *op = b_find(b, k1);
+    return op ? op : b_find(b, k2);
 }
 
-static bool in_step(const Bind *b, ValueId v)
+bool b_in_step(const Bind *b, ValueId v)
 {
     const Op *op = def_of(b->m, v);
     return op->kind != OP_NONE && op->fn == b->phase->fn && op->step == b->step;
@@ -82,7 +49,7 @@ static i64 place_of(const Bind *b, ValueId v)
     return at && k < at->n ? at->ints[k] : -1;
 }
 
-static bool is_result(const Bind *b, ValueId v)
+bool b_is_result(const Bind *b, ValueId v)
 {
     for (u32 i = 0; i < b->fn->results.n; i++)
         if (b->fn->results.at[i] == v) return true;
@@ -90,17 +57,17 @@ static bool is_result(const Bind *b, ValueId v)
 }
 
 /* The step's last value that is seen outside it. */
-static ValueId output(const Bind *b)
+ValueId b_output(const Bind *b)
 {
     for (u32 i = b->n_ops; i-- > 0;) {
         const Op *op = op_at(b->m, b->ops[i]);
         for (u32 k = 0; k < op_info[op->kind].nout; k++)
-            if (place_of(b, op->out + k) >= 0 || is_result(b, op->out + k)) return op->out + k;
+            if (place_of(b, op->out + k) >= 0 || b_is_result(b, op->out + k)) return op->out + k;
     }
     return 0;
 }
 
-static i64 cols(const Bind *b, ValueId v)
+i64 b_cols(const Bind *b, ValueId v)
 {
     return type_cols(type_of(b->m, v));
 }
@@ -111,7 +78,7 @@ static i64 cols(const Bind *b, ValueId v)
 static u64 quant_row_bytes(const Bind *b, ValueId v)
 {
     const Op *q = def_of(b->m, v);
-    u64 k = (u64)cols(b, v);
+    u64 k = (u64)b_cols(b, v);
     if (type_of(b->m, v)->dt == DT_S16)
         return q->kind && op_int(q, A_GROUP) ? (k + 31) / 32 * 64 : (k + 63) / 64 * 128;
     return (k + 63) / 64 * 64;
@@ -126,7 +93,7 @@ static u64 value_bytes(const Bind *b, ValueId v)
                    : t->dim[i] == DIM_R ? b->rows
                    : t->dim[i] < 0      ? 0
                                         : t->dim[i]);
-    return dtype_info[t->dt].is_float ? n * (u64)cols(b, v) * 4 : n * quant_row_bytes(b, v);
+    return dtype_info[t->dt].is_float ? n * (u64)b_cols(b, v) * 4 : n * quant_row_bytes(b, v);
 }
 
 static bool is_kv(const Bind *b, ValueId v)
@@ -135,14 +102,14 @@ static bool is_kv(const Bind *b, ValueId v)
     return t->rank == 3 && t->dim[1] == DIM_C;
 }
 
-static bool place(Bind *b, ValueId v, CgRef *r)
+bool b_place(Bind *b, ValueId v, CgRef *r)
 {
-    if (!v) return refuse(b, "an operand is missing");
+    if (!v) return b_refuse(b, "an operand is missing");
     const Op *op = def_of(b->m, v);
     if (op->kind == OP_NONE) {
         if (value_at(b->m, v)->index != 0)
-            return refuse(b, "reads parameter %u in a way no kernel does",
-                          value_at(b->m, v)->index);
+            return b_refuse(b, "reads parameter %u in a way no kernel does",
+                            value_at(b->m, v)->index);
         *r = (CgRef){.place = CG_TOKENS};
         return true;
     }
@@ -154,28 +121,28 @@ static bool place(Bind *b, ValueId v, CgRef *r)
     i64 at = place_of(b, v);
     if (op->kind == OP_STATE && is_kv(b, v)) {
         const Type *t = type_of(b->m, v);
-        if (at < 0) return refuse(b, "a state has no place");
+        if (at < 0) return b_refuse(b, "a state has no place");
         *r = (CgRef){.place = CG_KV,
                      .off = (u64)at,
                      .bytes = (u64)(t->dim[0] * t->dim[2]) * dtype_info[t->dt].bits / 8};
         return r->off + r->bytes <= b->p->kv_row_bytes ||
-               refuse(b, "a state lies outside the KV cache");
+               b_refuse(b, "a state lies outside the KV cache");
     }
-    if (at < 0 && is_result(b, v)) {
+    if (at < 0 && b_is_result(b, v)) {
         *r = (CgRef){.place = CG_LOGITS};
         return true;
     }
     if (op->kind == OP_RESHAPE && !is_const(b->m, v))
-        return place(b, op->in[0], r); /* moves nothing */
-    if (at < 0) return refuse(b, "a value that it needs has no place");
+        return b_place(b, op->in[0], r); /* moves nothing */
+    if (at < 0) return b_refuse(b, "a value that it needs has no place");
     *r = (CgRef){.place = CG_ACT, .off = (u64)at, .bytes = value_bytes(b, v)};
     return r->off + r->bytes <= b->p->act_bytes ||
-           refuse(b, "a value lies outside the activation arena");
+           b_refuse(b, "a value lies outside the activation arena");
 }
 
 /* ---- constants and sections ---- */
 
-static void set(Bind *b, CgConstId c, double v)
+void b_set(Bind *b, CgConstId c, double v)
 {
     b->val[c] = v;
 }
@@ -202,19 +169,19 @@ static u64 section_bytes(const Bind *b, const CgSection *s)
     return 4 * 2 * ((n / 2 + 15) / 16 * 16);
 }
 
-static bool small_const(Bind *b, ValueId v, CgSectionKind kind, CgRef *r)
+bool b_small_const(Bind *b, ValueId v, CgSectionKind kind, CgRef *r)
 {
-    if (!is_const(b->m, v)) return refuse(b, "an operand must be constant");
+    if (!is_const(b->m, v)) return b_refuse(b, "an operand must be constant");
     if (!dtype_info[type_of(b->m, v)->dt].is_float)
-        return refuse(b, "a constant operand must be a float");
+        return b_refuse(b, "a constant operand must be a float");
     *r = section(b, v, kind);
     return true;
 }
 
-static bool packed(Bind *b)
+bool b_packed(Bind *b)
 {
     ValueId w = b->st->weights;
-    if (!w || def_of(b->m, w)->kind != OP_PACK) return refuse(b, "has no packed weights");
+    if (!w || def_of(b->m, w)->kind != OP_PACK) return b_refuse(b, "has no packed weights");
     b->call.w = section(b, w, CG_SEC_PACK);
     return true;
 }
@@ -268,7 +235,7 @@ static bool needs_barrier(const CgPhase *ph, const CgCall *c)
 }
 
 /* Finishes the call: finds or makes its kernel, notes what it reads, places the barrier. */
-static bool add_call(Bind *b)
+bool b_add_call(Bind *b)
 {
     const u64 uses = cg_template_uses(cg_rows[b->row].template);
     CgKernel k = {.row = b->row, .uses = uses};
@@ -278,7 +245,7 @@ static bool add_call(Bind *b)
         if (!(uses >> i & 1)) continue;
         k.val[i] = b->val[i];
         if (!cg_const_info[i].is_float && (k.val[i] < INT32_MIN || k.val[i] > INT32_MAX))
-            return refuse(b, "constant %s does not fit 32 bits", cg_const_info[i].name);
+            return b_refuse(b, "constant %s does not fit 32 bits", cg_const_info[i].name);
         sb_ch(&key, ' ');
         sb_f64(&key, k.val[i]);
     }
@@ -317,7 +284,7 @@ static u32 last_use(const Bind *b, ValueId v)
                 return 0; /* seen under another name */
         }
     }
-    return is_result(b, v) ? 0 : last;
+    return b_is_result(b, v) ? 0 : last;
 }
 
 /* With one row, a norm or quantiser costs less than a barrier: every thread computes it into its
@@ -344,7 +311,7 @@ static bool make_private(Bind *b, ValueId v)
     return true;
 }
 
-static void try_private(Bind *b)
+void b_try_private(Bind *b)
 {
     if (b->phase != &b->p->phase[CG_DECODE]) return;
     const u32 before = b->priv.n;
@@ -356,349 +323,6 @@ static void try_private(Bind *b)
     }
     if (!ok) b->priv.n = before;
     b->call.each = ok && b->priv.n > before;
-}
-
-/* ---- families ---- */
-
-static bool bind_embed(Bind *b)
-{
-    const Op *e = find(b, OP_EMBEDDING);
-    if (!e) return refuse(b, "has no embedding");
-    const Type *w = type_of(b->m, e->in[1]);
-    set(b, C_N, (double)w->dim[0]);
-    set(b, C_K, (double)w->dim[1]);
-    return place(b, e->in[0], &b->call.in[0]) && packed(b) &&
-           place(b, output(b), &b->call.out[0]) && add_call(b);
-}
-
-/* norm.XF, quant.XF: the outputs are one f32 value, or integers and scales. */
-static bool bind_norm(Bind *b)
-{
-    const Op *n = find(b, OP_RMSNORM), *s = find(b, OP_QPARAMS), *q = find(b, OP_QUANTIZE);
-    i64 fmt = cg_format(b->variant);
-    if (fmt < 0) return refuse(b, "format '%s' is unknown", b->variant);
-    if (b->row == ROW_NORM ? !n : !q) return refuse(b, "lacks the op that it is named after");
-    if ((fmt != 0) != (q && s)) return refuse(b, "quantises to another format");
-    const ValueId x = n ? n->in[0] : s->in[0];
-    if (n && n->nin > 1 && n->in[1]) {
-        if (!small_const(b, n->in[1], CG_SEC_F32, &b->call.aux[0])) return false;
-        set(b, C_gain, 1);
-    } else {
-        set(b, C_gain, 0);
-    }
-    if (n) set(b, C_eps, op_float(n, A_EPS));
-    set(b, C_fmt, (double)fmt);
-    set(b, C_K, (double)cols(b, x));
-    b->call.flops = (u64)cols(b, x) * 4;
-    if (!place(b, x, &b->call.in[0])) return false;
-    try_private(b);
-    if (q)
-        return place(b, q->out, &b->call.out[0]) && place(b, s->out, &b->call.out[1]) &&
-               add_call(b);
-    return place(b, output(b), &b->call.out[0]) && add_call(b);
-}
-
-static bool act_kind(Bind *b, const Op *op)
-{
-    i64 act =
-        op->kind == OP_SILU
-            ? cg_activation("silu")
-            : cg_activation(strcmp(op_str(b->m, op, A_MODE), "tanh") == 0 ? "gelu_tanh" : "gelu");
-    set(b, C_act, (double)act);
-    return act >= 0 || refuse(b, "no kernel computes this activation function");
-}
-
-/* First row of the linear's result that v was sliced from, following the step's ops backwards; -1
- * if none. */
-static i64 sliced_from(const Bind *b, ValueId v)
-{
-    while (in_step(b, v)) {
-        const Op *op = def_of(b->m, v);
-        if (op->kind == OP_SLICE) return op_int(op, A_BEGIN);
-        if (op->kind != OP_RESHAPE && op->kind != OP_ROPE && op->kind != OP_RMSNORM) break;
-        v = op->in[0];
-    }
-    return -1;
-}
-
-/* RoPE's frequencies and factor, which all ropes of the step share. */
-static bool rope_consts(Bind *b, const Op *rope)
-{
-    CgRef f;
-    if (!small_const(b, rope->in[2], CG_SEC_F32, &f)) return false;
-    const double n = 2.0 * (double)cols(b, rope->in[2]), scale = op_float(rope, A_MSCALE);
-    const bool again = b->call.aux[1].place != CG_NONE;
-    if (again && (b->call.aux[1].section != f.section || b->val[C_rope_scale] < scale ||
-                  b->val[C_rope_scale] > scale))
-        return refuse(b, "q and k are turned differently");
-    b->call.aux[1] = f;
-    set(b, C_rot, n);
-    set(b, C_rope_scale, scale);
-    return true;
-}
-
-static bool head_norm_consts(Bind *b, const Op *norm, u32 slot)
-{
-    const double eps = op_float(norm, A_EPS);
-    if (norm->nin < 2 || !norm->in[1]) return refuse(b, "a head's norm has no gain");
-    if (b->val[C_qk_norm] > 0 && (b->val[C_eps] < eps || b->val[C_eps] > eps))
-        return refuse(b, "q and k have norms with different eps");
-    set(b, C_qk_norm, 1);
-    set(b, C_eps, eps);
-    return small_const(b, norm->in[1], CG_SEC_F32, &b->call.aux[slot]);
-}
-
-static bool kv_dtype(Bind *b, ValueId state)
-{
-    DType dt = type_of(b->m, state)->dt;
-    set(b, C_kv_f16, dt == DT_F16);
-    return dt == DT_F16 || dt == DT_F32 ||
-           refuse(b, "no kernel keeps the KV cache in %s", dtype_info[dt].name);
-}
-
-static bool bind_qkv(Bind *b)
-{
-    const Op *kv = find(b, OP_KV_APPEND);
-    if (!kv) return refuse(b, "has no kv_append");
-    const Type *ks = type_of(b->m, kv->in[3]);
-    const i64 d = ks->dim[2], g = ks->dim[0], heads = ((i64)b->val[C_N] - 2 * g * d) / d;
-    if (heads < 1 || (heads + 2 * g) * d != (i64)b->val[C_N])
-        return refuse(b, "the weight's rows are not heads of q, k and v");
-    if (sliced_from(b, kv->in[0]) != heads * d || sliced_from(b, kv->in[1]) != (heads + g) * d)
-        return refuse(b, "q, k and v are not in this order");
-    set(b, C_heads, (double)heads);
-    set(b, C_kv_heads, (double)g);
-    set(b, C_head_dim, (double)d);
-    u32 ropes = 0, norms = 0;
-    for (u32 i = 0; i < b->n_ops; i++) {
-        const Op *op = op_at(b->m, b->ops[i]);
-        const bool is_q = sliced_from(b, op->out) == 0;
-        if (op->kind == OP_ROPE && (ropes++, !rope_consts(b, op))) return false;
-        if (op->kind == OP_RMSNORM && (norms++, !head_norm_consts(b, op, is_q ? 2 : 3)))
-            return false;
-    }
-    if (ropes % 2 || norms % 2 || ropes > 2 || norms > 2)
-        return refuse(b, "q and k are not treated alike");
-    ValueId q = output(b);
-    if (sliced_from(b, q) != 0) return refuse(b, "its result is not q");
-    return kv_dtype(b, kv->in[3]) && place(b, q, &b->call.out[0]) &&
-           place(b, kv->in[3], &b->call.out[1]) && place(b, kv->in[4], &b->call.out[2]);
-}
-
-/* Everything before the epilogue: input, weights, bias. *y is the product. */
-static bool linear_base(Bind *b, ValueId *y)
-{
-    const Op *l = find2(b, OP_QLINEAR, OP_LINEAR);
-    if (!l) return refuse(b, "has no linear");
-    const bool q = l->kind == OP_QLINEAR;
-    const Type *w = type_of(b->m, l->in[q ? 2 : 1]);
-    set(b, C_N, (double)w->dim[0]);
-    set(b, C_K, (double)w->dim[1]);
-    i64 fmt = 0;
-    if (q) {
-        const bool grouped = op_int(l, A_GROUP) != 0;
-        const DType x = type_of(b->m, l->in[0])->dt;
-        fmt = x == DT_S8 && !grouped ? cg_format("s8")
-              : x == DT_S16          ? cg_format(grouped ? "s16g32" : "s16")
-                                     : -1;
-    }
-    if (fmt < 0) return refuse(b, "no kernel reads activations in this format");
-    set(b, C_fmt, (double)fmt);
-    b->call.flops = 2 * (u64)w->dim[0] * (u64)w->dim[1];
-    const ValueId bias = op_in(l, q ? 5 : 2);
-    const bool tiles2 = strcmp(b->variant, "swiglu") == 0;
-    set(b, C_bias, bias != 0);
-    if (bias && !small_const(b, bias, tiles2 ? CG_SEC_TILES2 : CG_SEC_F32, &b->call.aux[0]))
-        return false;
-    *y = l->out;
-    return packed(b) && place(b, l->in[0], &b->call.in[0]) &&
-           (!q || place(b, l->in[1], &b->call.in[1]));
-}
-
-static bool bind_linear(Bind *b)
-{
-    ValueId y = 0;
-    i64 epi = cg_epilogue(*b->variant ? b->variant : "none");
-    if (epi < 0) return refuse(b, "epilogue '%s' is unknown", b->variant);
-    set(b, C_epi, (double)epi);
-    if (!linear_base(b, &y)) return false;
-    if (strcmp(b->variant, "qkv") == 0) return bind_qkv(b) && add_call(b);
-    if (strcmp(b->variant, "residual") == 0) {
-        const Op *add = find(b, OP_ADD);
-        if (!add || (add->in[0] != y && add->in[1] != y))
-            return refuse(b, "does not add its product");
-        if (!place(b, add->in[add->in[0] == y], &b->call.in[2])) return false;
-    } else if (strcmp(b->variant, "swiglu") == 0) {
-        const Op *act = find2(b, OP_SILU, OP_GELU);
-        if (!act || !find(b, OP_MUL)) return refuse(b, "has no gated activation");
-        if (sliced_from(b, act->in[0]) != 0)
-            return refuse(b, "the gate is not the weight's first half");
-        if (!act_kind(b, act)) return false;
-    }
-    return place(b, output(b), &b->call.out[0]) && add_call(b);
-}
-
-static bool bind_attend(Bind *b)
-{
-    const Op *at = find(b, OP_ATTEND);
-    if (!at) return refuse(b, "has no attend");
-    const Type *q = type_of(b->m, at->in[0]), *k = type_of(b->m, at->in[2]);
-    set(b, C_heads, (double)q->dim[1]);
-    set(b, C_kv_heads, (double)k->dim[0]);
-    set(b, C_head_dim, (double)q->dim[2]);
-    set(b, C_window, (double)op_int(at, A_WINDOW));
-    set(b, C_scale, op_float(at, A_SCALE));
-    b->call.flops = 4 * (u64)(q->dim[1] * q->dim[2]);
-    return kv_dtype(b, at->in[2]) && place(b, at->in[0], &b->call.in[0]) &&
-           place(b, at->in[2], &b->call.in[1]) && place(b, at->in[3], &b->call.in[2]) &&
-           place(b, output(b), &b->call.out[0]) && add_call(b);
-}
-
-static bool head_shape(Bind *b, ValueId x)
-{
-    const Type *t = type_of(b->m, x);
-    if (t->rank != 3) return refuse(b, "works on heads, found %s", ir_type_text(b->m, t));
-    set(b, C_heads, (double)t->dim[1]);
-    set(b, C_head_dim, (double)t->dim[2]);
-    return true;
-}
-
-static bool bind_heads(Bind *b)
-{
-    const Op *norm = find(b, OP_RMSNORM), *rope = find(b, OP_ROPE), *first = norm ? norm : rope;
-    if (!first || !head_shape(b, first->in[0]))
-        return first ? false : refuse(b, "has neither rope nor rmsnorm");
-    if (norm && !head_norm_consts(b, norm, 2)) return false;
-    if (rope && !rope_consts(b, rope)) return false;
-    return place(b, first->in[0], &b->call.in[0]) && place(b, output(b), &b->call.out[0]) &&
-           add_call(b);
-}
-
-/* kv_append on its own: two calls of `heads`, for k and for v. */
-static bool bind_kv_append(Bind *b)
-{
-    const Op *kv = find(b, OP_KV_APPEND);
-    b->row = ROW_HEADS;
-    for (u32 i = 0; i < 2; i++) {
-        set(b, C_cache, 1);
-        if (!head_shape(b, kv->in[i]) || !kv_dtype(b, kv->in[3 + i]) ||
-            !place(b, kv->in[i], &b->call.in[0]) || !place(b, kv->in[3 + i], &b->call.out[0]) ||
-            !add_call(b))
-            return false;
-    }
-    return true;
-}
-
-static bool const_value(Bind *b, ValueId v, double *out)
-{
-    Eval *e = eval_new(b->d, b->m, false);
-    Tensor t;
-    bool ok = eval_const(e, v, 0, 1, 0, 1, &t);
-    if (ok) *out = (double)t.f[0];
-    eval_free(e);
-    return ok;
-}
-
-static bool bind_elem(Bind *b)
-{
-    const Op *mul = find(b, OP_MUL), *op = find2(b, OP_ADD, OP_MUL),
-             *act = find2(b, OP_SILU, OP_GELU);
-    ValueId x = 0, y = 0;
-    if (act) {
-        x = act->in[0];
-        if (!act_kind(b, act)) return false;
-        if (b->row == ROW_GLU) y = mul ? mul->in[mul->in[0] == act->out] : 0;
-    } else if (op) {
-        x = op->in[0];
-        y = op->in[1];
-    }
-    if (!x || (b->row != ROW_ACT && !y)) return refuse(b, "lacks the ops that it is named after");
-    const Type *t = type_of(b->m, x);
-    set(b, C_K, (double)cols(b, x) * (t->rank == 3 ? (double)t->dim[1] : 1));
-    b->call.flops = (u64)b->val[C_K];
-    bool ok = place(b, x, &b->call.in[0]);
-    double scale = 1;
-    switch (b->row) {
-    case ROW_ACT: break;
-    case ROW_SCALE:
-        ok = ok && const_value(b, y, &scale);
-        set(b, C_scale, scale);
-        break;
-    case ROW_MUL_ROW:
-    case ROW_ADD_ROW: ok = ok && small_const(b, y, CG_SEC_F32, &b->call.aux[0]); break;
-    default: ok = ok && place(b, y, &b->call.in[1]);
-    }
-    return ok && place(b, output(b), &b->call.out[0]) && add_call(b);
-}
-
-static bool bind_hadamard(Bind *b)
-{
-    const Op *h = find(b, OP_HADAMARD);
-    if (!h) return refuse(b, "has no hadamard");
-    const Type *t = type_of(b->m, h->in[0]);
-    i64 group = op_int(h, A_GROUP), n = group ? group : type_cols(t);
-    set(b, C_K, (double)type_cols(t) * (t->rank == 3 ? (double)t->dim[1] : 1));
-    set(b, C_N, (double)n);
-    set(b, C_base, (double)hadamard_base_order(n));
-    set(b, C_scale, 1 / sqrt((double)n));
-    if (hadamard_base_order(n) > 1 && !packed(b)) return false;
-    return place(b, h->in[0], &b->call.in[0]) && place(b, output(b), &b->call.out[0]) &&
-           add_call(b);
-}
-
-static bool bind_rows(Bind *b)
-{
-    const Op *r = find(b, OP_ROWS);
-    if (!r) return refuse(b, "has no rows");
-    const Type *t = type_of(b->m, r->in[0]);
-    set(b, C_K, (double)t->dim[1]);
-    set(b, C_rows, (double)(t->dim[0] < 0 ? b->chunk : t->dim[0]));
-    return place(b, r->in[0], &b->call.in[0]) && place(b, r->in[1], &b->call.in[1]) &&
-           place(b, output(b), &b->call.out[0]) && add_call(b);
-}
-
-/* store on its own: a copy, which is a scale by 1; nothing at all when the value was computed in
- * place. */
-static bool bind_store(Bind *b)
-{
-    const Op *s = find(b, OP_STORE);
-    b->row = ROW_SCALE;
-    set(b, C_K, (double)cols(b, s->in[0]));
-    set(b, C_scale, 1);
-    if (!place(b, s->in[0], &b->call.in[0]) || !place(b, s->in[1], &b->call.out[0])) return false;
-    if (b->call.in[0].place == b->call.out[0].place && b->call.in[0].off == b->call.out[0].off) {
-        b->call = (CgCall){0};
-        return true;
-    }
-    return add_call(b);
-}
-
-static bool bind_step(Bind *b)
-{
-    const char *name = ir_cstr(b->m, b->st->kernel);
-    b->call = (CgCall){0};
-    for (u32 i = 0; i < CG_N_CONSTS; i++)
-        b->val[i] = cg_const_info[i].def;
-    b->variant = "";
-    if (strcmp(name, "kv_append") == 0 && find(b, OP_KV_APPEND)) return bind_kv_append(b);
-    if (strcmp(name, "store") == 0 && find(b, OP_STORE)) return bind_store(b);
-    if (strcmp(name, "reshape") == 0) return true;
-    if (!cg_row(name, &b->row, &b->variant)) return refuse(b, "there is no kernel of this name");
-    switch (b->row) {
-    case ROW_EMBED_F32:
-    case ROW_EMBED_S8:
-    case ROW_EMBED_U4G32: return bind_embed(b);
-    case ROW_NORM:
-    case ROW_QUANT: return bind_norm(b);
-    case ROW_LINEAR_F32:
-    case ROW_LINEAR_S8:
-    case ROW_LINEAR_U4G32: return bind_linear(b);
-    case ROW_HEADS: return bind_heads(b);
-    case ROW_ATTEND: return bind_attend(b);
-    case ROW_ROWS: return bind_rows(b);
-    case ROW_HADAMARD: return bind_hadamard(b);
-    default: return bind_elem(b);
-    }
 }
 
 /* ---- the whole module ---- */
