@@ -4,10 +4,11 @@
  *   bench_kernels SOURCE_DIR[,SOURCE_DIR...] VARIANT RECIPE T [threads=2] [pos=0] [rounds=9] [huge=1]
  *
  * Several source trees are timed in turn on the same memory, to compare a change with what was before it.
- * RECIPE is w4a16, w8a8 or float; T = 1 is decode, more is prompt processing (logits of the last row only). huge = 1
- * puts the weights in transparent huge pages, 0 in 4 KiB pages as a mapped file has them. Compiles the templates
- * with clang-19 into a temporary folder. Prints milliseconds per kind of step (thread 0, with the wait at its barrier),
- * medians (and the best) of the rounds.
+ * RECIPE is w4a16, w8a8, w4a4 (static) or float; T = 1 is decode, more is prompt processing (logits of the last row
+ * only). huge = 1 puts the weights in transparent huge pages, 0 in 4 KiB pages as a mapped file has them. Compiles the
+ * templates with clang-19 into a temporary folder. Prints milliseconds per kind of step (thread 0, with the wait at its
+ * barrier), medians (and the best) of the rounds, beside what the machine does in the same rounds: a plain read of the
+ * weights, and (T > 1) int8 multiply-adds in registers (int8_peak.c; 1 multiply-add = 2 OP).
  */
 #include "tests/kernels/kernel_test.h"
 
@@ -32,12 +33,14 @@ static const char *const kind_name[KINDS] = {"norm", "qkv", "attend", "quant o",
 typedef struct Recipe {
     const char *name, *linear, *head;
     int layout, fmt, head_layout, head_fmt;
+    bool is_static;
 } Recipe;
 
 static const Recipe recipes[] = {
-    {"w4a16", "linear.u4g32", "linear.s8", KT_U4G32, 3, KT_S8, 2},
-    {"w8a8", "linear.s8", "linear.s8", KT_S8, 1, KT_S8, 1},
-    {"float", "linear.f32", "linear.f32", KT_F32, 0, KT_F32, 0},
+    {"w4a16", "linear.u4g32", "linear.s8", KT_U4G32, 3, KT_S8, 2, false},
+    {"w8a8", "linear.s8", "linear.s8", KT_S8, 1, KT_S8, 1, false},
+    {"w4a4", "linear.s4", "linear.s8", KT_S4, 1, KT_S8, 2, true},
+    {"float", "linear.f32", "linear.f32", KT_F32, 0, KT_F32, 0, false},
 };
 
 typedef struct Kernel {
@@ -68,6 +71,20 @@ static double now(void) /* one thread is timed in CPU time, which other programs
 static const char *source, *variant;
 static char folder[] = "/tmp/pfq-bench-XXXXXX";
 
+/* Compiles the file `from`; the library is `to`.so. */
+static KtLib compiled(const char *from, const char *to)
+{
+    char command[2000], path[700];
+    snprintf(path, sizeof path, "%s.so", to);
+    snprintf(command, sizeof command,
+             "clang-19 -std=gnu17 -O3 -fno-builtin -fno-math-errno -fno-trapping-math -ffp-contract=off %s -mtune=native "
+             "-mprefer-vector-width=512 -fPIC -fvisibility=protected -w -shared -I%s %s -o %s",
+             kt_variant_flags(variant), source, from, path);
+    if (system(command))
+        exit(1);
+    return kt_open(path, variant);
+}
+
 static Kernel specialise(const char *name, int id, const KtConst *c, size_t n)
 {
     const char *template = NULL;
@@ -75,7 +92,7 @@ static Kernel specialise(const char *name, int id, const KtConst *c, size_t n)
     if (!strcmp(name, kernel_name))                           \
         template = file;
 #include "codegen/cpu/kernels.def"
-    char path[600], command[2000];
+    char path[600];
     snprintf(path, sizeof path, "%s/%td-%d.c", folder, (kernels - trees[0]) / KINDS, id);
     FILE *f = fopen(path, "w");
     if (!f || !template)
@@ -98,39 +115,38 @@ static Kernel specialise(const char *name, int id, const KtConst *c, size_t n)
     }
     fprintf(f, "#include \"%s/codegen/cpu/%s\"\n", source, template);
     fclose(f);
-    const char *march = !strcmp(variant, "avx2") ? "-march=x86-64-v3" : "-march=x86-64-v4 -mavx512vnni";
-    snprintf(command, sizeof command,
-             "clang-19 -std=gnu17 -O3 -fno-builtin -fno-math-errno -fno-trapping-math -ffp-contract=off %s -mtune=native "
-             "-mprefer-vector-width=512 -fPIC -fvisibility=protected -w -shared -I%s %s -o %s.so",
-             march, source, path, path);
-    if (system(command))
-        exit(1);
-    strcat(path, ".so");
-    KtLib lib = kt_open(path, variant);
+    KtLib lib = compiled(path, path);
     return (Kernel){.run = kt_kernel(&lib, name)};
 }
 
 static size_t weight_bytes(int layout, int N, int K)
 {
     size_t k = (size_t)K;
-    return (size_t)(N + 15) / 16 * (layout == KT_F32 ? 64 * k : layout == KT_S8 ? 128 + 16 * k : (k + 31) / 32 * 320);
+    return (size_t)(N + 15) / 16 * (layout == KT_F32   ? 64 * k
+                                     : layout == KT_S8 ? 128 + 16 * k
+                                     : layout == KT_S4 ? 128 + 8 * k
+                                                       : (k + 31) / 32 * 320);
 }
 
 static void make_kernels(const Recipe *r)
 {
 #define C(...) (const KtConst[]){__VA_ARGS__}, sizeof((KtConst[]){__VA_ARGS__}) / sizeof(KtConst)
-    const double fmt = r->fmt, head_fmt = r->head_fmt, eps = 1e-5, scale = 0.125;
+    const double fmt = r->fmt, head_fmt = r->head_fmt, fixed = r->is_static, eps = 1e-5, scale = 0.125;
     kernels[NORM] = specialise("norm", NORM, C({"K", HIDDEN}, {"fmt", fmt}, {"gain", 0}, {"eps", eps}));
     kernels[NORM_2] = kernels[NORM];
     kernels[HEAD_NORM] = specialise("norm", HEAD_NORM, C({"K", HIDDEN}, {"fmt", head_fmt}, {"eps", eps}, {"gain", 0}));
     kernels[QKV_LINEAR] = specialise(r->linear, QKV_LINEAR,
                                      C({"N", QKV}, {"K", HIDDEN}, {"fmt", fmt}, {"epi", 3}, {"heads", HEADS},
-                                       {"kv_heads", KV}, {"head_dim", D}, {"rot", D}, {"kv_f16", 1}));
+                                       {"kv_heads", KV}, {"head_dim", D}, {"rot", D}, {"kv_f16", 1},
+                                       {"static", fixed}));
     kernels[ATTEND] = specialise("attend", ATTEND, C({"heads", HEADS}, {"kv_heads", KV}, {"head_dim", D},
                                                      {"kv_f16", 1}, {"scale", scale}));
-    kernels[O_LINEAR] = specialise(r->linear, O_LINEAR, C({"N", HIDDEN}, {"K", HIDDEN}, {"fmt", fmt}, {"epi", 1}));
-    kernels[GLU_LINEAR] = specialise(r->linear, GLU_LINEAR, C({"N", 2 * FFN}, {"K", HIDDEN}, {"fmt", fmt}, {"epi", 2}));
-    kernels[DOWN_LINEAR] = specialise(r->linear, DOWN_LINEAR, C({"N", HIDDEN}, {"K", FFN}, {"fmt", fmt}, {"epi", 1}));
+    kernels[O_LINEAR] = specialise(r->linear, O_LINEAR, C({"N", HIDDEN}, {"K", HIDDEN}, {"fmt", fmt}, {"epi", 1},
+                                                       {"static", fixed}));
+    kernels[GLU_LINEAR] = specialise(r->linear, GLU_LINEAR, C({"N", 2 * FFN}, {"K", HIDDEN}, {"fmt", fmt}, {"epi", 2},
+                                                       {"static", fixed}));
+    kernels[DOWN_LINEAR] = specialise(r->linear, DOWN_LINEAR, C({"N", HIDDEN}, {"K", FFN}, {"fmt", fmt}, {"epi", 1},
+                                                       {"static", fixed}));
     kernels[HEAD] = specialise(r->head, HEAD, C({"N", VOCAB}, {"K", HIDDEN}, {"fmt", head_fmt}));
     if (r->fmt) {
         kernels[QUANT_O] = specialise("quant", QUANT_O, C({"K", HIDDEN}, {"fmt", fmt}));
@@ -302,6 +318,27 @@ static void read_all(int tid)
     barrier();
 }
 
+static int64_t (*int8_peak)(int64_t, void *);
+static int64_t peak_sums; /* multiply-adds of one thread */
+
+static void multiply(int tid)
+{
+    int64_t n = int8_peak(50000, private_mem[tid]);
+    if (tid == 0)
+        peak_sums = n;
+    barrier();
+}
+
+static void find_peak(void)
+{
+    char from[600], to[600];
+    snprintf(from, sizeof from, "%s/tests/kernels/int8_peak.c", source);
+    snprintf(to, sizeof to, "%s/peak", folder);
+    KtLib lib = compiled(from, to);
+    void *p = kt_symbol(&lib, "int8_peak");
+    memcpy(&int8_peak, &p, sizeof p);
+}
+
 static void (*volatile job)(int);
 static atomic_int generation;
 static bool stop;
@@ -346,7 +383,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[3], recipes[i].name))
             r = &recipes[i];
     if (!r || (T = atoi(argv[4])) < 1 || T > MAX_T) {
-        fprintf(stderr, "usage: bench_kernels SOURCE_DIR VARIANT w4a16|w8a8|float T [threads] [pos] [rounds] [huge]\n");
+        fprintf(stderr, "usage: bench_kernels SOURCE_DIR VARIANT w4a16|w8a8|w4a4|float T [threads] [pos] [rounds] [huge]\n");
         return 2;
     }
     variant = argv[2];
@@ -360,6 +397,8 @@ int main(int argc, char **argv)
     for (source = strtok(argv[1], ","); source && n_trees < MAX_SOURCES; source = strtok(NULL, ",")) {
         kernels = trees[n_trees++];
         make_kernels(r);
+        if (n_trees == 1)
+            find_peak();
     }
     make_weights(huge);
     for (int i = 0; i < 12; i++)
@@ -375,11 +414,11 @@ int main(int argc, char **argv)
     pthread_t id[MAX_THREADS];
     for (int i = 1; i < threads; i++)
         pthread_create(&id[i], NULL, worker, (void *)(intptr_t)i);
-    static double reads[999], passes[MAX_SOURCES][999], kinds[MAX_SOURCES][KINDS][999];
+    static double reads[999], peaks[999], passes[MAX_SOURCES][999], kinds[MAX_SOURCES][KINDS][999];
     for (int i = -1; i < rounds; i++) {
-        double read = timed(read_all);
+        double read = timed(read_all), peak = timed(multiply);
         if (i >= 0)
-            reads[i] = read;
+            reads[i] = read, peaks[i] = peak;
         for (int v = 0; v < n_trees; v++) {
             kernels = trees[v];
             memset(spent, 0, sizeof spent);
@@ -396,21 +435,26 @@ int main(int argc, char **argv)
     atomic_fetch_add(&generation, 1);
     for (int i = 1; i < threads; i++)
         pthread_join(id[i], NULL);
-    double read = median(reads, rounds);
+    const double read = median(reads, rounds), read_rate = (double)total_bytes / read;
+    const double peak_rate = 2 * threads * (double)peak_sums / median(peaks, rounds);
+    printf("plain read %.1f GB/s, peak int8 %.0f GOP/s\n", read_rate * 1e-9, peak_rate * 1e-9);
     for (int v = 0; v < n_trees; v++) {
         double t = median(passes[v], rounds);
         printf("%s %s T %d threads %d pos %d huge %d: %.3f ms (%.3f .. %.3f), %.0f tok/s, %.1f GB/s, %.0f %% of a plain "
-               "read (%.1f GB/s)\n",
+               "read\n",
                r->name, variant, T, threads, pos, huge, t * 1e3, passes[v][0] * 1e3, passes[v][rounds - 1] * 1e3, T / t,
-               (double)total_bytes / t * 1e-9, 100 * read / t, (double)total_bytes / read * 1e-9);
+               (double)total_bytes / t * 1e-9, 100 * read / t);
         for (int k = 0; k < KINDS; k++) {
             double ms = median(kinds[v][k], rounds) * 1e3;
             int times = k >= HEAD_NORM ? 1 : LAYERS;
             printf("  %-10s %9.3f ms %8.2f us each, best %8.2f", kind_name[k], ms, ms * 1e3 / times,
                    kinds[v][k][0] * 1e6 / times);
+            const int rows = k == HEAD ? 1 : T;
+            double bytes = (double)kernels[k].weight_bytes * times / ms * 1e3;
+            double ops = 2.0 * kernels[k].N * kernels[k].K * times * rows / ms * 1e3;
             if (kernels[k].N)
-                printf("  %6.1f GB/s %7.1f GMAC/s", (double)kernels[k].weight_bytes * times / ms * 1e-6,
-                       (double)kernels[k].N * kernels[k].K * times * (k == HEAD ? 1 : T) / ms * 1e-6);
+                printf("  %6.1f GB/s %7.1f GOP/s, %3.0f %% of %s", bytes * 1e-9, ops * 1e-9,
+                       rows == 1 ? 100 * bytes / read_rate : 100 * ops / peak_rate, rows == 1 ? "plain read" : "peak");
             printf("\n");
         }
     }

@@ -1,5 +1,7 @@
 #include "tests/kernels/kernel_test.h"
 
+#include "runtime/cpu.h"
+
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,13 +16,44 @@ static _Noreturn void die(const char *what, const char *name)
 
 /* ---- libraries ---- */
 
+static const struct {
+    const char *name, *cpu, *features;
+    uint32_t bits;
+} variants[] = {
+#define X(name, cpu, features, bits) {#name, cpu, features, bits},
+#include "codegen/variants.def"
+#undef X
+};
+
+static size_t variant_of(const char *name)
+{
+    size_t n = strcspn(name, "-"); /* NAME-emulated is compiled as the best variant below it */
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+        if (!strncmp(name, variants[i].name, n) && !variants[i].name[n])
+            return i;
+    die("no such variant", name);
+}
+
 bool kt_variant_runs(const char *variant)
 {
-    __builtin_cpu_init();
-    if (!strcmp(variant, "avx2"))
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+    uint32_t need = variants[variant_of(variant)].bits;
+    if (strchr(variant, '-'))
+        need &= ~(uint32_t)PFQ_CPU_AMX_INT8;
+    return (pfq_cpu_features() & need) == need;
+}
+
+const char *kt_variant_flags(const char *variant)
+{
+    static char text[200];
+    size_t v = variant_of(variant), n;
+    n = (size_t)snprintf(text, sizeof text, "-march=%s", variants[v].cpu);
+    for (const char *f = variants[v].features; *f; f++) {
+        if (*f == '+')
+            n += (size_t)snprintf(text + n, sizeof text - n, " -m");
+        else if (*f != ',' && n + 1 < sizeof text)
+            text[n++] = *f, text[n] = 0;
+    }
+    return text;
 }
 
 KtLib kt_open(const char *path, const char *variant)
@@ -29,6 +62,14 @@ KtLib kt_open(const char *path, const char *variant)
     if (!lib.handle)
         die("cannot load", dlerror());
     return lib;
+}
+
+void *kt_symbol(const KtLib *lib, const char *name)
+{
+    void *p = dlsym(lib->handle, name);
+    if (!p)
+        die("the library lacks", name);
+    return p;
 }
 
 PfqKernel *kt_kernel(const KtLib *lib, const char *name)
@@ -40,9 +81,7 @@ PfqKernel *kt_kernel(const KtLib *lib, const char *name)
 #include "codegen/cpu/kernels.def"
     if (!entry)
         die("no such kernel", name);
-    void *p = dlsym(lib->handle, entry);
-    if (!p)
-        die("the library lacks", entry);
+    void *p = kt_symbol(lib, entry);
     PfqKernel *k;
     memcpy(&k, &p, sizeof k);
     return k;
@@ -52,9 +91,7 @@ static void set_const(const KtLib *lib, const char *name, bool is_float, double 
 {
     char symbol[64];
     snprintf(symbol, sizeof symbol, "c_%s", name);
-    void *p = dlsym(lib->handle, symbol);
-    if (!p)
-        die("the library lacks", symbol);
+    void *p = kt_symbol(lib, symbol);
     if (is_float)
         *(float *)p = (float)value;
     else
@@ -172,7 +209,9 @@ static size_t tile_bytes(int layout, int32_t K)
     size_t k = (size_t)K;
     if (layout == KT_F32)
         return k * 64;
-    return layout == KT_S8 ? 128 + (k + 3) / 4 * 64 : (k + 31) / 32 * 320;
+    if (layout == KT_U4G32)
+        return (k + 31) / 32 * 320;
+    return 128 + (layout == KT_S8 ? (k + 3) / 4 : (k + 7) / 8) * 64;
 }
 
 /* Fills row r of a tile with random weights and writes what they stand for to w[K]. */
@@ -184,13 +223,19 @@ static void fill_row(const Packing *p, char *tile, int32_t r, double *w)
             ((float *)tile)[16 * k + r] = v;
             w[k] = (double)v;
         }
-    } else if (p->layout == KT_S8) {
-        float scale = (float)(0.01 + 0.005 * kt_uniform());
-        int32_t sum = 0, extreme = kt_int(0, 3) == 0; /* some rows hold only the largest values */
+    } else if (p->layout != KT_U4G32) {
+        const int32_t high = p->layout == KT_S8 ? 127 : 7;
+        float scale = kt_int(0, 1) ? 0x1p-7f : 0x1p-8f; /* static linears are exact then */
+        int32_t sum = 0, kind = kt_int(0, 4); /* some rows hold only the largest values */
         for (int32_t k = 0; k < p->K; k++) {
-            int8_t q = (int8_t)(extreme ? kt_int(0, 1) * 255 - 128 : kt_int(-127, 127));
+            int32_t q = kind == 0   ? (kt_int(0, 1) ? high : -high - 1)
+                        : kind == 1 ? -high - 1
+                                    : kt_int(-high - 1, high);
             sum += q;
-            tile[128 + k / 4 * 64 + r * 4 + k % 4] = q;
+            if (p->layout == KT_S8)
+                tile[128 + k / 4 * 64 + r * 4 + k % 4] = (char)q;
+            else
+                tile[128 + k / 8 * 64 + r * 4 + k % 4] |= (char)(k & 4 ? q * 16 : q & 15);
             w[k] = (double)q * (double)scale;
         }
         ((float *)tile)[r] = scale;
@@ -226,16 +271,18 @@ KtWeight kt_weight(int layout, int32_t N, int32_t K, int interleave)
     return w;
 }
 
-/* Largest magnitude now and then, so that overflow would show. */
-static int32_t some_int(int32_t most, bool extreme)
+/* Rows of the largest magnitudes now and then, so that overflow would show. */
+static int32_t some_int(int32_t low, int32_t high, int32_t kind)
 {
-    return extreme ? (kt_int(0, 1) ? most : -most) : kt_int(-most, most);
+    if (kind > 1)
+        return kt_int(low, high);
+    return kind == 1 || kt_int(0, 1) ? high : low;
 }
 
-KtAct kt_activation(int fmt, int32_t T, int32_t K)
+KtAct kt_activation(int fmt, int32_t T, int32_t K, bool is_static)
 {
     size_t wide = ((size_t)K + 63) / 64 * 64, groups = ((size_t)K + 31) / 32, n = (size_t)T;
-    static const int32_t most[] = {0, 127, 32512, 32512};
+    static const int32_t low[] = {0, -128, -32512, -32512}, most[] = {0, 127, 32512, 32512};
     KtAct a = {0};
     a.x = kt_alloc(n * (size_t)K * sizeof(double));
     size_t stride = fmt == 0 ? 4 * (size_t)K : fmt == 1 ? wide : fmt == 2 ? 2 * wide : 64 * groups;
@@ -245,12 +292,13 @@ KtAct kt_activation(int fmt, int32_t T, int32_t K)
         memset(a.ints, 0, n * stride);
     for (int32_t t = 0; t < T; t++) {
         uint8_t *row = (uint8_t *)a.ints + (size_t)t * stride;
-        bool extreme = kt_int(0, 2) == 0;
+        int32_t kind = kt_int(0, 4);
         float scale = 0;
         for (int32_t k = 0; k < K; k++) {
             size_t g = (size_t)k / 32, at = (size_t)k;
             if (k == 0 || (fmt == 3 && k % 32 == 0)) {
                 scale = (float)((0.5 + 0.25 * kt_uniform()) / (fmt ? most[fmt] : 1));
+                scale = is_static ? 1 : scale;
                 a.scales[fmt == 3 ? (size_t)t * groups + g : (size_t)t] = scale;
             }
             double *x = a.x + (size_t)t * (size_t)K + k;
@@ -260,7 +308,7 @@ KtAct kt_activation(int fmt, int32_t T, int32_t K)
                 *x = (double)v;
                 continue;
             }
-            int32_t q = some_int(most[fmt], extreme);
+            int32_t q = some_int(low[fmt], most[fmt], kind);
             *x = (double)q * (double)scale;
             if (fmt == 1) {
                 row[at] = (uint8_t)(q + 128);

@@ -24,8 +24,11 @@ typedef struct KtLib {
     const char *variant;
 } KtLib;
 
+/* A variant is a row of codegen/variants.def, or NAME-emulated: with tests/kernels/amx_emulated.h for AMX. */
 bool kt_variant_runs(const char *variant); /* this CPU has what the variant needs */
+const char *kt_variant_flags(const char *variant); /* clang's, until the next call */
 KtLib kt_open(const char *path, const char *variant);
+void *kt_symbol(const KtLib *lib, const char *name);
 PfqKernel *kt_kernel(const KtLib *lib, const char *name); /* name as in kernels.def */
 void kt_set(const KtLib *lib, const KtConst *c, size_t n);
 size_t kt_scratch(const char *name, int64_t K, int64_t D);
@@ -50,18 +53,18 @@ typedef struct KtWeight {
     double *w;
 } KtWeight;
 
-enum { KT_F32, KT_S8, KT_U4G32 };
+enum { KT_F32, KT_S8, KT_U4G32, KT_S4 };
 
 /* interleave 2: rows are N/2 of gate, N/2 of up, packed in alternating tiles. */
 KtWeight kt_weight(int layout, int32_t N, int32_t K, int interleave);
 
-/* Activations with the values they stand for: x[t * K + k]. fmt as in kernel.h. */
+/* Activations with the values they stand for: x[t * K + k]. fmt as in kernel.h. Static: all scales are 1. */
 typedef struct KtAct {
     void *ints;
     float *scales;
     double *x;
 } KtAct;
 
-KtAct kt_activation(int fmt, int32_t T, int32_t K);
+KtAct kt_activation(int fmt, int32_t T, int32_t K, bool is_static);
 
 #endif

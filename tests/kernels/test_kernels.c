@@ -57,9 +57,10 @@ static void compare(const char *what, const float *got, const double *want, size
 typedef struct LinCase {
     int layout, fmt, epi, bias, act, T, N, K;
     int heads, kv_heads, head_dim, rot, qk_norm, kv_f16;
+    bool is_static;
 } LinCase;
 
-static const char *const linear_name[] = {"linear.f32", "linear.s8", "linear.u4g32"};
+static const char *const linear_name[] = {"linear.f32", "linear.s8", "linear.u4g32", "linear.s4"};
 
 static double act_ref(int act, double x)
 {
@@ -107,19 +108,21 @@ static void test_linear(const LinCase *c)
     enum { POS = 5, EXTRA = 3 };
     const double eps = 1e-5f, rope_scale = 1.25;
     char what[200];
-    snprintf(what, sizeof what, "%s %s fmt %d epi %d bias %d T %d N %d K %d heads %d/%d x %d rot %d norm %d f16 %d",
-             lib.variant, linear_name[c->layout], c->fmt, c->epi, c->bias, c->T, c->N, c->K, c->heads, c->kv_heads,
+    snprintf(what, sizeof what,
+             "%s %s%s fmt %d epi %d bias %d T %d N %d K %d heads %d/%d x %d rot %d norm %d f16 %d", lib.variant,
+             linear_name[c->layout], c->is_static ? " static" : "", c->fmt, c->epi, c->bias, c->T, c->N, c->K, c->heads, c->kv_heads,
              c->head_dim, c->rot, c->qk_norm, c->kv_f16);
     cases++;
     kt_seed((uint64_t)c->N * 1000003u + (uint64_t)c->K * 101u + (uint64_t)c->T + (uint64_t)c->epi);
     const KtConst consts[] = {{"N", c->N}, {"K", c->K}, {"fmt", c->fmt}, {"epi", c->epi}, {"bias", c->bias},
                               {"act", c->act}, {"heads", c->heads}, {"kv_heads", c->kv_heads},
                               {"head_dim", c->head_dim}, {"rot", c->rot}, {"qk_norm", c->qk_norm},
-                              {"kv_f16", c->kv_f16}, {"eps", eps}, {"rope_scale", rope_scale}};
+                              {"kv_f16", c->kv_f16}, {"static", c->is_static}, {"eps", eps},
+                              {"rope_scale", rope_scale}};
     kt_set(&lib, consts, COUNT(consts));
     const size_t T = (size_t)c->T, N = (size_t)c->N, K = (size_t)c->K, D = (size_t)c->head_dim;
     KtWeight w = kt_weight(c->layout, c->N, c->K, c->epi == 2 ? 2 : 1);
-    KtAct x = kt_activation(c->fmt, c->T, c->K);
+    KtAct x = kt_activation(c->fmt, c->T, c->K, c->is_static);
     float *bias = random_floats((size_t)w.tiles * 16), *gain = random_floats(2 * D + 2);
     float *residual = random_floats(T * N), *freq = random_floats((size_t)c->rot / 2 + 1);
     for (int i = 0; i < c->rot / 2; i++)
@@ -139,7 +142,7 @@ static void test_linear(const LinCase *c)
     const size_t q_cols = (size_t)c->heads * D, ctx = T + POS + EXTRA, width = c->kv_f16 ? 2 : 4;
     const size_t out_n = c->epi == 2 ? T * N / 2 : c->epi == 3 ? T * q_cols : T * N;
     const size_t cache_bytes = (size_t)c->kv_heads * ctx * D * width;
-    PfqArgs a = {.in = {x.ints, x.scales, residual}, .w = w.packed, .aux = {bias, freq, gain, gain + D},
+    PfqArgs a = {.in = {x.ints, c->is_static ? NULL : x.scales, residual}, .w = w.packed, .aux = {bias, freq, gain, gain + D},
                  .T = c->T, .pos = POS, .ctx = (int32_t)ctx};
     float *out[2];
     char *cache[2][2];
@@ -154,7 +157,15 @@ static void test_linear(const LinCase *c)
         fail(what, "1 and 3 threads differ");
 
     double *want = kt_alloc(out_n * sizeof *want);
-    if (c->epi < 2) {
+    if (c->epi == 0 && c->fmt == 1 && c->is_static && !c->bias) {
+        for (size_t i = 0; i < out_n; i++)
+            want[i] = (double)(float)y[i]; /* exact integers times a power of two */
+        for (size_t i = 0; i < out_n; i++)
+            if ((double)out[0][i] != want[i]) {
+                fail(what, "not exact");
+                break;
+            }
+    } else if (c->epi < 2) {
         for (size_t i = 0; i < out_n; i++)
             want[i] = y[i] + (c->epi == 1 ? (double)residual[i] : 0);
     } else if (c->epi == 2) {
@@ -199,7 +210,7 @@ static void test_linear(const LinCase *c)
 static void test_linears(void)
 {
     static const int tokens[] = {1, 2, 3, 7, 8, 16, 33, 70}, rows[] = {16, 17, 48, 100}, cols[] = {8, 31, 32, 40, 576};
-    static const int formats[][2] = {{KT_F32, 0}, {KT_S8, 1}, {KT_S8, 2}, {KT_U4G32, 3}};
+    static const int formats[][2] = {{KT_F32, 0}, {KT_S8, 1}, {KT_S8, 2}, {KT_U4G32, 3}, {KT_S4, 1}};
     static const int heads[][7] = {/* heads, kv heads, head_dim, rot, norm, f16, bias */
                                    {9, 3, 64, 64, 0, 0, 0}, {5, 1, 80, 80, 0, 1, 1}, {3, 3, 8, 8, 1, 0, 0},
                                    {6, 2, 100, 50, 1, 1, 1}, {4, 2, 2, 2, 0, 1, 0}, {2, 1, 48, 32, 1, 0, 1},
@@ -227,6 +238,33 @@ static void test_linears(void)
                     test_linear(&q);
                 }
             }
+}
+
+/* Integer weights over the edges of tiles: exact sums, static and dynamic scales. */
+static void test_integer_linears(void)
+{
+    static const int tokens[] = {1, 2, 5, 15, 16, 17, 31, 64, 67, 97}, rows[] = {1, 15, 16, 17, 37, 64},
+                     cols[] = {1, 3, 7, 9, 63, 64, 65, 251};
+    for (int layout = 0; layout < 2; layout++)
+        for (size_t t = 0; t < COUNT(tokens); t++)
+            for (size_t k = 0; k < COUNT(cols); k++)
+                for (size_t n = 0; n < COUNT(rows); n++) {
+                    LinCase c = {.layout = layout ? KT_S4 : KT_S8, .fmt = 1, .T = tokens[t], .K = cols[k],
+                                 .N = rows[n], .is_static = true};
+                    test_linear(&c);
+                    c.fmt = 2, c.epi = 1, c.bias = 1;
+                    test_linear(&c);
+                    c.fmt = 1, c.epi = 2, c.N *= 2, c.is_static = n % 2;
+                    test_linear(&c);
+                    LinCase q = {.layout = c.layout, .fmt = 1, .T = c.T, .K = c.K, .epi = 3, .heads = 3, .kv_heads = 1,
+                                 .head_dim = 16 * (1 + (int)n % 3), .rot = 16, .is_static = true};
+                    q.N = 5 * q.head_dim;
+                    test_linear(&q);
+                }
+    LinCase large = {.layout = KT_S4, .fmt = 1, .T = 3, .K = 8191, .N = 33, .is_static = true};
+    test_linear(&large);
+    large.layout = KT_S8;
+    test_linear(&large);
 }
 
 /* ---- norm, quant ---- */
@@ -577,6 +615,7 @@ int main(int argc, char **argv)
     test_heads(2, 2, 2, 0, 0, 1, 3);
     test_attention();
     test_linears();
+    test_integer_linears();
     printf("%s: %d cases, %d failures\n", argv[1], cases, failures);
     return failures != 0;
 }

@@ -1,0 +1,276 @@
+/* Integer weights with one scale per row, activations s8 or s16: what linear_s8.c and linear_s4.c
+ * share. Contract: linear.h. A family defines NIBBLES (0: a byte is a weight, 1: it holds two)
+ * before it includes this.
+ *
+ * A tile starts with 16 scales (f32) and 16 sums 128 * sum_k(w) (i32). Then every 64 bytes hold a
+ * step: 16 rows x 4 k, or 16 rows x 8 k whose first four k are the low nibbles. A part is 4 k of a
+ * step: PARTS = 1 or 2.
+ *
+ * A token is one row of u8 (s8: x + 128) or two (s16: planes hi = (x >> 8) + 128 and lo = x & 255).
+ * Dot products of u8 and weights are exact in int32, and the tile's sums take the 128 out again:
+ *   - bytes: 255 * 128 * K < 2^31 for K < 65793
+ *   - nibbles with VNNI and AMX: nibble << 4 and nibble & 0xf0 are 16 * w as bytes, so the same
+ *     limit holds, and the sum is a multiple of 16
+ *   - nibbles with AVX2: pmaddubsw of w does not saturate (2 * 8 * 255 = 4080), nor do eight of its
+ *     results added in int16 (32640)
+ *   - bytes with AVX2: pmaddubsw could saturate, so both are widened to int16
+ * The layout is one for all: what VNNI takes as one vector, AMX takes as a row of a tile of
+ * weights.
+ */
+#ifndef PFQC_CODEGEN_CPU_LINEAR_INT_H
+#define PFQC_CODEGEN_CPU_LINEAR_INT_H
+
+#include "linear.h"
+
+enum {
+    HEAD = 128,
+    PARTS = NIBBLES ? 2 : 1,
+    STEP = 4 * PARTS, /* k of 64 bytes */
+    SHIFT = NIBBLES && PFQ_VNNI ? 4 : 0,
+    ROWS = PFQ_VNNI  ? 8
+           : NIBBLES ? 4
+                     : 2 /* u8 rows of a micro kernel, at most 8 */
+};
+
+PFQ_INLINE int32_t steps(void)
+{
+    return (c_K + STEP - 1) / STEP;
+}
+PFQ_INLINE int64_t tile_bytes(void)
+{
+    return HEAD + 64 * (int64_t)steps();
+}
+PFQ_INLINE int32_t planes(void)
+{
+    return c_fmt == PFQ_FMT_S16 ? 2 : 1;
+}
+/* Bytes from one u8 row to the next. */
+PFQ_INLINE int64_t x_stride(void)
+{
+    return pfq_up(c_K, 64);
+}
+/* The u8 rows of token t of the block. */
+PFQ_INLINE const uint8_t *x_row(const Lin *l, int32_t t)
+{
+    return (const uint8_t *)l->a->in[0] + (l->t0 + t) * x_stride() * planes();
+}
+
+/* ---- dot products of n rows with m tiles ---- */
+
+#if PFQ_VNNI
+/* A step's weights, times 1 << SHIFT. */
+PFQ_INLINE void weights(const char *p, __m512i w[PARTS])
+{
+    __m512i v = _mm512_load_si512(p);
+    w[0] = v;
+#if NIBBLES
+    const __m512i high = _mm512_set1_epi8((char)0xf0);
+    w[0] = _mm512_and_si512(_mm512_slli_epi16(v, 4), high);
+    w[1] = _mm512_and_si512(v, high);
+#endif
+}
+
+PFQ_INLINE __m512i broadcast(const uint8_t *x)
+{
+    return _mm512_set1_epi32(*(const I32U *)x);
+}
+
+PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, I acc[2][8])
+{
+    const int64_t ws = tile_bytes();
+    __m512i s[2][8];
+    PFQ_UNROLL for (int32_t i = 0; i < m; i++) PFQ_UNROLL for (int32_t j = 0; j < n; j++) s[i][j] =
+        _mm512_setzero_si512();
+    for (int32_t k = 0; k < steps(); k++) {
+        __m512i wk[2][PARTS];
+        PFQ_UNROLL for (int32_t i = 0; i < m; i++)
+            weights(w + HEAD + i * ws + 64 * (int64_t)k, wk[i]);
+        PFQ_UNROLL for (int32_t p = 0; p < PARTS; p++) PFQ_UNROLL for (int32_t j = 0; j < n; j++)
+        {
+            __m512i xk = broadcast(x + j * xs + STEP * k + 4 * p);
+            PFQ_UNROLL for (int32_t i = 0; i < m; i++) s[i][j] =
+                _mm512_dpbusd_epi32(s[i][j], xk, wk[i][p]);
+        }
+    }
+    PFQ_UNROLL for (int32_t i = 0; i < m; i++) PFQ_UNROLL for (int32_t j = 0; j < n; j++)
+        acc[i][j] = (I)s[i][j];
+}
+
+#elif NIBBLES
+/* Nibbles to signed bytes, by table. */
+PFQ_INLINE __m256i signed_nibbles(__m256i v)
+{
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(v, _mm256_set1_epi8(15)));
+}
+
+/* Two vectors of 8 rows x (2 sums of 2 products), which collect up to four steps in int16. */
+PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, I acc[2][8])
+{
+    const __m256i one = _mm256_set1_epi16(1);
+    PFQ_UNROLL for (int32_t i = 0; i < m; i++)
+    {
+        __m256i s[ROWS][2];
+        PFQ_UNROLL for (int32_t j = 0; j < n; j++) s[j][0] = s[j][1] = _mm256_setzero_si256();
+        for (int32_t k = 0; k < steps();) {
+            __m256i part[ROWS][2];
+            PFQ_UNROLL for (int32_t j = 0; j < n; j++) part[j][0] = part[j][1] =
+                _mm256_setzero_si256();
+            for (int32_t end = pfq_min(k + 4, steps()); k < end; k++) {
+                const char *at = w + HEAD + i * tile_bytes() + 64 * (int64_t)k;
+                __m256i wk[2][2]; /* part, half of the rows */
+                PFQ_UNROLL for (int32_t h = 0; h < 2; h++)
+                {
+                    __m256i v = _mm256_load_si256((const __m256i *)(at + 32 * h));
+                    wk[0][h] = signed_nibbles(v);
+                    wk[1][h] = signed_nibbles(_mm256_srli_epi16(v, 4));
+                }
+                PFQ_UNROLL for (int32_t j = 0; j < n; j++)
+                    PFQ_UNROLL for (int32_t p = 0; p < 2; p++)
+                {
+                    __m256i xk = _mm256_set1_epi32(*(const I32U *)(x + j * xs + STEP * k + 4 * p));
+                    PFQ_UNROLL for (int32_t h = 0; h < 2; h++) part[j][h] =
+                        _mm256_add_epi16(part[j][h], _mm256_maddubs_epi16(xk, wk[p][h]));
+                }
+            }
+            PFQ_UNROLL for (int32_t j = 0; j < n; j++) PFQ_UNROLL for (int32_t h = 0; h < 2; h++)
+                s[j][h] = _mm256_add_epi32(s[j][h], _mm256_madd_epi16(part[j][h], one));
+        }
+        PFQ_UNROLL for (int32_t j = 0; j < n; j++) acc[i][j] = (I)f_join((F8)s[j][0], (F8)s[j][1]);
+    }
+}
+
+#else
+/* Four vectors of 4 rows x (2 sums of 2 products). */
+PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, I acc[2][8])
+{
+    PFQ_UNROLL for (int32_t i = 0; i < m; i++)
+    {
+        __m256i s[ROWS][4];
+        PFQ_UNROLL for (int32_t j = 0; j < n; j++) PFQ_UNROLL for (int32_t v = 0; v < 4; v++)
+            s[j][v] = _mm256_setzero_si256();
+        for (int32_t k = 0; k < steps(); k++) {
+            const char *p = w + HEAD + i * tile_bytes() + 64 * (int64_t)k;
+            __m256i xk[ROWS];
+            PFQ_UNROLL for (int32_t j = 0; j < n; j++) xk[j] = _mm256_unpacklo_epi8(
+                _mm256_set1_epi32(*(const I32U *)(x + j * xs + 4 * k)), _mm256_setzero_si256());
+            PFQ_UNROLL for (int32_t v = 0; v < 4; v++)
+            {
+                __m256i wk = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)(p + 16 * v)));
+                PFQ_UNROLL for (int32_t j = 0; j < n; j++) s[j][v] =
+                    _mm256_add_epi32(s[j][v], _mm256_madd_epi16(xk[j], wk));
+            }
+        }
+        PFQ_UNROLL for (int32_t j = 0; j < n; j++)
+        {
+            __m256i a = _mm256_hadd_epi32(s[j][0], s[j][1]),
+                    b = _mm256_hadd_epi32(s[j][2], s[j][3]);
+            a = _mm256_permute4x64_epi64(a, 0xd8);
+            b = _mm256_permute4x64_epi64(b, 0xd8);
+            acc[i][j] = (I)f_join((F8)a, (F8)b);
+        }
+    }
+}
+#endif
+
+/* ---- from integers to y ---- */
+
+/* Token t of the block, a tile's 16 rows: hi is the dot product of the token's row, lo that of its
+ * second one (s16). */
+PFQ_INLINE void finish(const Lin *l, const char *tile, int32_t t, int32_t col, I hi, I lo)
+{
+    F scale = f_load((const float *)tile);
+    F v = f_of_i((hi >> SHIFT) - (I)f_load((const float *)tile + 16));
+    if (planes() == 2) v = f_fma(v, f_set(256.0f), f_of_i(lo >> SHIFT));
+    if (!c_static) scale *= f_set(((const float *)l->a->in[1])[l->t0 + t]);
+    f_store(l->y + t * l->ys + col, v * scale);
+}
+
+/* Tokens from t on, n rows in all, m tiles. */
+PFQ_INLINE void micro(const Lin *l, const char *w, int32_t t, int32_t n, int32_t m, int32_t col)
+{
+    const int32_t per = planes();
+    if (n < per) return;
+    I acc[2][8];
+    dots(x_row(l, t), x_stride(), w, n, m, acc);
+    PFQ_UNROLL for (int32_t i = 0; i < m; i++) PFQ_UNROLL for (int32_t j = 0; j < n; j++)
+    {
+        if (per == 1)
+            finish(l, w + i * tile_bytes(), t + j, col + 16 * i, acc[i][j], acc[i][j]);
+        else if (j % 2 == 0)
+            finish(l, w + i * tile_bytes(), t + j / 2, col + 16 * i, acc[i][j], acc[i][j | 1]);
+    }
+}
+
+PFQ_INLINE void tokens(const Lin *l, const char *w, int32_t m, int32_t col)
+{
+    const int32_t per = planes();
+    int32_t t = 0;
+    for (; t + ROWS / per <= l->tn; t += ROWS / per)
+        micro(l, w, t, ROWS, m, col);
+    if (ROWS > 4)
+        for (; t + 4 / per <= l->tn; t += 4 / per)
+            micro(l, w, t, 4, m, col);
+    if (ROWS > 2)
+        for (; t + 2 / per <= l->tn; t += 2 / per)
+            micro(l, w, t, 2, m, col);
+    if (t < l->tn) micro(l, w, t, 1, m, col);
+}
+
+#if PFQ_VNNI
+/* One token: the weights are streamed once. Several sums per row hide the latency of dpbusd. */
+PFQ_INLINE void stream(const Lin *l, const char *w, int32_t col)
+{
+    enum { U = 2 }; /* steps at a time */
+    const uint8_t *x = x_row(l, 0);
+    __m512i s[2][U * PARTS];
+    PFQ_UNROLL for (int32_t u = 0; u < U * PARTS; u++) s[0][u] = s[1][u] = _mm512_setzero_si512();
+    for (int32_t k = 0; k < steps(); k += U) {
+        for (int32_t u = 0; u < pfq_min(U, steps() - k); u++) {
+            __m512i wk[PARTS];
+            weights(w + HEAD + 64 * (int64_t)(k + u), wk);
+            PFQ_UNROLL for (int32_t p = 0; p < PARTS; p++)
+            {
+                const uint8_t *at = x + STEP * (k + u) + 4 * p;
+                __m512i *sum = &s[0][u * PARTS + p];
+                *sum = _mm512_dpbusd_epi32(*sum, broadcast(at), wk[p]);
+                if (planes() == 1) continue;
+                sum = &s[1][u * PARTS + p];
+                *sum = _mm512_dpbusd_epi32(*sum, broadcast(at + x_stride()), wk[p]);
+            }
+        }
+    }
+    I hi = (I)s[0][0], lo = (I)s[1][0];
+    PFQ_UNROLL for (int32_t u = 1; u < U * PARTS; u++)
+    {
+        hi += (I)s[0][u];
+        lo += (I)s[1][u];
+    }
+    finish(l, w, 0, col, hi, lo);
+}
+#endif
+
+PFQ_INLINE void lin_prepare(const Lin *l)
+{
+    (void)l;
+}
+
+PFQ_INLINE void lin_block(const Lin *l, int32_t tile, int32_t tiles)
+{
+    const char *w = (const char *)l->a->w + tile * tile_bytes();
+    int32_t i = 0;
+#if PFQ_VNNI
+    if (l->tn == 1) {
+        for (; i < tiles; i++)
+            stream(l, w + i * tile_bytes(), i * 16);
+        return;
+    }
+    for (; i + 2 <= tiles; i += 2)
+        tokens(l, w + i * tile_bytes(), 2, i * 16);
+#endif
+    for (; i < tiles; i++)
+        tokens(l, w + i * tile_bytes(), 1, i * 16);
+}
+
+#endif
