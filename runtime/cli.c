@@ -103,7 +103,8 @@ static bool generate(PfqCli *c, PfqSampler *s, RunTimes *t)
     return true;
 }
 
-/* The prompt's tokens, malloc'ed. An empty prompt is BOS alone, where there is one. */
+/* The prompt's tokens, malloc'ed. An empty prompt is BOS alone, where there is one. A BOS that the
+ * model's prefix already is falls away. */
 static int32_t *prompt_tokens(PfqCli *c, int32_t *n)
 {
     int32_t *ids = NULL;
@@ -122,7 +123,9 @@ static int32_t *prompt_tokens(PfqCli *c, int32_t *n)
         free(ids);
         return NULL;
     }
-    *n = (int32_t)got;
+    const int32_t skip = pfq_prompt_skip(c->model, ids, (int32_t)got);
+    *n = (int32_t)got - skip;
+    memmove(ids, ids + skip, (size_t)*n * sizeof *ids);
     return ids;
 }
 

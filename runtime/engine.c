@@ -108,6 +108,11 @@ int pfq_engine_threads(const PfqModel *m)
     return busy < (uint64_t)cores ? (int)busy : cores;
 }
 
+int32_t pfq_prompt_skip(const PfqModel *m, const int32_t *tokens, int32_t n)
+{
+    return m->prefix == 1 && n > 1 && tokens[0] == m->prefix_ids[0];
+}
+
 bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, PfqErr *err)
 {
     memset(e, 0, sizeof *e);

@@ -2,7 +2,8 @@
  * generated phases.
  *
  * Everything is allocated by pfq_engine_open; after it nothing allocates. Positions count from 0 at
- * the last pfq_engine_rewind; each call appends to the sequence. Logits stay valid until the next
+ * the last pfq_engine_rewind, the model's prefix not counted (kernels know of it, the engine does
+ * not); each call appends to the sequence. Logits stay valid until the next
  * call. Threading: one caller; the work is spread over the pool inside. Errors: false (or NULL) and
  * a sentence. Not here: text, sampling, batching of several sequences.
  */
@@ -53,6 +54,11 @@ typedef void PfqRowsFn(void *user, int32_t first, int32_t n, const float *logits
  * between a few microseconds of work each costs more than it saves, and far more on a busy
  * machine). */
 int pfq_engine_threads(const PfqModel *m);
+
+/* Tokens at the front of a prompt that the model's prefix already is: 1 where the prefix is one
+ * token and the prompt begins with it (and goes on), else 0. That token would see nothing but its
+ * own copy, so its hidden state would be the prefix's: a second attention sink. */
+int32_t pfq_prompt_skip(const PfqModel *m, const int32_t *tokens, int32_t n);
 
 bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, PfqErr *err);
 void pfq_engine_close(PfqEngine *e); /* also after a failed open, or of a zeroed engine */

@@ -141,17 +141,29 @@ static void print_targets(PfqCli *c)
                    chosen ? chosen->name : err.text);
 }
 
+static void print_prefix(PfqCli *c)
+{
+    const PfqModel *m = c->model;
+    pfq_out_printf(c->out, "prefix:%s", m->prefix ? "" : " none");
+    for (int32_t i = 0; i < m->prefix; i++) {
+        pfq_out_printf(c->out, " %d", m->prefix_ids[i]);
+    }
+    pfq_out_printf(c->out, "\n");
+}
+
 bool pfq_cmd_info(PfqCli *c)
 {
     const PfqModel *m = c->model;
     int threads = c->opt.threads ? (int)c->opt.threads : pfq_engine_threads(m);
+    pfq_out_printf(c->out, "model: %s\narchitecture: %s\ncompiler: pfqc %s\nrecipe: %s\n", m->name,
+                   m->arch, m->version, m->recipe);
+    print_prefix(c);
     pfq_out_printf(
         c->out,
-        "model: %s\narchitecture: %s\nrecipe: %s\ncompiler: pfqc %s\nparameters: %llu\nvocabulary: "
-        "%d\n"
+        "parameters: %llu\nvocabulary: %d\n"
         "context: %d\nlayers: %d\nhidden: %d\nheads: %d\nkv heads: %d\nhead dim: %d\nffn: %d\n",
-        m->name, m->arch, m->recipe, m->version, (unsigned long long)m->params, m->vocab,
-        m->context, m->layers, m->hidden, m->heads, m->kv_heads, m->head_dim, m->ffn);
+        (unsigned long long)m->params, m->vocab, m->context, m->layers, m->hidden, m->heads,
+        m->kv_heads, m->head_dim, m->ffn);
     print_targets(c);
     pfq_out_printf(c->out, "threads: %d\nprefill chunk: %d\n", threads, m->chunk);
     print_image(c);

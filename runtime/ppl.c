@@ -64,11 +64,18 @@ static void score_rows(void *user, int32_t first, int32_t n, const float *logits
     }
 }
 
+/* BOS in front of each chunk, unless the model's prefix is just that. */
+static bool wants_bos(const PfqCli *c)
+{
+    const PfqModel *m = c->model;
+    return c->opt.bos && !(m->prefix == 1 && m->prefix_ids[0] == c->tok.bos);
+}
+
 static bool score_chunks(Score *s, int32_t *seq, const int32_t *ids, int64_t chunks, int32_t c)
 {
     PfqCli *cli = s->cli;
     PfqProgress progress;
-    bool bos = cli->opt.bos;
+    bool bos = wants_bos(cli);
     s->seq = seq;
     s->n_seq = c + bos;
     s->first = 1 + bos;
@@ -99,8 +106,8 @@ static bool score_chunks(Score *s, int32_t *seq, const int32_t *ids, int64_t chu
 
 static bool score_tokens(PfqCli *c, const int32_t *ids, int64_t n)
 {
-    bool bos = c->opt.bos;
-    if (bos && c->tok.bos < 0) {
+    bool bos = wants_bos(c);
+    if (c->opt.bos && c->tok.bos < 0) {
         return pfq_fail(&c->err, "--bos: this tokenizer has no BOS token");
     }
     int64_t len = c->opt.ctx;

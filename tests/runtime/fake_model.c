@@ -194,4 +194,8 @@ const PfqModel pfq_model = {
     .tokenizer_bytes = sizeof tokenizer,
     .expect = &expect,
     .params = FAKE_VOCAB,
+#ifdef FAKE_PREFIX
+    .prefix = 1,
+    .prefix_ids = (const int32_t[]){FAKE_PREFIX},
+#endif
 };

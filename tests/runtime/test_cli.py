@@ -106,6 +106,19 @@ class Commands(Base):
     def test_empty_prompt_is_bos(self):
         self.assertEqual(self.ok("run", "-p", "", "-n", "5"), text_of(greedy([BOS], 5)) + "\n")
 
+    def test_prompt_without_the_prefix_it_begins_with(self):
+        """The model's prefix is BOS alone: a prompt's own BOS falls away, one further on stays."""
+        exe = os.path.join(HERE, "fake_prefix")
+        self.assertIn("prefix: 256\n", self.ok("info", exe=exe))
+        self.assertIn("recipe: toy\nprefix: none\n", self.ok("info"))
+        for prompt, seen in [("<s>ab", b"ab"), ("ab<s>", [97, 98, BOS]), ("<s><s>a", [BOS, 97]), ("<s>", [BOS]), ("", [BOS])]:
+            self.assertEqual(self.ok("run", "-p", prompt, "--special", "-n", "6", exe=exe),
+                             text_of(greedy(list(seen), 6)) + "\n", prompt)
+        with tempfile.NamedTemporaryFile() as f:
+            f.write(bytes(32 + i * i % 61 for i in range(300)).replace(b"N", b"~"))
+            f.flush()
+            self.assertEqual(self.ok("ppl", f.name, "-c", "64", "--bos", exe=exe), self.ok("ppl", f.name, "-c", "64"))
+
     def test_special_tokens_in_the_prompt(self):
         self.assertEqual(self.ok("run", "-p", "a<s>", "-n", "6", "--special"), text_of(greedy([97, BOS], 6)) + "\n")
         self.assertEqual(self.ok("run", "-p", "a<s>", "-n", "6"), text_of(greedy(list(b"a<s>"), 6)) + "\n")
