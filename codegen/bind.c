@@ -5,6 +5,7 @@
 #include "ir/text.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 bool b_refuse(Bind *b, const char *fmt, ...)
 {
@@ -74,11 +75,10 @@ i64 b_cols(const Bind *b, ValueId v)
 
 /* ---- places ---- */
 
-/* Bytes of a row of integers with the format of a quantised activation (ARCHITECTURE.md). */
-static u64 quant_row_bytes(const Bind *b, ValueId v)
+/* Bytes of a row of k integers of a quantised activation (ARCHITECTURE.md). */
+static u64 quant_row_bytes(const Bind *b, ValueId v, u64 k)
 {
     const Op *q = def_of(b->m, v);
-    u64 k = (u64)b_cols(b, v);
     if (type_of(b->m, v)->dt == DT_S16)
         return q->kind && op_int(q, A_GROUP) ? (k + 31) / 32 * 64 : (k + 63) / 64 * 128;
     return (k + 63) / 64 * 64;
@@ -87,13 +87,12 @@ static u64 quant_row_bytes(const Bind *b, ValueId v)
 static u64 value_bytes(const Bind *b, ValueId v)
 {
     const Type *t = type_of(b->m, v);
-    u64 n = 1;
-    for (u32 i = 0; i + 1 < t->rank; i++)
-        n *= (u64)(t->dim[i] == DIM_T   ? b->chunk
-                   : t->dim[i] == DIM_R ? b->rows
-                   : t->dim[i] < 0      ? 0
-                                        : t->dim[i]);
-    return dtype_info[t->dt].is_float ? n * (u64)b_cols(b, v) * 4 : n * quant_row_bytes(b, v);
+    u64 rows = 1, k = 1;
+    for (u32 i = 0; i < t->rank; i++) {
+        const i64 n = t->dim[i] == DIM_T ? b->chunk : t->dim[i] == DIM_R ? b->rows : t->dim[i];
+        *(i == 0 && t->rank > 1 ? &rows : &k) *= n < 0 ? 0 : (u64)n;
+    }
+    return rows * (dtype_info[t->dt].is_float ? 4 * k : quant_row_bytes(b, v, k));
 }
 
 static bool is_kv(const Bind *b, ValueId v)
@@ -166,6 +165,7 @@ static u64 section_bytes(const Bind *b, const CgSection *s)
     u64 n = (u64)type_elems(type_of(b->m, s->value));
     if (s->kind == CG_SEC_PACK) return n;
     if (s->kind == CG_SEC_F32) return 4 * n;
+    if (s->kind == CG_SEC_F16) return 2 * n;
     return 4 * 2 * ((n / 2 + 15) / 16 * 16);
 }
 
@@ -355,8 +355,7 @@ static void count_weight_reads(CgPlan *p, const CgPhase *ph)
     for (u32 i = 0; i < ph->calls.n; i++) {
         CgCall *c = &ph->calls.at[i];
         const CgKernel *k = &p->kernels.at[c->kernel];
-        const bool embed =
-            k->row == ROW_EMBED_F32 || k->row == ROW_EMBED_S8 || k->row == ROW_EMBED_U4G32;
+        const bool embed = cg_row_is(k->row, "embed");
         for (u32 s = 0; s <= CG_AUX; s++) {
             const CgRef *r = s < CG_AUX ? &c->aux[s] : &c->w;
             if (r->place != CG_WEIGHT) continue;
@@ -384,6 +383,32 @@ static bool lay_out_image(Bind *b)
            diag_error(b->d, E_LIMIT, LOC_WHAT("weights"), "the weight image is too large");
 }
 
+/* The prefix as the pass left it: a count, and ids separated by spaces. */
+static bool read_prefix(Diag *d, CgPlan *p)
+{
+    const i64 n = ir_meta_get_int(p->m, "prefix", 0), ctx = ir_meta_get_int(p->m, "context", 0);
+    if (n < 0 || n > 65535)
+        return diag_error(d, E_LIMIT, LOC_NONE, "a prefix of %lld tokens", (long long)n);
+    if (n && n >= ctx)
+        return diag_error(d, E_LIMIT, LOC_NONE,
+                          "a prefix of %lld tokens leaves nothing of the context of %lld",
+                          (long long)n, (long long)ctx);
+    p->context = ctx - n;
+    p->prefix = (u32)n;
+    p->prefix_ids = NEWN(p->a, i32, (u32)n + 1);
+    const char *s = ir_meta_get_str(p->m, "prefix_ids", "");
+    for (u32 i = 0; i < p->prefix; i++) {
+        char *end;
+        const long id = strtol(s, &end, 10);
+        if (end == s || id < 0 || id > INT32_MAX)
+            return diag_error(d, E_KERNEL, LOC_NONE, "the module names %u of its %u prefix tokens",
+                              i, p->prefix);
+        p->prefix_ids[i] = (i32)id;
+        s = end;
+    }
+    return true;
+}
+
 bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out)
 {
     static const char *const names[CG_N_PHASES] = {"prefill", "logits", "decode"};
@@ -403,6 +428,7 @@ bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out)
         out->phase[i] = (CgPhase){.name = names[i], .fn = (u32)(fn - m->fns.at)};
         if (fn->act_bytes > out->act_bytes) out->act_bytes = fn->act_bytes;
     }
+    if (!read_prefix(d, out)) return false;
     if (b.chunk < 1 || b.rows < 1)
         return diag_error(d, E_KERNEL, LOC_NONE, "the module does not say its chunk and rows");
     /* Decode first: sections are numbered, and so stored, in the order in which it streams them. */

@@ -128,8 +128,7 @@ static bool uses_place(const CgPhase *ph, CgPlace place)
 
 static bool is_linear(const CgPlan *p, const CgCall *c)
 {
-    const CgRowId row = p->kernels.at[c->kernel].row;
-    return row == ROW_LINEAR_F32 || row == ROW_LINEAR_S8 || row == ROW_LINEAR_U4G32;
+    return cg_row_is(p->kernels.at[c->kernel].row, "linear");
 }
 
 /* Decode waits for weights from memory, and each linear would begin with a cold start: so every
@@ -252,10 +251,22 @@ static void field_str(StrBuf *o, const char *name, const char *v)
     sb_str(o, ",\n");
 }
 
+/* The prefix's ids, which the module keeps as text. */
+static void emit_prefix(const CgPlan *p, StrBuf *o)
+{
+    if (!p->prefix) return;
+    sb_str(o,
+           "\n/* Tokens in front of every sequence; their keys and values are in the weights. */\n"
+           "static const int32_t prefix_ids[] = {");
+    for (u32 i = 0; i < p->prefix; i++)
+        sb_printf(o, "%s%d", i ? ", " : "", p->prefix_ids[i]);
+    sb_str(o, "};\n");
+}
+
 static void emit_model(const CgBuild *b, StrBuf *o)
 {
-    static const char *const numbers[] = {"vocab",    "context",  "layers", "hidden", "heads",
-                                          "kv_heads", "head_dim", "ffn",    "chunk",  "rows"};
+    static const char *const numbers[] = {"vocab",    "layers", "hidden", "heads", "kv_heads",
+                                          "head_dim", "ffn",    "chunk",  "rows"};
     const CgPlan *p = b->plan;
     const CgOptions *opt = b->opt;
     if (opt->tokenizer) sb_str(o, "\nextern const unsigned char pfq_tokenizer_blob[];\n");
@@ -267,6 +278,8 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         sb_printf(o, "    .%s = %lld,\n", numbers[i],
                   (long long)ir_meta_get_int(p->m, numbers[i], 0));
+    sb_printf(o, "    .context = %lld,\n", (long long)p->context);
+    if (p->prefix) sb_printf(o, "    .prefix = %u,\n    .prefix_ids = prefix_ids,\n", p->prefix);
     const struct {
         const char *name;
         u64 v;
@@ -312,6 +325,7 @@ void cg_emit_model(const CgBuild *b, StrBuf *o)
     for (u32 i = 0; i < CG_N_PHASES; i++)
         emit_phase(b, &p->phase[i], o);
     emit_expect(p->expect, o);
+    emit_prefix(p, o);
     emit_model(b, o);
 }
 

@@ -30,8 +30,10 @@ static i64 look(const CgPlan *p, double *tolerance)
             total += n;
             /* A quantiser's rounding may fall the other way in f32, and later layers carry that on.
              */
-            if (op->kind == OP_QLINEAR && *tolerance < 5e-2)
-                *tolerance = type_of(p->m, op->in[0])->dt == DT_S8 ? 5e-2 : 2e-3;
+            if (op->kind != OP_QLINEAR) continue;
+            const DType dt = type_of(p->m, op->in[0])->dt;
+            const double allowed = dt == DT_S4 ? 2.5e-1 : dt == DT_S8 ? 5e-2 : 2e-3;
+            if (*tolerance < allowed) *tolerance = allowed;
         }
     }
     return total;

@@ -85,6 +85,13 @@ bool cg_row(const char *name, CgRowId *row, const char **rest)
     return best > 0;
 }
 
+bool cg_row_is(CgRowId row, const char *family)
+{
+    const size_t n = strlen(family);
+    return strncmp(cg_rows[row].name, family, n) == 0 &&
+           (cg_rows[row].name[n] == 0 || cg_rows[row].name[n] == '.');
+}
+
 static bool declares(Str text, const char *name)
 {
     size_t n = strlen(name);

@@ -90,6 +90,7 @@ typedef struct CgPhase {
 typedef enum CgSectionKind {
     CG_SEC_PACK,  /* packed tiles of a `pack` constant */
     CG_SEC_F32,   /* a constant as f32, row-major */
+    CG_SEC_F16,   /* the same as f16 */
     CG_SEC_TILES2 /* a vector [2F] as f32 in the order of two interleaved blocks of 16-row tiles,
                      padded with 0 */
 } CgSectionKind;
@@ -112,6 +113,9 @@ typedef struct CgPlan {
     PfqImageSection *image; /* [sections.n]; sums are filled by cg_write_weights */
     u64 data_offset, data_bytes, total_bytes; /* of the image */
     u64 act_bytes, kv_row_bytes;
+    i64 context; /* of the user: without the prefix */
+    u32 prefix;
+    i32 *prefix_ids; /* [prefix] */
     u64 kernel_scratch,
         scratch_bytes; /* the kernels' own part, and with the private buffers behind it */
     u64 weight_bytes_per_token;
@@ -124,6 +128,8 @@ typedef struct CgPlan {
 /* The row that computes step kernel `name`, with what follows the row's name and a dot in *rest (""
  * if nothing). */
 bool cg_row(const char *name, CgRowId *row, const char **rest);
+/* Is the row of this family: "linear" has linear.s8 and so on. */
+bool cg_row_is(CgRowId row, const char *family);
 /* Set of the constants that a template and its headers declare. */
 u64 cg_template_uses(const char *template);
 

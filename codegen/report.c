@@ -5,6 +5,8 @@
 #include "ir/base/json.h"
 #include "ir/text.h"
 
+#include <math.h>
+
 #define LL(x) ((unsigned long long)(x))
 
 static void key_str(StrBuf *o, const char *key, const char *v)
@@ -129,6 +131,7 @@ static void emit_phase(const CgPlan *p, const CgPhase *ph, bool last, StrBuf *o)
 static const char *section_layout(const CgPlan *p, const CgSection *s)
 {
     if (s->kind == CG_SEC_PACK) return op_str(p->m, def_of(p->m, s->value), A_LAYOUT);
+    if (s->kind == CG_SEC_F16) return "f16 vector";
     return s->kind == CG_SEC_F32 ? "f32 vector" : "f32 vector, tiles of two blocks";
 }
 
@@ -153,6 +156,39 @@ static void emit_weights(const CgPlan *p, StrBuf *o)
     sb_str(o, "\n    ]\n  }\n");
 }
 
+static void emit_prefix(const CgPlan *p, StrBuf *o)
+{
+    sb_printf(o, "  \"context\": %lld,\n  \"prefix\": [", (long long)p->context);
+    for (u32 i = 0; i < p->prefix; i++)
+        sb_printf(o, "%s%d", i ? ", " : "", p->prefix_ids[i]);
+    sb_str(o, "],\n");
+}
+
+/* What calibration measured: the module's facts whose keys begin with `key` and a dot, as an
+ * object. JSON has no infinity: a quantity that is not finite is null. */
+static void emit_measured(const CgPlan *p, const char *key, StrBuf *o)
+{
+    const size_t n = strlen(key);
+    bool first = true;
+    sb_printf(o, "  \"%s\": {", key);
+    for (u32 i = 0; i < p->m->meta.n; i++) {
+        const KeyVal *kv = &p->m->meta.at[i];
+        const char *name = ir_cstr(p->m, kv->key);
+        if (strncmp(name, key, n) != 0 || name[n] != '.') continue;
+        sb_str(o, first ? "\n    " : ",\n    ");
+        first = false;
+        sb_json_str(o, str_c(name + n + 1));
+        sb_str(o, ": ");
+        if (kv->kind == AK_INT)
+            sb_printf(o, "%lld", (long long)kv->val.i);
+        else if (kv->kind == AK_FLOAT && isfinite(kv->val.f))
+            sb_f64(o, kv->val.f);
+        else
+            sb_str(o, "null");
+    }
+    sb_str(o, first ? "},\n" : "\n  },\n");
+}
+
 void cg_emit_plan_json(const CgBuild *b, StrBuf *o)
 {
     const CgPlan *p = b->plan;
@@ -163,6 +199,9 @@ void cg_emit_plan_json(const CgBuild *b, StrBuf *o)
     sb_str(o, ",\n  ");
     key_str(o, "recipe", b->opt->recipe);
     sb_str(o, ",\n");
+    emit_prefix(p, o);
+    emit_measured(p, "sqnr", o);
+    emit_measured(p, "outlier", o);
     emit_targets(b, o);
     emit_memory(p, o);
     emit_kernels(p, o);

@@ -8,6 +8,7 @@
  */
 #include "codegen/plan.h"
 
+#include "ir/base/half.h"
 #include "ir/eval.h"
 #include "ir/pack.h"
 
@@ -93,6 +94,9 @@ static bool evaluate(Worker *k, const Piece *pc)
     if (!eval_const(k->e, s->value, 0, type_rows(t), 0, type_cols(t), &v)) return false;
     if (s->kind == CG_SEC_F32)
         memcpy(k->buf, v.f, pc->bytes);
+    else if (s->kind == CG_SEC_F16)
+        for (u64 i = 0; i < pc->bytes / 2; i++)
+            ((u16 *)(void *)k->buf)[i] = f32_to_f16(v.f[i]);
     else
         interleave((float *)(void *)k->buf, v.f, (u64)type_elems(t) / 2);
     return true;
