@@ -5,6 +5,7 @@
 static const PackLayout layouts[] = {
     {"f32", DT_F32, 1, 0, 1, 0, PACK_ROWS * 4, 0},
     {"s8", DT_S8, 2, 0, 4, PACK_ROWS * 8, PACK_ROWS * 4, INT32_MAX / (255 * 128)},
+    {"s4", DT_S4, 2, 0, 8, PACK_ROWS * 8, PACK_ROWS * 4, INT32_MAX / (255 * 128)},
     {"u4g32", DT_U4, 3, 32, 32, 0, PACK_ROWS * 4 + PACK_ROWS * 16, 0},
 };
 enum { N_LAYOUTS = sizeof layouts / sizeof *layouts };
@@ -18,7 +19,7 @@ const PackLayout *pack_layout(const char *name)
 
 const char *pack_layout_names(void)
 {
-    return "f32, s8, u4g32";
+    return "f32, s8, s4, u4g32";
 }
 
 i64 pack_tiles(i64 rows, i64 interleave)
@@ -54,8 +55,8 @@ static void pack_f32(i64 cols, const float *w, u8 *out)
             out = put(out, &w[r * cols + k], 4);
 }
 
-/* Bytes are plain s8; the head's 128 * sum(w) corrects for activations stored as x + 128. */
-static void pack_s8(i64 cols, const i32 *q, const float *s, u8 *out)
+/* 16 scales and 16 times 128 * sum(w), which corrects for activations stored as x + 128. */
+static u8 *pack_head(i64 cols, const i32 *q, const float *s, u8 *out)
 {
     out = put(out, s, PACK_ROWS * 4);
     for (i64 r = 0; r < PACK_ROWS; r++) {
@@ -65,6 +66,12 @@ static void pack_s8(i64 cols, const i32 *q, const float *s, u8 *out)
         sum *= 128;
         out = put(out, &sum, 4);
     }
+    return out;
+}
+
+static void pack_s8(i64 cols, const i32 *q, const float *s, u8 *out)
+{
+    out = pack_head(cols, q, s, out);
     for (i64 k = 0; k < cols; k += 4)
         for (i64 r = 0; r < PACK_ROWS; r++)
             for (i64 i = k; i < k + 4; i++)
@@ -76,6 +83,22 @@ static u8 nibble(const i32 *q, i64 cols, i64 r, i64 k)
     return k < cols ? (u8)(q[r * cols + k] & 15) : 0;
 }
 
+/* Eight k from k0 on: byte (r, i) holds k0 + i in its low and k0 + 4 + i in its high nibble. */
+static u8 *pack_nibbles(i64 cols, const i32 *q, i64 k0, u8 *out)
+{
+    for (i64 r = 0; r < PACK_ROWS; r++)
+        for (i64 k = k0; k < k0 + 4; k++)
+            *out++ = (u8)(nibble(q, cols, r, k) | nibble(q, cols, r, k + 4) << 4);
+    return out;
+}
+
+static void pack_s4(i64 cols, const i32 *q, const float *s, u8 *out)
+{
+    out = pack_head(cols, q, s, out);
+    for (i64 k = 0; k < cols; k += 8)
+        out = pack_nibbles(cols, q, k, out);
+}
+
 static void pack_u4g32(i64 cols, const i32 *q, const float *s, const float *m, u8 *out)
 {
     i64 groups = (cols + 31) / 32;
@@ -85,12 +108,8 @@ static void pack_u4g32(i64 cols, const i32 *q, const float *s, const float *m, u
                 u16 h = f32_to_f16((part ? m : s)[r * groups + g]);
                 out = put(out, &h, 2);
             }
-        for (i64 j = 0; j < 4; j++)
-            for (i64 r = 0; r < PACK_ROWS; r++)
-                for (i64 i = 0; i < 4; i++) {
-                    i64 k = g * 32 + 8 * j + i;
-                    *out++ = (u8)(nibble(q, cols, r, k) | nibble(q, cols, r, k + 4) << 4);
-                }
+        for (i64 k = g * 32; k < g * 32 + 32; k += 8)
+            out = pack_nibbles(cols, q, k, out);
     }
 }
 
@@ -100,6 +119,7 @@ void pack_tile(const PackLayout *l, i64 cols, const i32 *q, const float *w, cons
     switch (l->dtype) {
     case DT_F32: pack_f32(cols, w, out); break;
     case DT_S8: pack_s8(cols, q, s, out); break;
+    case DT_S4: pack_s4(cols, q, s, out); break;
     default: pack_u4g32(cols, q, s, m, out); break;
     }
 }

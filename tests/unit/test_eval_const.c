@@ -192,6 +192,24 @@ static void check_s8(const Run *r, const Packed *p, i64 tile, const u8 *b)
             for (i64 j = 0; j < 4; j++) assert_int_equal((int8_t)*b++, (int)operand_at(r, &p->w, row[i], k + j));
 }
 
+static int signed_nibble(int v) { return v >= 8 ? v - 16 : v; }
+
+/* Half a byte each: k and k + 4 of every eight. */
+static void check_s4(const Run *r, const Packed *p, i64 tile, const u8 *b)
+{
+    for (i64 i = 0; i < 16; i++) {
+        i64 row = source_row(p->rows, p->parts, tile, i);
+        i32 sum = 0;
+        for (i64 k = 0; k < p->cols; k++) sum += (i32)operand_at(r, &p->w, row, k);
+        expect_near(read_f32(b + 4 * i), operand_at(r, &p->s, row, 0), 1e-7, "scale", i);
+        assert_int_equal((i32)bits_f32(read_f32(b + 64 + 4 * i)), 128 * sum);
+        for (i64 k = 0; k < (p->cols + 7) / 8 * 8; k++) {
+            u8 byte = b[128 + (k / 8 * 16 + i) * 4 + k % 4];
+            assert_int_equal(signed_nibble(k % 8 < 4 ? byte & 15 : byte >> 4), (int)operand_at(r, &p->w, row, k));
+        }
+    }
+}
+
 static void check_u4(const Run *r, const Packed *p, i64 tile, const u8 *b)
 {
     for (i64 g = 0; g < (p->cols + 31) / 32; g++, b += 320)
@@ -215,7 +233,8 @@ static void pack_case(bool f64, const char *layout, i64 rows, i64 cols, i64 part
     const PackLayout *l = pack_layout(layout);
     ValueId w = ir_op(&b, OP_SYNTHETIC, NULL, 0, ATTRS({A_SEED, .i = 3}), ir_type2(r.m, DT_F32, rows, cols), NULL), in[3] = {w, 0, 0};
     AttrSpec u4[] = {{A_DTYPE, .s = "u4"}, {A_GROUP, .i = cols < 32 ? 0 : 32}, {0}}, s8[] = {{A_DTYPE, .s = "s8"}, {0}};
-    AttrSpec *q = l->operands == 3 ? u4 : s8;
+    AttrSpec s4[] = {{A_DTYPE, .s = "s4"}, {A_FULL, .i = 1}, {0}};
+    AttrSpec *q = l->operands == 3 ? u4 : l->dtype == DT_S4 ? s4 : s8;
     if (l->operands > 1) in[1] = ir_op(&b, l->operands == 3 ? OP_QPARAMS_ASYM : OP_QPARAMS, INS(w), q, 0, NULL);
     if (l->operands > 2) in[2] = in[1] + 1;
     if (l->operands > 1) in[0] = ir_op(&b, OP_QUANTIZE, (ValueId[]){w, in[1], in[2]}, 3, q, 0, NULL);
@@ -228,7 +247,7 @@ static void pack_case(bool f64, const char *layout, i64 rows, i64 cols, i64 part
     must(&r, eval_pack(r.e, p, 0, half, out) && eval_pack(r.e, p, half, tiles - half, out + half * bytes));
     Tensor *dst[3] = {&c.w, &c.s, &c.m}, value;
     for (u32 i = 0; i < l->operands; i++) must(&r, eval_const(r.e, in[i], 0, rows, 0, type_cols(type_of(r.m, in[i])), dst[i]));
-    for (i64 t = 0; t < tiles; t++) (l->operands == 1 ? check_f32 : l->operands == 2 ? check_s8 : check_u4)(&r, &c, t, out + t * bytes);
+    for (i64 t = 0; t < tiles; t++) (l->dtype == DT_F32 ? check_f32 : l->dtype == DT_S8 ? check_s8 : l->dtype == DT_S4 ? check_s4 : check_u4)(&r, &c, t, out + t * bytes);
     i64 from = bytes / 2, n = bytes < tiles * bytes - from ? bytes : tiles * bytes - from; /* the value is those bytes */
     must(&r, eval_const(r.e, p, 0, 1, from, n, &value));
     for (i64 i = 0; i < n; i++) assert_int_equal(value.i[i], out[from + i]);
@@ -239,8 +258,8 @@ static void pack_case(bool f64, const char *layout, i64 rows, i64 cols, i64 part
 static void packing(void **state)
 {
     (void)state;
-    const char *layouts[] = {"f32", "s8", "u4g32"};
-    for (int i = 0; i < 3; i++) {
+    const char *layouts[] = {"f32", "s8", "u4g32", "s4"};
+    for (int i = 0; i < 4; i++) {
         pack_case(false, layouts[i], 1, 1, 1);
         pack_case(false, layouts[i], 16, 64, 1);
         pack_case(true, layouts[i], 37, 33, 1);
@@ -248,6 +267,58 @@ static void packing(void **state)
         pack_case(true, layouts[i], 64, 96, 2);
         pack_case(false, layouts[i], 17, 4133, 1); /* several column chunks */
     }
+}
+
+/* Every pair of 4-bit values in every byte that holds two: row r of tile t has the values (t, r) - 8 in the places of
+ * pair k % 4, and others elsewhere. Bytes of s4 and u4g32, read as a kernel reads them, give the values back: (b & 0xF0)
+ * and (b << 4) are 16 times the signed values. */
+static void nibble_pairs(void **state)
+{
+    (void)state;
+    for (int is_signed = 0; is_signed < 2; is_signed++) {
+        const PackLayout *l = pack_layout(is_signed ? "s4" : "u4g32");
+        i64 cols = is_signed ? 8 : 32;
+        float one[16] = {0};
+        u8 out[1024];
+        for (int lo = 0; lo < 16; lo++)
+            for (int at = 0; at < 4; at++) {
+                i32 q[16 * 32];
+                for (int r = 0; r < 16; r++)
+                    for (int k = 0; k < cols; k++) {
+                        int v = k == at ? lo : k == at + 4 ? r : (7 * k + 3 * r + lo) % 16;
+                        q[r * cols + k] = is_signed ? signed_nibble(v) : v;
+                    }
+                memset(out, 0xee, sizeof out);
+                pack_tile(l, cols, q, NULL, one, one, out);
+                const u8 *b = out + (is_signed ? 128 : 64);
+                assert_int_equal(out[pack_tile_bytes(l, cols)], 0xee);
+                for (int r = 0; r < 16; r++) {
+                    assert_int_equal(b[r * 4 + at], lo | r << 4);
+                    for (int k = 0; k < cols; k++) {
+                        u8 byte = b[(k / 8 * 16 + r) * 4 + k % 4], high = (u8)(k % 8 < 4 ? byte << 4 : byte & 0xf0);
+                        assert_int_equal(is_signed ? (int8_t)high : high, 16 * q[r * cols + k]);
+                    }
+                }
+            }
+    }
+}
+
+/* Every 8-bit value in every place. */
+static void byte_pairs(void **state)
+{
+    (void)state;
+    const PackLayout *l = pack_layout("s8");
+    float one[16] = {0};
+    for (int a = -128; a < 128; a++)
+        for (int c = -128; c < 128; c += 16) {
+            i32 q[16 * 4];
+            u8 out[192];
+            for (int r = 0; r < 16; r++)
+                for (int k = 0; k < 4; k++) q[r * 4 + k] = k % 2 ? a : c + r;
+            pack_tile(l, 4, q, NULL, one, NULL, out);
+            for (int i = 0; i < 64; i++) assert_int_equal((int8_t)out[128 + i], q[i]);
+            for (int r = 0; r < 16; r++) assert_int_equal((i32)bits_f32(read_f32(out + 64 + 4 * r)), 256 * (a + c + r));
+        }
 }
 
 /* ---- RoPE frequencies ---- */
@@ -384,7 +455,7 @@ static void deep_expressions(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest all[] = {cmocka_unit_test(rectangles),       cmocka_unit_test(packing),           cmocka_unit_test(frequencies),
+    const struct CMUnitTest all[] = {cmocka_unit_test(rectangles),       cmocka_unit_test(packing), cmocka_unit_test(nibble_pairs), cmocka_unit_test(byte_pairs),           cmocka_unit_test(frequencies),
                                      cmocka_unit_test(synthetic_values), cmocka_unit_test(files_are_checked), cmocka_unit_test(deep_expressions)};
     return cmocka_run_group_tests(all, NULL, NULL);
 }
