@@ -7,7 +7,7 @@ double *compare_logits(Diag *d, Module *m, const i32 *tokens, i64 n, bool decode
 {
     if (!eval_open(d, m)) return NULL;
     Eval *e = eval_new(d, m, true);
-    eval_set_context(e, n + eval_prefix(m));
+    eval_set_context(e, n);
     Tensor t;
     double *out = NULL;
     if (eval_model(e, tokens, n, 0, true, decode, &t)) {

@@ -62,8 +62,8 @@ void eval_watch(Eval *e, EvalWatch *watch, void *user);
 /* Runs the model on tokens at positions pos0.. and returns logits [rows, vocab]: of every token, or
  * of the last. Works before and after the `phases` pass (@main, or @prefill + @logits, or @decode
  * token by token when `decode`). Parameters are recognised by name: tokens, pos, rows. Behind a
- * constant prefix of p rows (op `attention`) positions start at p: the caller's pos0 does not count
- * it, the context of eval_set_context does. */
+ * constant prefix of p rows (ops `attention`, `attend`) positions start at p; neither the caller's
+ * pos0 nor the context of eval_set_context counts it. */
 bool eval_model(Eval *e, const i32 *tokens, i64 n, i64 pos0, bool all, bool decode, Tensor *logits);
 i64 eval_prefix(const Module *m); /* rows of that prefix, 0 if there is none */
 

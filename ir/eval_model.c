@@ -18,7 +18,8 @@ i64 eval_prefix(const Module *m)
     for (OpId i = 1; i < m->ops.n; i++) {
         const Op *op = op_at(m, i);
         ValueId k = op->kind == OP_ATTENTION ? op_in(op, 4) : 0;
-        if (k && type_of(m, k)->dim[0] > rows) rows = type_of(m, k)->dim[0];
+        i64 n = k ? type_of(m, k)->dim[0] : op->kind == OP_ATTEND ? op_int(op, A_PREFIX) : 0;
+        if (n > rows) rows = n;
     }
     return rows < INT32_MAX ? rows
                             : INT32_MAX; /* a file may claim any number; no call reaches that far */

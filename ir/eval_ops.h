@@ -300,7 +300,8 @@ static bool ev_qparams(OpCall *c)
     const Tensor *x = &c->in[0];
     i64 cols = x->dim[1], group = group_of(c, cols), at = 0;
     real factor = (real)op_float(c->op, A_SCALE),
-         top = (real)dtype_info[op_dtype(c->e->m, c->op)].hi;
+         top = (real)dtype_info[op_dtype(c->e->m, c->op)].hi +
+               (real)(op_int(c->op, A_FULL) ? 0.5 : 0);
     for (i64 r = 0; r < x->dim[0]; r++)
         for (i64 k = 0; k < cols; k += group) {
             real lo, hi;
@@ -315,14 +316,15 @@ static bool ev_qparams_asym(OpCall *c)
 {
     const Tensor *x = &c->in[0];
     i64 cols = x->dim[1], group = group_of(c, cols), at = 0;
-    real top = (real)dtype_info[op_dtype(c->e->m, c->op)].hi;
+    real factor = (real)op_float(c->op, A_SCALE),
+         top = (real)dtype_info[op_dtype(c->e->m, c->op)].hi;
     for (i64 r = 0; r < x->dim[0]; r++)
         for (i64 k = 0; k < cols; k += group, at++) {
             real lo, hi;
             range(REAL(x) + r * cols + k, cols - k < group ? cols - k : group, &lo, &hi);
-            real s = ROUND_F16((hi - lo) / top);
+            real s = ROUND_F16(factor * (hi - lo) / top);
             REAL(&c->out[0])[at] = s > 0 ? s : 1;
-            REAL(&c->out[1])[at] = ROUND_F16(lo);
+            REAL(&c->out[1])[at] = ROUND_F16(factor * lo);
         }
     return true;
 }
@@ -340,7 +342,8 @@ static bool ev_quantize(OpCall *c)
     const Tensor *x = &c->in[0];
     const DTypeInfo *dt = &dtype_info[c->out[0].dt];
     i64 cols = x->dim[1], group = group_of(c, cols);
-    real hi = (real)dt->hi, lo = dt->lo < 0 && !present(c, 2) ? -hi : (real)dt->lo;
+    bool full = present(c, 2) || op_int(c->op, A_FULL);
+    real hi = (real)dt->hi, lo = dt->lo < 0 && !full ? -hi : (real)dt->lo;
     for (i64 r = 0; r < x->dim[0]; r++)
         for (i64 k = 0; k < cols; k += group) {
             real s = param(c, 1, r, k / group, 1), m = param(c, 2, r, k / group, 0);
@@ -603,173 +606,7 @@ static bool ev_qlinear(OpCall *c)
     return true;
 }
 
-/* ---- attention ---- */
-
-static bool ev_rope(OpCall *c)
-{
-    const Tensor *x = &c->in[0], *freqs = &c->in[2];
-    i64 heads = x->dim[1], d = x->dim[2], half = freqs->dim[0];
-    real mscale = (real)op_float(c->op, A_MSCALE);
-    if (2 * half > d)
-        return ev_fail(c->e, c->op, "%lld frequencies for heads of %lld", (long long)half,
-                       (long long)d);
-    for (i64 t = 0; t < x->dim[0]; t++)
-        for (i64 i = 0; i < half; i++) {
-            real angle = (real)c->in[1].i[t] * REAL(freqs)[i];
-            real cs = MATH(cos)(angle) * mscale, sn = MATH(sin)(angle) * mscale;
-            for (i64 h = 0; h < heads; h++) {
-                const real *v = REAL(x) + (t * heads + h) * d;
-                real *y = REAL(&c->out[0]) + (t * heads + h) * d;
-                y[i] = v[i] * cs - v[i + half] * sn;
-                y[i + half] = v[i + half] * cs + v[i] * sn;
-            }
-        }
-    for (i64 r = 0; r < x->dim[0] * heads; r++)
-        for (i64 i = 2 * half; i < d; i++)
-            REAL(&c->out[0])[r * d + i] = REAL(x)[r * d + i];
-    return true;
-}
-
-/* Rows of keys or values seen by one head: element (j, i) is at p[j * stride + i]. */
-typedef struct HeadRows {
-    const real *p;
-    i64 stride;
-} HeadRows;
-
-typedef struct HeadView { /* positions 0..prefix-1 come from the constant prefix, the rest from the
-                             cache */
-    HeadRows k[2], v[2];
-    i64 prefix, d;
-} HeadView;
-
-static const real *head_row(const HeadRows *rows, const HeadView *h, i64 j)
-{
-    const HeadRows *r = &rows[j >= h->prefix];
-    return r->p + j * r->stride;
-}
-
-/* y = softmax(scale * q.k) v over the prefix and positions lo..pos. score: room for pos + 1. */
-static void attend_row(const HeadView *h, const real *q, i64 lo, i64 pos, real scale, real *score,
-                       real *y)
-{
-    real top = -INFINITY, sum = 0;
-    for (i64 j = 0; j <= pos; j++) {
-        bool seen = j < h->prefix || j >= lo;
-        score[j] = seen ? scale * dot(q, head_row(h->k, h, j), h->d) : -INFINITY;
-        top = score[j] > top ? score[j] : top;
-    }
-    for (i64 i = 0; i < h->d; i++)
-        y[i] = 0;
-    for (i64 j = 0; j <= pos; j++) {
-        if (j >= h->prefix && j < lo) continue;
-        real p = MATH(exp)(score[j] - top);
-        const real *v = head_row(h->v, h, j);
-        sum += p;
-        for (i64 i = 0; i < h->d; i++)
-            y[i] += p * v[i];
-    }
-    for (i64 i = 0; i < h->d; i++)
-        y[i] /= sum;
-}
-
-typedef struct KvCache { /* element (head g, position j, i) is at g * head_stride + j * row_stride +
-                            i */
-    const Tensor *k, *v;
-    i64 heads, capacity, head_stride, row_stride;
-} KvCache;
-
-/* All rows of q [T, heads, d]. */
-static bool attend_all(OpCall *c, const Tensor *pos, KvCache kv)
-{
-    const Tensor *q = &c->in[0];
-    i64 heads = q->dim[1], d = q->dim[2], window = op_int(c->op, A_WINDOW);
-    if (heads % kv.heads)
-        return ev_fail(c->e, c->op, "%lld heads do not divide over %lld", (long long)heads,
-                       (long long)kv.heads);
-    bool prefixed = c->op->kind == OP_ATTENTION && present(c, 4);
-    HeadView h = {.d = d, .prefix = prefixed ? c->in[4].dim[0] : 0};
-    real *score = ev_scratch(c->e, kv.capacity, sizeof *score);
-    for (i64 t = 0; t < q->dim[0]; t++) {
-        i64 p = pos->i[t], lo = window > 0 && p - window + 1 > h.prefix ? p - window + 1 : h.prefix;
-        if (!index_ok(c, p, kv.capacity, "position")) return false;
-        for (i64 n = 0; n < heads; n++) {
-            i64 g = n / (heads / kv.heads);
-            h.k[1] = (HeadRows){REAL(kv.k) + g * kv.head_stride, kv.row_stride};
-            h.v[1] = (HeadRows){REAL(kv.v) + g * kv.head_stride, kv.row_stride};
-            if (prefixed) {
-                h.k[0] = (HeadRows){REAL(&c->in[4]) + g * d, kv.heads * d};
-                h.v[0] = (HeadRows){REAL(&c->in[5]) + g * d, kv.heads * d};
-            }
-            i64 row = (t * heads + n) * d;
-            attend_row(&h, REAL(q) + row, lo, p, (real)op_float(c->op, A_SCALE), score,
-                       REAL(&c->out[0]) + row);
-        }
-    }
-    return true;
-}
-
-static bool ev_attention(OpCall *c)
-{
-    const Tensor *k = &c->in[1], *v = &c->in[2], *pos = &c->in[3];
-    i64 row = k->dim[1] * k->dim[2], prefix = present(c, 4) ? c->in[4].dim[0] : 0;
-    EvState *s = ev_cache(c->e, op_int(c->op, A_CACHE), k->dim[1], k->dim[2]);
-    if (!s) return false;
-    i64 capacity = s->t[0].dim[0];
-    for (i64 t = 0; t < k->dim[0]; t++) {
-        i64 p = pos->i[t];
-        if (!index_ok(c, p, capacity, "position")) return false;
-        if (p < prefix)
-            return ev_fail(c->e, c->op, "position %lld lies in the prefix of %lld", (long long)p,
-                           (long long)prefix);
-        memcpy(REAL(&s->t[0]) + p * row, REAL(k) + t * row, (size_t)row * sizeof(real));
-        memcpy(REAL(&s->t[1]) + p * row, REAL(v) + t * row, (size_t)row * sizeof(real));
-    }
-    return attend_all(c, pos, (KvCache){&s->t[0], &s->t[1], k->dim[1], capacity, k->dim[2], row});
-}
-
-/* Stores n elements in a state, rounded to its type. */
-static bool store_row(OpCall *c, EvState *s, i64 elem, const real *x, i64 n)
-{
-    Tensor row = {.dt = s->t[0].dt, .rank = 1, .dim = {n}, .p = REAL(&s->t[0]) + elem};
-    if (!dtype_info[row.dt].is_float)
-        return ev_fail(c->e, c->op, "the state's type %s is not a float type",
-                       dtype_info[row.dt].name);
-    memcpy(row.p, x, (size_t)n * sizeof(real));
-    ev_round(c->e, &row);
-    return true;
-}
-
-static bool ev_kv_append(OpCall *c)
-{
-    i64 heads = c->in[0].dim[1], d = c->in[0].dim[2];
-    for (u32 k = 0; k < 2; k++) {
-        EvState *s = ev_state(c->e, c->op->in[3 + k]);
-        if (!s) return false;
-        i64 capacity = s->t[0].dim[1];
-        if (s->t[0].dim[0] != heads || s->t[0].dim[2] != d)
-            return ev_fail(c->e, c->op, "its operands and states differ in shape");
-        for (i64 t = 0; t < c->in[0].dim[0]; t++) {
-            i64 p = c->in[2].i[t];
-            if (!index_ok(c, p, capacity, "position")) return false;
-            for (i64 h = 0; h < heads; h++)
-                if (!store_row(c, s, (h * capacity + p) * d, REAL(&c->in[k]) + (t * heads + h) * d,
-                               d))
-                    return false;
-        }
-    }
-    return true;
-}
-
-static bool ev_attend(OpCall *c)
-{
-    const Tensor *k = &c->in[2], *v = &c->in[3];
-    if (!dtype_info[k->dt].is_float || !dtype_info[v->dt].is_float)
-        return ev_fail(c->e, c->op, "reads states of integer type");
-    if (c->in[0].dim[2] != k->dim[2])
-        return ev_fail(c->e, c->op, "its operands and states differ in shape");
-    return attend_all(c, &c->in[1],
-                      (KvCache){k, v, k->dim[0], k->dim[1], k->dim[1] * k->dim[2], k->dim[2]});
-}
+#include "ir/eval_attention.h"
 
 static bool ev_store(OpCall *c)
 {
@@ -780,7 +617,7 @@ static bool ev_store(OpCall *c)
         return ev_fail(c->e, c->op, "%lld rows do not fit a state of %lld", (long long)x->dim[0],
                        (long long)s->t[0].dim[0]);
     s->rows = x->dim[0];
-    return store_row(c, s, 0, REAL(x), elems(x));
+    return store_row(c, s, 0, x, 0, elems(x));
 }
 
 OpEval *const OP_EVAL[OP_COUNT] = {

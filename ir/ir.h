@@ -7,8 +7,11 @@
  * payloads.
  * - Integers: products of quantised values are exact and their sums within a group exact in 32-bit
  * signed arithmetic. quantize rounds half to even after one f32 division, then clamps. Signed
- * symmetric types clamp to
- *   [-hi, hi]; the lowest value is never produced by quantize without an offset.
+ * symmetric types clamp to [-hi, hi], with attribute `full` to [lo, hi].
+ * - Scales: of a whole row or group of it (qparams); or static, a constant that broadcasts: [1,1]
+ * for an activation [T,K], [heads,1] for [T,heads,d].
+ * - Integer states hold integers as they are; a row that attend reads is q * s + m. A state of scales
+ * rounds them to its type.
  * - Shapes: row-major, rank 0..4. A dimension is a positive number or a symbol (T, R, C), equal
  * symbols are equal sizes. Broadcasting aligns shapes from the right; only size-1 and missing
  * leading dimensions of the second operand stretch.

@@ -284,10 +284,19 @@ static bool quant_dtype(Ty *t, DType *dt)
            fail(t, "group %lld of a row of %lld", (long long)g, (long long)type_cols(x));
 }
 
+/* `full` changes nothing for unsigned types and for s16, whose bounds are symmetric already. */
+static bool full_ok(Ty *t, DType dt)
+{
+    i64 full = op_int(t->op, A_FULL);
+    if (full != 0 && full != 1) return fail(t, "full is %lld, expected 0 or 1", (long long)full);
+    return !full || dt == DT_S8 || dt == DT_S4 ||
+           fail(t, "full is for s8 and s4, not for %s", dtype_info[dt].name);
+}
+
 static bool ty_qparams(Ty *t)
 {
     DType dt;
-    if (!need_float(t, 0) || !quant_dtype(t, &dt)) return false;
+    if (!need_float(t, 0) || !quant_dtype(t, &dt) || !full_ok(t, dt)) return false;
     Type s = scale_type(t, in(t, 0));
     return give(t, 0, s.dt, s.rank, s.dim);
 }
@@ -321,7 +330,7 @@ static bool ty_quantize(Ty *t)
 {
     DType dt;
     const Type *x = in(t, 0);
-    if (!need_float(t, 0) || !quant_dtype(t, &dt) || !scale_fits(t, 1, x) ||
+    if (!need_float(t, 0) || !quant_dtype(t, &dt) || !full_ok(t, dt) || !scale_fits(t, 1, x) ||
         (has(t, 2) && !scale_fits(t, 2, x)))
         return false;
     return give(t, 0, dt, x->rank, x->dim);
@@ -454,25 +463,107 @@ static bool need_state(Ty *t, u32 i)
     return def_of(t->m, t->op->in[i])->kind == OP_STATE || fail(t, "operand %u must be a state", i);
 }
 
+static bool prefix_ok(Ty *t)
+{
+    i64 p = op_int(t->op, A_PREFIX);
+    return (p >= 0 && p <= INT32_MAX) || fail(t, "prefix is %lld rows", (long long)p);
+}
+
+/* Operands `scale`, `offset` of kv_append belong to the integers of operand x; those at `state` and
+ * `state` + 1 keep them. */
+static bool append_scales(Ty *t, u32 x, u32 scale, u32 state)
+{
+    const Type *k = in(t, x);
+    const i64 one[3] = {k->dim[0], k->dim[1], 1}, kept[3] = {k->dim[1], DIM_C, 1};
+    for (u32 i = 0; i < 2; i++) {
+        u32 from = scale + i, to = state + i;
+        if (has(t, from) != has(t, to))
+            return fail(t, "operand %u is %s, operand %u is %s", from,
+                        has(t, from) ? "given" : "absent", to, has(t, to) ? "given" : "absent");
+        if (!has(t, from)) continue;
+        if (is_float(t, x)) return fail(t, "operand %u is a scale of floats", from);
+        if (!need_float(t, from) || !need_shape(t, from, 3, one) || !need_state(t, to) ||
+            !need_float(t, to) || !need_shape(t, to, 3, kept))
+            return false;
+    }
+    return !has(t, scale + 1) || has(t, scale) ||
+           fail(t, "operand %u is an offset without a scale", scale + 1);
+}
+
 static bool ty_kv_append(Ty *t)
 {
     if (!need_rank(t, 0, 3) || !need_rank(t, 1, 3) || !need_state(t, 3) || !need_state(t, 4))
         return false;
     const Type *k = in(t, 0);
     i64 want[3] = {k->dim[1], DIM_C, k->dim[2]};
-    return need_shape(t, 1, 3, k->dim) && need_int(t, 2) && need_shape(t, 2, 1, &k->dim[0]) &&
-           need_shape(t, 3, 3, want) && need_shape(t, 4, 3, want);
+    if (!need_shape(t, 1, 3, k->dim) || !need_int(t, 2) || !need_shape(t, 2, 1, &k->dim[0]) ||
+        !need_shape(t, 3, 3, want) || !need_shape(t, 4, 3, want) || !prefix_ok(t))
+        return false;
+    for (u32 i = 0; i < 2; i++)
+        if (is_float(t, i) != is_float(t, 3 + i) ||
+            (!is_float(t, i) && in(t, i)->dt != in(t, 3 + i)->dt))
+            return fail(t, "operand %u has type %s, its state %s", i, show(t, i), show(t, 3 + i));
+    return append_scales(t, 0, 5, 9) && append_scales(t, 1, 7, 11);
+}
+
+/* Operand i scales (or offsets) the heads of a state [g,C,d]: a constant [g,1] or a state [g,C,1].
+ */
+static bool head_scale(Ty *t, u32 i, const Type *kv)
+{
+    const Type *s = in(t, i);
+    bool state = def_of(t->m, t->op->in[i])->kind == OP_STATE;
+    const i64 kept[3] = {kv->dim[0], DIM_C, 1};
+    if (!need_float(t, i)) return false;
+    if (state) return need_shape(t, i, 3, kept);
+    bool one = s->rank <= 2;
+    for (u32 k = 0; k < s->rank; k++)
+        one = one && (s->dim[k] == 1 || (k + 2 == s->rank && s->dim[k] == kv->dim[0]));
+    return (one && is_const(t->m, t->op->in[i])) ||
+           fail(t,
+                "operand %u has type %s, expected a constant with one scale per head of %s or a "
+                "state of them",
+                i, show(t, i), ir_type_text(t->m, kv));
+}
+
+static bool state_scales(Ty *t, u32 state, u32 scale)
+{
+    bool ints = !is_float(t, state);
+    if (has(t, scale) != ints)
+        return fail(t,
+                    ints ? "operand %u holds integers, its scale (operand %u) is absent"
+                         : "operand %u holds floats, which take no scale (operand %u)",
+                    state, scale);
+    if (has(t, scale + 1) && !ints) return fail(t, "operand %u is an offset of floats", scale + 1);
+    return !ints || (head_scale(t, scale, in(t, state)) &&
+                     (!has(t, scale + 1) || head_scale(t, scale + 1, in(t, state))));
+}
+
+static bool attend_prefix(Ty *t, u32 k, const Type *kv)
+{
+    const i64 want[3] = {op_int(t->op, A_PREFIX), kv->dim[0], kv->dim[2]};
+    if (!prefix_ok(t)) return false;
+    if (has(t, k) != has(t, k + 1)) return fail(t, "a prefix needs both its keys and its values");
+    if (!has(t, k))
+        return !want[0] || fail(t, "the prefix of %lld rows is absent", (long long)want[0]);
+    return need_float(t, k) && need_float(t, k + 1) && need_shape(t, k, 3, want) &&
+           need_shape(t, k + 1, 3, want);
 }
 
 static bool ty_attend(Ty *t)
 {
-    if (!need_float(t, 0) || !need_rank(t, 0, 3) || !need_state(t, 2) || !need_state(t, 3) ||
-        !need_rank(t, 2, 3))
+    if (!need_rank(t, 0, 3) || !need_state(t, 2) || !need_state(t, 3) || !need_rank(t, 2, 3))
         return false;
     const Type *q = in(t, 0), *k = in(t, 2);
     Type kt = {.rank = 3, .dim = {q->dim[0], k->dim[0], k->dim[2]}};
-    return need_int(t, 1) && need_shape(t, 1, 1, &q->dim[0]) && need_shape(t, 3, 3, k->dim) &&
-           kv_shapes(t, q, &kt) && ty_same(t);
+    if (!need_int(t, 1) || !need_shape(t, 1, 1, &q->dim[0]) || !need_shape(t, 3, 3, k->dim) ||
+        !kv_shapes(t, q, &kt))
+        return false;
+    if (has(t, 4) == is_float(t, 0))
+        return fail(t, "operand 0 has type %s: integers take a scale (operand 4), floats none",
+                    show(t, 0));
+    if (has(t, 4) && !scale_fits(t, 4, q)) return false;
+    return state_scales(t, 2, 5) && state_scales(t, 3, 7) && attend_prefix(t, 9, k) &&
+           give(t, 0, DT_F32, 3, q->dim);
 }
 
 static bool ty_store(Ty *t)

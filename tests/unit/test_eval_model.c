@@ -97,6 +97,33 @@ static void phases_agree(void **state)
     }
 }
 
+#define SPLIT_BEHIND(T) BLOCK(T, "  kv_append %k, %v, %pos, @ks, @vs {prefix = 2}\n"                                          \
+    "  %a = attend %q, %pos, @ks, @vs, _, _, _, _, _, @p0, @p1 {prefix = 2, scale = 0.5} : f32[" T ",2,4]\n")
+static const char *phases_behind = "@ks = state : f32[1,C,4]\n@vs = state : f32[1,C,4]\n@hidden = state : f32[3,8]\n"
+    "func @prefill(%tokens: i32[T], %pos: i32[T]) {\n" SPLIT_BEHIND("T") "  store %h, @hidden\n  return\n}\n"
+    "func @logits(%rows: i32[R]) {\n  %h = rows @hidden, %rows : f32[R,8]\n" HEAD("R", "%h")
+    "func @decode(%tokens: i32[1], %pos: i32[1]) {\n" SPLIT_BEHIND("1") HEAD("1", "%h");
+
+/* The phases behind the same prefix; text has its constants and the whole graph. The cache needs no room for it. */
+static void prefix_in_phases(Run *r, const char *text, const double *want)
+{
+    const char *at = strstr(text, "func @main");
+    char *copy = xmalloc(strlen(text) + strlen(phases_behind) + 1, 1);
+    memcpy(copy, text, (size_t)(at - text));
+    memcpy(copy + (at - text), phases_behind, strlen(phases_behind) + 1);
+    load_model(r, copy);
+    free(copy);
+    assert_int_equal(eval_prefix(r->m), 2);
+    Tensor y;
+    for (int decode = 0; decode < 2; decode++) {
+        eval_set_context(r->e, N - 2);
+        must(r, eval_model(r->e, tokens + 2, N - 2, 0, true, decode, &y));
+        same(r, &y, want, N - 2);
+        assert_false(eval_model(r->e, tokens, 1, N - 2, true, decode, &y));
+        r->d.msgs.n = 0;
+    }
+}
+
 /* With a prefix, positions start behind it: the prefix rows being the keys and values of earlier tokens, the logits
  * are those of the whole text. */
 static void prefix_is_earlier_tokens(void **state)
@@ -127,9 +154,10 @@ static void prefix_is_earlier_tokens(void **state)
     char *text = xmalloc(b.n + 1, 1);
     memcpy(text, b.p, b.n + 1);
     load_model(&r, text);
-    free(text);
     must(&r, eval_model(r.e, tokens + 2, N - 2, 0, true, false, &y));
     same(&r, &y, want + 2 * VOCAB, N - 2);
+    prefix_in_phases(&r, text, want + 2 * VOCAB);
+    free(text);
     run_free(&r);
 }
 

@@ -241,6 +241,11 @@ static void op_qparams(Run *r)
     Tensor s = constant(r, "s"), g = constant(r, "g");
     expect(r, &s, 2, VALS(1, 5.0 / 127), 1e-8);
     expect(r, &g, 4, VALS(0.5, 1.5 / 127, 1, 2.5 / 127), 1e-8); /* a group of zeros has scale 1 */
+    load(r, "@x = literal {values = [1, -15, 3, 0, 0, 3.75]} : f32[2,3]\n"
+            "@s = qparams @x {dtype = \"s4\", full = 1} : f32[2,1]\n@g = qparams @x {dtype = \"s8\", full = 1, scale = 0.5} : f32[2,1]\n");
+    s = constant(r, "s"), g = constant(r, "g");
+    expect(r, &s, 2, VALS(2, 0.5), 0);
+    expect(r, &g, 2, VALS(7.5 / 127.5, 1.875 / 127.5), 1e-8);
 }
 
 static void op_qparams_asym(Run *r)
@@ -250,6 +255,10 @@ static void op_qparams_asym(Run *r)
     Tensor s = constant(r, "s"), m = constant(r, "m");
     expect(r, &s, 4, VALS(1, 1, 0.0066680908203125, 0.13330078125), 0); /* (0.2 - 0.1) / 15, 2/15 to f16 */
     expect(r, &m, 4, VALS(-1, 2, 0.0999755859375, 3), 0);
+    load(r, "@x = literal {values = [-2, 13, 4, 8]} : f32[1,4]\n@s, @m = qparams_asym @x {dtype = \"u4\", scale = 0.5} : f32[1,1], f32[1,1]\n");
+    s = constant(r, "s"), m = constant(r, "m");
+    expect(r, &s, 1, VALS(0.5), 0);
+    expect(r, &m, 1, VALS(-1), 0);
 }
 
 static void op_quantize(Run *r)
@@ -267,6 +276,19 @@ static void op_quantize(Run *r)
     expect(r, &w, 6, VALS(0, 2, -2, 300, -300, 0), 0);
     must(r, eval_const(r->e, *map_get(&r->m->const_map, STR("g")), 0, 1, 2, 3, &part)); /* across a group boundary */
     expect(r, &part, 3, VALS(-2, 127, -127), 0);
+    load(r, "@x = literal {values = [0.5, 1.5, -2.5, 300, -300, -128.5]} : f32[1,6]\n@one = literal {values = [1]} : f32[1,1]\n"
+            "@q = quantize @x, @one {dtype = \"s4\"} : s4[1,6]\n@f = quantize @x, @one {dtype = \"s4\", full = 1} : s4[1,6]\n"
+            "@e = quantize @x, @one {dtype = \"s8\", full = 1} : s8[1,6]\n");
+    Tensor e = constant(r, "e");
+    q = constant(r, "q"), g = constant(r, "f");
+    expect(r, &q, 6, VALS(0, 2, -2, 7, -7, -7), 0);
+    expect(r, &g, 6, VALS(0, 2, -2, 7, -8, -8), 0);
+    expect(r, &e, 6, VALS(0, 2, -2, 127, -128, -128), 0);
+    /* Static scales: one per head of [T, heads, d]. */
+    load(r, "@s = literal {values = [1, 2]} : f32[2,1]\nfunc @f(%x: f32[T,2,2]) {\n"
+            "  %q = quantize %x, @s {dtype = \"s4\", full = 1} : s4[T,2,2]\n  %y = dequantize %q, @s : f32[T,2,2]\n  return %y\n}\n");
+    Tensor y = call(r, ARGS(filled(r, DT_F32, DIMS(2, 2, 2), VALS(1.4, -9, 2.9, -30, 0.6, 5, 3.1, 5))));
+    expect(r, &y, 8, VALS(1, -8, 2, -16, 1, 5, 4, 4), 0);
 }
 
 static void op_dequantize(Run *r)
@@ -470,6 +492,90 @@ static void op_attend(Run *r)
     }
 }
 
+/* ---- attention over integer caches ---- */
+
+typedef struct IntKv { /* one way to quantise keys and values of 2 heads of 6, and queries of 4 heads */
+    const char *name, *consts, *body, *operands; /* body defines %kq, %vq and, dequantized, %kd, %vd */
+    const char *q, *states, *scales;             /* what attend reads as q; types of states; its scale operands */
+    i64 prefix;
+} IntKv;
+
+#define STATIC_SCALES                                                                                                  \
+    "@s.k = literal {values = [0.25, 0.4]} : f32[2,1]\n@s.v = literal {values = [0.3]} : f32[1,1]\n"                   \
+    "@s.q = literal {values = [0.01, 0.02, 0.015, 0.03]} : f32[4,1]\n"
+#define STATIC_BODY(TYPE)                                                                                              \
+    "  %kq = quantize %k, @s.k {dtype = \"" TYPE "\", full = 1} : " TYPE "[T,2,6]\n"                                    \
+    "  %vq = quantize %v, @s.v {dtype = \"" TYPE "\", full = 1} : " TYPE "[T,2,6]\n"                                    \
+    "  %kd = dequantize %kq, @s.k : f32[T,2,6]\n  %vd = dequantize %vq, @s.v : f32[T,2,6]\n"
+#define FLOAT_Q "  %qi = copy %q : f32[T,4,6]\n  %qd = copy %q : f32[T,4,6]\n"
+#define INT_Q                                                                                                          \
+    "  %qi = quantize %q, @s.q {dtype = \"s8\"} : s8[T,4,6]\n  %qd = dequantize %qi, @s.q : f32[T,4,6]\n"
+#define SCALE_STATES "@ks.s = state : f16[2,C,1]\n@vs.s = state : f16[2,C,1]\n"
+#define MIN_STATES "@ks.m = state : f16[2,C,1]\n@vs.m = state : f16[2,C,1]\n"
+#define SYM(X)                                                                                                         \
+    "  %" X "r = qparams %" X " {dtype = \"s8\"} : f32[T,2,1]\n  %" X "s = cast %" X "r {dtype = \"f16\"} : f16[T,2,1]\n"  \
+    "  %" X "q = quantize %" X ", %" X "s {dtype = \"s8\"} : s8[T,2,6]\n  %" X "d = dequantize %" X "q, %" X "s : f32[T,2,6]\n"
+#define ASYM(X)                                                                                                        \
+    "  %" X "s, %" X "m = qparams_asym %" X " {dtype = \"u4\", scale = 0.9} : f32[T,2,1], f32[T,2,1]\n"                 \
+    "  %" X "q = quantize %" X ", %" X "s, %" X "m {dtype = \"u4\"} : u4[T,2,6]\n"                                      \
+    "  %" X "d = dequantize %" X "q, %" X "s, %" X "m : f32[T,2,6]\n"
+
+static const IntKv int_kv[] = {
+    {"static s4", STATIC_SCALES, STATIC_BODY("s4") FLOAT_Q, "", "_", "s4", "@s.k, _, @s.v, _", 0},
+    {"static s4, integer q, prefix", STATIC_SCALES, STATIC_BODY("s4") INT_Q, "", "@s.q", "s4", "@s.k, _, @s.v, _", 3},
+    {"static s8, integer q", STATIC_SCALES, STATIC_BODY("s8") INT_Q, "", "@s.q", "s8", "@s.k, _, @s.v, _", 0},
+    {"dynamic s8, prefix", SCALE_STATES, SYM("k") SYM("v") FLOAT_Q, ", %ks, _, %vs, _, @ks.s, _, @vs.s", "_", "s8", "@ks.s, _, @vs.s, _", 2},
+    {"dynamic s8, integer q", STATIC_SCALES SCALE_STATES, SYM("k") SYM("v") INT_Q, ", %ks, _, %vs, _, @ks.s, _, @vs.s, _", "@s.q", "s8", "@ks.s, _, @vs.s, _", 0},
+    {"dynamic u4 with offsets", SCALE_STATES MIN_STATES, ASYM("k") ASYM("v") FLOAT_Q, ", %ks, %km, %vs, %vm, @ks.s, @ks.m, @vs.s, @vs.m", "_", "u4", "@ks.s, @ks.m, @vs.s, @vs.m", 0},
+    {"dynamic u4 with offsets, integer q, prefix", STATIC_SCALES SCALE_STATES MIN_STATES, ASYM("k") ASYM("v") INT_Q, ", %ks, %km, %vs, %vm, @ks.s, @ks.m, @vs.s, @vs.m", "@s.q", "u4", "@ks.s, @ks.m, @vs.s, @vs.m", 1},
+};
+
+/* The same values through `attention` of what was dequantized, in calls of 4, 1 and 2 tokens. */
+static void int_attend(Run *r, const IntKv *c, i64 window)
+{
+    i64 p = c->prefix;
+    StrBuf b = {.a = NULL};
+    Arena a = {0};
+    b.a = &a;
+    sb_printf(&b, "%s@ks = state : %s[2,C,6]\n@vs = state : %s[2,C,6]\n", c->consts, c->states, c->states);
+    if (p)
+        sb_printf(&b, "@pk = synthetic {scale = 2, seed = 1} : f16[%lld,2,6]\n@pv = synthetic {scale = 2, seed = 2} : f16[%lld,2,6]\n", (long long)p, (long long)p);
+    sb_printf(&b, "func @f(%%q: f32[T,4,6], %%k: f32[T,2,6], %%v: f32[T,2,6], %%p: i32[T]) {\n%s", c->body);
+    sb_printf(&b, "  kv_append %%kq, %%vq, %%p, @ks, @vs%s {prefix = %lld}\n", c->operands, (long long)p);
+    sb_printf(&b, "  %%y = attend %%qi, %%p, @ks, @vs, %s, %s%s {prefix = %lld, scale = 0.3, window = %lld} : f32[T,4,6]\n",
+              c->q, c->scales, p ? ", @pk, @pv" : "", (long long)p, (long long)window);
+    sb_printf(&b, "  %%z = attention %%qd, %%kd, %%vd, %%p%s {cache = 0, scale = 0.3, window = %lld} : f32[T,4,6]\n  return %%y, %%z\n}\n",
+              p ? ", @pk, @pv" : "", (long long)window);
+    load(r, b.p);
+    Tensor q = noise(r, 1, 2, DIMS(7, 4, 6)), k = noise(r, 2, 2, DIMS(7, 2, 6)), v = noise(r, 3, 2, DIMS(7, 2, 6)), out[2];
+    eval_set_context(r->e, 7); /* the prefix takes no room */
+    for (i64 t = 0, n; t < 7; t += n) {
+        n = t == 0 ? 4 : t == 4 ? 1 : 2;
+        must(r, eval_call(r->e, 1, ARGS(take(r, &q, t, n), take(r, &k, t, n), take(r, &v, t, n), positions(r, p + t, n)), out));
+        for (i64 i = 0; i < n * 24; i++)
+            expect_near(get(r, &out[0], i), get(r, &out[1], i), r->f64 ? 1e-13 : 3e-6, c->name, i);
+    }
+    const Tensor beyond[] = {take(r, &q, 0, 1), take(r, &k, 0, 1), take(r, &v, 0, 1), positions(r, p + 7, 1)};
+    assert_true(call_fails(r, beyond));
+    const Tensor inside[] = {beyond[0], beyond[1], beyond[2], positions(r, p - 1, 1)};
+    assert_true(call_fails(r, inside));
+    arena_free(&a);
+}
+
+static void op_attend_integers(Run *r)
+{
+    for (size_t i = 0; i < sizeof int_kv / sizeof *int_kv; i++)
+        for (i64 window = 0; window <= 3; window += 3) int_attend(r, &int_kv[i], window);
+    /* By hand: keys 1 and 3 (times 0.5), values 2 and 4 (times 10, plus 1), the prefix key 0 and value 5; scores 0, ln 2
+     * and 3 ln 2 with the query. */
+    load(r, "@k = state : s4[1,C,1]\n@v = state : u4[1,C,1]\n@s = literal {values = [0.5]} : f32[]\n@t = literal {values = [10]} : f32[1,1]\n"
+            "@m = literal {values = [1]} : f32[1,1]\n@pk = literal {values = [0]} : f16[1,1,1]\n@pv = literal {values = [5]} : f16[1,1,1]\n"
+            "func @f(%k: s4[T,1,1], %v: u4[T,1,1], %p: i32[T], %q: s8[T,1,1]) {\n  kv_append %k, %v, %p, @k, @v {prefix = 1}\n"
+            "  %y = attend %q, %p, @k, @v, @s, @s, _, @t, @m, @pk, @pv {prefix = 1, scale = 0.34657359027997264, window = 2} : f32[T,1,1]\n  return %y\n}\n");
+    Tensor y = call(r, ARGS(filled(r, DT_S4, DIMS(2, 1, 1), VALS(1, 3)), filled(r, DT_U4, DIMS(2, 1, 1), VALS(2, 4)), positions(r, 1, 2), filled(r, DT_S8, DIMS(2, 1, 1), VALS(8, 8))));
+    expect(r, &y, 2, VALS((5 + 2 * 21) / 3.0, (5 + 2 * 21 + 8 * 41) / 11.0), 1e-5);
+}
+
 static void op_store(Run *r)
 {
     load(r, "@h = state : f32[T,1]\nfunc @f(%x: f32[T,1], %i: i32[R]) {\n  store %x, @h\n  %y = rows @h, %i : f32[R,1]\n  return %y\n}\n");
@@ -493,7 +599,7 @@ static const struct OpTest {
     {OP_QPARAMS, op_qparams}, {OP_QPARAMS_ASYM, op_qparams_asym}, {OP_QUANTIZE, op_quantize},
     {OP_DEQUANTIZE, op_dequantize}, {OP_PACK, op_pack}, {OP_EMBEDDING, op_embedding}, {OP_RMSNORM, op_rmsnorm},
     {OP_LINEAR, op_linear}, {OP_QLINEAR, op_qlinear}, {OP_ROPE, op_rope}, {OP_ATTENTION, op_attention},
-    {OP_KV_APPEND, op_kv_append}, {OP_ATTEND, op_attend}, {OP_STORE, op_store},
+    {OP_KV_APPEND, op_kv_append}, {OP_ATTEND, op_attend}, {OP_ATTEND, op_attend_integers}, {OP_STORE, op_store},
 };
 enum { N_TESTS = sizeof tests / sizeof *tests };
 
@@ -526,7 +632,7 @@ static void every_op_has_a_test(void **state)
     for (int kind = 1; kind < OP_COUNT; kind++) {
         int found = 0;
         for (int i = 0; i < N_TESTS; i++) found += tests[i].kind == (OpKind)kind;
-        if (found != 1) fail_msg("%s has %d evaluator tests", op_info[kind].mnemonic, found);
+        if (!found) fail_msg("%s has no evaluator test", op_info[kind].mnemonic);
     }
 }
 
