@@ -11,26 +11,27 @@
  * c_epi selects the epilogue:
  *   none      out[0] [T, c_N] f32 = y
  *   residual  out[0] [T, c_N] f32 = y + in[2]
- *   glu       W holds gate and up interleaved in tiles (16 rows gate, 16 rows up, ...), each padded
- *             to whole tiles: c_N = 2 * F, 2 * ceil(F / 16) tiles; out[0] [T, F] f32 = act(gate) *
- * up, act is c_act qkv       rows are c_heads heads of q, then c_kv_heads of k, then c_kv_heads of
- * v, c_head_dim rows each and nothing between them. q and k: if c_qk_norm, RMSNorm of the head
- * (c_eps) with gains aux[2] (q) and aux[3] (k), [c_head_dim] f32; then RoPE of the first c_rot
- *             columns, pairs (i, i + c_rot / 2), angle (pos + t) * aux[1][i], aux[1] = inverse
- *             frequencies [c_rot / 2] f32, cos and sin times c_rope_scale (c_rot = 0: no RoPE).
- *             out[0] = q [T, c_heads * c_head_dim] f32; out[1], out[2] = K and V cache of this
- * layer [c_kv_heads][ctx][c_head_dim], f32 or (c_kv_f16) f16, written at rows pos + t RoPE's angle
- * is that of position pos + t + c_prefix. c_r3: q and k of each head times H / sqrt(c_head_dim)
- * after RoPE. Then, in formats other than f32 and f16 of c_kv:
+ *   glu       W holds gate and up interleaved in tiles (16 rows gate, 16 rows up, ...), each
+ *             padded to whole tiles: c_N = 2 * F, 2 * ceil(F / 16) tiles; out[0] [T, F] f32 =
+ *             act(gate) * up, act is c_act
+ *   qkv       rows are c_heads heads of q, then c_kv_heads of k, then c_kv_heads of v,
+ *             c_head_dim rows each and nothing between them.
+ *             - q and k: if c_qk_norm, RMSNorm of the head (c_eps) with gains aux[2] (q) and
+ *               aux[3] (k), [c_head_dim] f32; then RoPE of the first c_rot columns, pairs
+ *               (i, i + c_rot / 2), angle (pos + t + c_prefix) * aux[1][i], aux[1] = inverse
+ *               frequencies [c_rot / 2] f32, cos and sin times c_rope_scale (c_rot = 0: no RoPE);
+ *               then, if c_r3, the head times H / sqrt(c_head_dim)
+ *             - out[0] = q [T, c_heads * c_head_dim] f32; c_q8: format s8 of the same shape,
+ *               clamp(round_half_even(x / aux[6][head]), -c_q8, 127)
+ *             - out[1], out[2] = K and V cache of this layer [c_kv_heads][ctx][c_head_dim],
+ *               written at rows pos + t. c_kv is their format; rows are c_head_dim bytes (s8, u8)
+ *               or c_head_dim / 2 (s4, u4: element 2i in the low nibble)
  *             - c_kv_static: k, v = clamp(round_half_even(x / s)), s = aux[4][kv head] of k,
  *               aux[5][kv head] of v, f32
- *             - else a scale (s8, s4), or a minimum and a scale (u8, u4: min and scale are rounded
- * to f16 before they are used) per token and head, written as f16 to out[3] K scales, out[4] K
- * minima, out[5] V scales, out[6] V minima: [c_kv_heads][ctx], row pos + t
- *             - rows of the caches are c_head_dim bytes (s8, u8) or c_head_dim / 2 (s4, u4: element
- * 2i in the low nibble)
- *             - c_q8: out[0] = q as s8 (format s8 of [T, c_heads * c_head_dim], bytes x + 128,
- * stride rounded up to 64), clamp(round_half_even(x / aux[6][head]), -c_q8, 127)
+ *             - other quantised caches: a scale (s8, s4), or a minimum and a scale (u8, u4; both
+ *               are rounded to f16 before they are used) per token and head, written as f16 to
+ *               out[3] K scales, out[4] K minima, out[5] V scales, out[6] V minima:
+ *               [c_kv_heads][ctx], row pos + t
  *
  *   scratch   kernels.def says how much
  *
