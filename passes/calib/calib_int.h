@@ -1,0 +1,131 @@
+/* Inside the calibration runner: run.c (ranges, threads, ops), store.c (constants and kept values),
+ * fast_ops.c (ops in f32 by sgemm and simple loops). Not for passes. */
+#ifndef PFQC_PASSES_CALIB_CALIB_INT_H
+#define PFQC_PASSES_CALIB_CALIB_INT_H
+
+#include "ir/eval_int.h"
+#include "passes/calib/calib.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    CALIB_MAX_THREADS = 64,
+    RANGE_BYTES = 400 << 20,  /* constants in memory at a time; a range that reads more is cut */
+    STREAM_BYTES = 480 << 20, /* a weight larger than this is read in tiles instead */
+};
+
+/* A constant in memory: f32, integers as i32. */
+typedef struct Dense {
+    ValueId v;
+    void *p;
+    u64 bytes;
+    bool pinned; /* calib_weight gave it out: not dropped to make room */
+} Dense;
+
+/* A value that later ops read, of all sequences: an unlinked file, mapped. */
+typedef struct Kept {
+    ValueId v;
+    int fd;
+    u8 *map;         /* NULL until it is complete */
+    u64 bytes, size; /* of one sequence (a multiple of 64), of the file */
+    u32 esize;       /* 4: f32 or i32; 2: i16; 1: i8, or u8 */
+    bool is_unsigned;
+    bool transient; /* between the parts of a replay */
+} Kept;
+
+typedef struct Override {
+    ValueId v;
+    const float *p;
+} Override;
+
+/* Buffers of a thread, reused by size. */
+typedef struct PoolBuf {
+    void *p;
+    u64 bytes;
+    bool used;
+} PoolBuf;
+
+typedef struct Worker {
+    Calib *c;
+    u32 id;
+    Arena a;
+    Diag d;
+    Eval *e;
+    u32 nvalues; /* of e */
+    Tensor *val; /* [nvalues of the Calib] */
+    VEC(PoolBuf) pool;
+    pthread_t thread;
+    bool failed;
+} Worker;
+
+typedef struct Tile { /* rows of a constant on their way to memory */
+    void *p;
+    ValueId v;
+    i64 r0, nr;
+} Tile;
+
+struct Calib {
+    PassCx *cx;
+    Module *m;
+    Diag *d;
+    u32 fn;
+    i64 sequences, length, pos0; /* pos0 counts the prefix */
+    i32 *tokens;                 /* [sequences * length] */
+    i32 *pos;                    /* [length] */
+    u32 at, nt, nvalues;
+    u32 *last; /* [nvalues] last op of @main's body that reads it; UINT32_MAX: none */
+    VEC(Dense) dense;
+    VEC(Kept) kept;
+    VEC(Override) over;
+    Arena a;
+    Worker *worker; /* [nt] */
+    OpEval *ops[OP_COUNT];
+    /* the run in progress */
+    u32 from, end;
+    i64 run_sequences, rows; /* rows: at a time, 0: whole sequences */
+    CalibHook *hook;
+    void *user;
+    atomic_bool stop;
+    atomic_int next; /* tile of constants to compute */
+    VEC(Tile) tiles;
+};
+
+/* calib_run in blocks of `rows` tokens: for ranges without attention whose values are too large for
+ * whole sequences (logits). Hooks see the blocks of a sequence in order; CalibCall.row is the
+ * first. */
+bool calib_run_rows(Calib *c, u32 end, i64 rows, CalibHook *hook, void *user);
+
+/* ---- run.c ---- */
+/* Runs job on every worker; false, with the first worker's diagnostic, if one fails. */
+bool calib_parallel(Calib *c, bool (*job)(Worker *w));
+bool calib_evals(Calib *c); /* an Eval per worker that knows the module as it stands */
+
+/* ---- store.c ---- */
+/* The dense constant, or NULL if it is none. An override goes before. */
+const void *dense_find(const Calib *c, ValueId v, bool overridden);
+bool dense_streams(const Calib *c, const Op *op, u32 k); /* read in tiles: never dense */
+/* Makes the constants that ops [from, end) read dense, dropping others if there is no room. */
+bool dense_load(Calib *c, u32 from, u32 end);
+bool dense_load_one(Calib *c, ValueId v);
+u64 dense_bytes(const Calib *c, ValueId v);
+void dense_drop_past(Calib *c, u32 at); /* whose last use is before at */
+Kept *kept_find(const Calib *c, ValueId v);
+/* Files for the values of [from, end) that ops from `end` on read; kept_write fills them, kept_map
+ * makes them readable. */
+bool kept_open(Calib *c, u32 from, u32 end, bool transient);
+bool kept_write(const Calib *c, i64 sequence, const Tensor *t, ValueId v, i64 row);
+bool kept_map(Calib *c);
+void kept_drop(Calib *c, u32 at,
+               bool transient); /* those of no use from `at` on; or the transient */
+
+int calib_temp_file(Arena *a); /* without a name; -1 with errno */
+bool calib_write_at(int fd, const void *data, u64 n, u64 at);
+
+/* ---- fast_ops.c ---- */
+/* Fills out[OP_COUNT] with all ops in f32: the reference's, and faster ones with the same meaning.
+ */
+void fast_ops(OpEval **out);
+i64 calib_elems(const Tensor *t);
+
+#endif
