@@ -12,16 +12,18 @@
 
 #include "ir/pack.h"
 
-enum { NODES_MAX = 12, OPERANDS = 2 };
-enum { OPTIONAL = 1, OUT = 2, COMMUTES = 4 };
+enum { NODES_MAX = 19, OPERANDS = 8 };
+enum { OPTIONAL = 1, OUT = 2, COMMUTES = 4, OR_CONST = 8 };
 
 /* Kinds that stand for several. */
-enum { K_LINEAR = OP_COUNT + 1, K_ACT };
+enum { K_LINEAR = OP_COUNT + 1, K_ACT, K_QPARAMS };
 
 typedef struct Node {
     u32 kind;        /* 0: past the last node */
     u8 in[OPERANDS]; /* 1 + node whose result is the operand; 0: any value */
-    u32 flags;       /* an absent OPTIONAL node stands for its first operand */
+    /* An absent OPTIONAL node stands for its first operand; with OR_CONST, for a constant or no
+     * operand at all. */
+    u32 flags;
 } Node;
 
 typedef struct Match {
@@ -95,7 +97,7 @@ static bool same_rope(const Fuse *f, OpId a, OpId b, ValueId pos)
            !(d < 0) && !(d > 0);
 }
 
-/* Nodes of the qkv pattern. */
+/* Nodes of the qkv pattern: slices, heads, norms, ropes, Hadamard transforms, scales, integers. */
 enum {
     QKV_LINEAR,
     QKV_Q,
@@ -108,8 +110,76 @@ enum {
     QKV_KN,
     QKV_QR,
     QKV_KR,
-    QKV_APPEND
+    QKV_QM,
+    QKV_KM,
+    QKV_KS,
+    QKV_KQ,
+    QKV_VS,
+    QKV_VQ,
+    QKV_QQ,
+    QKV_APPEND,
+    QKV_NODES
 };
+_Static_assert((u32)QKV_NODES <= (u32)NODES_MAX, "the qkv pattern has its nodes");
+
+/* The transforms of q and k are whole heads, of a size that the epilogue takes. */
+static bool same_transform(const Fuse *f, OpId a, OpId b, i64 dim)
+{
+    if (!a || !b) return !a && !b;
+    for (u32 i = 0; i < 2; i++) {
+        const Op *op = op_at(f->m, i ? b : a);
+        i64 group = op_int(op, A_GROUP);
+        if ((group && group != dim) || op_int(op, A_SEED) || *op_str(f->m, op, A_MODE))
+            return false;
+    }
+    return dim <= 256 && (dim & (dim - 1)) == 0;
+}
+
+/* One scale per head, or the one that the step computes per row; a minimum only from the step. */
+static bool check_head_quant(const Fuse *f, OpId scale, OpId quantize)
+{
+    if (!quantize) return !scale;
+    const Op *q = op_at(f->m, quantize);
+    const Type *x = type_of(f->m, q->in[0]), *s = type_of(f->m, q->in[1]);
+    if (op_int(q, A_GROUP) && op_int(q, A_GROUP) != x->dim[2]) return false;
+    if (!scale)
+        return is_const(f->m, q->in[1]) && !op_in(q, 2) && s->rank == 2 && s->dim[0] == x->dim[1] &&
+               s->dim[1] == 1;
+    const Op *p = op_at(f->m, scale);
+    return q->in[1] == p->out && op_in(q, 2) == (p->nout > 1 ? p->out + 1 : 0) &&
+           op_dtype(f->m, p) == op_dtype(f->m, q) && op_int(p, A_GROUP) == op_int(q, A_GROUP);
+}
+
+/* What kv_append stores beside the integers is what the step computed. */
+static bool check_append_scales(const Fuse *f, const Match *k)
+{
+    const Op *append = op_at(f->m, k->op[QKV_APPEND]);
+    for (u32 i = 0; i < 2; i++) {
+        OpId id = k->op[i ? QKV_VS : QKV_KS];
+        const Op *p = id ? op_at(f->m, id) : NULL;
+        ValueId s = op_in(append, 5 + 2 * i), m = op_in(append, 6 + 2 * i);
+        if (s != (p ? p->out : 0) || m != (p && p->nout > 1 ? p->out + 1 : 0)) return false;
+    }
+    return true;
+}
+
+/* q leaves the step in its last form: as it is turned, or as s8 with one scale per head. */
+static bool check_q_out(const Fuse *f, const Match *k)
+{
+    static const u32 forms[] = {QKV_QH, QKV_QN, QKV_QR, QKV_QM, QKV_QQ};
+    OpId quantize = k->op[QKV_QQ];
+    if (quantize &&
+        (op_dtype(f->m, op_at(f->m, quantize)) != DT_S8 || !check_head_quant(f, 0, quantize)))
+        return false;
+    bool later = false;
+    for (u32 i = sizeof forms / sizeof *forms; i-- > 0;) {
+        OpId id = k->op[forms[i]];
+        if (!id) continue;
+        if (later && !uses_once(&f->uses, op_at(f->m, id)->out)) return false;
+        later = true;
+    }
+    return true;
+}
 
 static bool check_qkv(const Fuse *f, const Match *k)
 {
@@ -121,27 +191,43 @@ static bool check_qkv(const Fuse *f, const Match *k)
                *vh = out_type(f, k->op[QKV_VH]);
     bool heads = qh->rank == 3 && kh->rank == 3 && vh->rank == 3 && qh->dim[2] == kh->dim[2] &&
                  kh->dim[2] == vh->dim[2] && qh->dim[2] % 2 == 0;
-    for (u32 i = QKV_QH; i <= QKV_QN;
-         i += QKV_QN - QKV_QH) { /* only the last form of q leaves the step */
-        bool later = k->op[QKV_QR] || (i == QKV_QH && k->op[QKV_QN]);
-        if (later && k->op[i] && !uses_once(&f->uses, op_at(f->m, k->op[i])->out)) return false;
-    }
     const Fn *fn = &f->m->fns.at[f->fn];
     ValueId pos = op_at(f->m, k->op[QKV_APPEND])->in[2];
     return heads && fn->params.n > 1 && q + kk + v == all && kk == v &&
            same_gain_kind(f, k->op[QKV_QN], k->op[QKV_KN]) &&
-           same_rope(f, k->op[QKV_QR], k->op[QKV_KR], pos) && pos == fn->params.at[1];
+           same_rope(f, k->op[QKV_QR], k->op[QKV_KR], pos) && pos == fn->params.at[1] &&
+           same_transform(f, k->op[QKV_QM], k->op[QKV_KM], kh->dim[2]) &&
+           check_head_quant(f, k->op[QKV_KS], k->op[QKV_KQ]) &&
+           check_head_quant(f, k->op[QKV_VS], k->op[QKV_VQ]) && check_append_scales(f, k) &&
+           check_q_out(f, k);
 }
 
-/* The last two ops are qparams and quantize of one value, of one form, with the scale at its plain
- * meaning. */
+/* A quantize with one constant scale for everything. */
+static bool is_static(const Fuse *f, const Op *q)
+{
+    return is_const(f->m, q->in[1]) && type_elems(type_of(f->m, q->in[1])) == 1 && !op_in(q, 2);
+}
+
+/* The last two nodes are the scale, which may be absent, and quantize: of one matrix, of one form.
+ * 16-bit formats have scales at their plain meaning only. */
 static bool check_quant(const Fuse *f, const Match *k)
 {
-    const Op *s = op_at(f->m, k->op[k->n - 2]), *q = op_at(f->m, k->op[k->n - 1]);
+    const Op *q = op_at(f->m, k->op[k->n - 1]);
+    OpId scale = k->n > 1 ? k->op[k->n - 2] : 0;
+    bool narrow = op_dtype(f->m, q) == DT_S8 || op_dtype(f->m, q) == DT_S4;
+    if (type_of(f->m, q->in[0])->rank != 2) return false;
+    if (!scale || op_at(f->m, scale)->kind != OP_QPARAMS) return narrow && is_static(f, q);
+    const Op *s = op_at(f->m, scale);
     double d = op_float(s, A_SCALE) - 1;
-    return s->in[0] == q->in[0] && op_dtype(f->m, s) == op_dtype(f->m, q) &&
-           op_int(s, A_GROUP) == op_int(q, A_GROUP) && !(d < 0) && !(d > 0) &&
-           type_of(f->m, q->in[0])->rank == 2;
+    bool plain = !(d < 0) && !(d > 0) && !op_int(s, A_FULL) && !op_int(q, A_FULL);
+    return s->in[0] == q->in[0] && q->in[1] == s->out && op_dtype(f->m, s) == op_dtype(f->m, q) &&
+           op_int(s, A_GROUP) == op_int(q, A_GROUP) && (narrow || plain);
+}
+
+static bool check_hadamard(const Fuse *f, const Match *k)
+{
+    const Op *h = op_at(f->m, k->op[0]);
+    return !op_int(h, A_SEED) && !*op_str(f->m, h, A_MODE) && check_quant(f, k);
 }
 
 static bool is_vector(const Fuse *f, ValueId v, i64 cols)
@@ -158,7 +244,7 @@ static const char *format_of(const Fuse *f, OpId quantize)
     const Op *op = op_at(f->m, quantize);
     DType dt = op_dtype(f->m, op);
     i64 group = op_int(op, A_GROUP);
-    if (dt == DT_S8 && !group) return "s8";
+    if ((dt == DT_S8 || dt == DT_S4) && !group) return "s8"; /* a byte per element either way */
     if (dt == DT_S16) return group == 32 ? "s16g32" : group ? NULL : "s16";
     return NULL;
 }
@@ -191,12 +277,16 @@ static const char *weight_format(const Fuse *f, const Op *op)
         }
         return "f32";
     }
-    /* Activations: s8 or s16 with one scale per row for s8 weights, s16 in the weight's groups for
-     * u4g32. */
+    /* Activations: bytes or s16 with one scale per row for s8 weights, bytes for s4, s16 in the
+     * weight's groups for u4g32. One scale for all rows is static: bytes only. */
     DType dt = type_of(f->m, op->in[2])->dt, xdt = type_of(f->m, op->in[0])->dt;
     const Type *xs = type_of(f->m, op->in[1]), *ws = type_of(f->m, op->in[3]);
     i64 group = op_int(op, A_GROUP);
-    if (dt == DT_S8 && !group && !op_in(op, 4) && (xdt == DT_S8 || xdt == DT_S16)) return "s8";
+    bool bytes = xdt == DT_S8 || xdt == DT_S4,
+         fixed = is_const(f->m, op->in[1]) && type_elems(xs) == 1;
+    if (is_const(f->m, op->in[1]) && !(fixed && bytes)) return NULL;
+    if (dt == DT_S8 && !group && !op_in(op, 4) && (bytes || xdt == DT_S16)) return "s8";
+    if (dt == DT_S4 && !group && !op_in(op, 4) && bytes) return "s4";
     if (dt == DT_U4 && group == 32 && op_in(op, 4) && xdt == DT_S16 &&
         type_cols(xs) == type_cols(ws))
         return "u4g32";
@@ -211,6 +301,13 @@ static const char *name_linear(Fuse *f, const Match *k, const char *epilogue)
     const char *format = weight_format(f, op);
     if (!is_const(f->m, w) || (bias && !is_const(f->m, bias)) || !format) return NULL;
     return arena_printf(f->cx->a, "linear.%s%s", format, epilogue);
+}
+
+/* Only bytes come out of these kernels. */
+static const char *name_bytes(Fuse *f, const Match *k, const char *kernel)
+{
+    const char *format = format_of(f, k->op[k->n - 1]);
+    return format && strcmp(format, "s8") == 0 ? arena_printf(f->cx->a, "%s.s8", kernel) : NULL;
 }
 
 static const char *name_fixed(Fuse *f, const Match *k, const char *kernel)
@@ -240,7 +337,7 @@ static const char *name_binary(Fuse *f, const Match *k, const char *name)
 
 /* A node and its operands: letters of earlier nodes, in order; 0 or nothing: any value. */
 #define NODE(kind, flags, ...) {kind, {__VA_ARGS__}, flags}
-enum { A = 1, B, C, D, E, F, G, H, I, J, K, L };
+enum { A = 1, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R };
 
 /* clang-format off */
 static const Pattern patterns[] = {
@@ -256,7 +353,14 @@ static const Pattern patterns[] = {
         [QKV_KN]     = NODE(OP_RMSNORM, OPTIONAL, F),
         [QKV_QR]     = NODE(OP_ROPE, OPTIONAL | OUT, H),
         [QKV_KR]     = NODE(OP_ROPE, OPTIONAL, I),
-        [QKV_APPEND] = NODE(OP_KV_APPEND, 0, K, G)}},
+        [QKV_QM]     = NODE(OP_HADAMARD, OPTIONAL | OUT, J),
+        [QKV_KM]     = NODE(OP_HADAMARD, OPTIONAL, K),
+        [QKV_KS]     = NODE(K_QPARAMS, OPTIONAL | OR_CONST, M),
+        [QKV_KQ]     = NODE(OP_QUANTIZE, OPTIONAL, M, N),
+        [QKV_VS]     = NODE(K_QPARAMS, OPTIONAL | OR_CONST, G),
+        [QKV_VQ]     = NODE(OP_QUANTIZE, OPTIONAL, G, P),
+        [QKV_QQ]     = NODE(OP_QUANTIZE, OPTIONAL | OUT, L),
+        [QKV_APPEND] = NODE(OP_KV_APPEND, 0, O, Q, 0, 0, 0, N, 0, P)}},
     {name_linear, ".swiglu", check_swiglu, {
         NODE(K_LINEAR, 0, 0),
         NODE(OP_SLICE, 0, A),
@@ -270,10 +374,19 @@ static const Pattern patterns[] = {
     {name_linear, "", NULL, {NODE(K_LINEAR, OUT, 0), NODE(OP_RESHAPE, OPTIONAL | OUT, A)}},
     {name_norm, "norm", check_quant, {
         NODE(OP_RMSNORM, 0, 0),
-        NODE(OP_QPARAMS, OUT, A),
+        NODE(OP_QPARAMS, OPTIONAL | OUT | OR_CONST, A),
         NODE(OP_QUANTIZE, OUT, A, B)}},
     {name_norm, "norm", NULL, {NODE(OP_RMSNORM, OUT, 0)}},
+    {name_bytes, "hadamard", check_hadamard, {
+        NODE(OP_HADAMARD, 0, 0),
+        NODE(OP_QPARAMS, OPTIONAL | OUT | OR_CONST, A),
+        NODE(OP_QUANTIZE, OUT, A, B)}},
+    {name_bytes, "attend", check_quant, {
+        NODE(OP_ATTEND, 0, 0),
+        NODE(OP_RESHAPE, 0, A),
+        NODE(OP_QUANTIZE, OUT, B)}},
     {name_with_format, "quant", check_quant, {NODE(OP_QPARAMS, OUT, 0), NODE(OP_QUANTIZE, OUT, 0, A)}},
+    {name_with_format, "quant", check_quant, {NODE(OP_QUANTIZE, OUT, 0)}},
     {name_embed, "embed", NULL, {NODE(OP_EMBEDDING, OUT, 0)}},
     {name_fixed, "attend", NULL, {NODE(OP_ATTEND, OUT, 0), NODE(OP_RESHAPE, OPTIONAL | OUT, A)}},
     {name_fixed, "glu", NULL, {NODE(K_ACT, 0, 0), NODE(OP_MUL, OUT | COMMUTES, A)}},
@@ -291,6 +404,7 @@ static bool kind_is(u32 want, OpKind kind)
 {
     if (want == K_LINEAR) return kind == OP_LINEAR || kind == OP_QLINEAR;
     if (want == K_ACT) return kind == OP_SILU || kind == OP_GELU;
+    if (want == K_QPARAMS) return kind == OP_QPARAMS || kind == OP_QPARAMS_ASYM;
     return want == (u32)kind;
 }
 
@@ -311,8 +425,14 @@ static bool operands_fit(const Fuse *f, const Pattern *p, const Match *k, const 
                          const Op *op, bool swap)
 {
     for (u32 i = 0; i < OPERANDS; i++) {
-        u32 at = swap ? 1 - i : i;
-        if (n->in[i] && op_in(op, at) != letter_value(f, p, k, n->in[i])) return false;
+        const u32 letter = n->in[i];
+        if (!letter) continue;
+        const ValueId v = op_in(op, swap && i < 2 ? 1 - i : i);
+        if (!k->op[letter - 1] && p->node[letter - 1].flags & OR_CONST) {
+            if (v && !is_const(f->m, v)) return false;
+        } else if (v != letter_value(f, p, k, letter)) {
+            return false;
+        }
     }
     return true;
 }
@@ -439,6 +559,20 @@ static bool try_pattern(Fuse *f, const Pattern *p, OpId id)
     return true;
 }
 
+static bool refuse_quantise(const Fuse *f, const Op *op)
+{
+    if (type_of(f->m, op->in[0])->rank != 2)
+        return pass_fail(
+            f->cx, op,
+            "no kernel quantises heads but the one that makes q, k and v together "
+            "(merge-linears); it takes a Hadamard transform of a power of two up to 256, "
+            "and a constant scale per head or scales of k and v that it computes");
+    return pass_fail(
+        f->cx, op,
+        "no kernel quantises this: s8 and s4 go by rows or by one constant, s16 by rows "
+        "or in groups of 32");
+}
+
 /* Ops that no pattern took: reshapes join the step they read from, the others stand alone under
  * their mnemonic. */
 static bool take_rest(Fuse *f)
@@ -456,6 +590,8 @@ static bool take_rest(Fuse *f)
         else if (op->kind == OP_LINEAR || op->kind == OP_QLINEAR)
             return pass_fail(f->cx, op, "no kernel multiplies these types (layouts of weights: %s)",
                              pack_layout_names());
+        else if (op->kind == OP_QUANTIZE || op->kind == OP_QPARAMS || op->kind == OP_QPARAMS_ASYM)
+            return refuse_quantise(f, op);
         else
             take(f, &(Match){.op = {id}, .n = 1}, op_info[op->kind].mnemonic);
     }
