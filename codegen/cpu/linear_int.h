@@ -20,6 +20,7 @@
 #ifndef PFQC_CODEGEN_CPU_LINEAR_INT_H
 #define PFQC_CODEGEN_CPU_LINEAR_INT_H
 
+#include "amx.h"
 #include "linear.h"
 
 enum {
@@ -251,6 +252,98 @@ PFQ_INLINE void stream(const Lin *l, const char *w, int32_t col)
 }
 #endif
 
+#if PFQ_AMX
+/* ---- AMX: 32 u8 rows x 2 tiles of weights at a time ---- */
+
+enum { AMX_TOKENS = 4 }; /* fewer in a call are left to VNNI */
+
+PFQ_INLINE bool use_amx(const PfqArgs *a)
+{
+    return a->T >= AMX_TOKENS;
+}
+
+/* Bytes of one tile's weights as rows of AMX tiles, 4 k x 16 rows each. */
+PFQ_INLINE int64_t amx_bytes(void)
+{
+    return 16 * (int64_t)pfq_up(c_K, 64);
+}
+
+/* What AMX cannot load from the packed tiles goes to l->extra: bytes of unpacked nibbles, or the
+ * last columns filled up with zeros to 64. */
+PFQ_INLINE void amx_unpack(const Lin *l, const char *w, int32_t m)
+{
+    const int32_t per = 64 / STEP, from = NIBBLES ? 0 : steps() / per * per;
+    for (int32_t i = 0; i < m; i++, w += tile_bytes()) {
+        char *to = (char *)l->extra + i * amx_bytes();
+        for (int32_t k = from; k < pfq_up(steps(), per); k++) {
+            __m512i wk[PARTS];
+            PFQ_UNROLL for (int32_t p = 0; p < PARTS; p++) wk[p] = _mm512_setzero_si512();
+            if (k < steps()) weights(w + HEAD + 64 * (int64_t)k, wk);
+            PFQ_UNROLL for (int32_t p = 0; p < PARTS; p++)
+                _mm512_store_si512(to + 64 * (PARTS * (int64_t)k + p), wk[p]);
+        }
+    }
+}
+
+/* Sums of n groups of rows (x[0], x[1]) with m tiles to out[group][tile][row]. */
+PFQ_INLINE void amx_dots(const Lin *l, const uint8_t *const x[2], int64_t xs, const char *w,
+                         int32_t n, int32_t m, I out[2][2][16])
+{
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int32_t k = 0; k < (c_K + 63) / 64; k++) {
+        const bool packed = !NIBBLES && 16 * (k + 1) <= steps();
+        const char *wk = (packed ? w + HEAD : (const char *)l->extra) + 1024 * (int64_t)k;
+        _tile_loadd(4, x[0] + 64 * k, xs);
+        _tile_loadd(6, wk, 64);
+        _tile_dpbusd(0, 4, 6);
+        if (m == 2) {
+            _tile_loadd(7, wk + (packed ? tile_bytes() : amx_bytes()), 64);
+            _tile_dpbusd(1, 4, 7);
+        }
+        if (n == 1) continue;
+        _tile_loadd(5, x[1] + 64 * k, xs);
+        _tile_dpbusd(2, 5, 6);
+        if (m == 2) _tile_dpbusd(3, 5, 7);
+    }
+    _tile_stored(0, out[0][0], 64);
+    if (m == 2) _tile_stored(1, out[0][1], 64);
+    if (n == 1) return;
+    _tile_stored(2, out[1][0], 64);
+    if (m == 2) _tile_stored(3, out[1][1], 64);
+}
+
+/* The two groups of rows are 32 tokens, or the two planes of 16. Where fewer tokens are left, a
+ * group starts earlier and its first ones are not used. */
+PFQ_INLINE void amx_tokens(const Lin *l, const char *w, int32_t m, int32_t col)
+{
+    const int32_t T = l->a->T, rows = pfq_min(16, T), per = planes();
+    const int64_t xs = x_stride() * per;
+    I sums[2][2][16] __attribute__((aligned(64)));
+    amx_unpack(l, w, m);
+    for (int32_t t = 0; t < l->tn; t += 32 / per) {
+        const int32_t n = per == 2 || t + 16 < l->tn ? 2 : 1;
+        int32_t at[2]; /* first token of each group, in the block; may be negative */
+        const uint8_t *x[2];
+        for (int32_t g = 0; g < 2; g++) {
+            at[g] = pfq_min(t + (per == 2 ? 0 : 16 * g), T - l->t0 - rows);
+            x[g] = x_row(l, at[g]) + (per == 2 ? g * x_stride() : 0);
+        }
+        if (n == 2)
+            amx_dots(l, x, xs, w, 2, m, sums);
+        else
+            amx_dots(l, x, xs, w, 1, m, sums);
+        for (int32_t g = 0; g < n && (per == 1 || g == 0); g++)
+            for (int32_t i = 0; i < m; i++)
+                for (int32_t j = pfq_max(t + 16 * g - at[g], 0); j < rows; j++)
+                    finish(l, w + i * tile_bytes(), at[g] + j, col + 16 * i, sums[g][i][j],
+                           sums[1][i][j]);
+    }
+}
+#endif
+
 PFQ_INLINE void lin_prepare(const Lin *l)
 {
     (void)l;
@@ -260,6 +353,14 @@ PFQ_INLINE void lin_block(const Lin *l, int32_t tile, int32_t tiles)
 {
     const char *w = (const char *)l->a->w + tile * tile_bytes();
     int32_t i = 0;
+#if PFQ_AMX
+    if (use_amx(l->a)) {
+        for (; i + 2 <= tiles; i += 2)
+            amx_tokens(l, w + i * tile_bytes(), 2, i * 16);
+        if (i < tiles) amx_tokens(l, w + i * tile_bytes(), 1, i * 16);
+        return;
+    }
+#endif
 #if PFQ_VNNI
     if (l->tn == 1) {
         for (; i < tiles; i++)
@@ -271,6 +372,17 @@ PFQ_INLINE void lin_block(const Lin *l, int32_t tile, int32_t tiles)
 #endif
     for (; i < tiles; i++)
         tokens(l, w + i * tile_bytes(), 1, i * 16);
+}
+
+PFQ_INLINE void lin_int_run(const PfqArgs *a, int tid, int nt)
+{
+#if PFQ_AMX
+    if (use_amx(a)) amx_begin(pfq_min(16, a->T));
+#endif
+    lin_run(a, tid, nt);
+#if PFQ_AMX
+    if (use_amx(a)) amx_end();
+#endif
 }
 
 #endif

@@ -5,5 +5,5 @@
 
 void pfq_linear_s8(const PfqArgs *a, int tid, int nt)
 {
-    lin_run(a, tid, nt);
+    lin_int_run(a, tid, nt);
 }

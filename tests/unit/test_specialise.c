@@ -221,6 +221,7 @@ static void targets_are_known(void **state)
     assert_string_equal(target(&a, "cpu:x86-64-v4").variant->name, "avx2");
     assert_string_equal(target(&a, "cpu:znver4").variant->name, "avx512vnni");
     assert_string_equal(target(&a, "cpu:znver4").tune, "znver4");
+    assert_string_equal(target(&a, "cpu:sapphirerapids").variant->name, "avx512amx");
     Diag d;
     diag_init(&d, &a);
     d.silent = true;
