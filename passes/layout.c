@@ -12,14 +12,37 @@ typedef struct Layout {
     Map packed; /* key of pack -> its value */
 } Layout;
 
-/* Operands of pack for the weight of op: [w], [q, s] or [q, s, m]. */
-static u32 pack_operands(const Module *m, const Op *op, const PackLayout *l, ValueId out[3])
+/* The column of scales ws * xs: with a static activation one constant per output channel holds
+ * both, and the kernel reads no scale of the activation. Layouts that keep scales in f16 (u4g32)
+ * would round the product and do without. */
+static bool fold_static_scale(Layout *lay, const Op *op, ValueId *scale)
 {
+    Module *m = lay->cx->m;
+    ValueId xs = op->in[1];
+    if (!is_const(m, xs) || type_elems(type_of(m, xs)) != 1) return true;
+    bool added;
+    const char *key = arena_printf(lay->cx->a, "scale %u %u", *scale, xs);
+    u32 *slot = map_put(&lay->packed, str_c(key), &added);
+    if (added) {
+        Builder b = {.m = m, .d = lay->cx->d, .layer = op->layer};
+        const char *name = arena_printf(lay->cx->a, "%s" SUFFIX_SCALE SUFFIX_PACK,
+                                        pass_base_name(lay->cx, *scale));
+        *slot = ir_op(&b, OP_MUL, INS(*scale, xs), NULL, 0, name);
+    }
+    *scale = *slot;
+    return *slot != 0;
+}
+
+/* Operands of pack for the weight of op: [w], [q, s] or [q, s, m]; their number, 0 after a
+ * diagnostic. */
+static u32 pack_operands(Layout *lay, const Op *op, const PackLayout *l, ValueId out[3])
+{
+    const Module *m = lay->cx->m;
     ValueId w = op->in[op->kind == OP_QLINEAR ? 2 : 1];
     if (op->kind == OP_QLINEAR) {
         for (u32 i = 0; i < 3; i++)
             out[i] = op_in(op, 2 + i);
-        return l->operands;
+        return l->operands != 2 || fold_static_scale(lay, op, &out[1]) ? l->operands : 0;
     }
     const Op *dq = def_of(m, w);
     if (l->operands == 1) {
@@ -41,7 +64,8 @@ static ValueId pack(Layout *lay, const Op *op, const char *layout, i64 interleav
                   layout, pack_layout_names());
         return 0;
     }
-    u32 n = pack_operands(m, op, l, in);
+    u32 n = pack_operands(lay, op, l, in);
+    if (!n) return 0;
     const char *key = arena_printf(lay->cx->a, "%s %u %u %u %lld", layout, in[0], n > 1 ? in[1] : 0,
                                    n > 2 ? in[2] : 0, (long long)interleave);
     bool added;

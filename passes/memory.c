@@ -173,6 +173,22 @@ static void write_places(Plan *p)
     }
 }
 
+/* Bytes of a state, or of one token's rows in a cache [g,C,d]: the row of a head is whole bytes, so
+ * 4-bit elements lie two in each. */
+static bool state_bytes(const Type *t, bool cache, u64 *bytes)
+{
+    u64 bits = dtype_info[t->dt].bits;
+    if (cache) {
+        u64 row = 0;
+        return t->dim[0] > 0 && t->dim[2] > 0 && ckd_mul(&row, (u64)t->dim[2], bits) &&
+               row >> 46 == 0 && ckd_mul(bytes, (row + 7) / 8, (u64)t->dim[0]);
+    }
+    *bytes = element_bytes(t->dt);
+    for (u32 k = 0; k < t->rank; k++)
+        if (t->dim[k] <= 0 || !ckd_mul(bytes, *bytes, (u64)t->dim[k])) return false;
+    return true;
+}
+
 /* States: those of the KV cache by bytes per token, the others at the start of the arena. */
 static bool place_states(Plan *p)
 {
@@ -184,11 +200,8 @@ static bool place_states(Plan *p)
         if (op->kind != OP_STATE) continue;
         const Type *t = type_of(m, op->out);
         bool cache = is_kv_state(m, op);
-        u64 size = element_bytes(t->dt);
-        bool ok = true;
-        for (u32 k = 0; k < t->rank; k++)
-            if (!(cache && k == 1))
-                ok = ok && t->dim[k] > 0 && ckd_mul(&size, size, (u64)t->dim[k]);
+        u64 size;
+        bool ok = state_bytes(t, cache, &size);
         u64 *end = cache ? &kv : &p->reserved;
         if (!ok || size >> 46 || *end >> 46)
             return pass_fail(p->cx, op, "the state has no size that fits in memory");

@@ -34,10 +34,16 @@ static double *evaluate(Diag *d, Module *m, bool decode, Arena *a, i64 *n)
     return compare_logits(d, m, tokens, TOKENS, decode, a, n);
 }
 
+/* Caches of f16, or of scales in f16, round what the graph kept in f32. */
 static PassKind kind_of(const PassCx *cx, const PassInfo *info)
 {
+    const Module *m = cx->m;
     if (info->kind != KIND_KV) return info->kind;
-    return strcmp(pass_word(cx, "kv"), "f32") == 0 ? KIND_EXACT : KIND_QUANT;
+    for (u32 i = 0; i < m->consts.n; i++) {
+        const Op *op = op_at(m, m->consts.at[i]);
+        if (op->kind == OP_STATE && type_of(m, op->out)->dt == DT_F16) return KIND_QUANT;
+    }
+    return KIND_EXACT;
 }
 
 static bool judge(const PassCx *cx, const PassInfo *info, const char *what, const Compare *c)

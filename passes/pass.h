@@ -24,7 +24,7 @@ typedef enum PassKind {
     KIND_QUANT,
     KIND_LOOSE,
     KIND_KV
-} PassKind; /* KV: EXACT if kv is f32, else QUANT */
+} PassKind; /* KV: QUANT if it made states of f16, else EXACT */
 
 typedef struct PassInfo {
     const char *name;

@@ -14,8 +14,11 @@
  *   @logits(rows i32[R]) -> f32[R,vocab]   of rows of @hidden, by row number of the last prefill
  *   @decode(tokens i32[1], pos i32[1]) -> f32[1,vocab]
  *   @hidden f32[chunk,hidden] lives in the activation arena and survives from @prefill to @logits;
- *   @kv.L.k, @kv.L.v dtype[kv_heads,C,head_dim] live in the KV cache. T is at most meta "chunk", R
- * at most meta "rows".
+ *   @kv.L.k, @kv.L.v dtype[kv_heads,C,head_dim] live in the KV cache: f32, f16, or the integers s8,
+ * u8, s4, u4 of quantised keys and values. Their scales and offsets are constants (static) or states
+ * @kv.L.k.s, .k.m, .v.s, .v.m f16[kv_heads,C,1] beside them. Behind a prefix of p rows (attribute of
+ * kv_append and attend, whose last operands it is) position pos has row pos - p. T is at most meta
+ * "chunk", R at most meta "rows".
  *
  * fuse: every op has a step; steps are runs of consecutive ops, numbered from 1 in order.
  * Step.kernel is the name of a kernel in codegen/cpu/kernels.def, followed for some by a dot and a
@@ -31,7 +34,8 @@
  * by their mnemonic XF and the formats of activations: ARCHITECTURE.md "Activations a kernel
  * reads". Reshapes move nothing: a reshape's result has the place of its operand, and belongs to
  * the step of its producer. layout: Step.weights of embed and linear steps is a `pack` constant.
- * The operand of the op itself stays, for its meaning. A bias is the op's operand, in the order of
+ * The operand of the op itself stays, for its meaning; in layouts s8 and s4 the packed scales are
+ * ws * xs when the activation's scale xs is one constant (static). A bias is the op's operand, in the order of
  * the weight's rows (swiglu: gate then up, not interleaved). memory: attribute `at` of each op, one
  * entry per result:
  *   - a value that crosses steps: its byte offset in the activation arena, a multiple of 64. Its
@@ -40,7 +44,9 @@
  *   - -1: it lives inside its step, or is a result of the function (which is written where the
  * caller says), or is a reshape of a parameter.
  *   - of a state in the KV cache: bytes per token of all states before it; its bytes are `at * ctx`
- * onwards, and every state's row is rounded up to 64 bytes. Meta "kv_row_bytes" is the sum.
+ * onwards: head after head, row after row, a row of one head being head_dim elements (s4, u4: two in
+ * a byte, element 2i in the low nibble; an odd row's last high nibble is padding). Every state's
+ * bytes per token are rounded up to 64. Meta "kv_row_bytes" is the sum.
  * @hidden: its offset in the arena. Buffers are reused: a step may write where an earlier step
  * read. Code that leaves out a barrier between two steps must look at ranges, not only at operands.
  * Fn.act_bytes is the function's arena; the arenas of the three overlap.

@@ -1,11 +1,18 @@
 /* phases: the graph of a whole text becomes the three functions that a runtime calls: @prefill
  * extends the caches by a chunk and keeps final hidden states, @logits reads some of them, @decode
- * does both for one token. `attention` becomes kv_append and attend over states.
+ * does both for one token. `attention` becomes kv_append and attend over states: of integers when
+ * it reads dequantized keys or values, else of floats.
  */
 #include "passes/pass.h"
 
-typedef struct CachePair { /* states of one attention */
-    ValueId k, v;
+#include "ir/text.h"
+
+typedef struct Cache { /* states of one side, keys or values, of one attention; 0: none */
+    ValueId rows, scale, offset;
+} Cache;
+
+typedef struct CachePair {
+    Cache side[2]; /* k, v */
 } CachePair;
 
 typedef struct Phase {
@@ -13,6 +20,8 @@ typedef struct Phase {
     u32 from; /* @main */
     Tail tail;
     bool *is_tail; /* [ops] computed from the cut by nothing but rows of its own */
+    bool *unread;  /* [ops] dequantize ops whose integers go to caches instead */
+    i64 prefix;    /* rows that every attention begins with */
     ValueId hidden;
     VEC(CachePair) caches; /* by cache number */
 } Phase;
@@ -72,43 +81,159 @@ static bool find_tail(Phase *p)
            pass_fail(p->cx, def_of(m, p->tail.cut), "the final hidden states are no matrix");
 }
 
+/* The dequantize op that makes keys or values of v, NULL when they are floats. */
+static const Op *dequantized(const Module *m, ValueId v)
+{
+    const Op *op = def_of(m, v);
+    return op->kind == OP_DEQUANTIZE && !is_const(m, v) ? op : NULL;
+}
+
+/* Integers that a cache holds come with one scale per head, fixed, or one per token and head; their
+ * offset likewise. */
+static bool check_scales(Phase *p, const Op *attention, const Op *dq, const char *what)
+{
+    Module *m = p->cx->m;
+    const Type *q = type_of(m, dq->in[0]);
+    if (q->dt != DT_S4 && q->dt != DT_S8 && q->dt != DT_U4 && q->dt != DT_U8)
+        return pass_fail(p->cx, attention, "%s are quantised to %s; caches hold s8, u8, s4 and u4",
+                         what, dtype_info[q->dt].name);
+    for (u32 i = 1; i < 3 && op_in(dq, i); i++) {
+        const Type *t = type_of(m, dq->in[i]);
+        bool per_head = t->rank <= 2 && type_cols(t) == 1,
+             per_token =
+                 t->rank == 3 && t->dim[0] == DIM_T && t->dim[1] == q->dim[1] && t->dim[2] == 1;
+        if (is_const(m, dq->in[i]) ? !per_head : !per_token)
+            return pass_fail(p->cx, attention,
+                             "%s have scales %s; caches take one per head (a constant [%lld,1]) or "
+                             "one per token and head",
+                             what, ir_type_text(m, t), (long long)q->dim[1]);
+    }
+    return !op_in(dq, 2) || is_const(m, dq->in[2]) == is_const(m, dq->in[1]) ||
+           pass_fail(p->cx, attention, "of scale and offset of %s one is constant, the other not",
+                     what);
+}
+
+static ValueId cache_state(Phase *p, const Op *attention, const char *suffix, DType dt, i64 cols)
+{
+    const Type *k = type_of(p->cx->m, attention->in[1]);
+    const i64 dim[3] = {k->dim[1], DIM_C, cols};
+    const char *name =
+        arena_printf(p->cx->a, "kv.%lld.%s", (long long)op_int(attention, A_CACHE), suffix);
+    return state(p->cx, name, dt, 3, dim);
+}
+
+/* States of keys (side 0) or values (side 1). */
+static bool make_side(Phase *p, const Op *attention, u32 side, DType kv, Cache *c)
+{
+    static const char *const suffix[2][3] = {{"k", "k.s", "k.m"}, {"v", "v.s", "v.m"}};
+    const Module *m = p->cx->m;
+    const Op *dq = dequantized(m, attention->in[1 + side]);
+    i64 d = type_cols(type_of(m, attention->in[1]));
+    if (!dq) return (c->rows = cache_state(p, attention, suffix[side][0], kv, d)) != 0;
+    if (!check_scales(p, attention, dq, side ? "values" : "keys")) return false;
+    bool constant = is_const(m, dq->in[1]), offset = op_in(dq, 2) != 0;
+    c->rows = cache_state(p, attention, suffix[side][0], type_of(m, dq->in[0])->dt, d);
+    if (constant) return c->rows != 0;
+    c->scale = cache_state(p, attention, suffix[side][1], DT_F16, 1);
+    if (offset) c->offset = cache_state(p, attention, suffix[side][2], DT_F16, 1);
+    return c->rows && c->scale && (!offset || c->offset);
+}
+
+/* All attentions begin with the same number of rows, because positions count them. */
+static bool check_prefix(Phase *p, const Op *attention)
+{
+    ValueId k = op_in(attention, 4);
+    i64 rows = k ? type_of(p->cx->m, k)->dim[0] : 0;
+    if (p->prefix < 0) p->prefix = rows;
+    return rows == p->prefix ||
+           pass_fail(p->cx, attention, "a prefix of %lld rows here, of %lld in an attention before",
+                     (long long)rows, (long long)p->prefix);
+}
+
 static bool make_states(Phase *p, DType kv)
 {
     Module *m = p->cx->m;
+    p->prefix = -1;
     for (u32 i = 0; i < m->fns.at[p->from].body.n; i++) {
-        const Op *op = op_at(m, m->fns.at[p->from].body.at[i]);
-        if (op->kind != OP_ATTENTION) continue;
-        i64 n = op_int(op, A_CACHE);
-        if (op_in(op, 4))
-            return pass_fail(p->cx, op, "a constant prefix cannot be split into phases yet");
+        OpId id = m->fns.at[p->from].body.at[i];
+        if (op_at(m, id)->kind != OP_ATTENTION) continue;
+        const Op op = *op_at(m, id); /* states are new ops: the table moves */
+        i64 n = op_int(&op, A_CACHE);
         if (n < 0 || n > 65535)
-            return pass_fail(p->cx, op, "cache %lld, expected 0 to 65535", (long long)n);
+            return pass_fail(p->cx, &op, "cache %lld, expected 0 to 65535", (long long)n);
         while (p->caches.n <= (u32)n)
             vec_push(p->cx->a, &p->caches, ((CachePair){0}));
         CachePair *c = &p->caches.at[n];
-        if (c->k)
-            return pass_fail(p->cx, op, "cache %lld belongs to an attention before this one",
+        if (c->side[0].rows)
+            return pass_fail(p->cx, &op, "cache %lld belongs to an attention before this one",
                              (long long)n);
-        const Type *k = type_of(m, op->in[1]);
-        const i64 dim[3] = {k->dim[1], DIM_C, k->dim[2]};
-        c->k = state(p->cx, arena_printf(p->cx->a, "kv.%lld.k", (long long)n), kv, 3, dim);
-        c->v = state(p->cx, arena_printf(p->cx->a, "kv.%lld.v", (long long)n), kv, 3, dim);
-        if (!c->k || !c->v) return false;
+        if (!check_prefix(p, &op) || !make_side(p, &op, 0, kv, &c->side[0]) ||
+            !make_side(p, &op, 1, kv, &c->side[1]))
+            return false;
     }
     return true;
 }
 
-static ValueId split_attention(Phase *p, Builder *b, OpId id, const ValueId *in)
+/* Dequantize ops that only attentions read, as keys or values. */
+static void find_unread(Phase *p)
 {
-    const Op *op = op_at(p->cx->m, id);
-    CachePair c = p->caches.at[op_int(op, A_CACHE)];
-    const AttrSpec *attrs =
-        ATTRS({A_SCALE, .f = op_float(op, A_SCALE)}, {A_WINDOW, .i = op_int(op, A_WINDOW)});
-    const char *name =
-        arena_printf(p->cx->a, "%s", ir_cstr(p->cx->m, value_at(p->cx->m, op->out)->name));
-    b->layer = op->layer;
-    if (!ir_op(b, OP_KV_APPEND, INS(in[1], in[2], in[3], c.k, c.v), NULL, 0, NULL)) return 0;
-    return ir_op(b, OP_ATTEND, INS(in[0], in[3], c.k, c.v), attrs, 0, *name ? name : NULL);
+    Module *m = p->cx->m;
+    Uses u = uses_build(p->cx->a, m);
+    p->unread = NEWN(p->cx->a, bool, m->ops.n);
+    for (u32 i = 0; i < m->fns.at[p->from].body.n; i++) {
+        OpId id = m->fns.at[p->from].body.at[i];
+        const Op *op = op_at(m, id);
+        if (op->kind != OP_DEQUANTIZE || u.result[op->out] || !uses_n(&u, op->out)) continue;
+        bool unread = true;
+        for (u32 k = 0; k < uses_n(&u, op->out); k++) {
+            const Op *user = op_at(m, uses_at(&u, op->out, k));
+            unread = unread && user->kind == OP_ATTENTION && user->in[0] != op->out;
+        }
+        p->unread[id] = unread;
+    }
+}
+
+static u32 without_trailing(const ValueId *in, u32 n)
+{
+    while (n && !in[n - 1])
+        n--;
+    return n;
+}
+
+/* attention of the op `id`; map takes its operands, and what they are dequantized from, to values
+ * of the new function. */
+static ValueId split_attention(Phase *p, Builder *b, OpId id, const ValueId *map)
+{
+    Module *m = p->cx->m;
+    const Op op = *op_at(m, id);
+    const CachePair c = p->caches.at[op_int(&op, A_CACHE)];
+    ValueId append[13] = {0, 0, map[op.in[3]], c.side[0].rows, c.side[1].rows},
+            attend[11] = {map[op.in[0]], map[op.in[3]], c.side[0].rows, c.side[1].rows};
+    for (u32 s = 0; s < 2; s++) {
+        const Op *dq = dequantized(m, op.in[1 + s]);
+        const Cache *side = &c.side[s];
+        append[s] = map[dq ? dq->in[0] : op.in[1 + s]];
+        if (!dq) continue;
+        ValueId scale = map[dq->in[1]], offset = op_in(dq, 2) ? map[dq->in[2]] : 0;
+        attend[5 + 2 * s] = side->scale ? side->scale : scale;
+        attend[6 + 2 * s] = side->scale ? side->offset : offset;
+        if (!side->scale) continue;
+        append[5 + 2 * s] = scale;
+        append[6 + 2 * s] = offset;
+        append[9 + 2 * s] = side->scale;
+        append[10 + 2 * s] = side->offset;
+    }
+    for (u32 k = 4; k < 6; k++)
+        attend[5 + k] = op_in(&op, k);
+    const AttrSpec prefix = {A_PREFIX, .i = p->prefix};
+    const char *name = arena_printf(p->cx->a, "%s", ir_cstr(m, value_at(m, op.out)->name));
+    b->layer = op.layer;
+    if (!ir_op(b, OP_KV_APPEND, append, without_trailing(append, 13), ATTRS(prefix), 0, NULL))
+        return 0;
+    return ir_op(b, OP_ATTEND, attend, without_trailing(attend, 11),
+                 ATTRS({A_SCALE, .f = op_float(&op, A_SCALE)},
+                       {A_WINDOW, .i = op_int(&op, A_WINDOW)}, prefix),
+                 0, *name ? name : NULL);
 }
 
 /* Copies ops of @main (those of the tail, or the others, or all) to fn; map takes old values to new
@@ -119,13 +244,13 @@ static bool copy_ops(Phase *p, u32 fn, bool tail, bool others, i64 sym, i64 to, 
     Builder b = {.m = m, .d = p->cx->d, .fn = fn};
     for (u32 i = 0; i < m->fns.at[p->from].body.n; i++) {
         OpId id = m->fns.at[p->from].body.at[i];
-        if (p->is_tail[id] ? !tail : !others) continue;
+        if (p->unread[id] || (p->is_tail[id] ? !tail : !others)) continue;
         ValueId in[64];
         for (u32 k = 0; k < op_at(m, id)->nin; k++)
             in[k] = map[op_at(m, id)->in[k]];
         bool attention = op_at(m, id)->kind == OP_ATTENTION;
         ValueId out =
-            attention ? split_attention(p, &b, id, in) : pass_copy_op(p->cx, &b, id, in, sym, to);
+            attention ? split_attention(p, &b, id, map) : pass_copy_op(p->cx, &b, id, in, sym, to);
         if (!out) return false;
         for (u32 k = 0; k < op_at(m, id)->nout; k++)
             map[op_at(m, id)->out + k] = out + k;
@@ -212,6 +337,7 @@ bool pass_phases(PassCx *cx)
     const i64 dim[2] = {chunk, type_cols(type_of(m, p.tail.cut))};
     p.hidden = state(cx, "hidden", DT_F32, 2, dim);
     if (!p.hidden || !make_states(&p, kv)) return false;
+    find_unread(&p);
     if (!make_prefill(&p) || !make_logits(&p) || !make_decode(&p)) return false;
     ir_fn_remove(m, p.from);
     ir_meta_int(m, "chunk", chunk);

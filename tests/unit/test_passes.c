@@ -48,7 +48,7 @@ static i64 bytes_of(const Module *m, ValueId v)
     i64 k = 1;
     for (u32 i = 1; i < t->rank; i++)
         k *= t->dim[i];
-    if (t->dt == DT_S8) return rows * ((k + 63) / 64 * 64);
+    if (t->dt == DT_S8 || t->dt == DT_S4) return rows * ((k + 63) / 64 * 64);
     if (t->dt == DT_S16)
         return rows *
                (op_int(def_of(m, v), A_GROUP) ? (k + 31) / 32 * 64 : 2 * ((k + 63) / 64 * 64));
