@@ -120,17 +120,18 @@ bool pass_layout(PassCx *cx)
     for (u32 f = 1; f < m->fns.n; f++)
         for (u32 i = 0; i < m->fns.at[f].body.n; i++) {
             Op op = *op_at(m, m->fns.at[f].body.at[i]);
-            if (op.step && op.kind == OP_HADAMARD && op.fn) {
+            if (!op.step || (op.kind != OP_LINEAR && op.kind != OP_QLINEAR &&
+                             op.kind != OP_EMBEDDING && op.kind != OP_HADAMARD))
+                continue;
+            Step *s = &m->fns.at[f].steps.at[op.step - 1];
+            const char *kernel = ir_cstr(m, s->kernel), *family = name_word(cx, kernel, 0);
+            if (op.kind == OP_HADAMARD) { /* one in a step of another name needs no matrix */
                 ValueId base;
+                if (strcmp(family, "hadamard")) continue;
                 if (!pack_base(&lay, &op, &base)) return false;
                 m->fns.at[f].steps.at[op.step - 1].weights = base;
                 continue;
             }
-            if (!op.step ||
-                (op.kind != OP_LINEAR && op.kind != OP_QLINEAR && op.kind != OP_EMBEDDING))
-                continue;
-            Step *s = &m->fns.at[f].steps.at[op.step - 1];
-            const char *kernel = ir_cstr(m, s->kernel), *family = name_word(cx, kernel, 0);
             if (strcmp(family, "linear") && strcmp(family, "embed")) continue;
             i64 interleave = strcmp(name_word(cx, kernel, 2), "swiglu") == 0 ? 2 : 1;
             ValueId w = pack(&lay, &op, name_word(cx, kernel, 1), interleave);

@@ -17,7 +17,8 @@ typedef struct Group {
 /* Ops between a projection and what consumes it. */
 static bool passes_on(OpKind k)
 {
-    return k == OP_RESHAPE || k == OP_RMSNORM || k == OP_ROPE || k == OP_SILU || k == OP_GELU;
+    return k == OP_RESHAPE || k == OP_RMSNORM || k == OP_ROPE || k == OP_HADAMARD ||
+           k == OP_QUANTIZE || k == OP_DEQUANTIZE || k == OP_SILU || k == OP_GELU;
 }
 
 /* The attention or gated product that the linear's result ends up in; 0 if there is none, or
