@@ -5,13 +5,14 @@
 #include "ir/base/meter.h"
 #include "ir/base/options.h"
 #include "ir/text.h"
+#include "passes/calib/ppl.h"
 #include "passes/passes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { COMPILE = 1, INIT = 2, OPT_ = 4, EXPLAIN = 8, DOC = 16, ANY = 31 };
+enum { COMPILE = 1, INIT = 2, OPT_ = 4, EXPLAIN = 8, DOC = 16, PPL = 32, ANY = 63 };
 
 static const OptRow rows[] = {
 #define OPT(name, letter, kind, commands, value, doc)                                              \
@@ -98,14 +99,51 @@ static u32 choose_targets(Cli *c, const FeModel *f, const char **out)
     return n;
 }
 
+typedef struct Progress {
+    const char *what; /* what is going on, since when */
+    double start;
+} Progress;
+
 static void progress(void *arg, const char *what, u64 done, u64 total)
 {
-    const double *start = arg;
-    double t = now_seconds() - *start, left = done ? t * (double)(total - done) / (double)done : 0;
+    Progress *p = arg;
+    if (!p->what || strcmp(p->what, what) != 0) *p = (Progress){what, now_seconds()};
+    double t = now_seconds() - p->start,
+           left = done ? t * (double)(total - done) / (double)done : 0;
     if (!isatty(2)) return;
     fprintf(stderr, "\r\x1b[K%s %3.0f %%, %.0f s left", what,
             total ? 100.0 * (double)done / (double)total : 0, left);
     if (done == total) fputs("\r\x1b[K", stderr);
+}
+
+/* What calibrating passes read. Text is read and tokenised only if the pipeline has such a pass. */
+static bool calib_source(Cli *c, const FeModel *f, const TokBlob *tok, const Pipeline *p,
+                         CalibSource *out)
+{
+    const char *effort = opt_str(c, "effort"), *prefix = opt_str(c, "prefix");
+    const char *given = opt_str(c, "calibration");
+    *out = (CalibSource){.bos = -1,
+                         .eos = -1,
+                         .cache_dir = opt_str(c, "cache"),
+                         .threads = (u32)opt(c, "threads")->i,
+                         .progress = progress,
+                         .progress_arg = NEW(c->a, Progress)};
+    if (effort && strcmp(effort, "full") == 0)
+        out->effort = EFFORT_FULL;
+    else if (effort && strcmp(effort, "fast") != 0)
+        return diag_error(c->d, E_USAGE, LOC_WHAT("--effort"), "'%s', expected fast or full",
+                          effort);
+    if (prefix && !fe_prefix_ids(c->d, c->a, tok, prefix, &out->prefix)) return false;
+    if (!pipeline_calibrates(p) || (!given && !tok->data)) return true;
+    FeText text;
+    const char *const *paths = given ? &given : f->calib_text;
+    u32 n = given ? 1 : f->n_calib;
+    if (!fe_text_load(c->d, c->a, tok, paths, n, true, &text)) return false;
+    out->tokens = text.tokens;
+    out->n = text.n;
+    out->bos = text.bos;
+    out->eos = text.eos;
+    return true;
 }
 
 static int compile(Cli *c)
@@ -130,6 +168,10 @@ static int compile(Cli *c)
     TokBlob tok = {0};
     if (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) return 1;
     PassOptions po = pass_options(c);
+    CalibSource calib;
+    if (opt_flag(c, "check")) pipeline_cut(&recipe.pipeline, NULL); /* calibration reads weights */
+    if (!calib_source(c, &f, &tok, &recipe.pipeline, &calib)) return 1;
+    po.calib = &calib;
     if (!passes_run(c->d, f.m, &recipe.pipeline, &po)) return 1;
     if (po.stop_after) return print_module(c, f.m, NULL) ? 0 : 1;
     if (opt_flag(c, "check"))
@@ -147,7 +189,7 @@ static int compile(Cli *c)
         .version = PFQC_VERSION,
         .recipe = recipe.name,
         .progress = progress,
-        .progress_arg = &start,
+        .progress_arg = NEW(c->a, Progress),
     };
     if (!cg_compile(c->d, f.m, &cg, &res)) return 1;
     fprintf(stderr,
@@ -156,6 +198,38 @@ static int compile(Cli *c)
             res.weights ? ", weights beside it" : ", weights inside", "",
             (double)res.weight_bytes * 1e-6, res.n_kernels, now_seconds() - start,
             (double)meter_peak_anon_bytes() * 1e-6);
+    return 0;
+}
+
+/* Perplexity of what the recipe makes of the model, without kernels: the pipeline up to `phases`.
+ */
+static int ppl(Cli *c)
+{
+    FeModel f;
+    Recipe recipe;
+    TokBlob tok = {0};
+    CalibSource calib;
+    FeText text;
+    Ppl r;
+    if (c->n_words != 2)
+        return diag_error(c->d, E_USAGE, LOC_NONE, "ppl takes a model.json and a text file"), 2;
+    if (!fe_model_load(c->d, c->a, c->word[0], &f) ||
+        !choose_pipeline(c, opt(c, "recipe")->set ? opt_str(c, "recipe") : f.recipe, &recipe))
+        return 1;
+    pipeline_cut(&recipe.pipeline, "phases");
+    if (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) return 1;
+    PassOptions po = pass_options(c);
+    if (!calib_source(c, &f, &tok, &recipe.pipeline, &calib) ||
+        !fe_text_load(c->d, c->a, &tok, &c->word[1], 1, false, &text))
+        return 1;
+    po.calib = &calib;
+    if (!passes_run(c->d, f.m, &recipe.pipeline, &po)) return 1;
+    calib.tokens = text.tokens;
+    calib.n = text.n;
+    if (!calib_ppl(c->d, f.m, &calib, opt(c, "context")->i, opt(c, "chunks")->i, &r)) return 1;
+    fprintf(stderr, "pfqc: recipe %s, %.0f tokens/s, peak %.0f MB\n", recipe.name,
+            (double)r.run / r.seconds, (double)meter_peak_anon_bytes() * 1e-6);
+    printf("ppl %.4f se %.4f tokens %lld\n", r.ppl, r.se, (long long)r.tokens);
     return 0;
 }
 
@@ -182,9 +256,13 @@ static int opt_ir(Cli *c)
     if (!io_read_text(c->d, c->a, c->word[0], 1u << 30, &src)) return 1;
     Module *m = ir_parse(c->d, c->a, &src, io_dirname(c->a, c->word[0]));
     PassOptions po = pass_options(c);
+    CalibSource calib;
+    TokBlob none = {0};
     if (!m || (opt_str(c, "passes") && !choose_pipeline(c, NULL, &r)) ||
-        !passes_run(c->d, m, &r.pipeline, &po))
+        !calib_source(c, NULL, &none, &r.pipeline, &calib))
         return 1;
+    po.calib = &calib;
+    if (!passes_run(c->d, m, &r.pipeline, &po)) return 1;
     return print_module(c, m, opt_str(c, "output")) ? 0 : 1;
 }
 
@@ -228,6 +306,8 @@ static const struct Command {
     {"opt", OPT_, opt_ir,
      "pfqc opt IN.pfir [--passes P] [-o OUT]  run passes on a dump; without --passes: verify and "
      "print"},
+    {"ppl", PPL, ppl,
+     "pfqc ppl MODEL.json FILE [-c N]         perplexity of a text, before kernels are made"},
     {"explain", EXPLAIN, explain,
      "pfqc explain CODE                       what an error code means"},
     {"doc", DOC, doc, "pfqc doc ops|errors|passes              print a reference page (Markdown)"},

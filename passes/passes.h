@@ -93,6 +93,11 @@ bool pipeline_parse(Diag *d, Arena *a, const Source *src, Pipeline *p);
  */
 bool pipeline_edit(Diag *d, Arena *a, const char *set, const char *without, Pipeline *io);
 
+/* Does it measure on text (CalibSource)? */
+bool pipeline_calibrates(const Pipeline *p);
+/* Drops the first call of this pass and all behind it; with NULL the first call that calibrates. */
+void pipeline_cut(Pipeline *p, const char *pass);
+
 typedef struct Recipe {
     const char *name, *doc;
     Pipeline pipeline;

@@ -327,3 +327,26 @@ void passes_list(StrBuf *b)
             sb_printf(b, "\n- `%s`: %s\n", r.name, r.doc);
     }
 }
+
+static bool calibrates(const PassCall *c)
+{
+    static const char *const names[] = {"prefix", "static-scales", "weights"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(pass_info[c->pass].name, names[i]) == 0) return true;
+    return false;
+}
+
+bool pipeline_calibrates(const Pipeline *p)
+{
+    for (u32 i = 0; i < p->calls.n; i++)
+        if (calibrates(&p->calls.at[i])) return true;
+    return false;
+}
+
+void pipeline_cut(Pipeline *p, const char *pass)
+{
+    for (u32 i = 0; i < p->calls.n; i++) {
+        const PassCall *c = &p->calls.at[i];
+        if (pass ? strcmp(pass_info[c->pass].name, pass) == 0 : calibrates(c)) p->calls.n = i;
+    }
+}

@@ -126,6 +126,9 @@ bool calib_write_at(int fd, const void *data, u64 n, u64 at);
 /* Fills out[OP_COUNT] with all ops in f32: the reference's, and faster ones with the same meaning.
  */
 void fast_ops(OpEval **out);
+/* sum(exp(x[i] - top)), and the largest of x. */
+double calib_exp_sum(const float *x, i64 n, float top);
+float calib_max(const float *x, i64 n);
 i64 calib_elems(const Tensor *t);
 
 #endif

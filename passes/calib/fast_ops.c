@@ -34,61 +34,105 @@ static bool present(const OpCall *c, u32 k)
 
 /* ---- loops ---- */
 
-static inline float exp_of(float x)
+typedef float F8 __attribute__((vector_size(32)));
+typedef i32 I8 __attribute__((vector_size(32)));
+
+/* Up to 8 elements; what is missing is zero. */
+static inline __attribute__((always_inline)) void load8(const float *x, i64 n, F8 *out)
 {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float n = (x * 1.44269504f + 0x1.8p23f) - 0x1.8p23f; /* nearest integer */
-    float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f; /* Cephes' expf on |r| <= ln(2)/2 */
-    p = p * r + 1.3981999507e-3f;
+    *out = (F8){0};
+    if (n >= 8)
+        memcpy(out, x, sizeof *out);
+    else
+        memcpy(out, x, (size_t)n * sizeof *x);
+}
+
+static inline __attribute__((always_inline)) void store8(float *y, i64 n, const F8 *v)
+{
+    if (n >= 8)
+        memcpy(y, v, sizeof *v);
+    else
+        memcpy(y, v, (size_t)n * sizeof *y);
+}
+
+/* Bounds of exp's argument: exp(-87) is the least result, which is no less than zero for any use
+ * here. NaN stays NaN. */
+static inline __attribute__((always_inline)) void exp8(F8 *v)
+{
+    F8 x = *v;
+    I8 low = x < -87.0f, high = x > 88.0f;
+    x = (F8)(((I8)x & ~low) | ((I8)((F8){0} - 87.0f) & low));
+    x = (F8)(((I8)x & ~high) | ((I8)((F8){0} + 88.0f) & high));
+    F8 n = (x * 1.44269504f + 0x1.8p23f) - 0x1.8p23f; /* nearest integer */
+    F8 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    F8 p = r * 1.9875691500e-4f + 1.3981999507e-3f; /* Cephes' expf on |r| <= ln(2)/2 */
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
-    p = (p * r * r + r) + 1;
-    u32 bits = (u32)((i32)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
+    p = p * r * r + r + 1.0f;
+    *v = p * (F8)((__builtin_convertvector(n, I8) + 127) << 23);
 }
 
 WIDE static void silu_n(const float *x, i64 n, float *y)
 {
-    for (i64 i = 0; i < n; i++)
-        y[i] = x[i] / (1 + exp_of(-x[i]));
+    for (i64 i = 0; i < n; i += 8) {
+        F8 v, e;
+        load8(x + i, n - i, &v);
+        e = -v;
+        exp8(&e);
+        v /= 1.0f + e;
+        store8(y + i, n - i, &v);
+    }
 }
 
 /* x[i] = exp(scale * x[i] - top); returns the sum. */
 WIDE static float exp_n(float *x, i64 n, float scale, float top)
 {
-    float s[LANES] = {0}, sum = 0;
+    F8 s = {0}, v;
     i64 i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++) {
-            x[i + j] = exp_of(x[i + j] * scale - top);
-            s[j] += x[i + j];
-        }
-    for (; i < n; i++) {
-        x[i] = exp_of(x[i] * scale - top);
-        sum += x[i];
+    for (; i < n; i += 8) {
+        load8(x + i, n - i, &v);
+        v = v * scale - top;
+        exp8(&v);
+        store8(x + i, n - i, &v);
+        if (n - i >= 8) s += v;
     }
-    for (int j = 0; j < LANES; j++)
+    float sum = 0;
+    for (int j = 0; j < 8; j++)
+        sum += s[j];
+    for (i = n / 8 * 8; i < n; i++)
+        sum += x[i];
+    return sum;
+}
+
+WIDE double calib_exp_sum(const float *x, i64 n, float top)
+{
+    double s[8] = {0}, sum = 0;
+    for (i64 i = 0; i < n; i += 8) {
+        F8 v;
+        load8(x + i, n - i, &v);
+        v -= top;
+        exp8(&v);
+        for (int j = 0; j < 8; j++)
+            if (i + j < n) s[j] += (double)v[j];
+    }
+    for (int j = 0; j < 8; j++)
         sum += s[j];
     return sum;
 }
 
-WIDE static float max_n(const float *x, i64 n)
+WIDE float calib_max(const float *x, i64 n)
 {
-    float m[LANES], top;
-    for (int j = 0; j < LANES; j++)
-        m[j] = x[0];
+    F8 m = (F8){0} + x[0], v;
     i64 i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++)
-            m[j] = x[i + j] > m[j] ? x[i + j] : m[j];
-    top = m[0];
-    for (int j = 1; j < LANES; j++)
+    for (; i + 8 <= n; i += 8) {
+        load8(x + i, 8, &v);
+        I8 more = v > m;
+        m = (F8)(((I8)v & more) | ((I8)m & ~more));
+    }
+    float top = m[0];
+    for (int j = 1; j < 8; j++)
         top = m[j] > top ? m[j] : top;
     for (; i < n; i++)
         top = x[i] > top ? x[i] : top;
@@ -221,9 +265,9 @@ static void gemm(bool turned, i64 m, i64 n, i64 k, const float *a, i64 lda, cons
 static void softmax_row(const Heads *h, float *row, i64 t, i64 k0, i64 k1)
 {
     i64 lo = h->window > 0 && t - h->window + 1 > k0 ? t - h->window + 1 : k0, p = h->prefix;
-    float *keys = row + p - k0, top = max_n(keys + lo, t + 1 - lo), sum = 0;
+    float *keys = row + p - k0, top = calib_max(keys + lo, t + 1 - lo), sum = 0;
     if (p) {
-        float m = max_n(row, p);
+        float m = calib_max(row, p);
         top = m > top ? m : top;
     }
     for (i64 j = k0; j < lo; j++)

@@ -1,0 +1,21 @@
+/* Perplexity of a module with @main on text, by the calibration runner: the protocol and numbers of
+ * a compiled program's `ppl` (runtime/ppl.c), before there are kernels. Public header for pfqc.c.
+ */
+#ifndef PFQC_PASSES_CALIB_PPL_H
+#define PFQC_PASSES_CALIB_PPL_H
+
+#include "passes/passes.h"
+
+typedef struct Ppl {
+    double ppl, se; /* and its standard error */
+    i64 tokens;     /* scored */
+    double seconds;
+    i64 run; /* tokens run */
+} Ppl;
+
+/* source->tokens is the text, without BOS: chunks of `length` tokens (0: the model's context, at
+ * most 2048), each a sequence of its own, all but the first token scored; at most max_chunks (0:
+ * all). E_PASS_CALIB. */
+bool calib_ppl(Diag *d, Module *m, const CalibSource *source, i64 length, i64 max_chunks, Ppl *out);
+
+#endif
