@@ -281,6 +281,11 @@ CalibCache *calib_cache(PassCx *cx, bool *found)
     return c;
 }
 
+const char *calib_cache_path(const CalibCache *c)
+{
+    return c->path;
+}
+
 /* ---- putting ---- */
 
 static bool put_failed(CalibCache *c)

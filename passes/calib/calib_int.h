@@ -81,6 +81,7 @@ struct Calib {
     Arena a;
     Worker *worker; /* [nt] */
     OpEval *ops[OP_COUNT];
+    u64 range_bytes, stream_bytes; /* RANGE_BYTES and STREAM_BYTES; tests make them small */
     /* the run in progress */
     u32 from, end;
     i64 run_sequences, rows; /* rows: at a time, 0: whole sequences */
@@ -121,6 +122,9 @@ void kept_drop(Calib *c, u32 at,
 
 int calib_temp_file(Arena *a); /* without a name; -1 with errno */
 bool calib_write_at(int fd, const void *data, u64 n, u64 at);
+
+/* ---- cache.c ---- */
+const char *calib_cache_path(const CalibCache *c);
 
 /* ---- fast_ops.c ---- */
 /* Fills out[OP_COUNT] with all ops in f32: the reference's, and faster ones with the same meaning.

@@ -373,47 +373,98 @@ static bool fast_silu(OpCall *c)
     return true;
 }
 
-/* y[rows, k, m] = scale * sum_j B[i][j] x[rows, j, m], in place through tmp. */
-static void mix_base(const HadamardPlan *p, const float *base, i64 rows, float scale, float *x,
-                     float *tmp)
+typedef struct Transform { /* of n = k * m elements: signs, Sylvester along m, the base along k */
+    HadamardPlan p;
+    float *sign;             /* [n], NULL: none */
+    float *base, *wide, *to; /* [k, k] with the scale in it, [k, batch * m] twice; NULL if k is 1 */
+    i64 batch;               /* rows at a time */
+    float scale;
+} Transform;
+
+static Transform transform_of(Eval *e, i64 n, u64 seed)
 {
-    for (i64 r = 0; r < rows; r++, x += p->n) {
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)p->k, (int)p->m, (int)p->k,
-                    scale, base, (int)p->k, x, (int)p->m, 0, tmp, (int)p->m);
-        memcpy(x, tmp, (size_t)p->n * sizeof *x);
+    enum { WIDTH = 256 };
+    Transform t = {.p = ev_hadamard_plan(e, n), .batch = 1};
+    const HadamardPlan *p = &t.p;
+    t.scale = (float)(1 / sqrt((double)n));
+    if (seed) {
+        t.sign = ev_scratch(e, n, sizeof *t.sign);
+        for (i64 i = 0; i < n; i++)
+            t.sign[i] = (float)hadamard_sign(seed, i);
     }
+    if (p->k == 1) return t;
+    t.batch = p->m < WIDTH ? WIDTH / p->m : 1;
+    t.base = ev_scratch(e, p->k * p->k, sizeof *t.base);
+    t.wide = ev_scratch(e, t.batch * n, sizeof *t.wide);
+    t.to = ev_scratch(e, t.batch * n, sizeof *t.to);
+    for (i64 i = 0; i < p->k * p->k; i++)
+        t.base[i] = (float)(p->b[i] / sqrt((double)n));
+    return t;
 }
 
-static void transform_rows(Eval *e, const HadamardPlan *p, i64 rows, float *x)
+/* The base along k, of up to `batch` rows side by side: one product. */
+static void mix_base(const Transform *t, i64 rows, float *x)
 {
-    float scale = (float)(1 / sqrt((double)p->n)), *base = NULL, *tmp = NULL;
-    if (p->k > 1) {
-        base = ev_scratch(e, p->k * p->k, sizeof *base);
-        tmp = ev_scratch(e, p->n, sizeof *tmp);
-        for (i64 i = 0; i < p->k * p->k; i++)
-            base[i] = (float)p->b[i];
-    }
+    const i64 k = t->p.k, m = t->p.m, n = t->p.n;
+    for (i64 r = 0; r < rows; r++)
+        for (i64 j = 0; j < k; j++)
+            memcpy(t->wide + (j * rows + r) * m, x + r * n + j * m, (size_t)m * sizeof *x);
+    gemm(false, k, rows * m, k, t->base, k, t->wide, rows * m, 0, t->to, rows * m);
+    for (i64 r = 0; r < rows; r++)
+        for (i64 j = 0; j < k; j++)
+            memcpy(x + r * n + j * m, t->to + (j * rows + r) * m, (size_t)m * sizeof *x);
+}
+
+static void transform_rows(const Transform *t, i64 rows, float *x)
+{
+    const i64 n = t->p.n;
     for (i64 r = 0; r < rows; r++) { /* a row at a time, which stays in the first-level cache */
-        float *row = x + r * p->n;
+        float *row = x + r * n;
         i64 h = 1;
-        if (p->m >= 8) butterflies8(p->n, row), h = 8;
-        for (; h < p->m; h *= 2)
-            butterflies(p->n, h, row);
-        if (base)
-            mix_base(p, base, 1, scale, row, tmp);
-        else
-            scale_n(row, p->n, scale, NULL, row);
+        if (t->sign) scale_n(row, n, 1, t->sign, row);
+        if (t->p.m >= 8) butterflies8(n, row), h = 8;
+        for (; h < t->p.m; h *= 2)
+            butterflies(n, h, row);
+        if (!t->base) scale_n(row, n, t->scale, NULL, row);
+    }
+    for (i64 r = 0; t->base && r < rows; r += t->batch)
+        mix_base(t, rows - r < t->batch ? rows - r : t->batch, x + r * n);
+}
+
+/* Mode rows: columns are turned into rows, some at a time. */
+static void transform_columns(Eval *e, const Transform *t, i64 nr, i64 nc, const float *x, float *y)
+{
+    enum { COLS = 16 };
+    float *turned = ev_scratch(e, COLS * nr, sizeof *turned);
+    for (i64 c0 = 0, n; c0 < nc; c0 += n) {
+        n = nc - c0 < COLS ? nc - c0 : COLS;
+        for (i64 i = 0; i < nr; i++)
+            for (i64 j = 0; j < n; j++)
+                turned[j * nr + i] = x[i * nc + c0 + j];
+        transform_rows(t, n * nr / t->p.n, turned);
+        for (i64 i = 0; i < nr; i++)
+            for (i64 j = 0; j < n; j++)
+                y[i * nc + c0 + j] = turned[j * nr + i];
     }
 }
 
+/* The operand is a matrix, or in a function a value of any rank. */
 static bool fast_hadamard(OpCall *c)
 {
-    i64 n = calib_elems(&c->in[0]), cols = tensor_cols(&c->in[0]), group = op_int(c->op, A_GROUP);
-    if (*op_str(c->e->m, c->op, A_MODE) || op_int(c->op, A_SEED))
-        return op_eval_f32[OP_HADAMARD](c);
-    HadamardPlan p = ev_hadamard_plan(c->e, group ? group : cols);
-    memcpy(c->out[0].f, c->in[0].f, (size_t)n * sizeof(float));
-    transform_rows(c->e, &p, n / p.n, c->out[0].f);
+    const Tensor *x = &c->in[0];
+    i64 n = calib_elems(x), cols = tensor_cols(x), group = op_int(c->op, A_GROUP);
+    bool columns = *op_str(c->e->m, c->op, A_MODE) != 0;
+    Transform t = transform_of(c->e,
+                               group     ? group
+                               : columns ? tensor_rows(x)
+                                         : cols,
+                               (u64)op_int(c->op, A_SEED));
+    if (columns) {
+        transform_columns(c->e, &t, tensor_rows(x), cols, x->f, c->out[0].f);
+    } else {
+        memcpy(c->out[0].f, x->f, (size_t)n * sizeof(float));
+        transform_rows(&t, n / t.p.n, c->out[0].f);
+    }
     return true;
 }
 

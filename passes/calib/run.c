@@ -311,7 +311,7 @@ static u32 part_end(const Calib *c, u32 from, u32 end)
         for (u32 k = 0; k < op->nin; k++)
             if (op->in[k] && is_const(c->m, op->in[k]) && !dense_streams(c, op, k))
                 bytes += dense_bytes(c, op->in[k]);
-        if (bytes > RANGE_BYTES && i > from) return i;
+        if (bytes > c->range_bytes && i > from) return i;
     }
     return end;
 }
@@ -436,7 +436,13 @@ static Calib *calib_make(PassCx *cx, const i32 *tokens, i64 sequences, i64 lengt
     if (sequences < 1 || length < 1 || length > INT32_MAX || sequences > INT64_MAX / 64 / length)
         BUG("calib_new: %lld sequences of %lld tokens", (long long)sequences, (long long)length);
     Calib *c = xmalloc(1, sizeof *c);
-    *c = (Calib){.cx = cx, .m = cx->m, .d = cx->d, .sequences = sequences, .length = length};
+    *c = (Calib){.cx = cx,
+                 .m = cx->m,
+                 .d = cx->d,
+                 .sequences = sequences,
+                 .length = length,
+                 .range_bytes = RANGE_BYTES,
+                 .stream_bytes = STREAM_BYTES};
     if (!check_main(c)) return calib_free(c), NULL;
     c->pos0 = pos0 + eval_prefix(c->m);
     if (c->pos0 > INT32_MAX - length) {

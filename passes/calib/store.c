@@ -35,7 +35,7 @@ u64 dense_bytes(const Calib *c, ValueId v)
 bool dense_streams(const Calib *c, const Op *op, u32 k)
 {
     if (op->kind == OP_EMBEDDING) return k == 1;
-    return op->kind == OP_LINEAR && k == 1 && dense_bytes(c, op->in[1]) > STREAM_BYTES;
+    return op->kind == OP_LINEAR && k == 1 && dense_bytes(c, op->in[1]) > c->stream_bytes;
 }
 
 static void dense_drop(Calib *c, u32 i)
@@ -57,7 +57,9 @@ static bool tile_job(Worker *w)
 {
     Calib *c = w->c;
     Eval *e = w->e;
+    OpEval *const *reference = e->ops;
     bool ok = true;
+    e->ops = c->ops;
     for (;;) {
         u32 i = (u32)atomic_fetch_add(&c->next, 1);
         if (!ok || i >= c->tiles.n) break;
@@ -75,6 +77,7 @@ static bool tile_job(Worker *w)
             ev_scope_end(e, s);
         }
     }
+    e->ops = reference;
     free(e->mixed.p); /* a weight whose rows are mixed: it may be large */
     e->mixed.p = NULL;
     e->mixed_v = 0;
@@ -139,7 +142,7 @@ bool dense_load(Calib *c, u32 from, u32 end)
     }
     for (u32 i = 0; i < c->dense.n; i++)
         held += c->dense.at[i].bytes;
-    for (u32 i = c->dense.n; held + bytes > RANGE_BYTES && i-- > 0;) {
+    for (u32 i = c->dense.n; held + bytes > c->range_bytes && i-- > 0;) {
         if (c->dense.at[i].pinned || need[c->dense.at[i].v]) continue;
         held -= c->dense.at[i].bytes;
         dense_drop(c, i);
