@@ -15,37 +15,49 @@
  *   @decode(tokens i32[1], pos i32[1]) -> f32[1,vocab]
  *   @hidden f32[chunk,hidden] lives in the activation arena and survives from @prefill to @logits;
  *   @kv.L.k, @kv.L.v dtype[kv_heads,C,head_dim] live in the KV cache: f32, f16, or the integers s8,
- * u8, s4, u4 of quantised keys and values. Their scales and offsets are constants (static) or states
- * @kv.L.k.s, .k.m, .v.s, .v.m f16[kv_heads,C,1] beside them. Behind a prefix of p rows (attribute of
- * kv_append and attend, whose last operands it is) position pos has row pos - p. T is at most meta
- * "chunk", R at most meta "rows".
+ * u8, s4, u4 of quantised keys and values. Their scales and offsets are constants (static) or
+ * states
+ * @kv.L.k.s, .k.m, .v.s, .v.m f16[kv_heads,C,1] beside them. Behind a prefix of p rows (attribute
+ * of kv_append and attend, whose last operands it is) position pos has row pos - p. T is at most
+ * meta "chunk", R at most meta "rows".
  *
  * fuse: every op has a step; steps are runs of consecutive ops, numbered from 1 in order.
  * Step.kernel is the name of a kernel in codegen/cpu/kernels.def, followed for some by a dot and a
- * variant: embed.WF              embedding norm.XF               rmsnorm [reshape] [qparams
- * quantize]; XF: f32 when not quantised quant.XF              qparams quantize linear.WF linear |
- * qlinear (WF: f32, s8, u4g32: the layout of its weights) linear.WF.residual    .. add(x, y) or
- * add(y, x) with x from before the step [store] linear.WF.swiglu      .. slices, silu | gelu of the
- * first half, mul linear.WF.qkv         .. slices q, k, v; reshapes; [rmsnorm of q and k]; [rope of
- * q and k]; kv_append attend                attend [reshape] glu act add mul add_row mul_row scale
- * rows    the ops of these names; act is silu or gelu, _row and scale have a constant second
- * operand ([K], or one element) heads                 rope, or rmsnorm of heads (rank 3), of one
- * value outside a qkv step kv_append store slice concat cast ...    other ops on their own, named
- * by their mnemonic XF and the formats of activations: ARCHITECTURE.md "Activations a kernel
- * reads". Reshapes move nothing: a reshape's result has the place of its operand, and belongs to
- * the step of its producer. layout: Step.weights of embed and linear steps is a `pack` constant.
+ * variant. WF is the layout of weights (f32, s8, s4, u4g32), XF the format of activations
+ * (ARCHITECTURE.md), Q is quantize by a constant, or qparams and quantize:
+ * - embed.WF: embedding
+ * - norm.XF: rmsnorm [reshape] [Q], f32 when not quantised
+ * - quant.XF: Q of a matrix
+ * - linear.WF: linear or qlinear
+ * - linear.WF.residual: .. add(x, y) or add(y, x) with x from before the step [store]
+ * - linear.WF.swiglu: .. slices, silu or gelu of the first half, mul
+ * - linear.WF.qkv: .. slices q, k, v; reshapes; of q and k [rmsnorm] [rope] [hadamard]; [quantize
+ * of q by a constant per head]; [quantize of k and v by a constant per head, or by qparams or
+ *   qparams_asym]; kv_append
+ * - attend, attend.s8: attend [reshape]; .s8: .. and quantize by a constant
+ * - hadamard, hadamard.s8: hadamard; .s8: .. and Q
+ * - heads: rope, or rmsnorm of heads (rank 3), of one value outside a qkv step
+ * - glu act add mul add_row mul_row scale rows: the ops of these names; act is silu or gelu, _row
+ * and scale have a constant second operand ([K], or one element)
+ * - kv_append store slice concat cast ...: other ops on their own, named by their mnemonic
+ *
+ * Reshapes move nothing: a reshape's result has the place of its operand, and belongs to the step
+ * of its producer.
+ *
+ * layout: Step.weights of embed and linear steps is a `pack` constant.
  * The operand of the op itself stays, for its meaning; in layouts s8 and s4 the packed scales are
- * ws * xs when the activation's scale xs is one constant (static). A bias is the op's operand, in the order of
- * the weight's rows (swiglu: gate then up, not interleaved). memory: attribute `at` of each op, one
- * entry per result:
+ * ws * xs when the activation's scale xs is one constant (static). A bias is the op's operand, in
+ * the order of the weight's rows (swiglu: gate then up, not interleaved).
+ *
+ * memory: attribute `at` of each op, one entry per result:
  *   - a value that crosses steps: its byte offset in the activation arena, a multiple of 64. Its
  * bytes: rows (T: chunk, R: rows) times the row stride of its format. A value that is stored into
  * @hidden in its own step has @hidden's offset.
  *   - -1: it lives inside its step, or is a result of the function (which is written where the
  * caller says), or is a reshape of a parameter.
  *   - of a state in the KV cache: bytes per token of all states before it; its bytes are `at * ctx`
- * onwards: head after head, row after row, a row of one head being head_dim elements (s4, u4: two in
- * a byte, element 2i in the low nibble; an odd row's last high nibble is padding). Every state's
+ * onwards: head after head, row after row, a row of one head being head_dim elements (s4, u4: two
+ * in a byte, element 2i in the low nibble; an odd row's last high nibble is padding). Every state's
  * bytes per token are rounded up to 64. Meta "kv_row_bytes" is the sum.
  * @hidden: its offset in the arena. Buffers are reused: a step may write where an earlier step
  * read. Code that leaves out a barrier between two steps must look at ranges, not only at operands.
