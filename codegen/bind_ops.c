@@ -27,11 +27,6 @@ static i64 clamp_low(const Op *quantize, DType dt)
     return t->lo < 0 && !op_int(quantize, A_FULL) ? -t->hi : t->lo;
 }
 
-static double range_top(const Op *qparams, DType dt)
-{
-    return (double)dtype_info[dt].hi + (op_int(qparams, A_FULL) ? 0.5 : 0);
-}
-
 /* What the step's quantize of a matrix, if it has one, means to its kernel: the format `variant`,
  * and the scale as a constant (in aux[slot]) or how it is computed (`*s` is then the op). */
 static bool quantised_output(Bind *b, const char *format, u32 slot, const Op **q, const Op **s)
@@ -48,7 +43,7 @@ static bool quantised_output(Bind *b, const char *format, u32 slot, const Op **q
     b_set(b, C_qhi, (double)dtype_info[dt].hi);
     b_set(b, C_static, *s == NULL);
     if (!*s) return b_small_const(b, (*q)->in[1], CG_SEC_F32, &b->call.aux[slot]);
-    b_set(b, C_qtop, range_top(*s, dt));
+    b_set(b, C_qtop, qparams_top(dt, op_int(*s, A_FULL) != 0));
     b_set(b, C_clip, op_float(*s, A_SCALE));
     return true;
 }
@@ -177,7 +172,7 @@ static bool kv_quantise(Bind *b, const Op *append, u32 which)
     } set[] = {
         {C_kv_static, fixed},
         {C_kv_lo, (double)clamp_low(q, dt)},
-        {C_kv_top, fixed ? b->val[C_kv_top] : range_top(s, dt)},
+        {C_kv_top, fixed ? b->val[C_kv_top] : qparams_top(dt, op_int(s, A_FULL) != 0)},
         {C_kv_clip, fixed ? b->val[C_kv_clip] : op_float(s, A_SCALE)},
     };
     for (u32 i = 0; i < sizeof set / sizeof *set; i++) {

@@ -300,8 +300,7 @@ static bool ev_qparams(OpCall *c)
     const Tensor *x = &c->in[0];
     i64 cols = x->dim[1], group = group_of(c, cols), at = 0;
     real factor = (real)op_float(c->op, A_SCALE),
-         top = (real)dtype_info[op_dtype(c->e->m, c->op)].hi +
-               (real)(op_int(c->op, A_FULL) ? 0.5 : 0);
+         top = (real)qparams_top(op_dtype(c->e->m, c->op), op_int(c->op, A_FULL) != 0);
     for (i64 r = 0; r < x->dim[0]; r++)
         for (i64 k = 0; k < cols; k += group) {
             real lo, hi;

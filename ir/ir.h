@@ -10,8 +10,8 @@
  * symmetric types clamp to [-hi, hi], with attribute `full` to [lo, hi].
  * - Scales: of a whole row or group of it (qparams); or static, a constant that broadcasts: [1,1]
  * for an activation [T,K], [heads,1] for [T,heads,d].
- * - Integer states hold integers as they are; a row that attend reads is q * s + m. A state of scales
- * rounds them to its type.
+ * - Integer states hold integers as they are; a row that attend reads is q * s + m. A state of
+ * scales rounds them to its type.
  * - Shapes: row-major, rank 0..4. A dimension is a positive number or a symbol (T, R, C), equal
  * symbols are equal sizes. Broadcasting aligns shapes from the right; only size-1 and missing
  * leading dimensions of the second operand stretch.
@@ -47,6 +47,14 @@ typedef struct DTypeInfo {
 } DTypeInfo;
 extern const DTypeInfo dtype_info[DT_COUNT];
 DType dtype_by_name(Str s); /* DT_NONE if unknown */
+
+/* What qparams divides a range by. With `full` the largest element would lie half a step beyond the
+ * highest integer, a tie that rounding errors decide; a millionth more puts it on one side. */
+static inline double qparams_top(DType dt, bool full)
+{
+    const double hi = (double)dtype_info[dt].hi;
+    return full ? (hi + 0.5) * (1 + 0x1p-20) : hi;
+}
 
 /* Symbolic dimensions are negative. */
 enum { DIM_T = -1, DIM_R = -2, DIM_C = -3, DIM_SYMBOLS = 3, MAX_RANK = 4 };

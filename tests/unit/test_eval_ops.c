@@ -244,8 +244,9 @@ static void op_qparams(Run *r)
     load(r, "@x = literal {values = [1, -15, 3, 0, 0, 3.75]} : f32[2,3]\n"
             "@s = qparams @x {dtype = \"s4\", full = 1} : f32[2,1]\n@g = qparams @x {dtype = \"s8\", full = 1, scale = 0.5} : f32[2,1]\n");
     s = constant(r, "s"), g = constant(r, "g");
-    expect(r, &s, 2, VALS(2, 0.5), 0);
-    expect(r, &g, 2, VALS(7.5 / 127.5, 1.875 / 127.5), 1e-8);
+    const double less = 1 / (1 + 0x1p-20); /* so that the largest is no tie */
+    expect(r, &s, 2, VALS(2 * less, 0.5 * less), 1e-7);
+    expect(r, &g, 2, VALS(7.5 / 127.5 * less, 1.875 / 127.5 * less), 1e-8);
 }
 
 static void op_qparams_asym(Run *r)
