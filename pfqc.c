@@ -139,6 +139,9 @@ static bool calib_source(Cli *c, const FeModel *f, const TokBlob *tok, const Pip
     const char *const *paths = given ? &given : f->calib_text;
     u32 n = given ? 1 : f->n_calib;
     if (!fe_text_load(c->d, c->a, tok, paths, n, true, &text)) return false;
+    out->samples = f->calib_samples;
+    out->length = f->calib_length;
+    out->seed = f->calib_seed;
     out->tokens = text.tokens;
     out->n = text.n;
     out->bos = text.bos;

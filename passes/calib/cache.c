@@ -103,7 +103,8 @@ static void hash_call(PassCx *cx, Hash *h)
         const PassOpt *o = &cx->call->opt[i];
         sb_printf(&b, " %.*s=%lld,%s", STRF(o->name), (long long)o->i, o->s ? o->s : "");
     }
-    sb_printf(&b, " effort=%d bos=%d eos=%d prefix=%s", (int)s->effort, s->bos, s->eos,
+    sb_printf(&b, " effort=%d %lld %lld %lld bos=%d eos=%d prefix=%s", (int)s->effort,
+              (long long)s->samples, (long long)s->length, (long long)s->seed, s->bos, s->eos,
               s->prefix ? s->prefix : "?");
     hash_add(h, b.p, b.n);
     hash_add(h, s->tokens, s->tokens ? (u64)s->n * sizeof *s->tokens : 0);

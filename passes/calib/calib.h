@@ -32,9 +32,10 @@
 typedef struct Calib Calib;
 
 /* The first sequences * length tokens of the calibration text, sequence s being tokens [s * length,
- * (s + 1) * length). NULL after a diagnostic: the text is too short (E_PASS_CALIB), or there is no
- * @main. Without a text (cx->calib->tokens is NULL: a synthetic model, a .pfir) tokens are drawn at
- * random from the vocabulary, always the same ones. */
+ * (s + 1) * length); with a seed, such stretches from all over the text. NULL after a diagnostic:
+ * the text is too short (E_PASS_CALIB), or there is no @main. Without a text (cx->calib->tokens is
+ * NULL: a synthetic model, a .pfir) tokens are drawn at random from the vocabulary, always the same
+ * ones. */
 Calib *calib_new(PassCx *cx, i64 sequences, i64 length);
 /* Tokens of the caller's choice, at positions pos0 .. (the prefix not counted). */
 Calib *calib_new_tokens(PassCx *cx, const i32 *tokens, i64 sequences, i64 length, i64 pos0);

@@ -23,9 +23,9 @@ static void drop_worker_eval(Worker *w)
 /* Constants may have been added since the last run: an Eval knows the values of its day. */
 bool calib_evals(Calib *c)
 {
+    if (c->worker[0].e && c->worker[0].nvalues == c->m->values.n) return true;
     for (u32 i = 0; i < c->nt; i++) {
         Worker *w = &c->worker[i];
-        if (w->e && w->nvalues == c->m->values.n) continue;
         drop_worker_eval(w);
         w->e = eval_new(&w->d, c->m, false);
         w->nvalues = c->m->values.n;
@@ -365,6 +365,12 @@ bool calib_run_rows(Calib *c, u32 end, i64 rows, CalibHook *hook, void *user)
 
 /* ---- life ---- */
 
+static u64 xorshift(u64 *x) /* Marsaglia's xorshift64 */
+{
+    *x ^= *x << 13, *x ^= *x >> 7, *x ^= *x << 17;
+    return *x >> 11;
+}
+
 static i32 *random_tokens(Calib *c, i64 n)
 {
     const Fn *f = &c->m->fns.at[c->fn];
@@ -373,9 +379,24 @@ static i32 *random_tokens(Calib *c, i64 n)
     if (vocab < 1) vocab = 1;
     i32 *t = NEWN(&c->a, i32, n);
     u64 x = 0x9e3779b97f4a7c15u;
-    for (i64 i = 0; i < n; i++) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17; /* Marsaglia's xorshift64 */
-        t[i] = (i32)((x >> 11) % (u64)vocab);
+    for (i64 i = 0; i < n; i++)
+        t[i] = (i32)(xorshift(&x) % (u64)vocab);
+    return t;
+}
+
+/* Sequences from anywhere in the text, none twice: the first of a shuffle. */
+static i32 *chosen_sequences(Arena *a, const CalibSource *s, i64 sequences, i64 length)
+{
+    i64 all = s->n / length;
+    i64 *at = NEWN(a, i64, all);
+    i32 *t = NEWN(a, i32, sequences * length);
+    u64 x = 0x9e3779b97f4a7c15u ^ (u64)s->seed * 0xff51afd7ed558ccdu;
+    for (i64 i = 0; i < all; i++)
+        at[i] = i;
+    for (i64 i = 0; i < sequences; i++) {
+        i64 k = i + (i64)(xorshift(&x) % (u64)(all - i)), take = at[k];
+        at[k] = at[i];
+        memcpy(t + i * length, s->tokens + take * length, (size_t)length * sizeof *t);
     }
     return t;
 }
@@ -471,8 +492,11 @@ Calib *calib_new_tokens(PassCx *cx, const i32 *tokens, i64 sequences, i64 length
 Calib *calib_new(PassCx *cx, i64 sequences, i64 length)
 {
     const CalibSource *src = cx->calib;
-    if (!src->tokens || src->n / length >= sequences)
-        return calib_make(cx, src->tokens, sequences, length, 0);
+    bool enough = src->n / length >= sequences;
+    if (src->tokens && enough && src->seed)
+        return calib_make(cx, chosen_sequences(cx->a, src, sequences, length), sequences, length,
+                          0);
+    if (!src->tokens || enough) return calib_make(cx, src->tokens, sequences, length, 0);
     const char *what = arena_printf(cx->m->a, "pass %s", pass_info[cx->call->pass].name);
     diag_error(cx->d, E_PASS_CALIB, LOC_WHAT(what),
                "the calibration text has %lld tokens, expected at least %lld (%lld sequences of "

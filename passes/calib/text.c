@@ -7,7 +7,11 @@ CalibBudget calib_budget(const PassCx *cx, CalibUse use)
         [EFFORT_FAST] = {{64, 512}, {4, 512}, {64, 512}},
         [EFFORT_FULL] = {{64, 512}, {8, 1024}, {128, 2048}},
     };
-    return budget[cx->calib->effort][use];
+    const CalibSource *s = cx->calib;
+    CalibBudget b = budget[s->effort][use];
+    if (use != CALIB_SEARCH && s->samples) b.sequences = s->samples;
+    if (use != CALIB_SEARCH && s->length) b.length = s->length;
+    return b;
 }
 
 void calib_progress(const PassCx *cx, const char *what, u64 done, u64 total)

@@ -329,6 +329,19 @@ static void short_text(void **state)
     assert_non_null(strstr(f.d.msgs.at[0].text, "450 tokens"));
     assert_non_null(strstr(f.d.msgs.at[1].text, "--calibration"));
     f.d.msgs.n = 0;
+    f.src.seed = 5; /* sequences from all over the text, none twice, the same each time */
+    Calib *x = calib_new(&f.cx, 4, 100), *y = calib_new(&f.cx, 4, 100);
+    assert_memory_equal(x->tokens, y->tokens, 400 * sizeof *x->tokens);
+    int from[4];
+    for (int i = 0; i < 4; i++) {
+        for (from[i] = 0; from[i] < 4; from[i]++)
+            if (!memcmp(x->tokens + i * 100, f.tokens + from[i] * 100, 400)) break;
+        assert_in_range(from[i], 0, 3);
+        for (int k = 0; k < i; k++)
+            assert_int_not_equal(from[i], from[k]);
+    }
+    calib_free(x);
+    calib_free(y);
     f.src.tokens = NULL; /* none: the same noise each time */
     Calib *a = calib_new(&f.cx, 2, 40), *b = calib_new(&f.cx, 2, 40);
     assert_memory_equal(a->tokens, b->tokens, 80 * sizeof *a->tokens);
@@ -463,13 +476,14 @@ static void results_are_found_again(void **state)
     /* What the results depend on: the module, the pass, the tokens, the effort. */
     assert_non_null(calib_cache(&g.cx, &found));
     assert_false(found); /* the module has two constants more */
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         fix_free(&g);
         cache_init(&g);
         if (i == 0) g.call.pass = 1;
         if (i == 1) g.tokens[5]++;
         if (i == 2) g.src.effort = EFFORT_FULL;
         if (i == 3) g.src.prefix = "1";
+        if (i == 4) g.src.seed = 1;
         assert_non_null(calib_cache(&g.cx, &found));
         assert_false(found);
     }

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# `pfqc ppl` says what the compiled program's `ppl` says, float and quantised; refuses in a sentence.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+sample=$root/samples/tinystories/model.json
+text=$root/frontend/text/shakespeare.txt
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+fail() {
+    echo "FAILED: $*"
+    cat "$tmp/err" 2>/dev/null || true
+    exit 1
+}
+near() { # two result lines, relative difference allowed
+    awk -v a="$1" -v b="$2" -v tol="$3" 'BEGIN {
+        split(a, x, " "); split(b, y, " ")
+        d = x[2] / y[2] - 1; e = x[4] / y[4] - 1
+        exit !(x[1] == "ppl" && x[6] == y[6] && d * d < tol * tol && e * e < 4 * tol * tol) }'
+}
+
+for recipe in float:0.00002 w8a8-dynamic:0.003 w4a16:0.002; do
+    tol=${recipe#*:} recipe=${recipe%:*}
+    "$PFQC" "$sample" --recipe $recipe -o "$tmp/out" >"$tmp/err" 2>&1 || fail "compile $recipe"
+    program=$(echo "$tmp"/out/*.weights)
+    there=$("${program%.weights}" ppl "$text" -c 128 --chunks 6 2>"$tmp/err" | tail -n 1) || fail "ppl of the program"
+    here=$("$PFQC" ppl "$sample" "$text" --recipe $recipe -c 128 --chunks 6 2>"$tmp/err") || fail "ppl of pfqc"
+    near "$here" "$there" $tol || fail "recipe $recipe: '$here', the program says '$there'"
+    alone=$("$PFQC" ppl "$sample" "$text" --recipe $recipe -c 128 --chunks 6 --threads 1 2>"$tmp/err")
+    [ "$alone" = "$here" ] || fail "one thread: '$alone', two '$here'"
+done
+
+refused() { # pattern, arguments
+    local want=$1
+    shift
+    if "$PFQC" ppl "$@" >"$tmp/err" 2>&1; then fail "not refused: $*"; fi
+    grep -q -- "$want" "$tmp/err" || fail "no sentence like '$want' for: $*"
+}
+head -c 100 "$text" >"$tmp/short"
+refused 'fewer than one chunk' "$sample" "$tmp/short" --recipe float
+refused 'do not fit the model' "$sample" "$text" --recipe float -c 100000
+refused 'takes a model.json and a text' "$sample"
+refused 'expected fast or full' "$sample" "$text" --recipe float --effort best
+refused 'E0701' "$sample" "$tmp/none" --recipe float
