@@ -191,6 +191,13 @@ void ir_meta_int(Module *m, const char *key, i64 v)
     kv->val.i = v;
 }
 
+void ir_meta_float(Module *m, const char *key, double v)
+{
+    KeyVal *kv = meta_slot(m, key);
+    kv->kind = AK_FLOAT;
+    kv->val.f = v;
+}
+
 void ir_meta_str(Module *m, const char *key, const char *v)
 {
     StrId s = ir_str(m, v);

@@ -209,6 +209,7 @@ Fn *ir_fn(Module *m, const char *name);              /* NULL if absent */
 
 /* Metadata. Getters return the default when the key is absent. */
 void ir_meta_int(Module *m, const char *key, i64 v);
+void ir_meta_float(Module *m, const char *key, double v); /* finite: dumps are read back */
 void ir_meta_str(Module *m, const char *key, const char *v);
 i64 ir_meta_get_int(const Module *m, const char *key, i64 def);
 const char *ir_meta_get_str(const Module *m, const char *key, const char *def);

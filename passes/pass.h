@@ -96,6 +96,7 @@ bool pass_selected(const PassCx *cx, const char *cls, const char *name);
 const char *pass_base_name(PassCx *cx, ValueId v);
 #define SUFFIX_Q     ".q"
 #define SUFFIX_SCALE ".s"
+#define SUFFIX_MIN   ".m"
 #define SUFFIX_DQ    ".dq"
 #define SUFFIX_PACK  ".pack"
 
