@@ -17,6 +17,7 @@
 PFQ_CONST(int32_t, c_K);
 PFQ_CONST(int32_t, c_fmt);
 PFQ_CONST(int32_t, c_gain);
+PFQ_CONST(int32_t, c_static);
 PFQ_CONST(float, c_eps);
 
 PFQ_INLINE float row_rms_inv(const float *x, int32_t K)
@@ -45,6 +46,19 @@ PFQ_INLINE void norm_row(const float *x, const float *gain, int32_t K, float *y)
     }
 }
 
+/* With a constant scale the row need not be kept: it is quantised as it is made. */
+PFQ_INLINE void norm_row_static(const float *x, const float *gain, int32_t K, uint8_t *ints,
+                                float scale)
+{
+    const F r = f_set(row_rms_inv(x, K));
+    const float inv = quant_inv(scale);
+    for (int32_t k = 0; k < K; k += 16) {
+        F v = f_load_n(x + k, K - k) * r;
+        if (c_gain) v *= f_load_n(gain + k, K - k);
+        quant_put(ints + k, v, inv);
+    }
+}
+
 void pfq_norm(const PfqArgs *a, int tid, int nt)
 {
     int64_t b, e;
@@ -55,10 +69,14 @@ void pfq_norm(const PfqArgs *a, int tid, int nt)
             norm_row(x + t * c_K, gain, c_K, (float *)a->out[0] + t * c_K);
             continue;
         }
+        uint8_t *ints = (uint8_t *)a->out[0] + t * quant_stride(c_fmt, c_K);
+        if (c_static) {
+            norm_row_static(x + t * c_K, gain, c_K, ints, *(const float *)a->aux[1]);
+            continue;
+        }
         float *y = a->scratch;
         norm_row(x + t * c_K, gain, c_K, y);
-        quant_row(c_fmt, y, c_K, (uint8_t *)a->out[0] + t * quant_stride(c_fmt, c_K),
-                  (float *)a->out[1] + t * quant_scales(c_fmt, c_K));
+        quant_row(c_fmt, y, c_K, ints, (float *)a->out[1] + t * quant_scales(c_fmt, c_K));
     }
 }
 
@@ -67,7 +85,12 @@ void pfq_quant(const PfqArgs *a, int tid, int nt)
     int64_t b, e;
     pfq_split(a->T, tid, nt, &b, &e);
     const float *x = a->in[0];
-    for (int64_t t = b; t < e; t++)
-        quant_row(c_fmt, x + t * c_K, c_K, (uint8_t *)a->out[0] + t * quant_stride(c_fmt, c_K),
-                  (float *)a->out[1] + t * quant_scales(c_fmt, c_K));
+    for (int64_t t = b; t < e; t++) {
+        uint8_t *ints = (uint8_t *)a->out[0] + t * quant_stride(c_fmt, c_K);
+        if (c_static)
+            quant_row_static(x + t * c_K, c_K, ints, *(const float *)a->aux[1]);
+        else
+            quant_row(c_fmt, x + t * c_K, c_K, ints,
+                      (float *)a->out[1] + t * quant_scales(c_fmt, c_K));
+    }
 }
