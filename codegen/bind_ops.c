@@ -135,7 +135,6 @@ static bool kv_dtype(Bind *b, ValueId state)
 {
     const DType dt = type_of(b->m, state)->dt;
     const i64 format = cg_kv_format(dtype_info[dt].name);
-    b_set(b, C_kv_f16, dt == DT_F16);
     b_set(b, C_kv, (double)format);
     return format >= 0 || b_refuse(b, "no kernel keeps the KV cache in %s", dtype_info[dt].name);
 }

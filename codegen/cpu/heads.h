@@ -1,15 +1,18 @@
-/* What happens to one head of q, k or v after its projection: RMSNorm of the head, RoPE, the KV
- * cache. Shared by the qkv epilogue (linear.h) and the unfused kernel (heads.c).
+/* What happens to one head of q, k or v after its projection: RMSNorm of the head, RoPE, R3, then a
+ * row of f32 or s8, or the KV cache (kv.h). Shared by the qkv epilogue (linear.h) and the unfused
+ * kernel (heads.c).
  */
 #ifndef PFQC_CODEGEN_CPU_HEADS_H
 #define PFQC_CODEGEN_CPU_HEADS_H
 
-#include "kernel.h"
+#include "kv.h"
+#include "sylvester.h"
 
-PFQ_CONST(int32_t, c_head_dim);
 PFQ_CONST(int32_t, c_rot);
 PFQ_CONST(int32_t, c_qk_norm);
-PFQ_CONST(int32_t, c_kv_f16);
+PFQ_CONST(int32_t, c_prefix);
+PFQ_CONST(int32_t, c_r3);
+PFQ_CONST(int32_t, c_q8);
 PFQ_CONST(float, c_eps);
 PFQ_CONST(float, c_rope_scale);
 
@@ -19,13 +22,13 @@ PFQ_INLINE int32_t rope_half(void)
     return pfq_up(c_rot / 2, 16);
 }
 
-/* table [n][2][rope_half] f32: cos then sin of position pos + t times freq[i], times c_rope_scale.
- */
+/* table [n][2][rope_half] f32: cos then sin of position pos + t + c_prefix times freq[i], times
+ * c_rope_scale. */
 PFQ_INLINE void rope_table(float *table, const float *freq, int32_t pos, int32_t n)
 {
     const int32_t half = rope_half();
     for (int32_t t = 0; t < n; t++) {
-        double p = (double)(pos + t);
+        double p = (double)(pos + t + c_prefix);
         float *c = table + t * 2 * half;
         for (int32_t i = 0; i < half; i += 16) {
             F f = f_load_n(freq + i, pfq_max(c_rot / 2 - i, 0));
@@ -72,12 +75,20 @@ PFQ_INLINE void head_copy(float *dst, const float *v)
         f_store_n(dst + i, f_load_n(v + i, c_head_dim - i), c_head_dim - i);
 }
 
-/* To row `row` of a cache [rows][c_head_dim]. */
-PFQ_INLINE void head_to_cache(char *cache, int64_t row, const float *v)
+/* H v, H = S / sqrt(c_head_dim), in place, if c_r3: a power of two up to 256. */
+PFQ_INLINE void head_hadamard(float *v)
 {
-    char *d = cache + row * c_head_dim * (c_kv_f16 ? 2 : 4);
-    for (int32_t i = 0; i < c_head_dim; i += 16)
-        f_store_kv(d, i, f_load_n(v + i, c_head_dim - i), c_head_dim - i, c_kv_f16);
+    if (c_r3) sylvester(v, v, 1.0f / __builtin_sqrtf((float)c_head_dim), c_head_dim);
+}
+
+/* The head as bytes q + 128 of format s8. */
+PFQ_INLINE void head_quant(uint8_t *dst, const float *v, float scale)
+{
+    const float inv = quant_inv(scale);
+    for (int32_t i = 0; i < c_head_dim; i += 16) {
+        const I q = quant_clamp(f_load_n(v + i, c_head_dim - i), inv, -c_q8, 127);
+        store_bytes_n(dst + i, q + i_set(128), c_head_dim - i);
+    }
 }
 
 #endif

@@ -293,31 +293,4 @@ PFQ_INLINE void pfq_split(int64_t n, int tid, int nt, int64_t *b, int64_t *e)
     *e = n * (tid + 1) / nt;
 }
 
-/* 16 values from column i of a row of f16 or f32 (KV caches). */
-PFQ_INLINE F f_load_kv(const char *row, int32_t i, int32_t f16)
-{
-    return f16 ? f_load_h(row + 2 * (ptrdiff_t)i) : f_load((const float *)row + i);
-}
-
-/* The first n lanes of v to column i of such a row; f16 rounds to nearest even. */
-PFQ_INLINE void f_store_kv(char *row, int32_t i, F v, int32_t n, int32_t f16)
-{
-    if (!f16) {
-        f_store_n((float *)row + i, v, n);
-        return;
-    }
-    uint16_t h[16] __attribute__((aligned(32)));
-    F8 lo = f_low(v), hi = f_high(v);
-    _mm_store_si128((__m128i *)h, _mm256_cvtps_ph((__m256)lo, _MM_FROUND_TO_NEAREST_INT));
-    _mm_store_si128((__m128i *)h + 1, _mm256_cvtps_ph((__m256)hi, _MM_FROUND_TO_NEAREST_INT));
-    uint16_t *d = (uint16_t *)row + i;
-    if (n >= 16) {
-        _mm256_storeu_si256((__m256i *)d, _mm256_load_si256((const __m256i *)h));
-        return;
-    }
-    for (int32_t j = 0; j < n; j++)
-        ((volatile uint16_t *)d)[j] =
-            h[j]; /* volatile: the loop must not become a call of memcpy */
-}
-
 #endif

@@ -142,6 +142,27 @@ PFQ_INLINE void lin_head(const Lin *l, int32_t t, int32_t head, float *v)
     if (head >= c_heads + c_kv_heads) return;
     head_norm(v, l->a->aux[head < c_heads ? 2 : 3]);
     head_rope(v, l->rope + t * 2 * rope_half());
+    head_hadamard(v);
+}
+
+/* Head `head` of q of token t of all, from v. */
+PFQ_INLINE void lin_put_q(const PfqArgs *a, int64_t t, int32_t head, const float *v)
+{
+    if (c_q8) {
+        const int64_t stride = quant_stride(PFQ_FMT_S8, c_heads * c_head_dim);
+        head_quant((uint8_t *)a->out[0] + t * stride + head * c_head_dim, v,
+                   ((const float *)a->aux[6])[head]);
+        return;
+    }
+    head_copy((float *)a->out[0] + (t * c_heads + head) * c_head_dim, v);
+}
+
+/* Where kv head g of k (which 0) or v (1) goes. */
+PFQ_INLINE KvOut lin_kv_out(const PfqArgs *a, int32_t which, int32_t g)
+{
+    const float *scales = a->aux[4 + which];
+    return (KvOut){a->out[1 + which], a->out[3 + 2 * which], a->out[4 + 2 * which],
+                   kv_ints() && c_kv_static ? scales[g] : 0.0f};
 }
 
 PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles)
@@ -151,16 +172,16 @@ PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles)
                   kv_heads = pfq_max(c_kv_heads, 1); /* 0 in dead code */
     const int32_t first = tile * 16 / D;
     for (int32_t j = 0; j < tiles * 16 / D; j++) {
-        int32_t head = first + j, kv = head - c_heads;
+        int32_t head = first + j, kv = head - c_heads, g = pfq_max(kv, 0) % kv_heads;
         if (kv >= 2 * c_kv_heads) break; /* rows of padding */
+        const KvOut out = lin_kv_out(a, kv >= c_kv_heads, g);
         for (int32_t t = 0; t < l->tn; t++) {
             float *v = l->y + t * l->ys + j * D;
             lin_head(l, t, head, v);
             if (kv < 0)
-                head_copy((float *)a->out[0] + ((int64_t)(l->t0 + t) * c_heads + head) * D, v);
+                lin_put_q(a, l->t0 + t, head, v);
             else
-                head_to_cache(a->out[kv < c_kv_heads ? 1 : 2],
-                              (int64_t)(kv % kv_heads) * a->ctx + a->pos + l->t0 + t, v);
+                kv_put(&out, (int64_t)g * a->ctx + a->pos + l->t0 + t, v);
         }
     }
 }

@@ -137,10 +137,10 @@ static void make_kernels(const Recipe *r)
     kernels[HEAD_NORM] = specialise("norm", HEAD_NORM, C({"K", HIDDEN}, {"fmt", head_fmt}, {"eps", eps}, {"gain", 0}));
     kernels[QKV_LINEAR] = specialise(r->linear, QKV_LINEAR,
                                      C({"N", QKV}, {"K", HIDDEN}, {"fmt", fmt}, {"epi", 3}, {"heads", HEADS},
-                                       {"kv_heads", KV}, {"head_dim", D}, {"rot", D}, {"kv_f16", 1},
+                                       {"kv_heads", KV}, {"head_dim", D}, {"rot", D}, {"kv", 1},
                                        {"static", fixed}));
     kernels[ATTEND] = specialise("attend", ATTEND, C({"heads", HEADS}, {"kv_heads", KV}, {"head_dim", D},
-                                                     {"kv_f16", 1}, {"scale", scale}));
+                                                     {"kv", 1}, {"scale", scale}));
     kernels[O_LINEAR] = specialise(r->linear, O_LINEAR, C({"N", HIDDEN}, {"K", HIDDEN}, {"fmt", fmt}, {"epi", 1},
                                                        {"static", fixed}));
     kernels[GLU_LINEAR] = specialise(r->linear, GLU_LINEAR, C({"N", 2 * FFN}, {"K", HIDDEN}, {"fmt", fmt}, {"epi", 2},

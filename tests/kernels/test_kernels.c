@@ -117,7 +117,7 @@ static void test_linear(const LinCase *c)
     const KtConst consts[] = {{"N", c->N}, {"K", c->K}, {"fmt", c->fmt}, {"epi", c->epi}, {"bias", c->bias},
                               {"act", c->act}, {"heads", c->heads}, {"kv_heads", c->kv_heads},
                               {"head_dim", c->head_dim}, {"rot", c->rot}, {"qk_norm", c->qk_norm},
-                              {"kv_f16", c->kv_f16}, {"static", c->is_static}, {"eps", eps},
+                              {"kv", c->kv_f16}, {"static", c->is_static}, {"eps", eps},
                               {"rope_scale", rope_scale}};
     kt_set(&lib, consts, COUNT(consts));
     const size_t T = (size_t)c->T, N = (size_t)c->N, K = (size_t)c->K, D = (size_t)c->head_dim;
@@ -382,7 +382,7 @@ static void test_attend(int heads, int kv_heads, int D, int T, int pos, int wind
     cases++;
     kt_seed((uint64_t)(heads * 1000 + D * 10 + T + pos));
     const KtConst consts[] = {{"heads", heads}, {"kv_heads", kv_heads}, {"head_dim", D}, {"window", window},
-                              {"kv_f16", f16}, {"scale", scale}};
+                              {"kv", f16}, {"scale", scale}};
     kt_set(&lib, consts, COUNT(consts));
     const int ctx = pos + T, group = heads / kv_heads;
     const size_t n = (size_t)T * (size_t)heads * (size_t)D, cache = (size_t)kv_heads * (size_t)ctx * (size_t)D;
@@ -447,7 +447,7 @@ static void test_heads(int heads, int D, int rot, int norm, int cached, int f16,
     cases++;
     kt_seed((uint64_t)(heads * 1000 + D));
     const double eps = 1e-5f, rope_scale = 0.75;
-    const KtConst consts[] = {{"heads", heads}, {"head_dim", D}, {"rot", rot}, {"qk_norm", norm}, {"kv_f16", f16},
+    const KtConst consts[] = {{"heads", heads}, {"head_dim", D}, {"rot", rot}, {"qk_norm", norm}, {"kv", f16},
                               {"cache", cached}, {"eps", eps}, {"rope_scale", rope_scale}};
     kt_set(&lib, consts, COUNT(consts));
     const size_t n = (size_t)T * (size_t)heads * (size_t)D, ctx = (size_t)T + POS;
