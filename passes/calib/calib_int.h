@@ -65,6 +65,13 @@ typedef struct Tile { /* rows of a constant on their way to memory */
     i64 r0, nr;
 } Tile;
 
+typedef struct Stage { /* a transform of a constant in memory, in place */
+    float *p;
+    const Op *op;
+    i64 rows, cols;
+    u32 level; /* transforms of lower levels go before */
+} Stage;
+
 struct Calib {
     PassCx *cx;
     Module *m;
@@ -90,6 +97,8 @@ struct Calib {
     atomic_bool stop;
     atomic_int next; /* tile of constants to compute */
     VEC(Tile) tiles;
+    VEC(Stage) stages;
+    u32 level; /* of the stages in work */
 };
 
 /* calib_run in blocks of `rows` tokens: for ranges without attention whose values are too large for
@@ -130,6 +139,8 @@ const char *calib_cache_path(const CalibCache *c);
 /* Fills out[OP_COUNT] with all ops in f32: the reference's, and faster ones with the same meaning.
  */
 void fast_ops(OpEval **out);
+/* Share `part` of `parts` of a transform (op `hadamard`) of x[rows, cols], in place. */
+void transform_dense(Eval *e, const Op *op, float *x, i64 rows, i64 cols, i64 part, i64 parts);
 /* sum(exp(x[i] - top)), and the largest of x. */
 double calib_exp_sum(const float *x, i64 n, float top);
 float calib_max(const float *x, i64 n);

@@ -431,13 +431,14 @@ static void transform_rows(const Transform *t, i64 rows, float *x)
         mix_base(t, rows - r < t->batch ? rows - r : t->batch, x + r * n);
 }
 
-/* Mode rows: columns are turned into rows, some at a time. */
-static void transform_columns(Eval *e, const Transform *t, i64 nr, i64 nc, const float *x, float *y)
+/* Mode rows: columns [c0, c1) of x[nr, nc] are turned into rows, some at a time. y may be x. */
+static void transform_columns(Eval *e, const Transform *t, i64 nr, i64 nc, i64 c0, i64 c1,
+                              const float *x, float *y)
 {
     enum { COLS = 16 };
     float *turned = ev_scratch(e, COLS * nr, sizeof *turned);
-    for (i64 c0 = 0, n; c0 < nc; c0 += n) {
-        n = nc - c0 < COLS ? nc - c0 : COLS;
+    for (i64 n; c0 < c1; c0 += n) {
+        n = c1 - c0 < COLS ? c1 - c0 : COLS;
         for (i64 i = 0; i < nr; i++)
             for (i64 j = 0; j < n; j++)
                 turned[j * nr + i] = x[i * nc + c0 + j];
@@ -448,24 +449,40 @@ static void transform_columns(Eval *e, const Transform *t, i64 nr, i64 nc, const
     }
 }
 
+/* The op's transform of a matrix [rows, cols]; *columns: along its rows' index. */
+static Transform op_transform(Eval *e, const Op *op, i64 rows, i64 cols, bool *columns)
+{
+    i64 group = op_int(op, A_GROUP);
+    *columns = *op_str(e->m, op, A_MODE) != 0;
+    return transform_of(e, group ? group : *columns ? rows : cols, (u64)op_int(op, A_SEED));
+}
+
 /* The operand is a matrix, or in a function a value of any rank. */
 static bool fast_hadamard(OpCall *c)
 {
     const Tensor *x = &c->in[0];
-    i64 n = calib_elems(x), cols = tensor_cols(x), group = op_int(c->op, A_GROUP);
-    bool columns = *op_str(c->e->m, c->op, A_MODE) != 0;
-    Transform t = transform_of(c->e,
-                               group     ? group
-                               : columns ? tensor_rows(x)
-                                         : cols,
-                               (u64)op_int(c->op, A_SEED));
+    i64 rows = tensor_rows(x), cols = tensor_cols(x);
+    bool columns;
+    Transform t = op_transform(c->e, c->op, rows, cols, &columns);
     if (columns) {
-        transform_columns(c->e, &t, tensor_rows(x), cols, x->f, c->out[0].f);
+        transform_columns(c->e, &t, rows, cols, 0, cols, x->f, c->out[0].f);
     } else {
-        memcpy(c->out[0].f, x->f, (size_t)n * sizeof(float));
-        transform_rows(&t, n / t.p.n, c->out[0].f);
+        memcpy(c->out[0].f, x->f, (size_t)(rows * cols) * sizeof(float));
+        transform_rows(&t, rows * cols / t.p.n, c->out[0].f);
     }
     return true;
+}
+
+void transform_dense(Eval *e, const Op *op, float *x, i64 rows, i64 cols, i64 part, i64 parts)
+{
+    bool columns;
+    Transform t = op_transform(e, op, rows, cols, &columns);
+    if (columns) {
+        transform_columns(e, &t, rows, cols, cols * part / parts, cols * (part + 1) / parts, x, x);
+    } else {
+        i64 n = rows * cols / t.p.n, from = n * part / parts;
+        transform_rows(&t, n * (part + 1) / parts - from, x + from * t.p.n);
+    }
 }
 
 /* ---- the table ---- */

@@ -84,21 +84,73 @@ static bool tile_job(Worker *w)
     return ok;
 }
 
-static void add_tiles(Calib *c, const Dense *x)
+static void add_tiles(Calib *c, ValueId v, float *p)
 {
-    const Type *t = type_of(c->m, x->v);
+    const Type *t = type_of(c->m, v);
     i64 rows = type_rows(t), cols = type_cols(t), step = ((i64)1 << 21) / cols;
     if (step < 1) step = 1;
     for (i64 r = 0; r < rows; r += step) {
-        Tile tile = {x->p, x->v, r, rows - r < step ? rows - r : step};
+        Tile tile = {p, v, r, rows - r < step ? rows - r : step};
         vec_push(&c->a, &c->tiles, tile);
     }
 }
 
+/* Transforms of whole weights are done in memory, by all threads together, and what they are
+ * applied to may be rows of several weights: adds the tiles and transforms that make v at p.
+ * Returns how many transforms lie over each other. */
+static u32 expand(Calib *c, ValueId v, float *p, u32 depth)
+{
+    enum { MAX_DEPTH = 32 };
+    const Op *op = def_of(c->m, v);
+    const Type *t = type_of(c->m, v);
+    if (depth < MAX_DEPTH && op->kind == OP_HADAMARD && t->dt == DT_F32 && t->rank == 2) {
+        u32 level = expand(c, op->in[0], p, depth + 1) + 1;
+        Stage s = {p, op, t->dim[0], t->dim[1], level};
+        vec_push(&c->a, &c->stages, s);
+        return level;
+    }
+    if (depth < MAX_DEPTH && op->kind == OP_CONCAT && t->dt == DT_F32 && t->rank == 2 &&
+        op_int(op, A_AXIS) == 0) {
+        u32 level = 0;
+        for (u32 k = 0; k < op->nin; k++) {
+            u32 l = expand(c, op->in[k], p, depth + 1);
+            level = l > level ? l : level;
+            p += type_elems(type_of(c->m, op->in[k]));
+        }
+        return level;
+    }
+    add_tiles(c, v, p);
+    return 0;
+}
+
+/* A thread's share of every transform of one level. */
+static bool stage_job(Worker *w)
+{
+    Calib *c = w->c;
+    for (u32 i = 0; i < c->stages.n; i++) {
+        const Stage *s = &c->stages.at[i];
+        if (s->level != c->level) continue;
+        Scope scope = ev_scope(w->e);
+        transform_dense(w->e, s->op, s->p, s->rows, s->cols, w->id, c->nt);
+        ev_scope_end(w->e, scope);
+    }
+    return true;
+}
+
+static bool compute_dense(Calib *c, u32 levels)
+{
+    atomic_store(&c->next, 0);
+    bool ok = calib_evals(c) && calib_parallel(c, tile_job);
+    for (c->level = 1; ok && c->level <= levels; c->level++)
+        ok = calib_parallel(c, stage_job);
+    return ok;
+}
+
 static bool load_dense(Calib *c, const ValueId *v, u32 n)
 {
-    u32 first = c->dense.n;
+    u32 first = c->dense.n, levels = 0;
     c->tiles.n = 0;
+    c->stages.n = 0;
     for (u32 i = 0; i < n; i++) {
         Dense x = {.v = v[i], .bytes = dense_bytes(c, v[i])};
         if (!x.bytes)
@@ -106,10 +158,10 @@ static bool load_dense(Calib *c, const ValueId *v, u32 n)
                               ir_cstr(c->m, value_at(c->m, v[i])->name));
         x.p = xmalloc(x.bytes, 1);
         vec_push(&c->a, &c->dense, x);
-        add_tiles(c, &x);
+        u32 l = expand(c, v[i], x.p, 0);
+        levels = l > levels ? l : levels;
     }
-    atomic_store(&c->next, 0);
-    if (!n || (calib_evals(c) && calib_parallel(c, tile_job))) return true;
+    if (!n || compute_dense(c, levels)) return true;
     while (c->dense.n > first)
         dense_drop(c, c->dense.n - 1);
     return false;
