@@ -204,34 +204,47 @@ static int compile(Cli *c)
     return 0;
 }
 
-/* Perplexity of what the recipe makes of the model, without kernels: the pipeline up to `phases`.
- */
+/* The model as the recipe makes it, up to `phases`; NULL after a diagnostic. */
+static Module *before_phases(Cli *c, const FeModel *f, const TokBlob *tok, Recipe *r,
+                             CalibSource *calib)
+{
+    PassOptions po = pass_options(c);
+    pipeline_cut(&r->pipeline, "phases");
+    po.calib = calib;
+    if (!calib_source(c, f, tok, &r->pipeline, calib) || !passes_run(c->d, f->m, &r->pipeline, &po))
+        return NULL;
+    return f->m;
+}
+
+/* Perplexity of what the recipe makes of the model, without kernels. */
 static int ppl(Cli *c)
 {
-    FeModel f;
-    Recipe recipe;
+    FeModel f, other;
+    Recipe recipe, against;
     TokBlob tok = {0};
     CalibSource calib;
     FeText text;
     Ppl r;
+    Module *ref = NULL;
+    const char *model = c->word[0], *name = opt_str(c, "against");
     if (c->n_words != 2)
         return diag_error(c->d, E_USAGE, LOC_NONE, "ppl takes a model.json and a text file"), 2;
-    if (!fe_model_load(c->d, c->a, c->word[0], &f) ||
-        !choose_pipeline(c, opt(c, "recipe")->set ? opt_str(c, "recipe") : f.recipe, &recipe))
-        return 1;
-    pipeline_cut(&recipe.pipeline, "phases");
-    if (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) return 1;
-    PassOptions po = pass_options(c);
-    if (!calib_source(c, &f, &tok, &recipe.pipeline, &calib) ||
+    if (!fe_model_load(c->d, c->a, model, &f) ||
+        !choose_pipeline(c, opt(c, "recipe")->set ? opt_str(c, "recipe") : f.recipe, &recipe) ||
+        (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) ||
         !fe_text_load(c->d, c->a, &tok, &c->word[1], 1, false, &text))
         return 1;
-    po.calib = &calib;
-    if (!passes_run(c->d, f.m, &recipe.pipeline, &po)) return 1;
+    if (name &&
+        (!recipe_load(c->d, c->a, name, &against) || !fe_model_load(c->d, c->a, model, &other) ||
+         !(ref = before_phases(c, &other, &tok, &against, &calib))))
+        return 1;
+    if (!before_phases(c, &f, &tok, &recipe, &calib)) return 1;
     calib.tokens = text.tokens;
     calib.n = text.n;
-    if (!calib_ppl(c->d, f.m, &calib, opt(c, "context")->i, opt(c, "chunks")->i, &r)) return 1;
+    if (!calib_ppl(c->d, f.m, ref, &calib, opt(c, "context")->i, opt(c, "chunks")->i, &r)) return 1;
     fprintf(stderr, "pfqc: recipe %s, %.0f tokens/s, peak %.0f MB\n", recipe.name,
             (double)r.run / r.seconds, (double)meter_peak_anon_bytes() * 1e-6);
+    if (ref) printf("against %s: kl %.6f top1 %.4f\n", name, r.kl, r.top1);
     printf("ppl %.4f se %.4f tokens %lld\n", r.ppl, r.se, (long long)r.tokens);
     return 0;
 }

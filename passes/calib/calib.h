@@ -47,7 +47,7 @@ u32 calib_threads(const Calib *c);
 typedef struct CalibCall {
     u32 thread; /* below calib_threads */
     i64 sequence;
-    i64 row; /* first row of out, when a sequence runs in blocks (calib_rows); else 0 */
+    i64 row; /* first row of out; 0 in calib_run */
     OpId op;
     u32 nin;
     const Tensor *in; /* [nin]; p NULL: an absent operand, or a weight that is read in pieces (the

@@ -72,6 +72,10 @@ typedef struct Stage { /* a transform of a constant in memory, in place */
     u32 level; /* transforms of lower levels go before */
 } Stage;
 
+typedef struct CalibRows {
+    i64 s0, s1, r0, r1, step;
+} CalibRows;
+
 struct Calib {
     PassCx *cx;
     Module *m;
@@ -91,7 +95,8 @@ struct Calib {
     u64 range_bytes, stream_bytes; /* RANGE_BYTES and STREAM_BYTES; tests make them small */
     /* the run in progress */
     u32 from, end;
-    i64 run_sequences, rows; /* rows: at a time, 0: whole sequences */
+    i64 run_sequences;
+    CalibRows blocks; /* step 0: whole sequences */
     CalibHook *hook;
     void *user;
     atomic_bool stop;
@@ -101,10 +106,9 @@ struct Calib {
     u32 level; /* of the stages in work */
 };
 
-/* calib_run in blocks of `rows` tokens: for ranges without attention whose values are too large for
- * whole sequences (logits). Hooks see the blocks of a sequence in order; CalibCall.row is the
- * first. */
-bool calib_run_rows(Calib *c, u32 end, i64 rows, CalibHook *hook, void *user);
+/* calib_run in blocks of `step` rows, for ranges without attention whose values are too large for
+ * whole sequences (logits): rows [r0, r1) of sequences [s0, s1). Block i runs on thread i % nt. */
+bool calib_run_rows(Calib *c, u32 end, CalibRows rows, CalibHook *hook, void *user);
 
 /* ---- run.c ---- */
 /* Runs job on every worker; false, with the first worker's diagnostic, if one fails. */

@@ -7,15 +7,18 @@
 #include "passes/passes.h"
 
 typedef struct Ppl {
-    double ppl, se; /* and its standard error */
-    i64 tokens;     /* scored */
+    double ppl, se;  /* and its standard error */
+    double kl, top1; /* against another module: mean KL(its || this) in nats, share of positions
+                        with the same most likely token */
+    i64 tokens;      /* scored */
     double seconds;
     i64 run; /* tokens run */
 } Ppl;
 
 /* source->tokens is the text, without BOS: chunks of `length` tokens (0: the model's context, at
  * most 2048), each a sequence of its own, all but the first token scored; at most max_chunks (0:
- * all). E_PASS_CALIB. */
-bool calib_ppl(Diag *d, Module *m, const CalibSource *source, i64 length, i64 max_chunks, Ppl *out);
+ * all). against: another module of the same vocabulary, or NULL. E_PASS_CALIB. */
+bool calib_ppl(Diag *d, Module *m, Module *against, const CalibSource *source, i64 length,
+               i64 max_chunks, Ppl *out);
 
 #endif

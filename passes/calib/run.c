@@ -283,18 +283,34 @@ static bool run_rows(Worker *w, i64 sequence, i64 row, i64 rows)
     return ok;
 }
 
-static bool range_job(Worker *w)
+/* Whole sequences, thread by thread. */
+static bool sequences_job(Worker *w)
 {
     Calib *c = w->c;
+    for (i64 s = w->id; s < c->run_sequences; s += c->nt)
+        if (atomic_load(&c->stop) || !run_rows(w, s, 0, c->length)) return false;
+    return true;
+}
+
+/* Blocks of rows of some sequences, thread by thread. */
+static bool blocks_job(Worker *w)
+{
+    const CalibRows *b = &w->c->blocks;
+    u64 n = 0;
+    for (i64 s = b->s0; s < b->s1; s++)
+        for (i64 r = b->r0; r < b->r1; r += b->step, n++) {
+            if (n % w->c->nt != w->id) continue;
+            i64 rows = b->r1 - r < b->step ? b->r1 - r : b->step;
+            if (atomic_load(&w->c->stop) || !run_rows(w, s, r, rows)) return false;
+        }
+    return true;
+}
+
+static bool range_job(Worker *w)
+{
     OpEval *const *reference = w->e->ops;
-    bool ok = true;
-    w->e->ops = c->ops;
-    for (i64 s = w->id; ok && s < c->run_sequences; s += c->nt) {
-        i64 step = c->rows ? c->rows : c->length;
-        for (i64 r = 0; ok && r < c->length; r += step)
-            ok = !atomic_load(&c->stop) &&
-                 run_rows(w, s, r, c->length - r < step ? c->length - r : step);
-    }
+    w->e->ops = w->c->ops;
+    bool ok = w->c->blocks.step ? blocks_job(w) : sequences_job(w);
     w->e->ops = reference;
     return ok;
 }
@@ -345,19 +361,19 @@ bool calib_run(Calib *c, u32 end, i64 sequences, bool advance, CalibHook *hook, 
         (advance && sequences > 0 && sequences < c->sequences))
         BUG("calib_run: a range or number of sequences that there is not");
     c->run_sequences = sequences > 0 ? sequences : c->sequences;
-    c->rows = 0;
+    c->blocks = (CalibRows){0};
     c->hook = hook;
     c->user = user;
     return run_range(c, end, advance);
 }
 
-bool calib_run_rows(Calib *c, u32 end, i64 rows, CalibHook *hook, void *user)
+bool calib_run_rows(Calib *c, u32 end, CalibRows rows, CalibHook *hook, void *user)
 {
     for (u32 i = c->at; i < end; i++)
         if (op_at(c->m, c->m->fns.at[c->fn].body.at[i])->kind == OP_ATTENTION)
             BUG("calib_run_rows: attention needs whole sequences");
     c->run_sequences = c->sequences;
-    c->rows = rows;
+    c->blocks = rows;
     c->hook = hook;
     c->user = user;
     return run_range(c, end, false);

@@ -29,6 +29,9 @@ for recipe in float:0.00002 w8a8-dynamic:0.003 w4a16:0.002; do
     [ "$alone" = "$here" ] || fail "one thread: '$alone', two '$here'"
 done
 
+"$PFQC" ppl "$sample" "$text" --recipe w4a16 --against float -c 128 --chunks 2 >"$tmp/err" 2>&1 || fail "--against"
+grep -qE '^against float: kl 0\.0[0-9]+ top1 0\.[789]' "$tmp/err" && tail -n 1 "$tmp/err" | grep -q '^ppl ' || fail "--against"
+
 refused() { # pattern, arguments
     local want=$1
     shift
