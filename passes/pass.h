@@ -91,6 +91,7 @@ bool pass_tail(PassCx *cx, u32 fn, Tail *t);
 /* Does a weight of class `cls` ("layers", "head", "embedding") named `name` pass the options only=
  * and skip=? */
 bool pass_selected(const PassCx *cx, const char *cls, const char *name);
+bool pass_skips(const PassCx *cx, const char *part); /* is this part of a pass named by skip=? */
 
 /* The name of the weight that a constant was made from, without the suffixes that passes add. */
 const char *pass_base_name(PassCx *cx, ValueId v);

@@ -21,7 +21,7 @@ typedef struct Phase {
     Tail tail;
     bool *is_tail; /* [ops] computed from the cut by nothing but rows of its own */
     bool *unread;  /* [ops] dequantize ops whose integers go to caches instead */
-    i64 prefix;    /* rows that every attention begins with */
+    i64 prefix;    /* rows that every attention begins with (rules.c: the same number) */
     ValueId hidden;
     VEC(CachePair) caches; /* by cache number */
 } Phase;
@@ -139,21 +139,9 @@ static bool make_side(Phase *p, const Op *attention, u32 side, DType kv, Cache *
     return c->rows && c->scale && (!offset || c->offset);
 }
 
-/* All attentions begin with the same number of rows, because positions count them. */
-static bool check_prefix(Phase *p, const Op *attention)
-{
-    ValueId k = op_in(attention, 4);
-    i64 rows = k ? type_of(p->cx->m, k)->dim[0] : 0;
-    if (p->prefix < 0) p->prefix = rows;
-    return rows == p->prefix ||
-           pass_fail(p->cx, attention, "a prefix of %lld rows here, of %lld in an attention before",
-                     (long long)rows, (long long)p->prefix);
-}
-
 static bool make_states(Phase *p, DType kv)
 {
     Module *m = p->cx->m;
-    p->prefix = -1;
     for (u32 i = 0; i < m->fns.at[p->from].body.n; i++) {
         OpId id = m->fns.at[p->from].body.at[i];
         if (op_at(m, id)->kind != OP_ATTENTION) continue;
@@ -167,8 +155,8 @@ static bool make_states(Phase *p, DType kv)
         if (c->side[0].rows)
             return pass_fail(p->cx, &op, "cache %lld belongs to an attention before this one",
                              (long long)n);
-        if (!check_prefix(p, &op) || !make_side(p, &op, 0, kv, &c->side[0]) ||
-            !make_side(p, &op, 1, kv, &c->side[1]))
+        p->prefix = op_in(&op, 4) ? type_of(m, op.in[4])->dim[0] : 0;
+        if (!make_side(p, &op, 0, kv, &c->side[0]) || !make_side(p, &op, 1, kv, &c->side[1]))
             return false;
     }
     return true;

@@ -1,5 +1,6 @@
 /* The pass table and pipelines as text. */
 #include "passes/pass.h"
+#include "passes/rules.h"
 
 #include <stdlib.h>
 
@@ -318,6 +319,7 @@ void passes_list(StrBuf *b)
             sb_printf(b, "%s- `%.*s`: %.*s%s%.*s\n", first ? "\n" : "", STRF(o.name), STRF(o.type),
                       o.def.n ? ", default " : "", STRF(o.def));
     }
+    rules_list(b);
     sb_str(b, "\n# Recipes\n");
     for (u32 i = 0; recipe_builtin_name(i); i++) {
         Diag d;

@@ -212,15 +212,6 @@ static i64 power_block(i64 n, i64 block)
     return g;
 }
 
-static bool skipped(const PassCx *cx, const char *name)
-{
-    const char *list = pass_word(cx, "skip");
-    size_t n = strlen(name);
-    for (const char *p = list ? strstr(list, name) : NULL; p; p = strstr(p + 1, name))
-        if ((p == list || p[-1] == '+') && (p[n] == 0 || p[n] == '+')) return true;
-    return false;
-}
-
 bool pass_rotate(PassCx *cx)
 {
     Module *m = cx->m;
@@ -231,20 +222,17 @@ bool pass_rotate(PassCx *cx)
                 .consts = {.m = m, .d = cx->d, .layer = -1}};
     i64 block = pass_int(cx, "block");
     r.seed = 2 * pass_int(cx, "seed") + 1; /* 0 would mean no signs */
-    if (!skipped(cx, "r1") && !rotate_residual(&r)) return false;
+    if (!pass_skips(cx, "r1") && !rotate_residual(&r)) return false;
     u32 known = m->ops.n;
     for (OpId i = 1; i < known; i++) {
         OpKind kind = op_at(m, i)->kind;
         if (kind == OP_ATTENTION) {
-            if (op_in(op_at(m, i), 4))
-                return pass_fail(
-                    cx, op_at(m, i),
-                    "it has a prefix, whose keys and values are in the unrotated basis");
-            if (!skipped(cx, "r2") && !rotate_values(&r, i)) return false;
-            if (!skipped(cx, "r3") && !(insert_online(&r, i, 0, 0) && insert_online(&r, i, 1, 0)))
+            if (!pass_skips(cx, "r2") && !rotate_values(&r, i)) return false;
+            if (!pass_skips(cx, "r3") &&
+                !(insert_online(&r, i, 0, 0) && insert_online(&r, i, 1, 0)))
                 return false;
         }
-        if (!skipped(cx, "r4") && is_down(&r, op_at(m, i))) {
+        if (!pass_skips(cx, "r4") && is_down(&r, op_at(m, i))) {
             i64 n = type_cols(type_of(m, op_at(m, i)->in[0])),
                 group = block ? power_block(n, block) : 0;
             if (!insert_online(&r, i, 0, group) || !turn_input(&r, i, group, 0)) return false;

@@ -1,6 +1,7 @@
 /* Running a pipeline: order of stages, verification, dumps, times. */
 #include "passes/numerics.h"
 #include "passes/pass.h"
+#include "passes/rules.h"
 
 #include "ir/base/meter.h"
 #include "ir/text.h"
@@ -136,9 +137,10 @@ static bool check_names(Diag *d, const PassOptions *o)
 
 static bool run_pass(PassCx *cx, const PassInfo *info, const PassOptions *o)
 {
-    if (!check_before(cx, info)) return false;
+    if (!check_before(cx, info) || !rules_before(cx, info->name)) return false;
     u32 errors = cx->d->n_errors;
     if (!info->run(cx) || cx->d->n_errors > errors) return false;
+    if (!rules_of_module(cx, arena_printf(cx->a, "pass %s", info->name))) return false;
     if (!o->verify_each) return true;
     if (!ir_verify(cx->d, cx->m)) {
         diag_note(cx->d, "after pass %s", info->name);
@@ -152,8 +154,9 @@ bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o)
     Arena a = {0};
     Numerics num = {0};
     const CalibSource no_text = {.bos = -1, .eos = -1};
-    bool ok = check_names(d, o) && ir_verify(d, m) && (!o->dump_dir || io_mkdirs(d, o->dump_dir)) &&
-              dump(d, &a, m, o, 0, "import");
+    PassCx import = {.m = m, .d = d, .a = &a};
+    bool ok = check_names(d, o) && ir_verify(d, m) && rules_of_module(&import, "the model") &&
+              (!o->dump_dir || io_mkdirs(d, o->dump_dir)) && dump(d, &a, m, o, 0, "import");
     if (ok && o->verify_numerics) ok = numerics_start(&num, d, m);
     for (u32 i = 0; ok && i < p->calls.n; i++) {
         const PassInfo *info = &pass_info[p->calls.at[i].pass];

@@ -164,6 +164,11 @@ bool pass_selected(const PassCx *cx, const char *cls, const char *name)
     return (!*only || listed(only, cls, name)) && !listed(skip, cls, name);
 }
 
+bool pass_skips(const PassCx *cx, const char *part)
+{
+    return listed(pass_word(cx, "skip"), part, part);
+}
+
 const char *pass_base_name(PassCx *cx, ValueId v)
 {
     static const char *const suffix[] = {SUFFIX_DQ, SUFFIX_Q, SUFFIX_SCALE, SUFFIX_PACK};

@@ -1,5 +1,6 @@
-/* Small models of random shape, written with quantised linears and attention in every form that the recipes use, behind
- * prefixes of random length: @main and the phased, lowered module are the same function. Also what single forms become. */
+/* Small models of random shape, written with quantised linears and attention in every form that the
+ * recipes use, behind prefixes of random length: @main and the phased, lowered module are the same
+ * function. Also what single forms become. */
 #include "passes/passes.h"
 
 #include "tests/unit/tiny_llama.h"
@@ -41,26 +42,34 @@ typedef struct Quantiser {
     i64 prefix;
 } Quantiser;
 
-static ValueId literal(Quantiser *z, const char *name, u32 rank, const i64 *dim, double lo, double hi)
+static ValueId literal(Quantiser *z, const char *name, u32 rank, const i64 *dim, double lo,
+                       double hi)
 {
     Builder c = {.m = z->m, .d = z->d, .layer = -1};
     double v[64];
     i64 n = 1;
-    for (u32 i = 0; i < rank; i++) n *= dim[i];
-    for (i64 i = 0; i < n; i++) v[i] = lo + (hi - lo) * (1 + below(&z->r, 1000)) / 1000.0;
-    return ir_op(&c, OP_LITERAL, NULL, 0, ATTRS({A_VALUES, .n = (u32)n, .floats = v}), ir_type(z->m, DT_F32, rank, dim), name);
+    for (u32 i = 0; i < rank; i++)
+        n *= dim[i];
+    for (i64 i = 0; i < n; i++)
+        v[i] = lo + (hi - lo) * (1 + below(&z->r, 1000)) / 1000.0;
+    return ir_op(&c, OP_LITERAL, NULL, 0, ATTRS({A_VALUES, .n = (u32)n, .floats = v}),
+                 ir_type(z->m, DT_F32, rank, dim), name);
 }
 
-/* Scales that the calls compute. A full-range maximum lies on a tie (7.5), which rounding noise would
- * break either way: the clip factor moves it. Those of caches are rounded to f16, as caches keep them. */
+/* Scales that the calls compute. A full-range maximum lies on a tie (7.5), which rounding noise
+ * would break either way: the clip factor moves it. Those of caches are rounded to f16, as caches
+ * keep them. */
 static ValueId dynamic_scale(Quantiser *z, Builder *b, ValueId x, const Form *f, bool half)
 {
-    const AttrSpec *form = ATTRS({A_DTYPE, .s = f->dtype}, {A_GROUP, .i = f->group}, {A_SCALE, .f = 0.93}, {A_FULL, .i = *f->dtype == 's' && strcmp(f->dtype, "s16") ? below(&z->r, 2) : 0});
+    const AttrSpec *form =
+        ATTRS({A_DTYPE, .s = f->dtype}, {A_GROUP, .i = f->group}, {A_SCALE, .f = 0.93},
+              {A_FULL, .i = *f->dtype == 's' && strcmp(f->dtype, "s16") ? below(&z->r, 2) : 0});
     ValueId s = ir_op(b, OP_QPARAMS, INS(x), form, 0, NULL);
     return half ? ir_op(b, OP_CAST, INS(s), ATTRS({A_DTYPE, .s = "f16"}), 0, NULL) : s;
 }
 
-/* dequantize(quantize(x)) in the form f; a static scale is one number or, for [T,heads,d], one per head. */
+/* dequantize(quantize(x)) in the form f; a static scale is one number or, for [T,heads,d], one per
+ * head. */
 static ValueId quantised(Quantiser *z, Builder *b, ValueId x, const Form *f, double range)
 {
     const Type *t = type_of(z->m, x);
@@ -72,19 +81,27 @@ static ValueId quantised(Quantiser *z, Builder *b, ValueId x, const Form *f, dou
     if (f->scale == SCALE_STATIC && !sign) m = literal(z, "offset", 2, dim, -range, -range / 2);
     if (f->scale == SCALE_DYNAMIC) s = dynamic_scale(z, b, x, f, rows);
     if (f->scale == SCALE_ASYM) {
-        s = ir_op(b, OP_QPARAMS_ASYM, INS(x), ATTRS({A_DTYPE, .s = f->dtype}, {A_GROUP, .i = f->group}, {A_SCALE, .f = below(&z->r, 2) ? 1 : 0.9}), 0, NULL);
+        s = ir_op(b, OP_QPARAMS_ASYM, INS(x),
+                  ATTRS({A_DTYPE, .s = f->dtype}, {A_GROUP, .i = f->group},
+                        {A_SCALE, .f = below(&z->r, 2) ? 1 : 0.9}),
+                  0, NULL);
         m = s + 1;
     }
-    ValueId q = ir_op(b, OP_QUANTIZE, INS(x, s, m), ATTRS({A_DTYPE, .s = f->dtype}, {A_GROUP, .i = f->group}, {A_FULL, .i = full}), 0, NULL);
+    ValueId q = ir_op(
+        b, OP_QUANTIZE, INS(x, s, m),
+        ATTRS({A_DTYPE, .s = f->dtype}, {A_GROUP, .i = f->group}, {A_FULL, .i = full}), 0, NULL);
     return ir_op(b, OP_DEQUANTIZE, INS(q, s, m), ATTRS({A_GROUP, .i = f->group}), 0, NULL);
 }
 
 static ValueId quantised_weight(Quantiser *z, ValueId w, const Form *f)
 {
     Builder c = {.m = z->m, .d = z->d, .layer = -1};
-    const AttrSpec *form = ATTRS({A_DTYPE, .s = f->dtype}, {A_GROUP, .i = f->group}), *full = ATTRS({A_DTYPE, .s = f->dtype}, {A_FULL, .i = 1});
+    const AttrSpec *form = ATTRS({A_DTYPE, .s = f->dtype}, {A_GROUP, .i = f->group}),
+                   *full = ATTRS({A_DTYPE, .s = f->dtype}, {A_FULL, .i = 1});
     bool asym = f->scale == SCALE_ASYM;
-    ValueId s = ir_op(&c, asym ? OP_QPARAMS_ASYM : OP_QPARAMS, INS(w), asym ? form : full, 0, "w.s"), m = asym ? s + 1 : 0;
+    ValueId s = ir_op(&c, asym ? OP_QPARAMS_ASYM : OP_QPARAMS, INS(w), asym ? form : full, 0,
+                      "w.s"),
+            m = asym ? s + 1 : 0;
     ValueId q = ir_op(&c, OP_QUANTIZE, INS(w, s, m), asym ? form : full, 0, "w.q");
     return ir_op(&c, OP_DEQUANTIZE, INS(q, s, m), ATTRS({A_GROUP, .i = f->group}), 0, "w.dq");
 }
@@ -92,10 +109,14 @@ static ValueId quantised_weight(Quantiser *z, ValueId w, const Form *f)
 static const struct {
     Form w, x;
 } linear_forms[] = {
-    {{"s4", SCALE_DYNAMIC, 0}, {"s4", SCALE_STATIC, 0}},  {{"s4", SCALE_DYNAMIC, 0}, {"s8", SCALE_STATIC, 0}},
-    {{"s8", SCALE_DYNAMIC, 0}, {"s8", SCALE_STATIC, 0}},  {{"s4", SCALE_DYNAMIC, 0}, {"s4", SCALE_DYNAMIC, 0}},
-    {{"s8", SCALE_DYNAMIC, 0}, {"s8", SCALE_DYNAMIC, 0}}, {{"u4", SCALE_ASYM, 16}, {"s16", SCALE_DYNAMIC, 16}},
-    {{"u4", SCALE_ASYM, 16}, {"s8", SCALE_DYNAMIC, 0}},   {{"u4", SCALE_ASYM, 8}, {"s8", SCALE_STATIC, 0}},
+    {{"s4", SCALE_DYNAMIC, 0}, {"s4", SCALE_STATIC, 0}},
+    {{"s4", SCALE_DYNAMIC, 0}, {"s8", SCALE_STATIC, 0}},
+    {{"s8", SCALE_DYNAMIC, 0}, {"s8", SCALE_STATIC, 0}},
+    {{"s4", SCALE_DYNAMIC, 0}, {"s4", SCALE_DYNAMIC, 0}},
+    {{"s8", SCALE_DYNAMIC, 0}, {"s8", SCALE_DYNAMIC, 0}},
+    {{"u4", SCALE_ASYM, 16}, {"s16", SCALE_DYNAMIC, 16}},
+    {{"u4", SCALE_ASYM, 16}, {"s8", SCALE_DYNAMIC, 0}},
+    {{"u4", SCALE_ASYM, 8}, {"s8", SCALE_STATIC, 0}},
 };
 enum { N_LINEAR = sizeof linear_forms / sizeof *linear_forms };
 
@@ -107,13 +128,16 @@ static void quantise_linear(Quantiser *z, OpId id)
     i64 cols = type_cols(type_of(z->m, op_at(z->m, id)->in[1]));
     if (w.group > cols) w.group = x.group = 0;
     Builder b = {.m = z->m, .d = z->d, .fn = z->fn, .before = id, .layer = op_at(z->m, id)->layer};
-    ValueId wq = quantised_weight(z, op_at(z->m, id)->in[1], &w), xq = quantised(z, &b, op_at(z->m, id)->in[0], &x, 4);
+    ValueId wq = quantised_weight(z, op_at(z->m, id)->in[1], &w),
+            xq = quantised(z, &b, op_at(z->m, id)->in[0], &x, 4);
     op_at(z->m, id)->in[0] = xq;
     op_at(z->m, id)->in[1] = wq;
 }
 
-static const Form kv_forms[] = {{"s4", SCALE_STATIC, 0}, {"s8", SCALE_STATIC, 0}, {"u4", SCALE_STATIC, 0}, {"s4", SCALE_DYNAMIC, 0},
-                                {"s8", SCALE_DYNAMIC, 0}, {"u4", SCALE_ASYM, 0},   {"u8", SCALE_ASYM, 0}};
+static const Form kv_forms[] = {{"s4", SCALE_STATIC, 0},  {"s8", SCALE_STATIC, 0},
+                                {"u4", SCALE_STATIC, 0},  {"s4", SCALE_DYNAMIC, 0},
+                                {"s8", SCALE_DYNAMIC, 0}, {"u4", SCALE_ASYM, 0},
+                                {"u8", SCALE_ASYM, 0}};
 enum { N_KV = sizeof kv_forms / sizeof *kv_forms };
 
 /* Another attention in its place, with quantised operands and a prefix. */
@@ -126,15 +150,23 @@ static void quantise_attention(Quantiser *z, OpId id)
     u32 kq = below(&z->r, 3);
     if (kq < 2) in[0] = quantised(z, &b, in[0], &q[kq], 6);
     for (u32 side = 1; side < 3; side++) {
-        u32 k = below(&z->r, N_KV + 1); /* one of them may stay float */
+        u32 k = below(&z->r,
+                      kq < 2 && side == 1 ? N_KV : N_KV + 1); /* keys or values may stay floats */
         if (k < N_KV) in[side] = quantised(z, &b, in[side], &kv_forms[k], 3);
     }
     const Type *k = type_of(z->m, in[1]);
     const i64 dim[3] = {z->prefix, k->dim[1], k->dim[2]};
     Builder c = {.m = z->m, .d = z->d, .layer = op.layer};
     for (u32 i = 4; z->prefix && i < 6; i++)
-        in[i] = ir_op(&c, OP_SYNTHETIC, NULL, 0, ATTRS({A_SEED, .i = 11}, {A_STREAM, .i = 2 * op.layer + (i64)i}, {A_SCALE, .f = 2}), ir_type(z->m, DT_F16, 3, dim), "prefix");
-    ValueId y = ir_op(&b, OP_ATTENTION, in, z->prefix ? 6 : 4, ATTRS({A_CACHE, .i = op_int(&op, A_CACHE)}, {A_SCALE, .f = op_float(&op, A_SCALE)}, {A_WINDOW, .i = op_int(&op, A_WINDOW)}), 0, NULL);
+        in[i] = ir_op(
+            &c, OP_SYNTHETIC, NULL, 0,
+            ATTRS({A_SEED, .i = 11}, {A_STREAM, .i = 2 * op.layer + (i64)i}, {A_SCALE, .f = 2}),
+            ir_type(z->m, DT_F16, 3, dim), "prefix");
+    ValueId y =
+        ir_op(&b, OP_ATTENTION, in, z->prefix ? 6 : 4,
+              ATTRS({A_CACHE, .i = op_int(&op, A_CACHE)}, {A_SCALE, .f = op_float(&op, A_SCALE)},
+                    {A_WINDOW, .i = op_int(&op, A_WINDOW)}),
+              0, NULL);
     ir_replace_uses(z->m, op.out, y);
     ir_erase(z->m, id);
 }
@@ -156,7 +188,8 @@ static void quantise_graph(Quantiser *z)
 static TinyLlama random_shape(Random *r)
 {
     static const i64 dims[] = {4, 6, 8, 10, 12, 16, 20};
-    TinyLlama t = {.layers = 1 + below(r, 2), .head_dim = dims[below(r, 7)], .kv_heads = 1 + below(r, 3)};
+    TinyLlama t = {
+        .layers = 1 + below(r, 2), .head_dim = dims[below(r, 7)], .kv_heads = 1 + below(r, 3)};
     t.heads = t.kv_heads * (1 + below(r, 4));
     t.hidden = 8 + below(r, 40);
     t.ffn = 9 + below(r, 60);
@@ -188,13 +221,16 @@ static double *logits(Diag *d, Module *m, bool decode, i64 *n)
     return v;
 }
 
-/* What comes before quantising changes nothing but the basis; it puts transforms and slices on the way. */
-static const char *const before[] = {"canonicalise", "untie,fuse-norm,rotate{seed=3}", "untie,fuse-norm,rotate,merge-linears",
-                                     "untie,fuse-norm,merge-linears", "untie,fuse-norm,rotate{skip=r1+r2,block=4}"};
+/* What comes before quantising changes nothing but the basis; it puts transforms and slices on the
+ * way. */
+static const char *const before[] = {
+    "canonicalise", "untie,fuse-norm,rotate{seed=3}", "untie,fuse-norm,rotate,merge-linears",
+    "untie,fuse-norm,merge-linears", "untie,fuse-norm,rotate{skip=r1+r2,block=4}"};
 
 /* How often each form came up, so that a change of the generator cannot empty the test. */
 typedef struct Seen {
-    u32 attend, integer_q, integer_k, integer_v, offsets, kept_scales, prefix, window, qlinear, static_linear, linear;
+    u32 attend, integer_q, integer_k, integer_v, offsets, kept_scales, prefix, window, qlinear,
+        static_linear, linear;
 } Seen;
 
 static void look(const Module *m, Seen *s)
@@ -239,8 +275,10 @@ static void check_graph(u64 seed, Seen *seen)
     u32 attends = seen->attend;
     look(z.m, seen);
     assert_int_equal(seen->attend - attends, 2 * t.layers);
-    double prefill = compare_values(ref, logits(&d, z.m, false, &k), n).rel, decode = compare_values(ref, logits(&d, z.m, true, &k), n).rel;
-    if (!(prefill <= 1e-9 && decode <= 1e-9)) fail_msg("seed %llu: %.1e and %.1e", (unsigned long long)seed, prefill, decode);
+    double prefill = compare_values(ref, logits(&d, z.m, false, &k), n).rel,
+           decode = compare_values(ref, logits(&d, z.m, true, &k), n).rel;
+    if (!(prefill <= 1e-9 && decode <= 1e-9))
+        fail_msg("seed %llu: %.1e and %.1e", (unsigned long long)seed, prefill, decode);
     arena_free(&a);
 }
 
@@ -248,8 +286,12 @@ static void random_graphs(void **state)
 {
     (void)state;
     Seen s = {0};
-    for (u64 seed = 0; seed < 200; seed++) check_graph(seed, &s);
-    const u32 n[] = {s.integer_q, s.integer_k, s.integer_v, s.offsets, s.kept_scales, s.prefix, s.window, s.static_linear, s.qlinear - s.static_linear, s.linear};
+    for (u64 seed = 0; seed < 200; seed++)
+        check_graph(seed, &s);
+    const u32 n[] = {s.integer_q, s.integer_k,     s.integer_v,
+                     s.offsets,   s.kept_scales,   s.prefix,
+                     s.window,    s.static_linear, s.qlinear - s.static_linear,
+                     s.linear};
     for (u32 i = 0; i < sizeof n / sizeof *n; i++)
         if (n[i] < 50) fail_msg("form %u came up %u times in %u attentions", i, n[i], s.attend);
 }
