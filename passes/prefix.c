@@ -1,0 +1,389 @@
+/* prefix: outlier tokens go in front of every sequence, once, as keys and values in the module
+ * (PrefixQuant, arXiv:2410.05265).
+ *
+ * A token is an outlier where the largest magnitude of what a down projection reads, before any
+ * online transform, exceeds 64 times the median over the tokens of its sequence. There are as many
+ * per sequence as the layer with most of them has on average, rounded up. The prefix is the tokens
+ * that are outliers most often at other places than the first (where every token is one), then BOS,
+ * or EOS for a tokenizer without BOS. Keys and values are those of the float model as it stands, as
+ * operands of attention are: rotated, after RoPE.
+ */
+#include "passes/calib/calib.h"
+#include "passes/quantisers.h"
+
+#include "ir/base/half.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    THRESHOLD = 64,
+    COMPARED = 8,     /* sequences whose ratios are reported, before and after */
+    PREFIX_MAX = 256, /* tokens */
+};
+
+typedef struct Ids {
+    u32 n;
+    i32 id[PREFIX_MAX];
+} Ids;
+
+/* ---- outliers ---- */
+
+typedef struct Detect {
+    Sites down;
+    u32 *product; /* [ops] 1 + layer (index into down) whose gated product the op makes */
+    i64 sequences, length;
+    u32 *count;   /* [layers, sequences] outlier tokens */
+    float *worst; /* [layers, sequences] the largest ratio */
+    u32 *hits;    /* [sequences, length] layers in which a token is an outlier */
+    bool infinite;
+} Detect;
+
+static int by_value(const void *x, const void *y)
+{
+    float a = *(const float *)x, b = *(const float *)y;
+    return (a > b) - (a < b);
+}
+
+static bool observe(void *user, const CalibCall *call)
+{
+    Detect *d = user;
+    u32 layer = d->product[call->op];
+    if (!layer) return true;
+    i64 rows = call->out->dim[0], cols = call->out->dim[1];
+    float *top = xmalloc(2 * (size_t)rows, sizeof *top), *sorted = top + rows;
+    for (i64 r = 0; r < rows; r++) {
+        const float *x = call->out->f + r * cols;
+        top[r] = 0;
+        for (i64 i = 0; i < cols; i++) {
+            float v = fabsf(x[i]);
+            top[r] = v > top[r] || v != v ? v : top[r];
+        }
+        sorted[r] = top[r];
+    }
+    qsort(sorted, (size_t)rows, sizeof *sorted, by_value);
+    float median = sorted[(rows - 1) / 2];
+    i64 slot = (layer - 1) * d->sequences + call->sequence;
+    for (i64 r = 0; r < rows; r++) {
+        float ratio = median > 0 ? top[r] / median : 0;
+        if (!isfinite(top[r])) d->infinite = true;
+        if (ratio > d->worst[slot]) d->worst[slot] = ratio;
+        if (!(ratio > (float)THRESHOLD)) continue;
+        d->count[slot]++;
+        d->hits[call->sequence * d->length + r]++;
+    }
+    free(top);
+    return true;
+}
+
+/* Runs the model over the first sequences of the text; d->down is set. */
+static bool detect(PassCx *cx, Detect *d, i64 sequences, i64 length)
+{
+    const Sites *s = &d->down;
+    i64 layers = s->all.n;
+    d->sequences = sequences;
+    d->length = length;
+    d->product = NEWN(cx->a, u32, cx->m->ops.n);
+    d->count = NEWN(cx->a, u32, layers * sequences);
+    d->worst = NEWN(cx->a, float, layers *sequences);
+    d->hits = NEWN(cx->a, u32, sequences * length);
+    for (u32 i = 0; i < s->all.n; i++)
+        d->product[pass_def(cx->m, site_source(cx->m, s->all.at[i].x))] = i + 1;
+    Calib *run = calib_new(cx, sequences, length);
+    bool ok = run != NULL;
+    for (u32 i = 0; ok && i < s->all.n; i++) {
+        calib_progress(cx, "outlier tokens", i, s->all.n);
+        ok = calib_run(run, s->all.at[i].at + 1, 0, true, observe, d);
+    }
+    calib_progress(cx, "outlier tokens", s->all.n, s->all.n);
+    calib_free(run);
+    return ok && (!d->infinite || pass_fail(cx, NULL,
+                                            "a value that a down projection reads is not "
+                                            "finite on the calibration text"));
+}
+
+/* [layers] the largest ratio in the first sequences. */
+static float *worst_ratios(PassCx *cx, const Detect *d)
+{
+    float *w = NEWN(cx->a, float, d->down.all.n);
+    for (u32 i = 0; i < d->down.all.n; i++)
+        for (i64 s = 0; s < d->sequences && s < COMPARED; s++)
+            w[i] = fmaxf(w[i], d->worst[i * d->sequences + s]);
+    return w;
+}
+
+/* Outliers per sequence: mean of the layer with most of them, rounded up. */
+static u32 outlier_count(const Detect *d)
+{
+    u32 most = 0;
+    for (u32 i = 0; i < d->down.all.n; i++) {
+        u32 sum = 0;
+        for (i64 s = 0; s < d->sequences; s++)
+            sum += d->count[i * d->sequences + s];
+        most = sum > most ? sum : most;
+    }
+    return (u32)((most + d->sequences - 1) / d->sequences);
+}
+
+/* Of `n` tokens that were outliers somewhere, the most frequent first; equal ones by id. */
+static void most_frequent(PassCx *cx, const Detect *d, u32 n, Ids *out)
+{
+    const i32 *tokens = cx->calib->tokens;
+    i64 vocab = 1;
+    for (i64 i = 0; i < d->sequences * d->length; i++)
+        vocab = tokens[i] >= vocab ? tokens[i] + 1 : vocab;
+    u32 *seen = NEWN(cx->a, u32, vocab), distinct = 0, total = 0;
+    for (i64 i = 0; i < d->sequences * d->length; i++) {
+        if (i % d->length == 0 || !d->hits[i]) continue; /* the first token always is one */
+        distinct += !seen[tokens[i]];
+        seen[tokens[i]] += d->hits[i];
+        total += d->hits[i];
+    }
+    if (distinct == 1 && total * 10 < d->sequences) return; /* one rare token is chance */
+    while (out->n < n && out->n < distinct && out->n < PREFIX_MAX - 1) {
+        i64 best = 0;
+        for (i64 i = 1; i < vocab; i++)
+            if (seen[i] > seen[best]) best = i;
+        out->id[out->n++] = (i32)best;
+        seen[best] = 0;
+    }
+}
+
+static void choose(PassCx *cx, const Detect *d, Ids *out)
+{
+    u32 n = outlier_count(d);
+    if (!n) return;
+    most_frequent(cx, d, n, out);
+    i32 start = cx->calib->bos >= 0 ? cx->calib->bos : cx->calib->eos;
+    if (start >= 0) out->id[out->n++] = start;
+}
+
+/* ---- a prefix given by hand ---- */
+
+static bool read_ids(PassCx *cx, const char *text, Ids *out)
+{
+    if (strcmp(text, "none") == 0) return true;
+    for (const char *p = text; *(p += strspn(p, " ,+"));) {
+        Str word = {p, strcspn(p, " ,+")};
+        i64 id;
+        if (!str_to_i64(word, &id) || id < 0 || id > INT32_MAX)
+            return pass_fail(cx, NULL, "'%.*s' in the prefix '%s' is no token id", STRF(word),
+                             text);
+        if (out->n == PREFIX_MAX)
+            return pass_fail(cx, NULL, "the prefix has more than %d tokens", PREFIX_MAX);
+        out->id[out->n++] = (i32)id;
+        p += word.n;
+    }
+    return out->n || pass_fail(cx, NULL, "the prefix '%s' has no token ids", text);
+}
+
+static bool check_ids(PassCx *cx, const Ids *ids)
+{
+    i64 vocab = ir_meta_get_int(cx->m, "vocab", INT32_MAX),
+        context = ir_meta_get_int(cx->m, "context", INT32_MAX);
+    for (u32 i = 0; i < ids->n; i++)
+        if (ids->id[i] < 0 || ids->id[i] >= vocab)
+            return pass_fail(cx, NULL, "token %d of the prefix is not below the vocabulary's %lld",
+                             ids->id[i], (long long)vocab);
+    return ids->n < context ||
+           pass_fail(cx, NULL, "the prefix of %u tokens leaves no room in a context of %lld",
+                     ids->n, (long long)context);
+}
+
+/* ---- keys and values ---- */
+
+typedef struct Capture {
+    PassCx *cx;
+    CalibCache *cache;
+    const OpId *attention;
+    u32 n;
+    u16 **k, **v; /* [n] f16, as the operands */
+} Capture;
+
+static void narrow(const Tensor *t, u16 *out)
+{
+    i64 n = t->dim[0] * t->dim[1] * t->dim[2];
+    for (i64 i = 0; i < n; i++)
+        out[i] = f32_to_f16(t->f[i]);
+}
+
+static bool capture(void *user, const CalibCall *call)
+{
+    Capture *c = user;
+    for (u32 i = 0; i < c->n; i++)
+        if (call->op == c->attention[i]) {
+            narrow(&call->in[1], c->k[i]);
+            narrow(&call->in[2], c->v[i]);
+        }
+    return true;
+}
+
+static const char *array_name(PassCx *cx, OpId attention, char which)
+{
+    return arena_printf(cx->a, "%c.%lld", which,
+                        (long long)op_int(op_at(cx->m, attention), A_CACHE));
+}
+
+/* Runs the prefix through @main and puts what attentions read. */
+static bool put_prefix(PassCx *cx, CalibCache *cache, const OpId *attention, u32 n, const Ids *ids)
+{
+    Module *m = cx->m;
+    Capture c = {cx, cache, attention, n, NEWN(cx->a, u16 *, n), NEWN(cx->a, u16 *, n)};
+    for (u32 i = 0; i < n; i++) {
+        const Type *k = type_of(m, op_at(m, attention[i])->in[1]);
+        c.k[i] = NEWN(cx->a, u16, ids->n * k->dim[1] * k->dim[2]);
+        c.v[i] = NEWN(cx->a, u16, ids->n * k->dim[1] * k->dim[2]);
+    }
+    Calib *run = calib_new_tokens(cx, ids->id, 1, ids->n, 0);
+    bool ok = run && calib_run(run, ir_op_position(m, attention[n - 1]) + 1, 0, true, capture, &c);
+    calib_free(run);
+    for (u32 i = 0; ok && i < n; i++) {
+        const Type *k = type_of(m, op_at(m, attention[i])->in[1]);
+        const i64 dim[3] = {ids->n, k->dim[1], k->dim[2]};
+        for (i64 e = 0; e < dim[0] * dim[1] * dim[2]; e++)
+            if ((c.k[i][e] & 0x7c00) == 0x7c00 || (c.v[i][e] & 0x7c00) == 0x7c00)
+                return pass_fail(cx, op_at(m, attention[i]),
+                                 "a key or value of the prefix does not fit f16");
+        calib_put(cache, array_name(cx, attention[i], 'k'), DT_F16, 3, dim, c.k[i]);
+        calib_put(cache, array_name(cx, attention[i], 'v'), DT_F16, 3, dim, c.v[i]);
+    }
+    return ok;
+}
+
+static bool attach(PassCx *cx, CalibCache *cache, OpId attention)
+{
+    Module *m = cx->m;
+    Op *op = op_at(m, attention);
+    Builder b = {.m = m, .d = cx->d, .layer = op->layer};
+    const char *k_name = array_name(cx, attention, 'k'), *v_name = array_name(cx, attention, 'v');
+    Type t;
+    const void *data;
+    if (!calib_get(cache, k_name, &t, &data))
+        return pass_fail(cx, op, "cached results do not fit the model; remove the cache");
+    TypeId type = ir_type(m, DT_F16, t.rank, t.dim);
+    ValueId k = calib_constant(cache, &b, k_name, type, arena_printf(cx->a, "prefix.%s", k_name)),
+            v = calib_constant(cache, &b, v_name, type, arena_printf(cx->a, "prefix.%s", v_name));
+    if (!k || !v) return false;
+    op = op_at(m, attention);
+    ValueId *in = NEWN(m->a, ValueId, 6);
+    memcpy(in, op->in, 4 * sizeof *in);
+    in[4] = k;
+    in[5] = v;
+    op->in = in;
+    op->nin = 6;
+    TypeId out[2] = {0};
+    cx->changes++;
+    return ir_infer(cx->d, m, op, out);
+}
+
+/* ---- the pass ---- */
+
+static bool find_attentions(PassCx *cx, u32 fn, OpId **out, u32 *n)
+{
+    const Fn *f = &cx->m->fns.at[fn];
+    *out = NEWN(cx->a, OpId, f->body.n);
+    *n = 0;
+    for (u32 i = 0; i < f->body.n; i++) {
+        const Op *op = op_at(cx->m, f->body.at[i]);
+        if (op->kind != OP_ATTENTION) continue;
+        if (op_in(op, 4)) return pass_fail(cx, op, "it has a prefix already");
+        (*out)[(*n)++] = f->body.at[i];
+    }
+    return *n || pass_fail(cx, NULL, "the model has no attention");
+}
+
+static void report_ratios(PassCx *cx, const Sites *down, const char *when, const float *ratio)
+{
+    for (u32 i = 0; i < down->all.n; i++)
+        ir_meta_float(cx->m, arena_printf(cx->a, "outlier.%s.%d", when, down->all.at[i].layer),
+                      (double)ratio[i]);
+}
+
+/* What the first run over the text finds: the prefix, unless it is given, and ratios without it. */
+static bool measure(PassCx *cx, CalibCache *cache, const Sites *down, const char *given,
+                    const OpId *attention, u32 n)
+{
+    CalibBudget b = calib_budget(cx, CALIB_STATISTICS);
+    Detect d = {.down = *down};
+    Ids ids = {0};
+    if (given && !read_ids(cx, given, &ids)) return false;
+    if (cx->calib->tokens && down->all.n) {
+        if (!detect(cx, &d, given ? COMPARED : b.sequences, b.length)) return false;
+        if (!given) choose(cx, &d, &ids);
+        const i64 layers = down->all.n;
+        calib_put(cache, "before", DT_F32, 1, &layers, worst_ratios(cx, &d));
+    }
+    if (!check_ids(cx, &ids)) return false;
+    const i64 one = 1, count = ids.n;
+    const i32 ids_n = (i32)ids.n;
+    calib_put(cache, "count", DT_I32, 1, &one, &ids_n);
+    if (count) calib_put(cache, "ids", DT_I32, 1, &count, ids.id);
+    return (!count || put_prefix(cx, cache, attention, n, &ids)) && calib_commit(cache);
+}
+
+/* Ratios with the prefix in place. */
+static bool measure_after(PassCx *cx, const Sites *down)
+{
+    bool found;
+    CalibCache *cache = calib_cache(cx, &found);
+    if (!cache) return false;
+    if (!found) {
+        Detect d = {.down = *down};
+        if (!detect(cx, &d, COMPARED, calib_budget(cx, CALIB_STATISTICS).length)) return false;
+        const i64 layers = down->all.n;
+        calib_put(cache, "after", DT_F32, 1, &layers, worst_ratios(cx, &d));
+        if (!calib_commit(cache)) return false;
+    }
+    Type t;
+    const void *ratio;
+    if (calib_get(cache, "after", &t, &ratio) && type_elems(&t) == down->all.n)
+        report_ratios(cx, down, "after", ratio);
+    return true;
+}
+
+static void say(const PassCx *cx, const char *given, const char *ids)
+{
+    if (cx->d->silent) return;
+    if (*ids)
+        fprintf(stderr, "pfqc: prefix: %s%s\n", ids, given ? " (given)" : "");
+    else
+        fprintf(stderr, "pfqc: prefix: none (%s)\n",
+                given               ? "given"
+                : cx->calib->tokens ? "the model has no outlier tokens"
+                                    : "no calibration text to find outlier tokens in");
+}
+
+bool pass_prefix(PassCx *cx)
+{
+    Module *m = cx->m;
+    Sites down;
+    OpId *attention;
+    u32 n;
+    const char *given = cx->calib->prefix;
+    if (!given && *pass_word(cx, "ids")) given = pass_word(cx, "ids");
+    if (!sites_find(cx, 1u << SITE_DOWN_IN, false, &down) ||
+        !find_attentions(cx, pass_fn_index(m, "main"), &attention, &n))
+        return false;
+    bool found;
+    CalibCache *cache = calib_cache(cx, &found);
+    if (!cache || (!found && !measure(cx, cache, &down, given, attention, n))) return false;
+    Type t;
+    const void *count, *ids, *ratio;
+    if (!calib_get(cache, "count", &t, &count))
+        return pass_fail(cx, NULL, "cached results do not fit the model; remove the cache");
+    bool measured = calib_get(cache, "before", &t, &ratio) && type_elems(&t) == down.all.n;
+    if (measured) report_ratios(cx, &down, "before", ratio);
+    StrBuf text = {.a = cx->a};
+    sb_str(&text, "");
+    bool some = calib_get(cache, "ids", &t, &ids);
+    for (i64 i = 0; some && i < type_elems(&t); i++)
+        sb_printf(&text, "%s%d", i ? " " : "", ((const i32 *)ids)[i]);
+    say(cx, given, text.p);
+    if (!some) return true;
+    for (u32 i = 0; i < n; i++)
+        if (!attach(cx, cache, attention[i])) return false;
+    ir_meta_int(m, "prefix", type_elems(&t));
+    ir_meta_str(m, "prefix_ids", text.p);
+    return !measured || measure_after(cx, &down);
+}
