@@ -223,8 +223,14 @@ static bool compute(Walk *k)
 {
     PassCx *cx = k->cx;
     CalibBudget b = calib_budget(cx, CALIB_GPTQ);
-    if (cx->calib->tokens && cx->calib->n / b.length < b.sequences && cx->calib->n >= b.length)
-        b.sequences = cx->calib->n / b.length; /* a shorter text serves too */
+    i64 have = cx->calib->n / b.length;
+    if (cx->calib->tokens && have < b.sequences && have > 0) { /* a shorter text serves too */
+        diag_warn(cx->d, LOC_WHAT("pass weights"),
+                  "the calibration text gives %lld sequences of %lld tokens, %lld are wanted; "
+                  "--calibration FILE names a longer one",
+                  (long long)have, (long long)b.length, (long long)b.sequences);
+        b.sequences = have;
+    }
     k->run = calib_new(cx, b.sequences, b.length);
     bool ok = k->run != NULL;
     for (u32 i = 0; ok && i < k->inputs.n; i++) {

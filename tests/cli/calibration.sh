@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# What calibrating passes leave behind: results that are found again and give the same bytes, from model.json and from a
+# .pfir; damage is noticed; too short a text is refused.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+sample=$root/samples/tinystories
+case $PFQC in /*) ;; *) PFQC=$PWD/$PFQC ;; esac
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+fail() {
+    echo "FAILED: $*"
+    cat "$tmp/err" 2>/dev/null || true
+    exit 1
+}
+passes='canonicalise,merge-linears,weights{bits=4,method=gptq}'
+run() { "$PFQC" "$sample/model.json" --passes "$passes" --stop-after weights --cache "$tmp/cache" "$@" 2>"$tmp/err"; }
+files() { find "$tmp/cache" -type f | wc -l; }
+
+# 1. The first run computes, the second finds; another effort, text or option is another result.
+run >"$tmp/1.pfir" || fail "first run"
+[ "$(files)" = 1 ] || fail "expected one file of results"
+cp -r "$tmp/cache" "$tmp/kept"
+run >"$tmp/2.pfir" || fail "second run"
+cmp "$tmp/1.pfir" "$tmp/2.pfir" || fail "the second run gives another module"
+diff -r "$tmp/cache" "$tmp/kept" || fail "the second run wrote results"
+printf 'Too short.' >"$tmp/short"
+run --calibration "$tmp/short" >"$tmp/3.pfir" && fail "a text of a few tokens was enough"
+grep -q 'E0505.*the calibration text has' "$tmp/err" && grep -q 'hint:.*--calibration FILE' "$tmp/err" || fail "no sentence about a short text"
+[ "$(files)" = 1 ] || fail "a failed run left a file"
+run --effort full >"$tmp/3.pfir" || fail "--effort full"
+grep -q 'warning.*128 are wanted' "$tmp/err" || fail "no warning about a text too short for --effort full"
+rm -r "$tmp/cache" && cp -r "$tmp/kept" "$tmp/cache"
+
+# 2. A damaged file is computed again, to the same bytes.
+results=$(find "$tmp/cache" -type f)
+printf 'XX' | dd of="$results" bs=1 seek=3000 conv=notrunc 2>"$tmp/err"
+run >"$tmp/4.pfir" || fail "run over a damaged file"
+grep -q 'warning.*computed again' "$tmp/err" || fail "no warning about a damaged file"
+cmp "$tmp/1.pfir" "$tmp/4.pfir" && diff -r "$tmp/cache" "$tmp/kept" || fail "computing again gives other results"
+
+# 3. A .pfir has no tokenizer: random tokens, always the same.
+cp -r "$sample" "$tmp/model"
+"$PFQC" "$sample/model.json" --passes canonicalise --stop-after canonicalise >"$tmp/model/in.pfir" 2>"$tmp/err" || fail "dump"
+for i in 1 2; do
+    "$PFQC" opt "$tmp/model/in.pfir" --passes 'merge-linears,weights{bits=4,method=gptq}' --cache "$tmp/opt" -o "$tmp/opt$i.pfir" 2>"$tmp/err" ||
+        fail "opt"
+done
+cmp "$tmp/opt1.pfir" "$tmp/opt2.pfir" || fail "opt gives another module the second time"
+
+# 4. A folder that cannot be written is named, with what to do.
+if "$PFQC" "$sample/model.json" --passes "$passes" --stop-after weights --cache /dev/null/x >"$tmp/out" 2>"$tmp/err"; then fail "no folder"; fi
+grep -q 'E0702' "$tmp/err" && grep -q -e '--cache DIR' "$tmp/err" || fail "no sentence about the folder"
