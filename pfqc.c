@@ -100,14 +100,17 @@ static u32 choose_targets(Cli *c, const FeModel *f, const char **out)
 }
 
 typedef struct Progress {
-    const char *what; /* what is going on, since when */
+    char what[64]; /* is going on since start */
     double start;
 } Progress;
 
 static void progress(void *arg, const char *what, u64 done, u64 total)
 {
     Progress *p = arg;
-    if (!p->what || strcmp(p->what, what) != 0) *p = (Progress){what, now_seconds()};
+    if (strncmp(p->what, what, sizeof p->what - 1) != 0) {
+        snprintf(p->what, sizeof p->what, "%s", what);
+        p->start = now_seconds();
+    }
     double t = now_seconds() - p->start,
            left = done ? t * (double)(total - done) / (double)done : 0;
     if (!isatty(2)) return;

@@ -86,6 +86,19 @@ WIDE static void silu_n(const float *x, i64 n, float *y)
     }
 }
 
+/* The tanh form: x * (1 + tanh(u)) / 2 = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3). */
+WIDE static void gelu_n(const float *x, i64 n, float *y)
+{
+    for (i64 i = 0; i < n; i += 8) {
+        F8 v, e;
+        load8(x + i, n - i, &v);
+        e = -1.59576912f * (v + 0.044715f * v * v * v);
+        exp8(&e);
+        v /= 1.0f + e;
+        store8(y + i, n - i, &v);
+    }
+}
+
 /* x[i] = exp(scale * x[i] - top); returns the sum. */
 WIDE static float exp_n(float *x, i64 n, float scale, float top)
 {
@@ -373,6 +386,13 @@ static bool fast_silu(OpCall *c)
     return true;
 }
 
+static bool fast_gelu(OpCall *c)
+{
+    if (strcmp(op_str(c->e->m, c->op, A_MODE), "tanh") != 0) return op_eval_f32[OP_GELU](c);
+    gelu_n(c->in[0].f, calib_elems(&c->in[0]), c->out[0].f);
+    return true;
+}
+
 typedef struct Transform { /* of n = k * m elements: signs, Sylvester along m, the base along k */
     HadamardPlan p;
     float *sign;             /* [n], NULL: none */
@@ -488,8 +508,9 @@ void transform_dense(Eval *e, const Op *op, float *x, i64 rows, i64 cols, i64 pa
 /* ---- the table ---- */
 
 static OpEval *const table[OP_COUNT] = {
-    [OP_LINEAR] = fast_linear,   [OP_ATTENTION] = fast_attention, [OP_ROPE] = fast_rope,
-    [OP_RMSNORM] = fast_rmsnorm, [OP_SILU] = fast_silu,           [OP_HADAMARD] = fast_hadamard,
+    [OP_LINEAR] = fast_linear,     [OP_ATTENTION] = fast_attention, [OP_ROPE] = fast_rope,
+    [OP_RMSNORM] = fast_rmsnorm,   [OP_SILU] = fast_silu,           [OP_GELU] = fast_gelu,
+    [OP_HADAMARD] = fast_hadamard,
 };
 
 void fast_ops(OpEval **out)

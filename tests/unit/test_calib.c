@@ -315,6 +315,40 @@ static void kept_values(void **state)
     fix_free(&f);
 }
 
+/* Ops of other families: gelu of both forms, a scaled and partial rope, gains and none, biases. */
+static void other_ops(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "pfir 1\nmodule @t {vocab = 20}\n@e = synthetic {scale = 3, seed = 1, stream = 1} : "
+        "f32[20,24]\n"
+        "@w = synthetic {seed = 1, stream = 2} : f32[24,24]\n@b = synthetic {seed = 1, stream = 3} "
+        ": f32[24]\n"
+        "@g = literal {values = [0.5, 1, 2, 1, 0.5, 1, 2, 1, 3, 1, 2, 1]} : f32[12]\n"
+        "@f = rope_freqs {dim = 8} : f32[4]\n"
+        "func @main(%tokens: i32[T], %pos: i32[T]) {\n"
+        "  %x = embedding %tokens, @e : f32[T,24]\n  %a = gelu %x {mode = \"tanh\"} : f32[T,24]\n"
+        "  %c = gelu %x : f32[T,24]\n  %d = mul %a, %c : f32[T,24]\n  %s = silu %d : f32[T,24]\n"
+        "  %y = linear %s, @w, @b : f32[T,24]\n  %h = reshape %y {shape = [-1,2,12]} : "
+        "f32[T,2,12]\n"
+        "  %n = rmsnorm %h, @g {eps = 1e-05} : f32[T,2,12]\n  %m = rmsnorm %n {eps = 1e-05} : "
+        "f32[T,2,12]\n"
+        "  %r = rope %m, %pos, @f {mscale = 1.25} : f32[T,2,12]\n"
+        "  %t = hadamard %r {group = 4} : f32[T,2,12]\n  %u = hadamard %t : f32[T,2,12]\n"
+        "  %v = reshape %u {shape = [-1,24]} : f32[T,24]\n  %k = slice %v {axis = 1, begin = 3, "
+        "end = 20} : f32[T,17]\n"
+        "  %z = hadamard %v {seed = 9} : f32[T,24]\n  %p = slice %z {axis = 1, begin = 0, end = "
+        "17} : f32[T,17]\n"
+        "  %q = add %k, %p : f32[T,17]\n  return %q\n}\n";
+    Fix f;
+    fix_init(&f);
+    Source src = {"ops.pfir", text, sizeof text - 1};
+    fix_module(&f, ir_parse(&f.d, &f.a, &src, "."));
+    run_in_steps(&f, 1000, 0, 1e-6);
+    run_in_steps(&f, 1, 0, 1e-6);
+    fix_free(&f);
+}
+
 /* ---- text ---- */
 
 static void short_text(void **state)
@@ -553,10 +587,15 @@ static void no_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(equals_eval), cmocka_unit_test(prefix_is_seen),
-        cmocka_unit_test(replays),     cmocka_unit_test(kept_values),
-        cmocka_unit_test(short_text),  cmocka_unit_test(tokens_outside),
-        cmocka_unit_test(perplexity),  cmocka_unit_test(results_are_found_again),
+        cmocka_unit_test(equals_eval),
+        cmocka_unit_test(other_ops),
+        cmocka_unit_test(prefix_is_seen),
+        cmocka_unit_test(replays),
+        cmocka_unit_test(kept_values),
+        cmocka_unit_test(short_text),
+        cmocka_unit_test(tokens_outside),
+        cmocka_unit_test(perplexity),
+        cmocka_unit_test(results_are_found_again),
         cmocka_unit_test(no_folder),
     };
     if (!mkdtemp(cache_folder)) return 1;
