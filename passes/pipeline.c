@@ -332,7 +332,7 @@ void passes_list(StrBuf *b)
 
 static bool calibrates(const PassCall *c)
 {
-    static const char *const names[] = {"prefix", "static-scales", "weights"};
+    static const char *const names[] = {"prefix", "static-scales", "dynamic-scales", "weights"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(pass_info[c->pass].name, names[i]) == 0) return true;
     return false;
