@@ -206,9 +206,10 @@ static bool write_header(CgPlan *p, OutFile *f, u64 at)
     bool ok = pfq_image_header(p->image, p->sections.n, p->image_id, header) &&
               io_pwrite(f, header, n, at);
     free(header);
+    /* The file's last byte, unless it is data: the gap before it becomes a hole of zeros. */
     static const u8 zero;
-    return ok && io_pwrite(f, &zero, 1,
-                           at + p->total_bytes - 1); /* the gap before it becomes a hole of zeros */
+    if (p->data_offset + p->data_bytes == p->total_bytes) return ok;
+    return ok && io_pwrite(f, &zero, 1, at + p->total_bytes - 1);
 }
 
 bool cg_write_weights(Diag *d, CgPlan *p, OutFile *f, u64 at, const CgOptions *opt)
