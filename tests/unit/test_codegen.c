@@ -253,6 +253,40 @@ static void quantised_programs_agree_with_the_evaluator(void **state)
     run_all(true);
 }
 
+static void a_prefix_leaves_some_context(void **state)
+{
+    (void)state;
+    static const struct {
+        i64 context;
+        const char *ids, *message;
+    } cases[] = {
+        {3, "7 4 1", "leaves nothing of the context of 3"},
+        {64, "7 4", "names 2 of its 3 prefix tokens"},
+        {64, "7 x 1", "names 1 of its 3 prefix tokens"},
+        {64, "7 4 1", NULL},
+    };
+    for (u32 i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Arena a = {0};
+        Diag d;
+        diag_init(&d, &a);
+        Module *m = tiny_llama(&d, &shapes[0]);
+        Pipeline p = {0};
+        const PassOptions none = {0};
+        CgPlan plan;
+        assert_true(by_hand(&d, &a, 0, m, &p) && passes_run(&d, m, &p, &none));
+        ir_meta_int(m, "context", cases[i].context);
+        ir_meta_str(m, "prefix_ids", cases[i].ids);
+        assert_int_equal(cg_plan(&d, &a, m, &plan), !cases[i].message);
+        if (cases[i].message) {
+            assert_int_equal(d.msgs.n, 1);
+            assert_non_null(strstr(d.msgs.at[0].text, cases[i].message));
+        } else {
+            assert_true(plan.prefix == 3 && plan.prefix_ids[1] == 4 && plan.context == 61);
+        }
+        arena_free(&a);
+    }
+}
+
 /* The last byte of an image is data when the sections end on its alignment. */
 static void an_image_may_end_with_data(void **state)
 {
@@ -292,6 +326,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_image_may_end_with_data),
+        cmocka_unit_test(a_prefix_leaves_some_context),
         cmocka_unit_test(programs_agree_with_the_evaluator),
         cmocka_unit_test(quantised_programs_agree_with_the_evaluator),
     };
