@@ -206,7 +206,7 @@ static bool place_states(Plan *p)
         if (!ok || size >> 46 || *end >> 46)
             return pass_fail(p->cx, op, "the state has no size that fits in memory");
         i64 at = (i64)*end;
-        *end += round_up(size);
+        *end += cache ? size : round_up(size); /* a multiple of 64 tokens aligns each cache */
         op_set_ints(m, id, A_AT, &at, 1);
     }
     ir_meta_int(m, "kv_row_bytes", (i64)kv);

@@ -57,8 +57,8 @@
  * caller says), or is a reshape of a parameter.
  *   - of a state in the KV cache: bytes per token of all states before it; its bytes are `at * ctx`
  * onwards: head after head, row after row, a row of one head being head_dim elements (s4, u4: two
- * in a byte, element 2i in the low nibble; an odd row's last high nibble is padding). Every state's
- * bytes per token are rounded up to 64. Meta "kv_row_bytes" is the sum.
+ * in a byte, element 2i in the low nibble; an odd row's last high nibble is padding). ctx is a
+ * multiple of 64, so that every state is aligned. Meta "kv_row_bytes" is the sum.
  * @hidden: its offset in the arena. Buffers are reused: a step may write where an earlier step
  * read. Code that leaves out a barrier between two steps must look at ranges, not only at operands.
  * Fn.act_bytes is the function's arena; the arenas of the three overlap.

@@ -31,7 +31,8 @@ typedef struct PfqArgs {
     int32_t T;          /* rows (tokens) in this call, >= 1 */
     int32_t pos;        /* position of row 0 in its sequence, the prefix not counted: its row in the
                            KV cache; row t has position pos + t */
-    int32_t ctx;        /* capacity of the KV cache in tokens (the runtime's -c) */
+    int32_t ctx;        /* capacity of the KV cache in tokens (the runtime's -c, or a little more):
+                           a multiple of 64 */
 } PfqArgs;
 
 typedef void PfqKernel(const PfqArgs *a, int tid, int nt);

@@ -10,6 +10,7 @@
 
 enum { MAP_ACT, MAP_KV, MAP_SCRATCH, MAP_LOGITS, MAP_WEIGHTS };
 
+#define CTX_ALIGN 64
 #define HUGE_PAGE ((size_t)2 << 20)
 #define BYTES_PER_THREAD                                                                           \
     ((uint64_t)1 << 20) /* weight bytes per token that keep one more thread busy */
@@ -50,11 +51,19 @@ static bool check_model(const PfqModel *m, PfqErr *err)
     return true;
 }
 
+/* Tokens that the KV cache has room for: offsets in it are so many bytes a token, and must be
+ * aligned whatever those bytes are. */
+static int32_t padded_ctx(const PfqEngine *e)
+{
+    return (e->ctx + CTX_ALIGN - 1) / CTX_ALIGN * CTX_ALIGN;
+}
+
 static bool map_buffers(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
     const PfqModel *m = e->model;
     uint64_t kv, scratch, logits, rows = (uint64_t)m->rows * sizeof(int32_t);
-    if (__builtin_mul_overflow(m->kv_row_bytes, (uint64_t)e->ctx, &kv) ||
+    if (e->ctx > INT32_MAX - CTX_ALIGN ||
+        __builtin_mul_overflow(m->kv_row_bytes, (uint64_t)padded_ctx(e), &kv) ||
         __builtin_add_overflow(m->scratch_bytes, 127, &scratch) ||
         __builtin_mul_overflow((scratch & ~(uint64_t)63), (uint64_t)e->threads, &scratch) ||
         __builtin_mul_overflow((uint64_t)m->rows * (uint64_t)m->vocab, sizeof(float), &logits)) {
@@ -143,7 +152,7 @@ bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, 
     }
     e->exec.kernel = e->variant->kernel;
     e->exec.barrier = pfq_pool_barrier(e->pool);
-    e->exec.ctx = e->ctx;
+    e->exec.ctx = padded_ctx(e);
     e->exec.nt = e->threads;
     e->exec.logits = e->logits;
     return true;
