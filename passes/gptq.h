@@ -24,17 +24,23 @@
 
 typedef struct Gram Gram;
 /* Of rows that `threads` threads add. Each sums on its own, so that the sums do not depend on
- * timing; only where that would take more than a GiB, threads share matrices. */
-Gram *gram_new(i64 k, u32 threads);
+ * timing; only where that would take more than a GiB, threads share matrices. drift: for
+ * gram_add_drift. */
+Gram *gram_new(i64 k, u32 threads, bool drift);
 void gram_free(Gram *g);      /* NULL: nothing */
 i64 gram_size(const Gram *g); /* k */
 /* H += x^T x for x [rows, k], rows `stride` floats apart. */
 void gram_add(Gram *g, u32 thread, const float *x, i64 rows, i64 stride);
+/* Also D += (y - x)^T x, y being what the rows x [rows, k] are without any quantisation. */
+void gram_add_drift(Gram *g, u32 thread, const float *x, const float *y, i64 rows);
 /* Makes L in place of H, once, after the last gram_add. damp: part of the mean of H's diagonal that
  * is added to it; raised tenfold until H is positive definite in f32. order: columns are solved
  * from the largest diagonal element to the smallest, else from the first to the last. A column that
  * saw only zeros is as good as any other. False if H is not finite. */
 bool gram_factor(Gram *g, double damp, bool order, u32 threads);
+/* The weight that comes closest to w on y when it reads x, a `part` of the way from w: out = w +
+ * part * w D H^-1 (GPTAQ's asymmetric calibration, arXiv:2504.02692, as one least-squares step). */
+void gram_shift(const Gram *g, float part, const float *w, i64 n, u32 threads, float *out);
 
 typedef struct WeightForm {
     u32 bits;  /* 4 or 8 */

@@ -97,7 +97,7 @@ static void problem_free(Problem *p)
 
 static Gram *gram_of(const Problem *p, u32 threads)
 {
-    Gram *g = gram_new(p->c.k, threads);
+    Gram *g = gram_new(p->c.k, threads, false);
     i64 half = p->c.rows / 2;
     gram_add(g, 0, p->x, half, p->c.k);
     gram_add(g, 1, p->x + half * p->c.k, p->c.rows - half, p->c.k);
@@ -157,66 +157,88 @@ static void test_methods_improve(void **state)
     }
 }
 
-/* The published algorithm without blocks, in f64: H^-1 by Gauss-Jordan, one column at a time, each
- * eliminated from the inverse after use. Scales are those found by the solver. Returns the number
- * of integers that differ: near ties may fall the other way in f32. */
+/* (H + damping)^-1 by Gauss-Jordan; H is positive definite: no pivots. */
+static double *inverse(const Problem *p, double *mean)
+{
+    const i64 k = p->c.k;
+    double *h = xmalloc((size_t)(k * k), 8), *v = xmalloc((size_t)(k * k), 8);
+    i64 live = 0;
+    *mean = 0;
+    for (i64 i = 0; i < k; i++)
+        *mean += p->h[i * k + i], live += p->h[i * k + i] > 0;
+    *mean = live ? *mean / (double)live : 1;
+    for (i64 i = 0; i < k; i++) {
+        for (i64 j = 0; j < k; j++)
+            h[i * k + j] = p->h[i * k + j], v[i * k + j] = i == j;
+        if (!(h[i * k + i] > 0)) h[i * k + i] = *mean;
+        h[i * k + i] += p->c.damp * *mean;
+    }
+    for (i64 i = 0; i < k; i++) {
+        double d = 1 / h[i * k + i];
+        for (i64 j = 0; j < k; j++)
+            h[i * k + j] *= d, v[i * k + j] *= d;
+        for (i64 o = 0; o < k; o++) {
+            double f = o == i ? 0 : h[o * k + i];
+            for (i64 j = 0; f != 0 && j < k; j++)
+                h[o * k + j] -= f * h[i * k + j], v[o * k + j] -= f * v[i * k + j];
+        }
+    }
+    free(h);
+    return v;
+}
+
+/* The column that the published algorithm takes next. */
+static i64 next_column(const Problem *p, const bool *done, double mean)
+{
+    i64 at = -1;
+    float most = 0;
+    for (i64 i = 0; i < p->c.k; i++) {
+        double d = p->h[i * p->c.k + i];
+        float h = (float)(d > 0 ? d : mean);
+        if (done[i] || (at >= 0 && !(p->c.order && h > most))) continue;
+        at = i;
+        most = h;
+    }
+    return at;
+}
+
+static double nearest_of(const Problem *p, i64 r, i64 c, double x)
+{
+    i64 g = r * p->groups + (p->c.f.group ? c / p->c.f.group : 0);
+    double s = (double)p->got.s[g], m = p->got.m ? (double)p->got.m[g] : 0;
+    double lo = p->c.f.asym ? 0 : -(1 << (p->c.f.bits - 1)), hi = lo + (1 << p->c.f.bits) - 1;
+    return fmin(fmax(nearbyint((x - m) / s), lo), hi) * s + m;
+}
+
+/* The published algorithm without blocks, in f64: one column at a time, each eliminated from the
+ * inverse after use. Scales, and the errors that later columns make up for, are the solver's.
+ * Returns the number of integers that differ: near ties may fall the other way in f32. */
 static i64 reference_differences(const Problem *p)
 {
     const i64 k = p->c.k;
-    double *h = xmalloc((size_t)(k * k), 8), *v = xmalloc((size_t)(k * k), 8),
-           *w = xmalloc((size_t)k, 8), mean = 0;
-    i64 live = 0, differ = 0;
-    for (i64 i = 0; i < k; i++)
-        mean += p->h[i * k + i], live += p->h[i * k + i] > 0;
-    mean = live ? mean / (double)live : 1;
+    double mean, *v = inverse(p, &mean), *w = xmalloc((size_t)(p->c.n * k), 8);
     bool *done = xmalloc((size_t)k, 1);
-    for (i64 r = 0; r < p->c.n; r++) {
-        for (i64 i = 0; i < k; i++) {
-            done[i] = false;
-            w[i] = (double)p->w[r * k + i];
+    i64 differ = 0;
+    for (i64 i = 0; i < p->c.n * k; i++)
+        w[i] = (double)p->w[i];
+    for (i64 i = 0; i < k; i++)
+        done[i] = false;
+    for (i64 step = 0; step < k; step++) {
+        i64 at = next_column(p, done, mean);
+        double d = v[at * k + at];
+        done[at] = true;
+        for (i64 r = 0; r < p->c.n; r++) {
+            double got = value(p, r, at), e = (w[r * k + at] - got) / d;
+            double s = (double)p->got.s[r * p->groups];
+            differ += fabs(nearest_of(p, r, at, w[r * k + at]) - got) > 1e-9 + 1e-3 * s;
             for (i64 j = 0; j < k; j++)
-                h[i * k + j] = p->h[i * k + j], v[i * k + j] = i == j;
-            if (!(h[i * k + i] > 0)) h[i * k + i] = mean;
-            h[i * k + i] += p->c.damp * mean;
+                if (!done[j]) w[r * k + j] -= e * v[at * k + j];
         }
-        for (i64 i = 0; i < k; i++) { /* v = h^-1; h is positive definite: no pivots */
-            double d = 1 / h[i * k + i];
-            for (i64 j = 0; j < k; j++)
-                h[i * k + j] *= d, v[i * k + j] *= d;
-            for (i64 o = 0; o < k; o++) {
-                double f = o == i ? 0 : h[o * k + i];
-                for (i64 j = 0; f != 0 && j < k; j++)
-                    h[o * k + j] -= f * h[i * k + j], v[o * k + j] -= f * v[i * k + j];
-            }
-        }
-        for (i64 step = 0; step < k; step++) {
-            i64 at = -1;
-            for (i64 i = 0; i < k; i++) {
-                double hi = p->h[i * k + i], ha = at < 0 ? 0 : p->h[at * k + at];
-                if (hi == 0) hi = mean;
-                if (at >= 0 && ha == 0) ha = mean;
-                if (!done[i] && (at < 0 || (p->c.order && (float)hi > (float)ha))) at = i;
-            }
-            double e = (w[at] - value(p, r, at)) / v[at * k + at];
-            i64 group = p->c.f.group ? at / p->c.f.group : 0;
-            double s = (double)p->got.s[r * p->groups + group],
-                   m = p->got.m ? (double)p->got.m[r * p->groups + group] : 0;
-            double lo = p->c.f.asym ? 0 : -(1 << (p->c.f.bits - 1)),
-                   hi = lo + (1 << p->c.f.bits) - 1;
-            double best = fmin(fmax(nearbyint((w[at] - m) / s), lo), hi);
-            differ += fabs(best * s + m - value(p, r, at)) > 1e-9 + 1e-3 * s;
-            for (i64 j = 0; j < k; j++)
-                if (!done[j]) w[j] -= e * v[at * k + j];
-            done[at] = true;
-            double d = v[at * k + at];
-            for (i64 i = 0; i < k; i++) {
-                double f = done[i] ? 0 : v[i * k + at] / d;
-                for (i64 j = 0; f != 0 && j < k; j++)
-                    if (!done[j]) v[i * k + j] -= f * v[at * k + j];
-            }
-        }
+        for (i64 i = 0; i < k; i++)
+            for (i64 j = 0; !done[i] && j < k; j++)
+                if (!done[j]) v[i * k + j] -= v[i * k + at] / d * v[at * k + j];
     }
-    free(h), free(v), free(w), free(done);
+    free(v), free(w), free(done);
     return differ;
 }
 
@@ -254,6 +276,47 @@ static void test_deterministic(void **state)
     problem_free(&one);
 }
 
+/* The shift solves (out - w) (H + damping) = part * w D. */
+static void test_drift(void **state)
+{
+    (void)state;
+    Problem p = problem(&cases[3]);
+    const i64 k = p.c.k;
+    float *y = xmalloc((size_t)(p.c.rows * k), sizeof *y), *out = xmalloc((size_t)(p.c.n * k), 4);
+    double *drift = xmalloc((size_t)(k * k), 8), mean = 0;
+    for (i64 i = 0; i < p.c.rows * k; i++)
+        y[i] = p.x[i] * 1.1f + (float)uniform();
+    for (i64 i = 0; i < k * k; i++)
+        drift[i] = 0;
+    for (i64 r = 0; r < p.c.rows; r++)
+        for (i64 i = 0; i < k; i++)
+            for (i64 j = 0; j < k; j++)
+                drift[i * k + j] +=
+                    (double)(y[r * k + i] - p.x[r * k + i]) * (double)p.x[r * k + j];
+    Gram *g = gram_new(k, 2, true);
+    gram_add_drift(g, 1, p.x, y, 100);
+    gram_add_drift(g, 0, p.x + 100 * k, y + 100 * k, p.c.rows - 100);
+    assert_true(gram_factor(g, p.c.damp, true, 2));
+    gram_shift(g, 0.5f, p.w, p.c.n, 2, out);
+    for (i64 i = 0; i < k; i++)
+        mean += p.h[i * k + i] / (double)k;
+    double worst = 0, size = 0;
+    for (i64 r = 0; r < p.c.n; r++)
+        for (i64 j = 0; j < k; j++) {
+            double left = p.c.damp * mean * (double)(out[r * k + j] - p.w[r * k + j]), right = 0;
+            for (i64 i = 0; i < k; i++) {
+                left += (double)(out[r * k + i] - p.w[r * k + i]) * p.h[i * k + j];
+                right += 0.5 * (double)p.w[r * k + i] * drift[i * k + j];
+            }
+            worst = fmax(worst, fabs(left - right));
+            size = fmax(size, fabs(right));
+        }
+    assert_true(worst < 1e-3 * size);
+    free(y), free(out), free(drift);
+    gram_free(g);
+    problem_free(&p);
+}
+
 static void test_no_gram(void **state)
 {
     (void)state;
@@ -278,7 +341,7 @@ static void test_hostile_values(void **state)
     (void)state;
     Problem p = problem(&cases[0]);
     p.x[17] = INFINITY;
-    Gram *g = gram_new(p.c.k, 1);
+    Gram *g = gram_new(p.c.k, 1, false);
     gram_add(g, 0, p.x, p.c.rows, p.c.k);
     assert_false(gram_factor(g, 0.01, true, 1));
     gram_free(g);
@@ -298,8 +361,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_methods_improve), cmocka_unit_test(test_equals_reference),
-        cmocka_unit_test(test_deterministic),   cmocka_unit_test(test_no_gram),
-        cmocka_unit_test(test_hostile_values),
+        cmocka_unit_test(test_deterministic),   cmocka_unit_test(test_drift),
+        cmocka_unit_test(test_no_gram),         cmocka_unit_test(test_hostile_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -130,6 +130,40 @@ static void test_unmerged(void **state)
     arena_free(&f.a);
 }
 
+/* Every dequantized weight of a module, joined. */
+static Str weights_of(Fix *f, Module *m)
+{
+    StrBuf b = {.a = &f->a};
+    must(f, eval_open(&f->d, m));
+    Eval *e = eval_new(&f->d, m, false);
+    for (u32 i = 0; i < m->consts.n; i++) {
+        const Op *op = op_at(m, m->consts.at[i]);
+        if (op->kind != OP_DEQUANTIZE) continue;
+        const Type *t = type_of(m, op->out);
+        Tensor w;
+        must(f, eval_const(e, op->out, 0, t->dim[0], 0, t->dim[1], &w));
+        sb_add(&b, (const char *)w.f, (size_t)(t->dim[0] * t->dim[1]) * sizeof(float));
+        eval_reset(e);
+    }
+    eval_free(e);
+    return (Str){b.p, b.n};
+}
+
+/* Quantisers of values that the graph has already change nothing. */
+static void test_passes_by(void **state)
+{
+    (void)state;
+    Fix f;
+    fix_init(&f, shapes[0].vocab, 2 * 512);
+    Module *plain = tiny_llama(&f.d, &shapes[0]), *with = tiny_llama(&f.d, &shapes[0]);
+    must(&f, run(&f, plain, arena_printf(&f.a, "%sweights", front)));
+    must(&f, run(&f, with, arena_printf(&f.a, "%sdynamic-scales{a=4,kv=4},weights", front)));
+    Str a = weights_of(&f, plain), b = weights_of(&f, with);
+    assert_int_not_equal(a.n, 0);
+    assert_true(str_eq(a, b));
+    arena_free(&f.a);
+}
+
 /* Mean square difference of logits on a text that was not calibrated on. */
 static double logit_error(Fix *f, Module *m, Module *reference)
 {
@@ -158,10 +192,10 @@ static double logit_error(Fix *f, Module *m, Module *reference)
 static void test_better(void **state)
 {
     (void)state;
-    static const char *const method[] = {"rtn", "clip", "gptq,order"};
+    static const char *const method[] = {"rtn", "clip", "gptq,order,drift=0", "gptq,order"};
     for (u32 s = 0; s < N_SHAPES; s++) {
-        double err[3];
-        for (u32 i = 0; i < 3; i++) {
+        double err[4];
+        for (u32 i = 0; i < 4; i++) {
             Fix f;
             fix_init(&f, shapes[s].vocab, 8 * 512);
             Module *m = tiny_llama(&f.d, &shapes[s]), *ref = tiny_llama(&f.d, &shapes[s]);
@@ -169,8 +203,9 @@ static void test_better(void **state)
             err[i] = logit_error(&f, m, ref);
             arena_free(&f.a);
         }
-        print_message("logits, shape %u: rtn %g clip %g gptq %g\n", s, err[0], err[1], err[2]);
-        assert_true(err[1] < err[0] * 1.1 && err[2] < err[1]);
+        print_message("logits, shape %u: rtn %g clip %g gptq %g with drift %g\n", s, err[0], err[1],
+                      err[2], err[3]);
+        assert_true(err[1] < err[0] * 1.1 && err[2] < err[1] && err[3] < err[2] * 1.1);
     }
 }
 
@@ -206,6 +241,7 @@ static void test_refusals(void **state)
         {"weights{group=-1}", "group is -1, expected 0 (a whole row) or more"},
         {"weights{group=65}", "group 65 is longer than a row of 64"},
         {"weights{damp=much}", "damp is 'much', expected a number from 0 to 10"},
+        {"weights{drift=1.5}", "drift is '1.5', expected a number from 0 to 1"},
         {"weights{damp=nan}", "damp is 'nan', expected a number from 0 to 10"},
         {"weights{bits=8,asym}", "8 bits are symmetric with method gptq"},
     };
@@ -253,9 +289,10 @@ static int remove_cache(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms),    cmocka_unit_test(test_unmerged),
-        cmocka_unit_test(test_better),   cmocka_unit_test(test_found_again),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_passes_by),   cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_unmerged),    cmocka_unit_test(test_better),
+        cmocka_unit_test(test_found_again), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_texts),
     };
     return cmocka_run_group_tests(tests, make_cache, remove_cache);
 }
