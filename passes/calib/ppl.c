@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_LENGTH = 2048, LOGIT_BYTES = 32 << 20 };
+enum { DEFAULT_LENGTH = 2048, LOGIT_BYTES = 32 << 20, STREAMED_BYTES = 512 << 20 };
 
 typedef struct Side { /* a module on the text: up to the last hidden states, then the logits of some
                          rows */
@@ -160,13 +160,29 @@ static bool run_pairs(Score *s)
     return true;
 }
 
+/* Rows of logits at a time. A head too large for memory is decoded anew for each block: few, then.
+ */
+static i64 block_rows(const Side *s)
+{
+    const Fn *f = &s->cx.m->fns.at[s->c->fn];
+    i64 bytes = LOGIT_BYTES, each = STREAMED_BYTES / s->c->nt;
+    for (u32 i = s->cut; i < s->end; i++) {
+        const Op *op = op_at(s->cx.m, f->body.at[i]);
+        for (u32 k = 0; k < op->nin; k++)
+            if (is_const(s->cx.m, op->in[k]) && dense_streams(s->c, op, k) && each > bytes)
+                bytes = each;
+    }
+    i64 rows = bytes / 4 / s->vocab;
+    return rows < 16 ? 16 : rows > s->c->length ? s->c->length : rows;
+}
+
 static bool run(Score *s)
 {
     Side *a = &s->side, *ref = &s->ref;
-    const i64 n = a->c->length, rows = LOGIT_BYTES / 4 / a->vocab;
+    const i64 n = a->c->length;
     if (ref->c && ref->vocab != a->vocab)
         return diag_error(a->c->d, E_PASS_CALIB, LOC_WHAT("ppl"), "the vocabularies differ");
-    s->step = rows < 16 ? 16 : rows > n ? n : rows;
+    s->step = block_rows(a);
     i64 blocks = (a->c->sequences * ((n + s->step - 1) / s->step) + a->c->nt - 1) / a->c->nt;
     i64 mine = (a->c->sequences + a->c->nt - 1) / a->c->nt;
     a->total = (u64)(mine * a->cut + blocks * (a->end - a->cut));
