@@ -280,11 +280,23 @@ static bool ev_kv_append(OpCall *c)
     return true;
 }
 
+/* States may have been made when a symbol of their shapes had another value. */
+static bool states_agree(const OpCall *c)
+{
+    const Tensor *k = &c->in[2], *v = &c->in[3];
+    bool ok = c->in[0].dim[2] == k->dim[2];
+    for (u32 i = 0; i < 3; i++)
+        ok = ok && k->dim[i] == v->dim[i];
+    for (u32 s = 5; s < 9; s++)
+        if (present(c, s) && c->in[s].rank == 3)
+            ok = ok && c->in[s].dim[0] == k->dim[0] && c->in[s].dim[1] == k->dim[1];
+    return ok;
+}
+
 static bool ev_attend(OpCall *c)
 {
     const Tensor *k = &c->in[2], *v = &c->in[3];
-    if (c->in[0].dim[2] != k->dim[2])
-        return ev_fail(c->e, c->op, "its operands and states differ in shape");
+    if (!states_agree(c)) return ev_fail(c->e, c->op, "its operands and states differ in shape");
     KvCache kv = {k,
                   v,
                   .heads = k->dim[0],

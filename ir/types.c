@@ -512,7 +512,7 @@ static bool head_scale(Ty *t, u32 i, const Type *kv)
 {
     const Type *s = in(t, i);
     bool state = def_of(t->m, t->op->in[i])->kind == OP_STATE;
-    const i64 kept[3] = {kv->dim[0], DIM_C, 1};
+    const i64 kept[3] = {kv->dim[0], kv->dim[1], 1};
     if (!need_float(t, i)) return false;
     if (state) return need_shape(t, i, 3, kept);
     bool one = s->rank <= 2;

@@ -24,9 +24,21 @@ static void breach(Verify *v, const Op *op, const char *fmt, ...)
     if (op) diag_note(v->d, "%s", ir_op_text(v->m, op));
 }
 
+/* Operands that may be states, as bits. Elsewhere a state has no value, and its size is not that of
+ * the call. */
+static u32 state_operands(OpKind k)
+{
+    switch (k) {
+    case OP_ROWS: return 1 << 0;
+    case OP_STORE: return 1 << 1;
+    case OP_KV_APPEND: return 1 << 3 | 1 << 4 | 15 << 9;
+    case OP_ATTEND: return 1 << 2 | 1 << 3 | 15 << 5;
+    default: return 0;
+    }
+}
+
 static void check_op(Verify *v, const Op *op, u32 fn)
 {
-    const OpInfo *info = &op_info[op->kind];
     if (op->fn != fn) breach(v, op, "the op is listed in a body that it does not belong to");
     for (u32 i = 0; i < op->nin; i++) {
         ValueId x = op->in[i];
@@ -38,8 +50,8 @@ static void check_op(Verify *v, const Op *op, u32 fn)
             breach(v, op, "operand %u belongs to another function", i);
         else if (!v->defined[x])
             breach(v, op, "operand %u is used before it is defined", i);
-        else if (def_of(v->m, x)->kind == OP_STATE && !(info->flags & OPF_STATEFUL) &&
-                 op->kind != OP_ROWS)
+        else if (def_of(v->m, x)->kind == OP_STATE &&
+                 (i >= 32 || !(state_operands(op->kind) >> i & 1)))
             breach(v, op, "operand %u is a state", i);
     }
     if (!v->ok) return;

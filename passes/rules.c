@@ -241,7 +241,7 @@ static const struct Rule {
     {"prefix-once", "prefix", has_prefix, "there is a prefix already: a module has one"},
     {"prefix-float", "prefix", not_float,
      "the prefix's keys and values are those of the float model: put prefix before " QUANTISING},
-    {"grid-owner", "quantize-weights", selected_has_grid,
+    {"grid-owner", "quantize-weights weights", selected_has_grid,
      "this weight has its grid already, and a grid has one owner (rounding, clip search or GPTQ): "
      "select others with only= or skip="},
     {"one-transform", NULL, two_transforms,

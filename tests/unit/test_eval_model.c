@@ -228,6 +228,21 @@ static void models_are_refused(void **state)
     run_free(&r);
 }
 
+/* A state keeps the shape of the call that made it; scales that another call made do not fit its rows. */
+static void states_of_other_calls(void)
+{
+    Run r;
+    run_init(&r, false);
+    load(&r, "@k = state : s8[1,R,2]\n@s = state : f32[1,R,1]\n@one = literal {values = [1]} : f32[]\n"
+             "func @a(%q: f32[T,1,2], %p: i32[T], %r: i32[R]) {\n  %y = attend %q, %p, @k, @k, _, @one, _, @one {scale = 1} : f32[T,1,2]\n  return %y\n}\n"
+             "func @f(%q: f32[T,1,2], %p: i32[T], %r: i32[R]) {\n  %y = attend %q, %p, @k, @k, _, @s, _, @one {scale = 1} : f32[T,1,2]\n  return %y\n}\n");
+    Tensor q = noise(&r, 1, 1, DIMS(1, 1, 2)), p = tensor(&r, DT_I32, DIMS(1)), y;
+    p.i[0] = 5;
+    must(&r, eval_call(r.e, 1, ARGS(q, p, tensor(&r, DT_I32, DIMS(9))), &y));
+    assert_true(call_fails(&r, ARGS(q, p, tensor(&r, DT_I32, DIMS(3)))));
+    run_free(&r);
+}
+
 /* Symbols where a model has numbers: shapes that only a call can see are checked by the call. */
 static void symbols_are_refused(void **state)
 {
@@ -238,6 +253,7 @@ static void symbols_are_refused(void **state)
         "@k = state : f32[2,C,T]\n@v = state : f32[2,C,T]\nfunc @f(%x: f32[T,2,T], %p: i32[T], %z: f32[T]) {\n  %y = attend %x, %p, @k, @v {scale = 1} : f32[T,2,T]\n  return %y\n}\n",
         "@k = state : f32[R,T]\nfunc @f(%x: f32[T,T,4], %p: i32[T], %z: f32[T]) {\n  %y = reshape %x {shape = [4,-1,-1]} : f32[4,T,T]\n  %s = slice %y {axis = 0, begin = 0, end = 1} : f32[1,T,T]\n  %r = reshape %s {shape = [-1,-1]} : f32[T,T]\n  store %r, @k\n  return %r\n}\n",
     };
+    states_of_other_calls();
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         Run r;
         run_init(&r, i % 2);
