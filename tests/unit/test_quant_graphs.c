@@ -11,6 +11,11 @@
 #include <cmocka.h>
 
 #include "ir/compare.h"
+#include "passes/calib/calib.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 /* ---- random numbers ---- */
 
@@ -201,13 +206,18 @@ static TinyLlama random_shape(Random *r)
     return t;
 }
 
-static bool run(Diag *d, Module *m, const char *text)
+static bool run_with(Diag *d, Module *m, const char *text, const CalibSource *calib)
 {
     Source *src = NEW(d->a, Source);
     *src = (Source){"test", text, strlen(text)};
     Pipeline p = {0};
-    PassOptions o = {.verify_each = true};
+    PassOptions o = {.verify_each = true, .calib = calib};
     return pipeline_parse(d, d->a, src, &p) && passes_run(d, m, &p, &o);
+}
+
+static bool run(Diag *d, Module *m, const char *text)
+{
+    return run_with(d, m, text, NULL);
 }
 
 enum { TOKENS = 9 };
@@ -296,8 +306,82 @@ static void random_graphs(void **state)
         if (n[i] < 50) fail_msg("form %u came up %u times in %u attentions", i, n[i], s.attend);
 }
 
+/* ---- the passes of recipes ---- */
+
+/* Everything of a recipe but what needs text: rounding instead of GPTQ, ranges that are assumed. */
+static const char *const recipe[] = {
+    "untie,fuse-norm,rotate{seed=1},prefix,merge-linears,static-scales{a=4,kv=4,q=8,max=3},"
+    "weights{bits=4,method=rtn}",
+    "untie,fuse-norm,rotate,prefix,merge-linears,static-scales{a=8,kv=4,q=8,max=3},"
+    "weights{bits=4,method=rtn}",
+    "untie,fuse-norm,rotate,prefix,merge-linears,static-scales{a=8,kv=8,q=8,max=3},"
+    "weights{bits=8,method=rtn}",
+    "untie,fuse-norm,rotate,merge-linears,weights{bits=4,method=rtn},static-scales{a=8,kv=8,q=0,"
+    "max=3}",
+    "untie,fuse-norm,rotate,prefix,merge-linears,dynamic-scales{a=4,kv=4,clip=0.9,kvclip=0.95,"
+    "kvasym},weights{bits=4,method=rtn}",
+    "untie,fuse-norm,rotate,merge-linears,dynamic-scales{a=8,kv=8,kvasym},weights{bits=8,"
+    "method=rtn}",
+};
+enum { N_RECIPES = sizeof recipe / sizeof *recipe };
+static const char ends[] = ",quantize-weights{bits=8,sym,only=head+embedding},"
+                           "quantize-activations{dtype=s16,only=head}";
+
+static void check_recipe(u64 seed, const char *text, const char *cache)
+{
+    Arena a = {0};
+    Diag d;
+    diag_init(&d, &a);
+    Random r = {seed * 2 + 1};
+    TinyLlama t = random_shape(&r);
+    t.head_dim = 4 << below(&r, 4); /* a power of two, as the kernel's online transform needs */
+    Module *m = tiny_llama(&d, &t);
+    const CalibSource source = {.bos = -1,
+                                .eos = -1,
+                                .threads = 1,
+                                .cache_dir = cache,
+                                .prefix = below(&r, 3) ? "3 1" : "none"};
+    i64 n, k;
+    bool ok = run_with(&d, m, arena_printf(&a, "%s%s", text, ends), &source);
+    diag_flush(&d);
+    if (!ok) fail_msg("seed %llu: %s", (unsigned long long)seed, text);
+    double *ref = logits(&d, m, false, &n);
+    ok = run_with(&d, m, "phases{chunk=4,rows=4,kv=f16},lower,cse,dce,fuse,layout,memory", &source);
+    diag_flush(&d);
+    if (!ok) fail_msg("seed %llu: %s", (unsigned long long)seed, text);
+    for (OpId i = 1; i < m->ops.n; i++)
+        if (op_at(m, i)->fn &&
+            (op_at(m, i)->kind == OP_DEQUANTIZE || op_at(m, i)->kind == OP_LINEAR))
+            fail_msg("seed %llu: %s leaves an op on floats", (unsigned long long)seed, text);
+    double prefill = compare_values(ref, logits(&d, m, false, &k), n).rel,
+           decode = compare_values(ref, logits(&d, m, true, &k), n).rel;
+    if (!(prefill <= 1e-9 && decode <= 1e-9))
+        fail_msg("seed %llu: %s: %.1e and %.1e", (unsigned long long)seed, text, prefill, decode);
+    arena_free(&a);
+}
+
+static void remove_folder(const char *path)
+{
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        if (*e->d_name != '.') unlinkat(dirfd(dir), e->d_name, 0);
+    if (dir) closedir(dir);
+    rmdir(path);
+}
+
+static void recipes_on_random_shapes(void **state)
+{
+    (void)state;
+    char cache[] = "/tmp/pfqc-graphs-XXXXXX";
+    assert_non_null(mkdtemp(cache));
+    for (u64 seed = 0; seed < 60; seed++)
+        check_recipe(seed, recipe[seed % N_RECIPES], cache);
+    remove_folder(cache);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_graphs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_graphs),
+                                       cmocka_unit_test(recipes_on_random_shapes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
