@@ -454,10 +454,12 @@ static bool parse_meta(Parser *p)
         if (!next(p) || !expect(p, '=')) return false;
         if (p->tok == T_INT)
             ir_meta_int(p->m, key, p->i);
+        else if (p->tok == T_FLOAT)
+            ir_meta_float(p->m, key, p->f);
         else if (p->tok == T_STR)
             ir_meta_str(p->m, key, p->text.p);
         else
-            return syntax(p, "expected an integer or a string");
+            return syntax(p, "expected a number or a string");
         if (!next(p)) return false;
     }
     return next(p);
