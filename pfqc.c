@@ -269,11 +269,11 @@ static int init(Cli *c)
 
 static int opt_ir(Cli *c)
 {
-    Source src;
+    Source *src = NEW(c->a, Source); /* diagnostics point into it until they are printed */
     Recipe r = {0};
     if (c->n_words != 1) return diag_error(c->d, E_USAGE, LOC_NONE, "opt takes one .pfir file"), 2;
-    if (!io_read_text(c->d, c->a, c->word[0], 1u << 30, &src)) return 1;
-    Module *m = ir_parse(c->d, c->a, &src, io_dirname(c->a, c->word[0]));
+    if (!io_read_text(c->d, c->a, c->word[0], 1u << 30, src)) return 1;
+    Module *m = ir_parse(c->d, c->a, src, io_dirname(c->a, c->word[0]));
     PassOptions po = pass_options(c);
     CalibSource calib;
     TokBlob none = {0};

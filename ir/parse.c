@@ -449,7 +449,8 @@ static bool parse_meta(Parser *p)
     if (!next(p)) return false;
     for (bool first = true; !is_punct(p, '}'); first = false) {
         if (!first && !expect(p, ',')) return false;
-        if (p->tok != T_WORD) return syntax(p, "expected a key");
+        if ((p->tok != T_WORD && p->tok != T_STR) || !p->text.n || memchr(p->text.p, 0, p->text.n))
+            return syntax(p, "expected a key");
         const char *key = arena_strdup(p->m->a, p->text.p, p->text.n);
         if (!next(p) || !expect(p, '=')) return false;
         if (p->tok == T_INT)

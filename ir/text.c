@@ -190,14 +190,32 @@ static void put_fn(Print *p, const Fn *f)
     sb_str(b, "\n}\n");
 }
 
+/* A key is a word; one that is none (it may hold a value's name) is quoted. A float has a point or
+ * an exponent, so that it is read back as a float. */
+static void put_meta(const Module *m, StrBuf *b, const KeyVal *kv)
+{
+    const char *key = ir_cstr(m, kv->key);
+    bool word = (*key >= 'a' && *key <= 'z') || (*key >= 'A' && *key <= 'Z');
+    for (const char *p = key; *p; p++)
+        word &= ir_name_char(*p);
+    if (word)
+        sb_str(b, key);
+    else
+        sb_json_str(b, str_c(key));
+    sb_str(b, " = ");
+    size_t at = b->n;
+    put_attr_value(m, b, kv->kind, &kv->val);
+    if (kv->kind == AK_FLOAT && !strpbrk(b->p + at, ".e")) sb_str(b, ".0");
+}
+
 void ir_print(const Module *m, StrBuf *b)
 {
     Print p = {m, b, NULL};
     sb_str(b, "pfir 1\nmodule ");
     put_name(b, '@', ir_cstr(m, m->name));
     for (u32 i = 0; i < m->meta.n; i++) {
-        sb_printf(b, "%s%s = ", i ? ", " : " {", ir_cstr(m, m->meta.at[i].key));
-        put_attr_value(m, b, m->meta.at[i].kind, &m->meta.at[i].val);
+        sb_str(b, i ? ", " : " {");
+        put_meta(m, b, &m->meta.at[i]);
     }
     sb_str(b, m->meta.n ? "}\n" : "\n");
     for (u32 i = 0; i < m->files.n; i++) {

@@ -92,6 +92,7 @@ struct Calib {
     Arena a;
     Worker *worker; /* [nt] */
     OpEval *ops[OP_COUNT];
+    u64 memory;                    /* of the machine: nothing larger is tried */
     u64 range_bytes, stream_bytes; /* RANGE_BYTES and STREAM_BYTES; tests make them small */
     /* the run in progress */
     u32 from, end;

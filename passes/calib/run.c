@@ -4,6 +4,7 @@
 #include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "ir/base/meter.h"
 
@@ -127,8 +128,10 @@ static bool shape_of(Worker *w, const Op *op, ValueId v, i64 rows, Tensor *out)
     for (u32 i = 0; i < t->rank; i++) {
         out->dim[i] = t->dim[i] == DIM_T ? rows : t->dim[i];
         if (out->dim[i] < 0) return ev_fail(w->e, op, "has a dimension that @main does not bind");
-        if (__builtin_mul_overflow(n, out->dim[i], &n) || n > INT64_MAX / 16)
-            return ev_fail(w->e, op, "a value has too many elements");
+        if (__builtin_mul_overflow(n, out->dim[i], &n) || n > INT64_MAX / 16 ||
+            (u64)n > w->c->memory / 4)
+            return ev_fail(w->e, op, "a value of %lld tokens does not fit this machine's memory",
+                           (long long)rows);
     }
     return true;
 }
@@ -478,6 +481,7 @@ static Calib *calib_make(PassCx *cx, const i32 *tokens, i64 sequences, i64 lengt
                  .d = cx->d,
                  .sequences = sequences,
                  .length = length,
+                 .memory = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE),
                  .range_bytes = RANGE_BYTES,
                  .stream_bytes = STREAM_BYTES};
     if (!check_main(c)) return calib_free(c), NULL;

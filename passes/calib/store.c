@@ -153,8 +153,9 @@ static bool load_dense(Calib *c, const ValueId *v, u32 n)
     c->stages.n = 0;
     for (u32 i = 0; i < n; i++) {
         Dense x = {.v = v[i], .bytes = dense_bytes(c, v[i])};
-        if (!x.bytes)
-            return diag_error(c->d, E_PASS_CALIB, LOC_NONE, "constant '%s' has no known size",
+        if (!x.bytes || x.bytes > c->memory)
+            return diag_error(c->d, E_PASS_CALIB, LOC_NONE,
+                              "constant '%s' does not fit this machine's memory",
                               ir_cstr(c->m, value_at(c->m, v[i])->name));
         x.p = xmalloc(x.bytes, 1);
         vec_push(&c->a, &c->dense, x);

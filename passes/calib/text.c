@@ -9,8 +9,9 @@ CalibBudget calib_budget(const PassCx *cx, CalibUse use)
     };
     const CalibSource *s = cx->calib;
     CalibBudget b = budget[s->effort][use];
-    if (use != CALIB_SEARCH && s->samples) b.sequences = s->samples;
-    if (use != CALIB_SEARCH && s->length) b.length = s->length;
+    bool most = use == CALIB_SEARCH; /* a search reads no more than what was measured */
+    if (s->samples && !(most && b.sequences < s->samples)) b.sequences = s->samples;
+    if (s->length && !(most && b.length < s->length)) b.length = s->length;
     return b;
 }
 

@@ -4,6 +4,7 @@
 #include "ir/text.h"
 #include "passes/passes.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/fuzz_calib.h"
 
 static void run_recipe(const Source *src, const char *name)
 {
@@ -12,8 +13,9 @@ static void run_recipe(const Source *src, const char *name)
     Recipe recipe;
     diag_init(&d, &a);
     Module *m = ir_parse(&d, &a, src, "/nonexistent");
-    if (m && recipe_load(&d, &a, name, &recipe)) {
-        bool ok = passes_run(&d, m, &recipe.pipeline, &(PassOptions){.verify_each = true});
+    if (m && recipe_load(&d, &a, name, &recipe) && fuzz_calib_ok(m, &recipe.pipeline)) {
+        bool ok = passes_run(&d, m, &recipe.pipeline,
+                             &(PassOptions){.verify_each = true, .calib = &fuzz_calib});
         fuzz_verdict(&d, ok, UINT32_MAX);
         if (ok) {
             StrBuf text = {.a = &a};

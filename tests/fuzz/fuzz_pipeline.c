@@ -3,6 +3,7 @@
 #include "ir/text.h"
 #include "passes/passes.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/fuzz_calib.h"
 
 enum { MAX_OPS = 400 }; /* larger modules only take longer */
 
@@ -41,8 +42,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         char *rest = arena_strdup(&a, end + 1, size - line - 1);
         const Source src = {"module", rest, size - line - 1};
         Module *m = ir_parse(&d, &a, &src, ".");
-        const PassOptions o = {.verify_each = true};
-        if (m && ops_of(m) <= MAX_OPS && passes_run(&d, m, &p, &o)) check_result(&d, &a, m);
+        const PassOptions o = {.verify_each = true, .calib = &fuzz_calib};
+        if (m && ops_of(m) <= MAX_OPS && fuzz_calib_ok(m, &p) && passes_run(&d, m, &p, &o))
+            check_result(&d, &a, m);
     }
     arena_free(&a);
     return 0;
