@@ -137,7 +137,12 @@ static bool calib_source(Cli *c, const FeModel *f, const TokBlob *tok, const Pip
         return diag_error(c->d, E_USAGE, LOC_WHAT("--effort"), "'%s', expected fast or full",
                           effort);
     if (prefix && !fe_prefix_ids(c->d, c->a, tok, prefix, &out->prefix)) return false;
-    if (!pipeline_calibrates(p) || (!given && !tok->data)) return true;
+    if (!pipeline_calibrates(p)) return true;
+    if (!given && !tok->data) {
+        diag_warn(c->d, LOC_WHAT("calibration"),
+                  "there is no tokenizer: random tokens take the place of text");
+        return true;
+    }
     FeText text;
     const char *const *paths = given ? &given : f->calib_text;
     u32 n = given ? 1 : f->n_calib;

@@ -44,6 +44,7 @@ cp -r "$sample" "$tmp/model"
 for i in 1 2; do
     "$PFQC" opt "$tmp/model/in.pfir" --passes 'merge-linears,weights{bits=4,method=gptq}' --cache "$tmp/opt" -o "$tmp/opt$i.pfir" 2>"$tmp/err" ||
         fail "opt"
+    grep -q 'random tokens' "$tmp/err" || fail "no warning about random tokens"
 done
 cmp "$tmp/opt1.pfir" "$tmp/opt2.pfir" || fail "opt gives another module the second time"
 
