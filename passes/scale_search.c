@@ -459,7 +459,8 @@ static bool run_block(Search *s, float *sqnr)
 
 bool scale_search(PassCx *cx, const Sites *sites, Quantiser *q, const SearchOptions *o, float *sqnr)
 {
-    CalibBudget budget = calib_budget(cx, CALIB_SEARCH);
+    CalibBudget budget = calib_budget(cx, o->search ? CALIB_SEARCH : CALIB_STATISTICS);
+    if (!o->search && budget.sequences > FEW) budget.sequences = FEW;
     Search s = {.cx = cx,
                 .s = sites,
                 .q = q,
