@@ -144,8 +144,8 @@ static void run_in_steps(Fix *f, u32 step, u64 bytes, double tol)
 
 static const char *const pipelines[] = {
     "canonicalise,merge-linears", "untie,fuse-norm,rotate{seed=3}",
-    "merge-linears,quantize-weights{bits=4,group=32,skip=head},quantize-activations{dtype=s8},"
-    "quantize-weights{bits=8,sym,only=head}"};
+    ("merge-linears,quantize-weights{bits=4,group=32,skip=head},quantize-activations{dtype=s8},"
+     "quantize-weights{bits=8,sym,only=head}")};
 enum { N_PIPELINES = sizeof pipelines / sizeof *pipelines, QUANTISED = 2 };
 
 static void equals_eval(void **state)
