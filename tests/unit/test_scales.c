@@ -237,7 +237,7 @@ static void bad_requests(void **state)
         {"1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,"
          "4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0",
          "prefix", "leaves no room in a context of 64"},
-        {"1", "prefix,prefix", "there is a prefix already"},
+        {"1", "prefix,prefix", "it has a prefix already"},
         {"none", "static-scales{a=5}", "a is 5, expected 4, 8 or 16"},
         {"none", "static-scales{kv=2}", "kv is 2, expected 4, 8 or 16"},
         {"none", "static-scales{q=4}", "q is 4, expected 8 or 0"},
@@ -324,13 +324,6 @@ static void read_quantisers(Fix *f, Check *c)
     }
 }
 
-/* Keys are quantised behind R3 where it has a kernel. */
-static const char *before(const TinyLlama *t)
-{
-    return pass_turns_heads(t->head_dim) ? "untie,fuse-norm,rotate,merge-linears"
-                                         : "untie,fuse-norm,rotate{skip=r3},merge-linears";
-}
-
 static void simulation_is_the_ops(void **state)
 {
     (void)state;
@@ -346,7 +339,7 @@ static void simulation_is_the_ops(void **state)
         for (u32 i = 0; i < 4; i++) {
             Fix f;
             fix_llama(&f, &shapes[s]);
-            run(&f, before(&shapes[s]));
+            run(&f, "untie,fuse-norm,rotate,merge-linears");
             PassCall call = {0};
             PassCx cx = {.m = f.m, .d = &f.d, .a = &f.a, .call = &call, .calib = &f.src};
             Check c = {.m = f.m};
@@ -369,7 +362,7 @@ static double sqnr_of(const TinyLlama *t, const char *text)
 {
     Fix f;
     fix_llama(&f, t);
-    run(&f, before(t));
+    run(&f, "untie,fuse-norm,rotate,merge-linears");
     i64 n, k;
     double *want = logits(&f, user_tokens, USER, &n);
     run(&f, text);
