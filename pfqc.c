@@ -350,8 +350,16 @@ static void help(Arena *a, u32 command)
     fputs(b.p, stdout);
 }
 
+/* OpenBLAS reads the variable only when it is loaded: the program starts again. */
+static void restart_with_better_blas(char **argv)
+{
+    const char *core = calib_better_blas();
+    if (core && setenv("OPENBLAS_CORETYPE", core, 0) == 0) execv("/proc/self/exe", argv);
+}
+
 int main(int argc, char **argv)
 {
+    restart_with_better_blas(argv);
     Arena a = {0};
     Diag d;
     diag_init(&d, &a);

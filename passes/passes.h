@@ -154,4 +154,8 @@ bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o);
 
 void passes_list(StrBuf *b); /* docs/passes.md */
 
+/* The value of OPENBLAS_CORETYPE that a program which calibrates should start with, when OpenBLAS
+ * took this CPU for a much older one; NULL if there is none or the variable is set. */
+const char *calib_better_blas(void);
+
 #endif
