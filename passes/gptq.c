@@ -93,6 +93,11 @@ Gram *gram_new(i64 k, u32 threads, bool drift)
     return g;
 }
 
+bool gram_may_drift(i64 k)
+{
+    return 2 * k * k * (i64)sizeof(float) <= PARTS_BYTES;
+}
+
 void gram_free(Gram *g)
 {
     if (!g) return;

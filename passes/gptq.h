@@ -29,6 +29,7 @@ typedef struct Gram Gram;
 Gram *gram_new(i64 k, u32 threads, bool drift);
 void gram_free(Gram *g);      /* NULL: nothing */
 i64 gram_size(const Gram *g); /* k */
+bool gram_may_drift(i64 k);   /* within that GiB */
 /* H += x^T x for x [rows, k], rows `stride` floats apart. */
 void gram_add(Gram *g, u32 thread, const float *x, i64 rows, i64 stride);
 /* Also D += (y - x)^T x, y being what the rows x [rows, k] are without any quantisation. */

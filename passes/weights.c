@@ -228,7 +228,8 @@ static float output_sqnr(const Gram *g, const Weight *w, const float *dense, con
 
 static bool solve(Walk *k, Weight *w)
 {
-    const Gram *g = k->inputs.at[w->input].g;
+    const Input *in = &k->inputs.at[w->input];
+    const Gram *g = in->g;
     const u32 threads = calib_threads(k->run);
     const float *dense = calib_weight(k->run, w->w);
     if (!dense) return false;
@@ -240,7 +241,7 @@ static bool solve(Walk *k, Weight *w)
                      .m = k->f.asym ? grid + ranges : NULL,
                      .err = xmalloc((size_t)w->n, sizeof *q.err)};
     w->dense = xmalloc(elems, sizeof *w->dense);
-    if (k->without) {
+    if (in->without) {
         gram_shift(g, k->drift, dense, w->n, threads, w->dense);
         dense = w->dense;
     }
@@ -278,8 +279,10 @@ static void open_sums(Walk *k, u32 end)
         Input *in = &k->inputs.at[i];
         u32 made = ir_op_position(m, in->def);
         if (made < calib_at(k->run) || made >= end) continue;
-        in->g = gram_new(type_cols(type_of(m, in->x)), calib_threads(k->run), k->without);
-        if (!k->without) continue;
+        i64 cols = type_cols(type_of(m, in->x));
+        bool drift = k->without && gram_may_drift(cols);
+        in->g = gram_new(cols, calib_threads(k->run), drift);
+        if (!drift) continue;
         in->without = NEWN(k->cx->a, const float *, k->sequences);
         for (i64 s = 0; s < k->sequences; s++)
             if (!(in->without[s] = calib_value(k->without, in->x, s)))
