@@ -391,6 +391,10 @@ int main(int argc, char **argv)
     pos = argc > 6 ? atoi(argv[6]) : 0;
     int rounds = argc > 7 ? atoi(argv[7]) : 9;
     bool huge = argc > 8 ? atoi(argv[8]) : 1;
+    if (strchr(variant, '-') || !kt_variant_runs(variant)) { /* asks for AMX's tiles, too */
+        fprintf(stderr, "this CPU cannot run %s\n", variant);
+        return 1;
+    }
     if (threads < 1 || threads > MAX_THREADS || pos < 0 || pos + T > CTX || rounds < 1 || rounds > 999 || !mkdtemp(folder))
         return 2;
     int n_trees = 0;
