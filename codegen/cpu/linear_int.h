@@ -56,7 +56,10 @@ PFQ_INLINE const uint8_t *x_row(const Lin *l, int32_t t)
     return (const uint8_t *)l->a->in[0] + (l->t0 + t) * x_stride() * planes();
 }
 
-/* ---- dot products of n rows with m tiles ---- */
+/* ---- dot products of n rows with m tiles ----
+ *
+ * Two tiles are two streams, which hardware does not prefetch from one pair of tiles to the next,
+ * so `ahead` asks for the next pair (Zen 4, SmolLM2: 27 % less time at 8 tokens, 12 % at 32). */
 
 #if PFQ_VNNI
 /* A step's weights, times 1 << SHIFT. */
@@ -76,7 +79,8 @@ PFQ_INLINE __m512i broadcast(const uint8_t *x)
     return _mm512_set1_epi32(*(const I32U *)x);
 }
 
-PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, I acc[2][8])
+PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, bool ahead,
+                     I acc[2][8])
 {
     const int64_t ws = tile_bytes();
     __m512i s[2][8];
@@ -85,7 +89,11 @@ PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int
     for (int32_t k = 0; k < steps(); k++) {
         __m512i wk[2][PARTS];
         PFQ_UNROLL for (int32_t i = 0; i < m; i++)
-            weights(w + HEAD + i * ws + 64 * (int64_t)k, wk[i]);
+        {
+            const char *at = w + HEAD + i * ws + 64 * (int64_t)k;
+            weights(at, wk[i]);
+            if (ahead) __builtin_prefetch(at + m * ws, 0, 2);
+        }
         PFQ_UNROLL for (int32_t p = 0; p < PARTS; p++) PFQ_UNROLL for (int32_t j = 0; j < n; j++)
         {
             __m512i xk = broadcast(x + j * xs + STEP * k + 4 * p);
@@ -107,9 +115,11 @@ PFQ_INLINE __m256i signed_nibbles(__m256i v)
 }
 
 /* Two vectors of 8 rows x (2 sums of 2 products), which collect up to four steps in int16. */
-PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, I acc[2][8])
+PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, bool ahead,
+                     I acc[2][8])
 {
     const __m256i one = _mm256_set1_epi16(1);
+    (void)ahead;
     PFQ_UNROLL for (int32_t i = 0; i < m; i++)
     {
         __m256i s[ROWS][2];
@@ -144,8 +154,10 @@ PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int
 
 #else
 /* Four vectors of 4 rows x (2 sums of 2 products). */
-PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, I acc[2][8])
+PFQ_INLINE void dots(const uint8_t *x, int64_t xs, const char *w, int32_t n, int32_t m, bool ahead,
+                     I acc[2][8])
 {
+    (void)ahead;
     PFQ_UNROLL for (int32_t i = 0; i < m; i++)
     {
         __m256i s[ROWS][4];
@@ -189,12 +201,13 @@ PFQ_INLINE void finish(const Lin *l, const char *tile, int32_t t, int32_t col, I
 }
 
 /* Tokens from t on, n rows in all, m tiles. */
-PFQ_INLINE void micro(const Lin *l, const char *w, int32_t t, int32_t n, int32_t m, int32_t col)
+PFQ_INLINE void micro(const Lin *l, const char *w, int32_t t, int32_t n, int32_t m, bool ahead,
+                      int32_t col)
 {
     const int32_t per = planes();
     if (n < per) return;
     I acc[2][8];
-    dots(x_row(l, t), x_stride(), w, n, m, acc);
+    dots(x_row(l, t), x_stride(), w, n, m, ahead, acc);
     PFQ_UNROLL for (int32_t i = 0; i < m; i++) PFQ_UNROLL for (int32_t j = 0; j < n; j++)
     {
         if (per == 1)
@@ -208,15 +221,19 @@ PFQ_INLINE void tokens(const Lin *l, const char *w, int32_t m, int32_t col)
 {
     const int32_t per = planes();
     int32_t t = 0;
+    if (m == 2 && ROWS / per <= l->tn) {
+        micro(l, w, 0, ROWS, m, true, col);
+        t = ROWS / per;
+    }
     for (; t + ROWS / per <= l->tn; t += ROWS / per)
-        micro(l, w, t, ROWS, m, col);
+        micro(l, w, t, ROWS, m, false, col);
     if (ROWS > 4)
         for (; t + 4 / per <= l->tn; t += 4 / per)
-            micro(l, w, t, 4, m, col);
+            micro(l, w, t, 4, m, false, col);
     if (ROWS > 2)
         for (; t + 2 / per <= l->tn; t += 2 / per)
-            micro(l, w, t, 2, m, col);
-    if (t < l->tn) micro(l, w, t, 1, m, col);
+            micro(l, w, t, 2, m, false, col);
+    if (t < l->tn) micro(l, w, t, 1, m, false, col);
 }
 
 #if PFQ_VNNI
@@ -367,8 +384,9 @@ PFQ_INLINE void lin_block(const Lin *l, int32_t tile, int32_t tiles)
             stream(l, w + i * tile_bytes(), i * 16);
         return;
     }
-    for (; i + 2 <= tiles; i += 2)
-        tokens(l, w + i * tile_bytes(), 2, i * 16);
+    if (l->tn * planes() >= ROWS) /* fewer rows wait for memory, which is faster as one stream */
+        for (; i + 2 <= tiles; i += 2)
+            tokens(l, w + i * tile_bytes(), 2, i * 16);
 #endif
     for (; i < tiles; i++)
         tokens(l, w + i * tile_bytes(), 1, i * 16);
