@@ -5,20 +5,18 @@
  * LIBRARY holds the templates with their constants as variables. Every case runs on one and on three "threads"
  * (one after another) and the two results must be the same bits; buffers end at an unreadable page.
  */
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/test_kernels.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static KtLib lib;
-static int failures, cases;
+KtLib lib;
+int cases;
+static int failures;
 
-#define COUNT(a) (sizeof(a) / sizeof *(a))
-
-/* Runs kernel `name` for nt threads in sequence. */
-static void run(const char *name, PfqArgs *a, int nt, int64_t K, int64_t D)
+void run(const char *name, PfqArgs *a, int nt, int64_t K, int64_t D)
 {
     size_t scratch = kt_scratch(name, K, D);
     a->scratch = kt_alloc(scratch);
@@ -29,15 +27,14 @@ static void run(const char *name, PfqArgs *a, int nt, int64_t K, int64_t D)
     }
 }
 
-static void fail(const char *what, const char *detail)
+void fail(const char *what, const char *detail)
 {
     failures++;
     if (failures < 40)
         printf("FAIL %s: %s\n", what, detail);
 }
 
-/* |got - want| <= tol * (1 + bound), where bound is the size of the terms summed. */
-static void compare(const char *what, const float *got, const double *want, size_t n, double tol)
+void compare(const char *what, const float *got, const double *want, size_t n, double tol)
 {
     double top = 0;
     for (size_t i = 0; i < n; i++)
@@ -50,6 +47,19 @@ static void compare(const char *what, const float *got, const double *want, size
             fail(what, text);
             return;
         }
+}
+
+void compare_ints(const char *what, const int *got, const double *want, size_t n, int lo, int hi)
+{
+    for (size_t i = 0; i < n; i++) {
+        const double x = fmin(fmax(want[i], lo), hi), tie = fabs(x - floor(x) - 0.5);
+        if (fabs(got[i] - x) <= (tie < 1e-4 * (1 + fabs(x)) ? 0.501 + 1e-4 * fabs(x) : 0.5))
+            continue;
+        char text[160];
+        snprintf(text, sizeof text, "element %zu of %zu: %d, expected %.9g", i, n, got[i], x);
+        fail(what, text);
+        return;
+    }
 }
 
 /* ---- linear ---- */
@@ -87,7 +97,7 @@ static void head_ref(double *v, const LinCase *c, const float *gain, const float
     }
 }
 
-static float *random_floats(size_t n)
+float *random_floats(size_t n)
 {
     float *p = kt_alloc(n * 4);
     for (size_t i = 0; i < n; i++)
@@ -95,8 +105,7 @@ static float *random_floats(size_t n)
     return p;
 }
 
-/* A cache or output full of a pattern that must survive where nothing is written. */
-static void *filled(size_t bytes)
+void *filled(size_t bytes)
 {
     void *p = kt_alloc(bytes);
     memset(p, 0x5a, bytes);
@@ -609,11 +618,14 @@ int main(int argc, char **argv)
     test_hadamard(80, 20, 2, 3);
     test_hadamard(7, 7, 2, 1);
     test_hadamard(1376, 43, 1, 1);
+    test_hadamard(4096, 1, 1, 1);
+    test_hadamard(1536, 12, 1, 2);
     test_heads(9, 64, 64, 0, 0, 0, 5);
     test_heads(3, 80, 40, 1, 1, 1, 4);
     test_heads(3, 8, 0, 1, 1, 0, 4);
     test_heads(2, 2, 2, 0, 0, 1, 3);
     test_attention();
+    test_kv();
     test_linears();
     test_integer_linears();
     printf("%s: %d cases, %d failures\n", argv[1], cases, failures);
