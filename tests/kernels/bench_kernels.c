@@ -71,52 +71,11 @@ static double now(void) /* one thread is timed in CPU time, which other programs
 static const char *source, *variant;
 static char folder[] = "/tmp/pfq-bench-XXXXXX";
 
-/* Compiles the file `from`; the library is `to`.so. */
-static KtLib compiled(const char *from, const char *to)
-{
-    char command[2000], path[700];
-    snprintf(path, sizeof path, "%s.so", to);
-    snprintf(command, sizeof command,
-             "clang-19 -std=gnu17 -O3 -fno-builtin -fno-math-errno -fno-trapping-math -ffp-contract=off %s -mtune=native "
-             "-mprefer-vector-width=512 -fPIC -fvisibility=protected -w -shared -I%s %s -o %s",
-             kt_variant_flags(variant), source, from, path);
-    if (system(command))
-        exit(1);
-    return kt_open(path, variant);
-}
-
 static Kernel specialise(const char *name, int id, const KtConst *c, size_t n)
 {
-    const char *template = NULL;
-#define KERNEL(ident, kernel_name, file, entry, scratch, doc) \
-    if (!strcmp(name, kernel_name))                           \
-        template = file;
-#include "codegen/cpu/kernels.def"
     char path[600];
     snprintf(path, sizeof path, "%s/%td-%d.c", folder, (kernels - trees[0]) / KINDS, id);
-    FILE *f = fopen(path, "w");
-    if (!f || !template)
-        exit(1);
-    fprintf(f, "#include <stdint.h>\n");
-    static const struct {
-        const char *name, *type;
-        double value;
-    } all[] = {
-#define CONSTANT(cname, type, def, doc) {#cname, #type, def},
-#include "codegen/cpu/kernels.def"
-    };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        double v = all[i].value;
-        for (size_t j = 0; j < n; j++)
-            if (!strcmp(c[j].name, all[i].name))
-                v = c[j].value;
-        fprintf(f, "extern const %s c_%s; const %s c_%s = (%s)%.9g;\n", all[i].type, all[i].name, all[i].type,
-                all[i].name, all[i].type, v);
-    }
-    fprintf(f, "#include \"%s/codegen/cpu/%s\"\n", source, template);
-    fclose(f);
-    KtLib lib = compiled(path, path);
-    return (Kernel){.run = kt_kernel(&lib, name)};
+    return (Kernel){.run = kt_specialise(source, variant, path, name, c, n)};
 }
 
 static size_t weight_bytes(int layout, int N, int K)
@@ -334,7 +293,7 @@ static void find_peak(void)
     char from[600], to[600];
     snprintf(from, sizeof from, "%s/tests/kernels/int8_peak.c", source);
     snprintf(to, sizeof to, "%s/peak", folder);
-    KtLib lib = compiled(from, to);
+    KtLib lib = kt_compile(source, variant, from, to);
     void *p = kt_symbol(&lib, "int8_peak");
     memcpy(&int8_peak, &p, sizeof p);
 }

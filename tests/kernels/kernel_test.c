@@ -126,6 +126,52 @@ size_t kt_scratch(const char *name, int64_t K, int64_t D)
     die("no such kernel", name);
 }
 
+KtLib kt_compile(const char *source, const char *variant, const char *from, const char *to)
+{
+    char command[2000], path[700];
+    snprintf(path, sizeof path, "%s.so", to);
+    snprintf(command, sizeof command,
+             "clang-19 -std=gnu17 -O3 -fno-builtin -fno-math-errno -fno-trapping-math -ffp-contract=off %s -mtune=native "
+             "-mprefer-vector-width=512 -fPIC -fvisibility=protected -w -shared -I%s %s -o %s",
+             kt_variant_flags(variant), source, from, path);
+    if (system(command))
+        die("cannot compile", from);
+    return kt_open(path, variant);
+}
+
+PfqKernel *kt_specialise(const char *source, const char *variant, const char *path, const char *name, const KtConst *c,
+                         size_t n)
+{
+    const char *template = NULL;
+#define KERNEL(ident, kernel_name, file, entry, scratch, doc) \
+    if (!strcmp(name, kernel_name))                           \
+        template = file;
+#include "codegen/cpu/kernels.def"
+    FILE *f = fopen(path, "w");
+    if (!f || !template)
+        die("cannot write", path);
+    fprintf(f, "#include <stdint.h>\n");
+    static const struct {
+        const char *name, *type;
+        double value;
+    } all[] = {
+#define CONSTANT(cname, type, def, doc) {#cname, #type, def},
+#include "codegen/cpu/kernels.def"
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        double v = all[i].value;
+        for (size_t j = 0; j < n; j++)
+            if (!strcmp(c[j].name, all[i].name))
+                v = c[j].value;
+        fprintf(f, "extern const %s c_%s; const %s c_%s = (%s)%.9g;\n", all[i].type, all[i].name, all[i].type,
+                all[i].name, all[i].type, v);
+    }
+    fprintf(f, "#include \"%s/codegen/cpu/%s\"\n", source, template);
+    fclose(f);
+    KtLib lib = kt_compile(source, variant, path, path);
+    return kt_kernel(&lib, name);
+}
+
 /* ---- memory ---- */
 
 typedef struct Block {

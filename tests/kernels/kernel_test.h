@@ -33,6 +33,12 @@ PfqKernel *kt_kernel(const KtLib *lib, const char *name); /* name as in kernels.
 void kt_set(const KtLib *lib, const KtConst *c, size_t n);
 size_t kt_scratch(const char *name, int64_t K, int64_t D);
 
+/* Compiles the file `from` with the templates of a source tree; the library is `to`.so. */
+KtLib kt_compile(const char *source, const char *variant, const char *from, const char *to);
+/* A kernel with its constants, as in a compiled model; writes its C to `path`. */
+PfqKernel *kt_specialise(const char *source, const char *variant, const char *path, const char *name, const KtConst *c,
+                         size_t n);
+
 /* Zeroed-at-exit arena of one test case: 64-byte aligned blocks, filled with NaN bytes, whose end (rounded up to 64)
  * is followed by an unreadable page. */
 void *kt_alloc(size_t bytes);
