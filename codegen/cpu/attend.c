@@ -54,7 +54,8 @@ PFQ_INLINE void two_keys(const Heads *s, int32_t j, int32_t last, int32_t g, F *
     const char *k1 = s->kv.k + pfq_min(j + 1, last) * kv_row();
     F acc[GROUP][2];
     PFQ_UNROLL for (int32_t h = 0; h < g; h++) acc[h][0] = acc[h][1] = f_set(0.0f);
-    for (int32_t d = 0; d < c_head_dim; d += 16) {
+    PFQ_ROLLED for (int32_t d = 0; d < c_head_dim; d += 16)
+    { /* unrolled 8 times, it spills */
         F x0 = load_kv(k0, d), x1 = load_kv(k1, d);
         PFQ_UNROLL for (int32_t h = 0; h < g; h++)
         {
@@ -112,32 +113,36 @@ PFQ_INLINE void sixteen_int_keys(const Heads *s, int32_t j, int32_t last, int32_
     PFQ_UNROLL for (int32_t h = 0; h < g; h++) products[h] = f_of_i(acc[h][0] + acc[h][1]);
 }
 
-/* Scores of n <= BLOCK keys from row j on with g queries; those from n on are NONE. top[h] gets
- * their maximum. */
+/* Scores of 16 keys from row j on, of which n are there, to p[h][0..16). */
+PFQ_INLINE void sixteen_scores(const Heads *s, int32_t j, int32_t last, int32_t n, int32_t g,
+                               float (*p)[BLOCK], F *top)
+{
+    F x[GROUP], scales = f_set(1.0f), minima = f_set(0.0f);
+    if (int_scores())
+        sixteen_int_keys(s, j, last, g, x);
+    else
+        sixteen_keys(s, j, last, g, x);
+    if (kv_scales()) scales = load_halves(s->kv.ks + j, n);
+    if (kv_minima()) minima = load_halves(s->kv.km + j, n);
+    PFQ_UNROLL for (int32_t h = 0; h < g; h++)
+    {
+        F r = scored(x[h], scales, minima, s->factor[h], s->q_sum[h]);
+        if (n < 16) r = f_sel(i_lanes() < i_set(n), r, f_set(NONE));
+        f_store(p[h], r);
+        top[h] = f_max(top[h], r);
+    }
+}
+
+/* Scores of n <= BLOCK keys from row j on with g queries; those behind them, up to a multiple of
+ * 16, are NONE. top[h] gets their maximum. */
 PFQ_INLINE void decode_scores(const Heads *s, int32_t j, int32_t n, int32_t g,
                               float p[GROUP][BLOCK], F *top)
 {
-    F x[GROUP], scales = f_set(1.0f), minima = f_set(0.0f);
     PFQ_UNROLL for (int32_t h = 0; h < g; h++) top[h] = f_set(NONE);
-    for (int32_t i = 0; i < BLOCK; i += 16) {
-        if (i < n) {
-            if (int_scores())
-                sixteen_int_keys(s, j + i, j + n - 1, g, x);
-            else
-                sixteen_keys(s, j + i, j + n - 1, g, x);
-            if (kv_scales()) scales = load_halves(s->kv.ks + j + i, n - i);
-            if (kv_minima()) minima = load_halves(s->kv.km + j + i, n - i);
-        }
-        PFQ_UNROLL for (int32_t h = 0; h < g; h++)
-        {
-            F r = f_set(NONE);
-            if (i < n)
-                r = f_sel(i_lanes() < i_set(n - i),
-                          scored(x[h], scales, minima, s->factor[h], s->q_sum[h]), r);
-            f_store(p[h] + i, r);
-            top[h] = f_max(top[h], r);
-        }
-    }
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) /* no key needs a look whether it is there */
+        sixteen_scores(s, j + i, j + i + 15, 16, g, (float(*)[BLOCK])(p[0] + i), top);
+    if (i < n) sixteen_scores(s, j + i, j + n - 1, n - i, g, (float(*)[BLOCK])(p[0] + i), top);
 }
 
 /* Scores to probabilities, which a scale per token multiplies. Updates the state of head h. */
@@ -147,7 +152,7 @@ PFQ_INLINE void decode_softmax(Heads *s, int32_t h, int32_t j, int32_t n, float 
     F sum = f_set(0.0f), minima = sum;
     s->corr[h] = f_exp(f_set(s->top[h] - m))[0];
     s->top[h] = m;
-    for (int32_t i = 0; i < BLOCK && i < n; i += 16) {
+    for (int32_t i = 0; i < n; i += 16) {
         F e = f_exp(f_load(p + i) - f_set(m));
         sum += e;
         if (kv_minima()) minima = f_fma(e, load_halves(s->kv.vm + j + i, n - i), minima);
@@ -156,6 +161,21 @@ PFQ_INLINE void decode_softmax(Heads *s, int32_t h, int32_t j, int32_t n, float 
     }
     s->sum[h] = s->sum[h] * s->corr[h] + f_hsum(sum);
     if (kv_minima()) s->minima[h] = s->minima[h] * s->corr[h] + f_hsum(minima);
+}
+
+/* Values of nibbles are added in the order of load_mixed, which costs one shuffle less. */
+PFQ_INLINE bool mixed_columns(void)
+{
+    return PFQ_VNNI && kv_nibbles() && c_head_dim % 64 == 0;
+}
+
+/* Puts o[head_dim] in order; tmp has the same size. */
+PFQ_INLINE void sort_columns(float *o, float *tmp)
+{
+    for (int32_t d = 0; d < c_head_dim; d += 16)
+        f_store(tmp + d, f_load(o + d));
+    for (int32_t d = 0; d < c_head_dim; d++)
+        o[d] = tmp[d / 64 * 64 + mixed_column(d % 64)];
 }
 
 /* o[d .. d + 16 * m) of g heads: o = o * corr + sum of p * v over n keys. */
@@ -170,7 +190,8 @@ PFQ_INLINE void decode_values(const Heads *s, int32_t j, int32_t n, const float 
     for (int32_t k = 0; k < n; k++)
         PFQ_UNROLL for (int32_t i = 0; i < m; i++)
         {
-            F x = load_kv(v + k * kv_row(), d + 16 * i);
+            const char *row = v + k * kv_row();
+            F x = mixed_columns() ? load_mixed(row + d / 2, i) : load_kv(row, d + 16 * i);
             PFQ_UNROLL for (int32_t h = 0; h < g; h++) acc[h][i] =
                 f_fma(f_set(p[h][k]), x, acc[h][i]);
         }
@@ -223,8 +244,10 @@ PFQ_INLINE void decode_heads(const PfqArgs *a, int32_t kv, int32_t h0, int32_t g
         for (; d < dim16(); d += 16)
             decode_values(&s, j, n, (const float(*)[BLOCK])p, d, g, 1);
     }
-    for (int32_t h = 0; h < g; h++)
+    for (int32_t h = 0; h < g; h++) {
+        if (mixed_columns()) sort_columns(s.o + h * dim16(), s.q);
         finish_row(a, &s.kv, 0, h0 + h, s.o + h * dim16(), s.top[h], s.sum[h], s.minima[h]);
+    }
 }
 
 PFQ_INLINE void decode(const PfqArgs *a, int tid, int nt)

@@ -41,6 +41,7 @@
 
 #define PFQ_INLINE static inline __attribute__((always_inline, unused))
 #define PFQ_UNROLL _Pragma("clang loop unroll(full)")
+#define PFQ_ROLLED _Pragma("clang loop unroll(disable)")
 #pragma clang diagnostic ignored "-Wpsabi" /* vectors are passed to inlined functions only */
 
 /* Formats of activations; values of c_fmt. */

@@ -21,6 +21,7 @@ PFQ_CONST(float, c_kv_clip);
 /* Values of c_kv. */
 enum { KV_F32 = 0, KV_F16 = 1, KV_S8 = 2, KV_S4 = 3, KV_U8 = 4, KV_U4 = 5 };
 
+typedef uint32_t U __attribute__((vector_size(64)));
 typedef int64_t L8 __attribute__((vector_size(64)));
 typedef int8_t B8 __attribute__((vector_size(8)));
 typedef B8 B8U __attribute__((aligned(1), may_alias));
@@ -96,13 +97,12 @@ PFQ_INLINE I nibble_lanes(const char *p, int32_t bytes)
                         (F8){0});
         both = __builtin_shufflevector(b, b, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     }
-    return (I)((__attribute__((vector_size(64))) uint32_t)both >>
-               (__attribute__((vector_size(64))) uint32_t)shift);
+    return (I)((U)both >> (U)shift);
 }
 
-PFQ_INLINE F load_nibbles(const char *p, int32_t bytes)
+/* Integers of lanes whose lowest 4 bits are a nibble. */
+PFQ_INLINE F nibbles_to_f(I v)
 {
-    const I v = nibble_lanes(p, bytes);
 #if PFQ_VNNI
     const F table = kv_unsigned() ? (F){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
                                   : (F){0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
@@ -110,6 +110,27 @@ PFQ_INLINE F load_nibbles(const char *p, int32_t bytes)
 #else
     return f_of_i(kv_unsigned() ? v & i_set(15) : (v << 28) >> 28);
 #endif
+}
+
+PFQ_INLINE F load_nibbles(const char *p, int32_t bytes)
+{
+    return nibbles_to_f(nibble_lanes(p, bytes));
+}
+
+/* 16 of 64 nibbles at p (32 bytes), i < 4, in an order that costs least: lane l is column
+ * 8 (l % 8) + 2 i + l / 8. */
+PFQ_INLINE F load_mixed(const char *p, int32_t i)
+{
+    const F8 half = *(const F8U *)p;
+    const I low = i_set(8 * i), high = i_set(8 * i + 4);
+    const I shift = (I)f_join(f_low((F)low), f_low((F)high));
+    return nibbles_to_f((I)((U)f_join(half, half) >> (U)shift));
+}
+
+/* Where load_mixed's order has column c of 64. */
+PFQ_INLINE int32_t mixed_column(int32_t c)
+{
+    return c % 8 / 2 * 16 + c % 2 * 8 + c / 8;
 }
 
 /* 16 columns from d on of a row as f32, of integers the integers; columns past c_head_dim are 0. */
