@@ -16,7 +16,7 @@
 #include "frontend/weights.h"
 
 /* What `pfqc init` writes and what a model.json without "recipe" means. */
-#define FE_DEFAULT_RECIPE "w4a16"
+#define FE_DEFAULT_RECIPE "prefixquant-w4a8kv4-dynamic"
 
 typedef struct FeModel {
     Module *m;

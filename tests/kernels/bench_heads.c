@@ -105,11 +105,11 @@ static void attention(int heads, int kv_heads, int D, int pos)
                 a.in[1] = k + l * layer, a.in[2] = v + l * layer;
                 run[f](&a, 0, 1);
             }
-            if (r >= 0) decode[f][r] = (now() - t) * 1e9 / LAYERS / (pos + 1) / kv_heads;
+            if (r >= 0) decode[f][r] = (now() - t) * 1e9 / (double)LAYERS / (pos + 1) / kv_heads;
             a.T = PREFILL, a.pos = 0;
             t = now();
             run[f](&a, 0, 1);
-            if (r >= 0) prefill[f][r] = (now() - t) * 1e9 / (heads * PREFILL * (PREFILL + 1) / 2.0);
+            if (r >= 0) prefill[f][r] = (now() - t) * 1e9 / (heads * (double)(PREFILL * (PREFILL + 1)) / 2.0);
         }
     printf("attend %s, %d/%d heads x %d, position %d\n", variant, heads, kv_heads, D, pos);
     const double d0 = median(decode[0]), p0 = median(prefill[0]);
@@ -146,7 +146,7 @@ static void hadamard(int n, int base)
         for (int r = 0; r < rounds; r++) {
             const double t = now();
             run(&a, 0, 1);
-            best[r] = (now() - t) * 1e9 / ROWS;
+            best[r] = (now() - t) * 1e9 / (double)ROWS;
         }
         const double middle = median(best); /* sorts */
         printf(" %s %.0f (best %.0f)", results[i], middle, best[0]);
