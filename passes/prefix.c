@@ -287,7 +287,6 @@ static bool find_attentions(PassCx *cx, u32 fn, OpId **out, u32 *n)
     for (u32 i = 0; i < f->body.n; i++) {
         const Op *op = op_at(cx->m, f->body.at[i]);
         if (op->kind != OP_ATTENTION) continue;
-        if (op_in(op, 4)) return pass_fail(cx, op, "it has a prefix already");
         (*out)[(*n)++] = f->body.at[i];
     }
     return *n || pass_fail(cx, NULL, "the model has no attention");

@@ -237,7 +237,7 @@ static void bad_requests(void **state)
         {"1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,"
          "4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0",
          "prefix", "leaves no room in a context of 64"},
-        {"1", "prefix,prefix", "it has a prefix already"},
+        {"1", "prefix,prefix", "there is a prefix already"},
         {"none", "static-scales{a=5}", "a is 5, expected 4, 8 or 16"},
         {"none", "static-scales{kv=2}", "kv is 2, expected 4, 8 or 16"},
         {"none", "static-scales{q=4}", "q is 4, expected 8 or 0"},
