@@ -26,13 +26,18 @@ static const char *data_path(Arena *a, const char *name)
     return io_join(a, dir && *dir ? dir : "../shared/data", name);
 }
 
-/* Opens the tokenizer, or skips the test with a reason. */
+/* Skips the test with a reason where a file is missing; skip() does not return. */
+static void need(Fixture *f, const char *path)
+{
+    if (io_exists(path)) return;
+    print_message("skipped: %s is not here\n", path);
+    arena_free(&f->a);
+    skip();
+}
+
 static void open_or_skip(Fixture *f, const char *path)
 {
-    if (!io_exists(path)) {
-        print_message("skipped: %s is not here\n", path);
-        skip();
-    }
+    need(f, path);
     diag_init(&f->d, &f->a);
     if (!fe_tokenizer_load(&f->d, &f->a, path, &f->blob)) {
         diag_flush(&f->d);
@@ -311,10 +316,7 @@ static void hf_gpt2(void **state)
     Fixture f = {0};
     Source vocab, merges;
     const char *dir = data_path(&f.a, "tokenizers/gpt2");
-    if (!io_exists(dir)) {
-        print_message("skipped: %s is not here\n", dir);
-        skip();
-    }
+    need(&f, dir);
     diag_init(&f.d, &f.a);
     assert_true(io_read_text(&f.d, &f.a, io_join(&f.a, dir, "vocab.json"), 64 << 20, &vocab));
     assert_true(io_read_text(&f.d, &f.a, io_join(&f.a, dir, "merges.txt"), 64 << 20, &merges));
@@ -335,10 +337,7 @@ static void smollm2_wikitext(void **state)
     const char *gguf = getenv("PFQC_SMOLLM2");
     open_or_skip(&f, gguf ? gguf : "build/demo/SmolLM2-135M-Instruct.Q4_1.gguf");
     const char *wiki = data_path(&f.a, "wikitext-2/wiki.test.gptq.txt");
-    if (!io_exists(wiki)) {
-        print_message("skipped: %s is not here\n", wiki);
-        skip();
-    }
+    need(&f, wiki);
     Str text = read_all(&f, wiki);
     int32_t *ids;
     ptrdiff_t n = pfq_tok_encode(&f.t, text.p, text.n, PFQ_TOK_POLICY, &ids);
