@@ -47,15 +47,16 @@ static Quantiser *make_quantisers(PassCx *cx, const Sites *s, const DynamicOptio
     return q;
 }
 
-/* Factors of the sites, one each, and how exact they are: found in the cache, or searched. */
-static bool search(PassCx *cx, const Sites *s, Quantiser *q)
+/* Factors of the sites, one each, searched or as they are, and how exact they are. */
+static bool measure(PassCx *cx, const Sites *s, Quantiser *q)
 {
     bool found;
     CalibCache *cache = calib_cache(cx, &found);
     if (!cache) return false;
     const i64 n = s->all.n;
     if (!found) {
-        const SearchOptions o = {.search = true, .joint = pass_int(cx, "joint") != 0};
+        const SearchOptions o = {.search = pass_int(cx, "search") != 0,
+                                 .joint = pass_int(cx, "joint") != 0};
         float *factor = NEWN(cx->a, float, n), *sqnr = NEWN(cx->a, float, n);
         if (!scale_search(cx, s, q, &o, sqnr)) return false;
         for (i64 i = 0; i < n; i++)
@@ -85,7 +86,8 @@ bool pass_dynamic_scales(PassCx *cx)
         !sites_find(cx, (o.a ? SITES_INPUTS : 0) | (o.kv ? SITES_KV : 0), true, &s))
         return false;
     Quantiser *q = make_quantisers(cx, &s, &o);
-    if (o.search && s.all.n && !search(cx, &s, q)) return false;
+    bool text = cx->calib->tokens != NULL; /* clip factors need none */
+    if (s.all.n && (o.search || text) && !measure(cx, &s, q)) return false;
     for (u32 i = 0; i < s.all.n; i++)
         if (!quantiser_emit(cx, &q[i])) return false;
     return true;

@@ -132,7 +132,7 @@ static bool same_transform(const Fuse *f, OpId a, OpId b, i64 dim)
         if ((group && group != dim) || op_int(op, A_SEED) || *op_str(f->m, op, A_MODE))
             return false;
     }
-    return dim <= 256 && (dim & (dim - 1)) == 0;
+    return pass_turns_heads(dim);
 }
 
 /* One scale per head, or the one that the step computes per row; a minimum only from the step. */

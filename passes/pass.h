@@ -91,6 +91,12 @@ bool pass_tail(PassCx *cx, u32 fn, Tail *t);
 /* Does a weight of class `cls` ("layers", "head", "embedding") named `name` pass the options only=
  * and skip=? */
 bool pass_selected(const PassCx *cx, const char *cls, const char *name);
+/* The sizes of heads that the step which quantises keys can transform (R3): c_head_dim of kernel
+ * linear.*.qkv. */
+static inline bool pass_turns_heads(i64 dim)
+{
+    return dim > 0 && dim <= 256 && (dim & (dim - 1)) == 0;
+}
 bool pass_skips(const PassCx *cx, const char *part); /* is this part of a pass named by skip=? */
 
 /* The name of the weight that a constant was made from, without the suffixes that passes add. */

@@ -284,11 +284,8 @@ static bool find_attentions(PassCx *cx, u32 fn, OpId **out, u32 *n)
     const Fn *f = &cx->m->fns.at[fn];
     *out = NEWN(cx->a, OpId, f->body.n);
     *n = 0;
-    for (u32 i = 0; i < f->body.n; i++) {
-        const Op *op = op_at(cx->m, f->body.at[i]);
-        if (op->kind != OP_ATTENTION) continue;
-        (*out)[(*n)++] = f->body.at[i];
-    }
+    for (u32 i = 0; i < f->body.n; i++)
+        if (op_at(cx->m, f->body.at[i])->kind == OP_ATTENTION) (*out)[(*n)++] = f->body.at[i];
     return *n || pass_fail(cx, NULL, "the model has no attention");
 }
 

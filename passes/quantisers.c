@@ -1,4 +1,5 @@
 #include "passes/quantisers.h"
+#include "passes/wide.h"
 
 #include "ir/base/half.h"
 
@@ -239,7 +240,7 @@ static float round_f16(float x)
 }
 
 /* As ev_quantize and ev_dequantize do it, in f32. */
-static void round_trip(const float *x, float *y, i64 n, float s, float m, float lo, float hi)
+WIDE static void round_trip(const float *x, float *y, i64 n, float s, float m, float lo, float hi)
 {
     const float magic = 0x1.8p23f;
     for (i64 i = 0; i < n; i++) {

@@ -126,6 +126,15 @@ static bool stream_too_odd(const Look *l, const Op *op)
            no_transform(type_cols(type_of(l->m, op->out)));
 }
 
+static bool keys_turned_apart(const Look *l, const Op *op)
+{
+    if (!in_graph(l, op) || op->kind != OP_ATTENTION || pass_int(l->cx, "kv") > 8 ||
+        !pass_selected(l->cx, "k", "k"))
+        return false;
+    return online_transform(l->m, op->in[1]) &&
+           !pass_turns_heads(type_cols(type_of(l->m, op->in[1])));
+}
+
 static bool selected_has_grid(const Look *l, const Op *op)
 {
     if (!layer_has_grid(l, op)) return false;
@@ -238,6 +247,9 @@ static const struct Rule {
     {"hidden-size", "rotate", stream_too_odd,
      "there is no transform of this hidden size (an odd factor above 4096): leave out r1 with "
      "skip=r1"},
+    {"r3-size", "static-scales dynamic-scales", keys_turned_apart,
+     "keys are quantised behind R3 where heads are a power of two up to 256: leave it out with "
+     "rotate{skip=r3}, or keys floats with kv=16"},
     {"prefix-once", "prefix", has_prefix, "there is a prefix already: a module has one"},
     {"prefix-float", "prefix", not_float,
      "the prefix's keys and values are those of the float model: put prefix before " QUANTISING},

@@ -11,9 +11,12 @@
  */
 #include "passes/calib/calib.h"
 #include "passes/quantisers.h"
+#include "passes/wide.h"
 
 #include <math.h>
 #include <stdlib.h>
+
+enum { LANES = 16 };
 
 typedef struct Search {
     PassCx *cx;
@@ -52,6 +55,31 @@ static void measured_apply(Search *s, u32 k, i64 sequence, float *x, i64 rows)
     s->noise[slot] += noise;
 }
 
+/* Squared error of a token, relative to its square: the norm of the next block makes all tokens
+ * equally large. */
+WIDE static double row_error(const float *y, const float *target, i64 n)
+{
+    float err[LANES] = {0}, square[LANES] = {0};
+    double e = 0, t = 0;
+    i64 i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) {
+            float d = y[i + j] - target[i + j];
+            err[j] += d * d;
+            square[j] += target[i + j] * target[i + j];
+        }
+    for (; i < n; i++) {
+        double d = (double)(y[i] - target[i]);
+        e += d * d;
+        t += (double)target[i] * (double)target[i];
+    }
+    for (int j = 0; j < LANES; j++) {
+        e += (double)err[j];
+        t += (double)square[j];
+    }
+    return t > 0 ? e / t : e;
+}
+
 static void output(Search *s, u32 o, const CalibCall *call)
 {
     i64 n = call->out->dim[0] * type_cols(type_of(s->cx->m, s->s->outs.at[o]));
@@ -61,11 +89,10 @@ static void output(Search *s, u32 o, const CalibCall *call)
         memcpy(target, y, (size_t)n * sizeof *y);
         return;
     }
+    i64 cols = type_cols(type_of(s->cx->m, s->s->outs.at[o]));
     double sum = 0;
-    for (i64 i = 0; i < n; i++) {
-        double e = (double)(y[i] - target[i]);
-        sum += e * e;
-    }
+    for (i64 i = 0; i < n; i += cols)
+        sum += row_error(y + i, target + i, cols);
     s->err[call->sequence] += sum;
 }
 
@@ -102,57 +129,74 @@ static void set_factor(Quantiser *q, float factor)
         q->factor[h] = factor;
 }
 
-typedef struct Best {
-    float factor;
-    double err;
-} Best;
-
-static bool trial(Search *s, u32 site, float factor, Best *best)
+/* The error of the block's outputs over the first sequences, with the site's quantiser at a factor.
+ */
+static bool trial(Search *s, u32 site, float factor, i64 sequences, double *err)
 {
     set_factor(&s->q[site], factor);
-    for (i64 i = 0; i < s->sequences; i++)
+    for (i64 i = 0; i < sequences; i++)
         s->err[i] = 0;
-    if (!calib_run(s->run, s->b->end, 0, false, simulate, s)) return false;
-    double err = 0;
-    for (i64 i = 0; i < s->sequences; i++)
-        err += s->err[i];
-    if (err < best->err) *best = (Best){factor, err};
+    if (!calib_run(s->run, s->b->end, sequences, false, simulate, s)) return false;
+    *err = 0;
+    for (i64 i = 0; i < sequences; i++)
+        *err += s->err[i];
+    if (!(*err >= 0)) *err = INFINITY; /* NaN */
     return true;
 }
 
-/* Moves on by `ratio` from the best factor while that helps. */
-static bool follow(Search *s, u32 site, float ratio, Best *best)
+enum { FEW = 2, STEPS = 8 };
+static const float RATIO = 0.75f;
+
+/* A factor on the grid of powers of RATIO with a least error near it, from a few sequences; 1 is
+ * the highest of a dynamic quantiser. The error has one minimum: clipping grows on one side of it,
+ * rounding on the other. */
+static bool coarse_factor(Search *s, u32 site, float *best)
 {
-    enum { STEPS = 8 };
-    for (int i = 0; i < STEPS; i++) {
-        float from = best->factor;
-        if (!trial(s, site, from * ratio, best)) return false;
-        if (best->factor == from) break;
+    i64 few = s->sequences < FEW ? s->sequences : FEW;
+    double at, next;
+    float factor = RATIO, by = RATIO;
+    if (!trial(s, site, factor, few, &at) || !trial(s, site, factor * by, few, &next)) return false;
+    if (next >= at) { /* not below: above */
+        by = 1 / RATIO;
+        if (!trial(s, site, factor * by, few, &next)) return false;
     }
+    for (int i = 0; i < STEPS && next < at; i++) {
+        factor *= by;
+        at = next;
+        if (s->q[site].dynamic && factor * by > 1) break;
+        if (!trial(s, site, factor * by, few, &next)) return false;
+    }
+    *best = factor;
     return true;
 }
 
+/* log of the factor where the parabola through three points, `step` apart in log, is least; at most
+ * a step from the middle. */
+static double vertex(double below, double middle, double above, double step)
+{
+    double bend = below - 2 * middle + above, to = (below - above) / 2;
+    if (!(bend > 0)) return below < above ? -step : step;
+    to = to / bend * step;
+    return to < -step ? -step : to > step ? step : to;
+}
+
+/* Half steps around the coarse factor and the vertex of their parabola, on all sequences. */
 static bool search_input(Search *s, u32 site)
 {
-    static const float coarse_static[] = {1.0f, 0.85f, 0.7f, 0.55f, 0.4f, 0.25f},
-                       coarse_dynamic[] = {1.0f, 0.9f, 0.8f, 0.7f, 0.6f}, fine[] = {2, 4, 8};
-    bool dynamic = s->q[site].dynamic;
-    const float *grid = dynamic ? coarse_dynamic : coarse_static;
-    size_t n = dynamic ? sizeof coarse_dynamic / sizeof *grid : sizeof coarse_static / sizeof *grid;
-    float step = grid[0] - grid[1];
-    Best best = {1, INFINITY};
+    const double step = -log((double)RATIO) / 2;
+    const float limit = s->q[site].dynamic ? 1 : INFINITY;
+    float middle, best = 1;
+    double err[4], least = INFINITY;
     s->on[site] = true;
-    for (size_t i = 0; i < n; i++)
-        if (!trial(s, site, grid[i], &best)) return false;
-    if (best.factor == grid[n - 1] && !follow(s, site, 0.8f, &best)) return false;
-    if (!dynamic && best.factor == grid[0] && !follow(s, site, 1.15f, &best)) return false;
-    for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
-        float at = best.factor, by = step * (at < grid[n - 1] ? at / grid[n - 1] : 1) / fine[i];
-        if (!trial(s, site, at - by, &best)) return false;
-        if ((!dynamic || at + by <= 1) && best.factor == at && !trial(s, site, at + by, &best))
-            return false;
+    if (!coarse_factor(s, site, &middle)) return false;
+    for (int i = 0; i < 4; i++) {
+        double by = i < 3 ? (i - 1) * step : vertex(err[0], err[1], err[2], step);
+        float factor = middle * (float)exp(by);
+        if (factor > limit) factor = limit;
+        if (!trial(s, site, factor, s->sequences, &err[i])) return false;
+        if (err[i] < least) least = err[i], best = factor;
     }
-    set_factor(&s->q[site], best.factor);
+    set_factor(&s->q[site], best);
     s->on[site] = s->o->joint;
     return true;
 }
@@ -206,7 +250,7 @@ typedef struct OneHead {      /* what the queries of one kv head read */
 } OneHead;
 
 /* y [d]: attention of the query at row t. */
-static void attend(const OneHead *h, const float *q, i64 t, float *y)
+WIDE static void attend(const OneHead *h, const float *q, i64 t, float *y)
 {
     i64 lo = h->window > 0 && t - h->window + 1 > 0 ? t - h->window + 1 : 0;
     float *score = h->score + h->prefix, top = -INFINITY, sum = 0;
@@ -415,7 +459,8 @@ static bool run_block(Search *s, float *sqnr)
 
 bool scale_search(PassCx *cx, const Sites *sites, Quantiser *q, const SearchOptions *o, float *sqnr)
 {
-    CalibBudget budget = calib_budget(cx, CALIB_SEARCH);
+    CalibBudget budget = calib_budget(cx, o->search ? CALIB_SEARCH : CALIB_STATISTICS);
+    if (!o->search && budget.sequences > FEW) budget.sequences = FEW;
     Search s = {.cx = cx,
                 .s = sites,
                 .q = q,

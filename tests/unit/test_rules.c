@@ -52,6 +52,11 @@ typedef struct Case {
 #define GRID                                                                                       \
     "@wo.s = qparams @wo {dtype = \"s8\"} : f32[8,1]\n@wo.q = quantize @wo, @wo.s {dtype = "       \
     "\"s8\"} : s8[8,8]\n@wo.dq = dequantize @wo.q, @wo.s : f32[8,8]\n"
+#define TURNED_HEAD                                                                                \
+    "  %b = linear %n, @wb : f32[T,12]\n"                                                          \
+    "  %bh = reshape %b {shape = [-1, 1, 12]} : f32[T,1,12]\n"                                     \
+    "  %bt = hadamard %bh : f32[T,1,12]\n"                                                         \
+    "  %ab = attention %bt, %bt, %bh, %pos {cache = 1, scale = 1.0} : f32[T,1,12]\n"
 #define BIG_HEAD                                                                                   \
     "  %b = linear %n, @wb : f32[T,4099]\n  %bh = reshape %b {shape = [-1, 1, 4099]} : "           \
     "f32[T,1,4099]\n"                                                                              \
@@ -100,6 +105,16 @@ static const Case cases[] = {
      .accepted = "fuse-norm,rotate{skip=r1}",
      .consts = "@eb = synthetic {seed = 8} : f32[4,4099]\n",
      .lines = "  %e = embedding %tokens, @eb : f32[T,4099]\n"},
+    {.rule = "r3-size",
+     .refused = "static-scales{kv=4,max=1}",
+     .accepted = "static-scales{kv=16,max=1}",
+     .consts = "@wb = synthetic {seed = 8} : f32[12,8]\n",
+     .lines = TURNED_HEAD},
+    {.rule = "r3-size",
+     .refused = "dynamic-scales{kv=8}",
+     .accepted = "dynamic-scales{kv=8,skip=k+q}",
+     .consts = "@wb = synthetic {seed = 8} : f32[12,8]\n",
+     .lines = TURNED_HEAD},
     {.rule = "prefix-once",
      .refused = "prefix",
      .accepted = "dce",
