@@ -6,24 +6,11 @@
  * reference's own code.
  */
 #include "passes/calib/calib_int.h"
+#include "passes/wide.h"
 
 #include <cblas.h>
 #include <math.h>
 #include <string.h>
-
-/* Sanitizers instrument what the loader calls to choose a clone, before they are set up. */
-#if defined(__has_feature)
-#define SANITIZED (__has_feature(address_sanitizer))
-#elif defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
-#endif
-#if defined(__x86_64__) && !SANITIZED
-#define WIDE __attribute__((target_clones("avx2", "default")))
-#else
-#define WIDE
-#endif
 
 enum { LANES = 16 };
 

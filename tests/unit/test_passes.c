@@ -2,6 +2,7 @@
 
 #include "ir/text.h"
 #include "passes/numerics.h"
+#include "tests/unit/random.h"
 #include "tests/unit/tiny_llama.h"
 
 #include <setjmp.h>
@@ -311,16 +312,6 @@ static void test_numerics_names_the_pass(void **state)
 }
 
 /* ---- random graphs ---- */
-
-typedef struct Random {
-    u64 s;
-} Random;
-
-static u32 below(Random *r, u32 n)
-{
-    r->s = r->s * 6364136223846793005u + 1442695040888963407u;
-    return (u32)((r->s >> 33) % n);
-}
 
 enum { WIDTH = 8, VALUES = 24 };
 

@@ -3,6 +3,7 @@
  * function. Also what single forms become. */
 #include "passes/passes.h"
 
+#include "tests/unit/random.h"
 #include "tests/unit/tiny_llama.h"
 
 #include <setjmp.h>
@@ -16,18 +17,6 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-/* ---- random numbers ---- */
-
-typedef struct Random {
-    u64 s;
-} Random;
-
-static u32 below(Random *r, u32 n)
-{
-    r->s = r->s * 6364136223846793005u + 1442695040888963407u;
-    return (u32)((r->s >> 33) % n);
-}
 
 /* ---- quantising a graph by hand ---- */
 
