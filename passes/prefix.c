@@ -10,6 +10,7 @@
  */
 #include "passes/calib/calib.h"
 #include "passes/quantisers.h"
+#include "passes/wide.h"
 
 #include "ir/base/half.h"
 
@@ -19,7 +20,7 @@
 
 enum {
     THRESHOLD = 64,
-    COMPARED = 8,     /* sequences whose ratios are reported, before and after */
+    COMPARED = 2,     /* sequences whose ratios are reported, before and after */
     PREFIX_MAX = 256, /* tokens */
 };
 
@@ -54,13 +55,7 @@ static bool observe(void *user, const CalibCall *call)
     i64 rows = call->out->dim[0], cols = call->out->dim[1];
     float *top = xmalloc(2 * (size_t)rows, sizeof *top), *sorted = top + rows;
     for (i64 r = 0; r < rows; r++) {
-        const float *x = call->out->f + r * cols;
-        top[r] = 0;
-        for (i64 i = 0; i < cols; i++) {
-            float v = fabsf(x[i]);
-            top[r] = v > top[r] || v != v ? v : top[r];
-        }
-        sorted[r] = top[r];
+        sorted[r] = top[r] = wide_absmax(call->out->f + r * cols, cols);
     }
     qsort(sorted, (size_t)rows, sizeof *sorted, by_value);
     float median = sorted[(rows - 1) / 2];
@@ -92,11 +87,11 @@ static bool detect(PassCx *cx, Detect *d, i64 sequences, i64 length)
         d->product[pass_def(cx->m, site_source(cx->m, s->all.at[i].x))] = i + 1;
     Calib *run = calib_new(cx, sequences, length);
     bool ok = run != NULL;
-    for (u32 i = 0; ok && i < s->all.n; i++) {
-        calib_progress(cx, "outlier tokens", i, s->all.n);
-        ok = calib_run(run, s->all.at[i].at + 1, 0, true, observe, d);
+    for (u32 i = 0; ok && i < s->blocks.n; i++) { /* little is kept at the end of a block */
+        calib_progress(cx, "outlier tokens", i, s->blocks.n);
+        ok = calib_run(run, s->blocks.at[i].end, 0, true, observe, d);
     }
-    calib_progress(cx, "outlier tokens", s->all.n, s->all.n);
+    calib_progress(cx, "outlier tokens", s->blocks.n, s->blocks.n);
     calib_free(run);
     return ok && (!d->infinite || pass_fail(cx, NULL,
                                             "a value that a down projection reads is not "

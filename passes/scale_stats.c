@@ -3,6 +3,7 @@
  * from the first one on. The average lies below the true maximum, which clips rare outliers. */
 #include "passes/calib/calib.h"
 #include "passes/quantisers.h"
+#include "passes/wide.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -29,10 +30,7 @@ static bool observe(void *user, const CalibCall *call)
     float *top = st->top[k - 1 - st->b->site] + call->sequence * n;
     const float *x = call->out->f;
     for (i64 r = 0; r < rows; r++)
-        for (i64 i = 0; i < n; i++) {
-            float v = fabsf(x[r * n + i]);
-            top[i] = v > top[i] ? v : top[i];
-        }
+        wide_raise(x + r * n, n, top);
     return true;
 }
 

@@ -17,4 +17,11 @@
 #define WIDE
 #endif
 
+#include "ir/base/arena.h"
+
+/* The largest magnitude; NaN if there is one; 0 of none. */
+float wide_absmax(const float *x, i64 n);
+/* top[i] = the larger of top[i] and |x[i]|; a NaN of x is passed over. */
+void wide_raise(const float *x, i64 n, float *top);
+
 #endif

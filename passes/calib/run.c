@@ -50,7 +50,7 @@ static void *job_main(void *arg)
 bool calib_parallel(Calib *c, bool (*job)(Worker *w))
 {
     Job jobs[CALIB_MAX_THREADS];
-    bool started[CALIB_MAX_THREADS] = {false}, ok = true;
+    bool started[CALIB_MAX_THREADS] = {false}, ok = true, told = false;
     atomic_store(&c->stop, false);
     for (u32 i = 0; i < c->nt; i++)
         jobs[i] = (Job){&c->worker[i], job};
@@ -65,7 +65,8 @@ bool calib_parallel(Calib *c, bool (*job)(Worker *w))
     }
     for (u32 i = 0; i < c->nt; i++) {
         Worker *w = &c->worker[i];
-        if (ok && w->failed && w->d.msgs.n) {
+        if (!told && w->failed && w->d.msgs.n) { /* others stopped for this one, and say nothing */
+            told = true;
             const struct DiagMsg *msg = &w->d.msgs.at[0];
             const char *what = msg->loc.what ? msg->loc.what : "calibration";
             diag_error(c->d, msg->code, LOC_WHAT(arena_strdup(c->m->a, what, strlen(what))), "%s",
