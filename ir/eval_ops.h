@@ -317,13 +317,17 @@ static bool ev_qparams_asym(OpCall *c)
     i64 cols = x->dim[1], group = group_of(c, cols), at = 0;
     real factor = (real)op_float(c->op, A_SCALE),
          top = (real)dtype_info[op_dtype(c->e->m, c->op)].hi;
+    const bool zero = op_int(c->op, A_ZERO) != 0;
     for (i64 r = 0; r < x->dim[0]; r++)
         for (i64 k = 0; k < cols; k += group, at++) {
             real lo, hi;
             range(REAL(x) + r * cols + k, cols - k < group ? cols - k : group, &lo, &hi);
             real s = ROUND_F16(factor * (hi - lo) / top);
-            REAL(&c->out[0])[at] = s > 0 ? s : 1;
-            REAL(&c->out[1])[at] = ROUND_F16(factor * lo);
+            s = s > 0 ? s : 1;
+            lo *= factor;
+            if (zero) lo = ((lo / s + ROUND_MAGIC) - ROUND_MAGIC) * s;
+            REAL(&c->out[0])[at] = s;
+            REAL(&c->out[1])[at] = ROUND_F16(lo);
         }
     return true;
 }

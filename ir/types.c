@@ -307,6 +307,9 @@ static bool ty_qparams_asym(Ty *t)
     if (!need_float(t, 0) || !quant_dtype(t, &dt)) return false;
     if (dtype_info[dt].lo != 0)
         return fail(t, "dtype '%s', expected an unsigned type", dtype_info[dt].name);
+    i64 zero = op_int(t->op, A_ZERO);
+    if (zero != 0 && (zero != 1 || !is_const(t->m, t->op->in[0])))
+        return fail(t, "zero is %lld, expected 0, or 1 for a constant", (long long)zero);
     Type s = scale_type(t, in(t, 0));
     return give(t, 0, s.dt, s.rank, s.dim) && give(t, 1, s.dt, s.rank, s.dim);
 }

@@ -287,6 +287,12 @@ static float half(float x)
     return f16_to_f32(f32_to_f16(x));
 }
 
+/* Nearest integer, half to even, of |x| < 2^22; what a vector of any width can do. */
+static float nearest(float x)
+{
+    return (x + 12582912.0f) - 12582912.0f;
+}
+
 /* Scale and minimum that spread the integers over `part` of a range. */
 static Grid grid_of(const WeightForm *f, float lo, float hi, float part)
 {
@@ -296,13 +302,9 @@ static Grid grid_of(const WeightForm *f, float lo, float hi, float part)
         return (Grid){s > 0 ? s : 1, 0};
     }
     float s = half(part * (hi - lo) / steps);
-    return (Grid){s > 0 ? s : 1, half(part < 1 ? (hi + lo - part * (hi - lo)) / 2 : lo)};
-}
-
-/* Nearest integer, half to even, of |x| < 2^22; what a vector of any width can do. */
-static float nearest(float x)
-{
-    return (x + 12582912.0f) - 12582912.0f;
+    s = s > 0 ? s : 1;
+    if (part < 1) lo = (hi + lo - part * (hi - lo)) / 2;
+    return (Grid){s, half(f->zero ? nearest(lo / s) * s : lo)};
 }
 
 static float limited(float x, float lo, float hi)

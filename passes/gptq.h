@@ -47,6 +47,7 @@ typedef struct WeightForm {
     u32 bits;  /* 4 or 8 */
     bool asym; /* u4, u8 with minima; s and m are values of f16. Else the full range of s4, s8 */
     i64 group; /* columns that share a scale; 0: a whole row. The last group may be shorter */
+    bool zero; /* minima are whole numbers of scales (but for f16's rounding): 0 is on the grid */
 } WeightForm;
 i64 weight_groups(const WeightForm *f, i64 k);
 

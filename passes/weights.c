@@ -351,9 +351,11 @@ static bool lazy(Walk *k, Builder *b, const Weight *w, ValueId *q, ValueId *s, V
     const AttrSpec sym[] = {
         {A_DTYPE, .s = dtype_of(&k->f)}, {A_GROUP, .i = k->f.group}, {A_FULL, .i = 1}, {0}};
     const AttrSpec asym[] = {{A_DTYPE, .s = dtype_of(&k->f)}, {A_GROUP, .i = k->f.group}, {0}};
+    const AttrSpec zero[] = {
+        {A_DTYPE, .s = dtype_of(&k->f)}, {A_GROUP, .i = k->f.group}, {A_ZERO, .i = 1}, {0}};
     const AttrSpec *form = k->f.asym ? asym : sym;
-    const char *s_name = array_name(k, w, SUFFIX_SCALE);
-    *s = ir_op(b, k->f.asym ? OP_QPARAMS_ASYM : OP_QPARAMS, INS(w->w), form, 0, s_name);
+    *s = ir_op(b, k->f.asym ? OP_QPARAMS_ASYM : OP_QPARAMS, INS(w->w), k->f.zero ? zero : form, 0,
+               array_name(k, w, SUFFIX_SCALE));
     if (!*s) return false;
     *min = k->f.asym ? *s + 1 : 0; /* the second result */
     *q = ir_op(b, OP_QUANTIZE, INS(w->w, *s, *min), form, 0, array_name(k, w, SUFFIX_Q));
@@ -418,7 +420,10 @@ static bool read_options(Walk *k)
     static const char *const methods[] = {"rtn", "clip", "gptq"};
     i64 bits = pass_int(cx, "bits");
     const char *method = pass_word(cx, "method");
-    k->f = (WeightForm){(u32)bits, pass_int(cx, "asym") != 0, pass_int(cx, "group")};
+    k->f = (WeightForm){.bits = (u32)bits,
+                        .asym = pass_int(cx, "asym") != 0,
+                        .zero = pass_int(cx, "zero") != 0,
+                        .group = pass_int(cx, "group")};
     k->order = pass_int(cx, "order") != 0;
     u32 i = 0;
     while (i < 3 && strcmp(methods[i], method) != 0)
@@ -430,6 +435,8 @@ static bool read_options(Walk *k)
     if (k->f.group < 0)
         return pass_fail(cx, NULL, "group is %lld, expected 0 (a whole row) or more",
                          (long long)k->f.group);
+    if (k->f.zero && !k->f.asym)
+        return pass_fail(cx, NULL, "zero is for asym: a symmetric grid has 0");
     if (k->f.asym && bits == 8 && k->method != METHOD_RTN)
         return pass_fail(cx, NULL, "8 bits are symmetric with method %s", method);
     double drift;

@@ -260,6 +260,10 @@ static void op_qparams_asym(Run *r)
     s = constant(r, "s"), m = constant(r, "m");
     expect(r, &s, 1, VALS(0.5), 0);
     expect(r, &m, 1, VALS(-1), 0);
+    load(r, "@x = literal {values = [-3.4, 11.6, 3.5, 18.5]} : f32[1,4]\n@s, @m = qparams_asym @x {dtype = \"u4\", group = 2, zero = 1} : f32[1,2], f32[1,2]\n");
+    s = constant(r, "s"), m = constant(r, "m");
+    expect(r, &s, 2, VALS(1, 1), 0);
+    expect(r, &m, 2, VALS(-3, 4), 0);
 }
 
 static void op_quantize(Run *r)

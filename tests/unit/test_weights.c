@@ -106,6 +106,8 @@ static void test_forms(void **state)
         {"method=rtn", DT_S4, true},
         {"method=rtn,bits=8,group=16", DT_S8, true},
         {"method=rtn,asym,group=16", DT_U4, true},
+        {"method=rtn,asym,zero,group=16", DT_U4, true},
+        {"asym,zero,group=16", DT_U4, false},
     };
     for (u32 s = 0; s < N_SHAPES; s++)
         for (u32 i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -243,6 +245,7 @@ static void test_refusals(void **state)
         {"weights{damp=much}", "damp is 'much', expected a number from 0 to 10"},
         {"weights{drift=1.5}", "drift is '1.5', expected a number from 0 to 1"},
         {"weights{damp=nan}", "damp is 'nan', expected a number from 0 to 10"},
+        {"weights{zero}", "zero is for asym: a symmetric grid has 0"},
         {"weights{bits=8,asym}", "8 bits are symmetric with method gptq"},
     };
     for (u32 i = 0; i < sizeof rows / sizeof *rows; i++) {
