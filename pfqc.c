@@ -136,8 +136,15 @@ static bool calib_source(Cli *c, const FeModel *f, const TokBlob *tok, const Pip
     else if (effort && strcmp(effort, "fast") != 0)
         return diag_error(c->d, E_USAGE, LOC_WHAT("--effort"), "'%s', expected fast or full",
                           effort);
+    if (!prefix && f) prefix = f->calib_prefix;
     if (prefix && !fe_prefix_ids(c->d, c->a, tok, prefix, &out->prefix)) return false;
     if (!pipeline_calibrates(p)) return true;
+    if (f && !given) out->assumed = (float)f->calib_max;
+    if (out->assumed > 0) {
+        fprintf(stderr, "pfqc: synthetic weights: nothing is measured, activations reach %g\n",
+                f->calib_max);
+        return true;
+    }
     if (!given && !tok->data) {
         diag_warn(c->d, LOC_WHAT("calibration"),
                   "there is no tokenizer: random tokens take the place of text");

@@ -137,22 +137,64 @@ static bool opt_int(Load *l, const Json *obj, const char *key, i64 lo, i64 hi, i
     return !json_get(obj, key) || json_need_int(l->d, l->src, obj, key, lo, hi, out);
 }
 
+/* "prefix": a list of ids, or a text as --prefix takes it. */
+static bool read_prefix(Load *l, const Json *v)
+{
+    StrBuf b = {.a = l->a};
+    if (v->kind == JSON_STRING && v->str.n) {
+        l->out->calib_prefix = v->str.p;
+        return true;
+    }
+    if (v->kind != JSON_ARRAY)
+        return diag_error(l->d, E_JSON_TYPE, at(l, v),
+                          "\"prefix\" is %s, expected a list of token ids or a text",
+                          v->kind == JSON_STRING ? "empty" : json_kind_name(v->kind));
+    for (u32 i = 0; i < v->n; i++) {
+        const Json *e = &v->at[i];
+        if (e->kind != JSON_NUMBER || !(e->num >= 0 && e->num <= INT32_MAX) ||
+            e->num != (double)(i32)e->num)
+            return diag_error(l->d, E_JSON_VALUE, at(l, e), "a token id is an integer from 0 on");
+        sb_printf(&b, "%s%d", i ? "," : "", (i32)e->num);
+    }
+    l->out->calib_prefix = v->n ? b.p : "none";
+    return true;
+}
+
+/* Nothing is measured of synthetic weights: "max" is what activations are taken to reach. */
+static bool read_max(Load *l, const Json *v)
+{
+    FeModel *o = l->out;
+    const Json *weights = json_get(l->root, "weights");
+    const bool synthetic = weights && weights->kind == JSON_OBJECT;
+    o->calib_max = synthetic ? 8 : 0;
+    if (!v) return true;
+    if (!synthetic)
+        return diag_error(l->d, E_JSON_VALUE, at(l, v),
+                          "\"max\" is for synthetic weights; scales of others are measured");
+    o->calib_max = v->kind == JSON_NUMBER ? v->num : 0;
+    return (o->calib_max > 0 && o->calib_max < 1e30) ||
+           diag_error(l->d, E_JSON_VALUE, at(l, v), "\"max\" must be a positive number");
+}
+
 static bool read_calibration(Load *l)
 {
-    static const char *const keys[] = {"text", "seed", "samples", "length", "note"};
+    static const char *const keys[] = {"text", "seed", "samples", "length",
+                                       "max",  "note", "prefix"};
     const Json *v = json_get(l->root, "calibration");
     FeModel *o = l->out;
-    if (!v) return true;
+    if (!v) return read_max(l, NULL);
     if (v->kind != JSON_OBJECT)
         return diag_error(l->d, E_JSON_TYPE, at(l, v), "\"calibration\" is %s, expected an object",
                           json_kind_name(v->kind));
     const char *const *text;
-    bool ok = json_only(l->d, l->src, v, keys, 5);
+    bool ok = json_only(l->d, l->src, v, keys, 7);
     ok &= strings(l, v, "text", &text, &o->n_calib);
     const char **path = NEWN(l->a, const char *, o->n_calib);
     for (u32 i = 0; i < o->n_calib; i++)
         path[i] = io_join(l->a, o->dir, text[i]);
     o->calib_text = path;
+    ok &= read_max(l, json_get(v, "max"));
+    ok &= !json_get(v, "prefix") || read_prefix(l, json_get(v, "prefix"));
     ok &= opt_int(l, v, "seed", 0, INT64_MAX, &o->calib_seed);
     ok &= opt_int(l, v, "samples", 1, 1 << 20, &o->calib_samples);
     return ok & opt_int(l, v, "length", 1, 1 << 24, &o->calib_length);

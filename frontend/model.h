@@ -31,6 +31,8 @@ typedef struct FeModel {
     u32 n_calib;
     i64 calib_seed, calib_samples,
         calib_length;   /* samples and tokens per sample; 0: the recipe's default */
+    double calib_max;   /* of synthetic weights: the magnitude that activations are taken to have */
+    const char *calib_prefix; /* as --prefix; NULL: not given */
     bool embed_weights; /* append the weights to the binary */
 } FeModel;
 

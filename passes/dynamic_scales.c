@@ -87,7 +87,8 @@ bool pass_dynamic_scales(PassCx *cx)
         return false;
     Quantiser *q = make_quantisers(cx, &s, &o);
     bool text = cx->calib->tokens != NULL; /* clip factors need none */
-    if (s.all.n && (o.search || text) && !measure(cx, &s, q)) return false;
+    bool run = (o.search || text) && !(cx->calib->assumed > 0);
+    if (s.all.n && run && !measure(cx, &s, q)) return false;
     for (u32 i = 0; i < s.all.n; i++)
         if (!quantiser_emit(cx, &q[i])) return false;
     return true;

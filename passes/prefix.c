@@ -246,21 +246,33 @@ static bool put_prefix(PassCx *cx, CalibCache *cache, const OpId *attention, u32
     return ok;
 }
 
-static bool attach(PassCx *cx, CalibCache *cache, OpId attention)
+/* One of an attention's two constants: from the results, or without a cache pseudorandom. */
+static ValueId prefix_constant(PassCx *cx, CalibCache *cache, OpId attention, char which, u32 rows)
+{
+    enum { STREAMS = 1 << 30 }; /* behind those of weights */
+    Module *m = cx->m;
+    const Op *op = op_at(m, attention);
+    const Type *k = type_of(m, op->in[1]);
+    const i64 dim[3] = {rows, k->dim[1], k->dim[2]};
+    const char *array = array_name(cx, attention, which),
+               *name = arena_printf(cx->a, "prefix.%s", array);
+    Builder b = {.m = m, .d = cx->d, .layer = op->layer};
+    if (cache) return calib_constant(cache, &b, array, ir_type(m, DT_F16, 3, dim), name);
+    const AttrSpec *leaf =
+        ATTRS({A_SEED, .i = 0}, {A_SCALE, .f = (double)cx->calib->assumed},
+              {A_STREAM, .i = STREAMS + 2 * op_int(op, A_CACHE) + (which == 'v')});
+    ValueId x = ir_op(&b, OP_SYNTHETIC, NULL, 0, leaf, ir_type(m, DT_F32, 3, dim),
+                      arena_printf(cx->a, "%s.f32", name));
+    return x ? ir_op(&b, OP_CAST, INS(x), ATTRS({A_DTYPE, .s = "f16"}), 0, name) : 0;
+}
+
+static bool attach(PassCx *cx, CalibCache *cache, OpId attention, u32 rows)
 {
     Module *m = cx->m;
+    ValueId k = prefix_constant(cx, cache, attention, 'k', rows),
+            v = k ? prefix_constant(cx, cache, attention, 'v', rows) : 0;
+    if (!v) return false;
     Op *op = op_at(m, attention);
-    Builder b = {.m = m, .d = cx->d, .layer = op->layer};
-    const char *k_name = array_name(cx, attention, 'k'), *v_name = array_name(cx, attention, 'v');
-    Type t;
-    const void *data;
-    if (!calib_get(cache, k_name, &t, &data))
-        return pass_fail(cx, op, "cached results do not fit the model; remove the cache");
-    TypeId type = ir_type(m, DT_F16, t.rank, t.dim);
-    ValueId k = calib_constant(cache, &b, k_name, type, arena_printf(cx->a, "prefix.%s", k_name)),
-            v = calib_constant(cache, &b, v_name, type, arena_printf(cx->a, "prefix.%s", v_name));
-    if (!k || !v) return false;
-    op = op_at(m, attention);
     ValueId *in = NEWN(m->a, ValueId, 6);
     memcpy(in, op->in, 4 * sizeof *in);
     in[4] = k;
@@ -340,41 +352,54 @@ static void say(const PassCx *cx, const char *given, const char *ids)
         fprintf(stderr, "pfqc: prefix: %s%s\n", ids, given ? " (given)" : "");
     else
         fprintf(stderr, "pfqc: prefix: none (%s)\n",
-                given               ? "given"
-                : cx->calib->tokens ? "the model has no outlier tokens"
-                                    : "no calibration text to find outlier tokens in");
+                given                    ? "given"
+                : cx->calib->assumed > 0 ? "synthetic weights"
+                : cx->calib->tokens      ? "the model has no outlier tokens"
+                                         : "no calibration text to find outlier tokens in");
+}
+
+/* Puts the prefix into the module. */
+static bool apply(PassCx *cx, CalibCache *cache, const char *given, const i32 *id, u32 n_ids,
+                  const OpId *attention, u32 n)
+{
+    StrBuf text = {.a = cx->a};
+    sb_str(&text, "");
+    for (u32 i = 0; i < n_ids; i++)
+        sb_printf(&text, "%s%d", i ? " " : "", id[i]);
+    say(cx, given, text.p);
+    if (!n_ids) return true;
+    for (u32 i = 0; i < n; i++)
+        if (!attach(cx, cache, attention[i], n_ids)) return false;
+    ir_meta_int(cx->m, "prefix", n_ids);
+    ir_meta_str(cx->m, "prefix_ids", text.p);
+    return true;
 }
 
 bool pass_prefix(PassCx *cx)
 {
-    Module *m = cx->m;
     Sites down;
     OpId *attention;
     u32 n;
     const char *given = cx->calib->prefix;
     if (!given && *pass_word(cx, "ids")) given = pass_word(cx, "ids");
     if (!sites_find(cx, 1u << SITE_DOWN_IN, false, &down) ||
-        !find_attentions(cx, pass_fn_index(m, "main"), &attention, &n))
+        !find_attentions(cx, pass_fn_index(cx->m, "main"), &attention, &n))
         return false;
+    if (cx->calib->assumed > 0) {
+        Ids ids = {0};
+        return (!given || read_ids(cx, given, &ids)) && check_ids(cx, &ids) &&
+               apply(cx, NULL, given, ids.id, ids.n, attention, n);
+    }
     bool found;
     CalibCache *cache = calib_cache(cx, &found);
     if (!cache || (!found && !measure(cx, cache, &down, given, attention, n))) return false;
-    Type t;
+    Type t = {0};
     const void *count, *ids, *ratio;
     if (!calib_get(cache, "count", &t, &count))
         return pass_fail(cx, NULL, "cached results do not fit the model; remove the cache");
     bool measured = calib_get(cache, "before", &t, &ratio) && type_elems(&t) == down.all.n;
     if (measured) report_ratios(cx, &down, "before", ratio);
-    StrBuf text = {.a = cx->a};
-    sb_str(&text, "");
     bool some = calib_get(cache, "ids", &t, &ids);
-    for (i64 i = 0; some && i < type_elems(&t); i++)
-        sb_printf(&text, "%s%d", i ? " " : "", ((const i32 *)ids)[i]);
-    say(cx, given, text.p);
-    if (!some) return true;
-    for (u32 i = 0; i < n; i++)
-        if (!attach(cx, cache, attention[i])) return false;
-    ir_meta_int(m, "prefix", type_elems(&t));
-    ir_meta_str(m, "prefix_ids", text.p);
-    return !measured || measure_after(cx, &down);
+    return apply(cx, cache, given, ids, some ? (u32)type_elems(&t) : 0, attention, n) &&
+           (!some || !measured || measure_after(cx, &down));
 }

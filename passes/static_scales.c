@@ -26,7 +26,7 @@ static bool read_options(PassCx *cx, StaticOptions *o)
     double v = 0;
     if (*max && (!str_to_f64(str_c(max), &v) || !(v > 0 && v < 1e30)))
         return pass_fail(cx, NULL, "max is '%s', expected a positive number", max);
-    o->max = (float)v;
+    o->max = *max ? (float)v : cx->calib->assumed;
     return true;
 }
 

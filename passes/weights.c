@@ -428,7 +428,7 @@ static bool read_options(Walk *k)
     u32 i = 0;
     while (i < 3 && strcmp(methods[i], method) != 0)
         i++;
-    k->method = (WeightMethod)i;
+    k->method = cx->calib->assumed > 0 && i < 3 ? METHOD_RTN : (WeightMethod)i;
     if (bits != 4 && bits != 8)
         return pass_fail(cx, NULL, "bits is %lld, expected 4 or 8", (long long)bits);
     if (i == 3) return pass_fail(cx, NULL, "method is '%s', expected rtn, clip or gptq", method);

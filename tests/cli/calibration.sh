@@ -51,3 +51,20 @@ cmp "$tmp/opt1.pfir" "$tmp/opt2.pfir" || fail "opt gives another module the seco
 # 4. A folder that cannot be written is named, with what to do.
 if "$PFQC" "$sample/model.json" --passes "$passes" --stop-after weights --cache /dev/null/x >"$tmp/out" 2>"$tmp/err"; then fail "no folder"; fi
 grep -q 'E0702' "$tmp/err" && grep -q -e '--cache DIR' "$tmp/err" || fail "no sentence about the folder"
+
+# 5. Of synthetic weights nothing is measured: scales from "max", a prefix by its ids, with made-up keys and values.
+mkdir "$tmp/synthetic"
+sed -e 's#"weights": .*#"weights": {"synthetic": 1, "scale": 0.1},#; /"tokenizer"/d' \
+    -e 's#^{#{ "calibration": {"max": 4, "prefix": [5, 6, 7]},#' "$sample/model.json" >"$tmp/synthetic/model.json"
+for r in prefixquant-w4a8kv4 prefixquant-w4a4kv4-dynamic; do
+    "$PFQC" "$tmp/synthetic/model.json" -r $r -o "$tmp/synthetic/out" --cache "$tmp/synthetic/cache" 2>"$tmp/err" || fail "synthetic, $r"
+    grep -q 'nothing is measured, activations reach 4' "$tmp/err" || fail "it is not said that nothing is measured"
+    "$tmp/synthetic/out/tinystories" info >"$tmp/info" && grep -qx 'prefix: 5 6 7' "$tmp/info" || fail "the prefix of model.json"
+    "$tmp/synthetic/out/tinystories" self-test >"$tmp/err" 2>&1 || fail "self-test, $r"
+done
+[ ! -e "$tmp/synthetic/cache" ] || fail "something was measured of synthetic weights"
+if "$PFQC" "$tmp/synthetic/model.json" -r prefixquant-w4a8kv4 --prefix 99999 -o "$tmp/x" 2>"$tmp/err"; then fail "a token that is none"; fi
+grep -q "token 99999 of the prefix is not below" "$tmp/err" || fail "no sentence about the token"
+cp "$sample"/* "$tmp/model" && sed -i 's#^{#{ "calibration": {"max": 4},#' "$tmp/model/model.json"
+if "$PFQC" "$tmp/model/model.json" --check 2>"$tmp/err"; then fail "a magnitude for real weights"; fi
+grep -q 'error.E0105.: "max" is for synthetic weights' "$tmp/err" || fail "no sentence about a magnitude for real weights"

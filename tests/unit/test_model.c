@@ -81,7 +81,7 @@ static const char base[] =
     "   {\"id\": \"m\", \"op\": \"reshape\", \"in\": [\"a\"], \"shape\": [\"T\", \"hidden\"]},\n"
     "   {\"id\": \"y\", \"op\": \"add\", \"in\": [\"x\", \"m\"]}]},\n"
     "  {\"id\": \"logits\", \"op\": \"linear\", \"in\": [\"x\", \"@emb\", null]}],\n"
-    " \"recipe\": \"float\", \"targets\": [\"cpu\", \"cpu:x86-64-v3\"], \"calibration\": {\"text\": [\"a.txt\"], \"seed\": 3}, \"options\": {\"embed_weights\": true}}\n";
+    " \"recipe\": \"float\", \"targets\": [\"cpu\", \"cpu:x86-64-v3\"], \"calibration\": {\"text\": [\"a.txt\"], \"prefix\": [3, 0], \"seed\": 3}, \"options\": {\"embed_weights\": true}}\n";
 
 static void test_synthetic(void **state)
 {
@@ -92,6 +92,8 @@ static void test_synthetic(void **state)
     assert_string_equal(f.m.targets[1], "cpu:x86-64-v3");
     assert_string_equal(f.m.calib_text[0], "a.txt");
     assert_int_equal(f.m.calib_seed, 3);
+    assert_true(f.m.calib_max == 8);
+    assert_string_equal(f.m.calib_prefix, "3,0");
     assert_true(f.m.embed_weights);
     assert_null(f.m.tokenizer);
     StrBuf b = {.a = &f.a};
@@ -164,6 +166,11 @@ static const BadModel bad[] = {
     {"\"L\": 2", "\"T\": 2", "E0105", "\"T\" cannot be the name of a dim", "2,", NULL},
     {"\"synthetic\": 7", "\"synthetic\": -7", "E0105", "\"synthetic\" is -7", "-7", NULL},
     {"\"scale\": 0.25", "\"scale\": 0", "E0105", "\"scale\" must be a positive number", "0}", NULL},
+    {"\"seed\": 3", "\"max\": 0", "E0105", "\"max\" must be a positive number", "0}", NULL},
+    {"\"seed\": 3", "\"max\": 1e31", "E0105", "\"max\" must be a positive number", "1e31}", NULL},
+    {"[3, 0]", "[3, -1]", "E0105", "a token id is an integer from 0 on", "-1", NULL},
+    {"[3, 0]", "[2.5]", "E0105", "a token id is an integer", "2.5", NULL},
+    {"[3, 0]", "7", "E0102", "\"prefix\" is a number, expected a list of token ids or a text", "7,", NULL},
     {"{\"synthetic\": 7, \"scale\": 0.25}", "[]", "E0105", "names no file", "[]", NULL},
     {"{\"synthetic\": 7, \"scale\": 0.25}", "[1]", "E0102", "a weight file is a number", "1]", NULL},
     {"{\"synthetic\": 7, \"scale\": 0.25}", "[\"no/such.gguf\"]", "E0701", "", NULL, NULL},
