@@ -128,11 +128,11 @@ typedef struct CalibSource {
     i64 n;
     i32 bos, eos; /* of the tokenizer, -1 if it has none */
     CalibEffort effort;
-    i64 samples, length;   /* of statistics and GPTQ, instead of the effort's; 0: the effort's */
+    i64 samples, length; /* of statistics and GPTQ, instead of the effort's; 0: the effort's */
     float assumed; /* 0: measure. Else nothing is: activations are taken to reach this magnitude,
                       weights are rounded to nearest, keys and values of a given prefix are
                       pseudorandom. For synthetic weights, of which text says nothing */
-    i64 seed;              /* of a random choice of sequences; 0: the first of the text */
+    i64 seed;      /* of a random choice of sequences; 0: the first of the text */
     const char *prefix;    /* --prefix: ids ("216,260,1"), "none", or NULL: find it */
     const char *cache_dir; /* NULL: $XDG_CACHE_HOME/pfqc, else ~/.cache/pfqc */
     u32 threads;           /* 0: the usable CPUs */

@@ -264,7 +264,7 @@ static void test_many(void **state)
     Fixture f;
     assert_false(parse(&f, text));
     u32 line, col, n = 0;
-    const u32 want[][2] = {{19, 101}, {3, 29}, {14, 23}, {17, 22}};
+    const u32 want[][2] = {{19, 119}, {3, 29}, {14, 23}, {17, 22}};
     for (u32 i = 0; i < f.d.msgs.n; i++) {
         if (!f.d.msgs.at[i].code) continue;
         loc_line_col(f.d.msgs.at[i].loc, &line, &col);
