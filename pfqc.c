@@ -241,6 +241,7 @@ static int ppl(Cli *c)
     FeText text;
     Ppl r;
     Module *ref = NULL;
+    MappedFile logits = {0};
     const char *model = c->word[0], *name = opt_str(c, "against");
     if (c->n_words != 2)
         return diag_error(c->d, E_USAGE, LOC_NONE, "ppl takes a model.json and a text file"), 2;
@@ -249,17 +250,22 @@ static int ppl(Cli *c)
         (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) ||
         !fe_text_load(c->d, c->a, &tok, &c->word[1], 1, false, &text))
         return 1;
-    if (name &&
+    const size_t n_name = name ? strlen(name) : 0;
+    const bool saved = n_name > 7 && strcmp(name + n_name - 7, ".logits") == 0;
+    if (saved && !io_map(c->d, c->a, name, &logits)) return 1;
+    if (name && !saved &&
         (!recipe_load(c->d, c->a, name, &against) || !fe_model_load(c->d, c->a, model, &other) ||
          !(ref = before_phases(c, &other, &tok, &against, &calib))))
         return 1;
     if (!before_phases(c, &f, &tok, &recipe, &calib)) return 1;
     calib.tokens = text.tokens;
     calib.n = text.n;
-    if (!calib_ppl(c->d, f.m, ref, &calib, opt(c, "context")->i, opt(c, "chunks")->i, &r)) return 1;
+    if (!calib_ppl(c->d, f.m, ref, saved ? &logits : NULL, &calib, opt(c, "context")->i,
+                   opt(c, "chunks")->i, &r))
+        return 1;
     fprintf(stderr, "pfqc: recipe %s, %.0f tokens/s, peak %.0f MB\n", recipe.name,
             (double)r.run / r.seconds, (double)meter_peak_anon_bytes() * 1e-6);
-    if (ref) printf("against %s: kl %.6f top1 %.4f\n", name, r.kl, r.top1);
+    if (name) printf("against %s: kl %.6f top1 %.4f\n", name, r.kl, r.top1);
     printf("ppl %.4f se %.4f tokens %lld\n", r.ppl, r.se, (long long)r.tokens);
     return 0;
 }

@@ -28,6 +28,7 @@ typedef struct PfqOptions {
     /* ppl */
     int64_t chunks; /* 0: all */
     bool bos;
+    const char *save_logits;
     /* bench */
     int64_t n_prompt, n_gen, n_depth, repetitions;
     const char *output;

@@ -31,6 +31,7 @@ typedef struct Score {
     int64_t n;
     const float *logits; /* the block: rows row .. row + rows - 1 of the sequence */
     int32_t row, rows;
+    FILE *save; /* NULL: logits are not kept */
 } Score;
 
 /* The row at position i holds the prediction of token i + 1. */
@@ -57,6 +58,10 @@ static void score_rows(void *user, int32_t first, int32_t n, const float *logits
     for (int32_t i = 0; i < n; i++) {
         int32_t target = first + i + 1;
         if (target >= s->first && target < s->n_seq) {
+            if (s->save) { /* errors stay with the stream, close_save asks for them */
+                size_t vocab = (size_t)s->cli->model->vocab;
+                fwrite(logits + (size_t)i * vocab, sizeof *logits, vocab, s->save);
+            }
             s->sum += s->nll[i];
             s->sum2 += s->nll[i] * s->nll[i];
             s->n++;
@@ -104,6 +109,42 @@ static bool score_chunks(Score *s, int32_t *seq, const int32_t *ids, int64_t chu
     return true;
 }
 
+/* Logits are written to FILE.part, which becomes FILE when it is complete. */
+static bool open_save(Score *s, char **part, PfqErr *err)
+{
+    const char *path = s->cli->opt.save_logits;
+    size_t n = path ? strlen(path) : 0;
+    *part = NULL;
+    if (!path) {
+        return true;
+    }
+    *part = malloc(n + sizeof ".part");
+    if (!*part) {
+        return pfq_fail(err, "out of memory for the name of the logits' file");
+    }
+    memcpy(*part, path, n);
+    memcpy(*part + n, ".part", sizeof ".part");
+    s->save = fopen(*part, "wbe");
+    return s->save || pfq_fail(err, "cannot write '%s': %s", *part, strerror(errno));
+}
+
+static bool close_save(Score *s, char *part, bool ok)
+{
+    PfqErr *err = &s->cli->err;
+    if (s->save) {
+        bool whole = fflush(s->save) == 0 && !ferror(s->save) && fsync(fileno(s->save)) == 0;
+        whole = fclose(s->save) == 0 && whole;
+        if (ok && !(whole && rename(part, s->cli->opt.save_logits) == 0)) {
+            ok = pfq_fail(err, "cannot write '%s': %s", s->cli->opt.save_logits, strerror(errno));
+        }
+        if (!ok) {
+            unlink(part);
+        }
+    }
+    free(part);
+    return ok;
+}
+
 static bool score_tokens(PfqCli *c, const int32_t *ids, int64_t n)
 {
     bool bos = wants_bos(c);
@@ -129,9 +170,13 @@ static bool score_tokens(PfqCli *c, const int32_t *ids, int64_t n)
     }
     Score s = {.cli = c, .nll = malloc((size_t)c->model->rows * sizeof *s.nll)};
     int32_t *seq = malloc((size_t)(len + bos) * sizeof *seq);
-    bool ok = s.nll && seq
-                  ? score_chunks(&s, seq, ids, chunks, (int32_t)len)
-                  : pfq_fail(&c->err, "out of memory for a chunk of %lld tokens", (long long)len);
+    char *part;
+    bool ok = open_save(&s, &part, &c->err);
+    if (ok && (!s.nll || !seq)) {
+        ok = pfq_fail(&c->err, "out of memory for a chunk of %lld tokens", (long long)len);
+    }
+    ok = ok && score_chunks(&s, seq, ids, chunks, (int32_t)len);
+    ok = close_save(&s, part, ok);
     free(seq);
     free(s.nll);
     return ok;

@@ -25,8 +25,9 @@ typedef struct Score {
     i64 step;       /* rows of a block of logits */
     float *logits;  /* ref's: rows row0.. of the sequence in work */
     i64 row0;
-    double *nll, *kl; /* [sequences, length] */
-    bool *same;       /* [sequences, length] */
+    const float *saved; /* logits of all scored tokens instead of ref; NULL: none */
+    double *nll, *kl;   /* [sequences, length] */
+    bool *same;         /* [sequences, length] */
 } Score;
 
 static void show(Side *s, const CalibCall *call)
@@ -97,8 +98,9 @@ static bool score(void *user, const CalibCall *call)
         const float *row = call->out[0].f + r * vocab;
         double z = log_sum_exp(row, vocab);
         s->nll[at] = z - (double)row[tokens[t + 1]];
-        if (!s->ref.c) continue;
-        const float *ref = s->logits + (t - s->row0) * vocab;
+        if (!s->ref.c && !s->saved) continue;
+        const float *ref = s->saved ? s->saved + (call->sequence * (c->length - 1) + t) * vocab
+                                    : s->logits + (t - s->row0) * vocab;
         s->kl[at] = divergence(ref, log_sum_exp(ref, vocab), row, z, vocab);
         s->same[at] = arg_max(ref, vocab) == arg_max(row, vocab);
     }
@@ -212,8 +214,22 @@ static bool count_chunks(Diag *d, Module *m, const CalibSource *source, i64 *len
     return true;
 }
 
-bool calib_ppl(Diag *d, Module *m, Module *against, const CalibSource *source, i64 length,
-               i64 chunks, Ppl *out)
+static bool use_saved(Score *s, const MappedFile *logits, i64 chunks, i64 length)
+{
+    if (!logits) return true;
+    const u64 row = 4 * (u64)s->side.vocab, want = (u64)(chunks * (length - 1));
+    if (logits->size % row || logits->size / row != want)
+        return diag_error(s->side.c->d, E_PASS_CALIB, LOC_WHAT("--against"),
+                          "the file has %llu bytes, expected logits of %llu tokens over a "
+                          "vocabulary of %lld; -c and --chunks must be those of the program",
+                          (unsigned long long)logits->size, (unsigned long long)want,
+                          (long long)s->side.vocab);
+    s->saved = (const float *)(const void *)logits->data;
+    return true;
+}
+
+bool calib_ppl(Diag *d, Module *m, Module *against, const MappedFile *logits,
+               const CalibSource *source, i64 length, i64 chunks, Ppl *out)
 {
     Arena a = {0};
     PassCall call = {0};
@@ -221,7 +237,8 @@ bool calib_ppl(Diag *d, Module *m, Module *against, const CalibSource *source, i
     double began = now_seconds();
     bool ok = count_chunks(d, m, source, &length, &chunks);
     ok = ok && (!against || start(&s.ref, against, d, &a, &call, source, chunks, length)) &&
-         start(&s.side, m, d, &a, &call, source, chunks, length);
+         start(&s.side, m, d, &a, &call, source, chunks, length) &&
+         use_saved(&s, logits, chunks, length);
     if (ok) {
         s.nll = NEWN(&a, double, chunks *length);
         s.kl = NEWN(&a, double, chunks *length);

@@ -45,6 +45,15 @@ done
 "$PFQC" ppl "$sample" "$text" --recipe w4a16 --against float -c 128 --chunks 2 >"$tmp/err" 2>&1 || fail "--against"
 grep -qE '^against float: kl 0\.0[0-9]+ top1 0\.[789]' "$tmp/err" && tail -n 1 "$tmp/err" | grep -q '^ppl ' || fail "--against"
 
+# A program's own logits beside the evaluator's.
+"$PFQC" "$sample" --recipe w4a16 -o "$tmp/out" >"$tmp/err" 2>&1 || fail "compile w4a16"
+"$tmp/out/tinystories" ppl "$text" -c 128 --chunks 2 --save-logits "$tmp/w4a16.logits" >"$tmp/err" 2>&1 || fail "--save-logits"
+[ "$(stat -c %s "$tmp/w4a16.logits")" = $((4 * 2 * 127 * 2048)) ] && [ ! -e "$tmp/w4a16.logits.part" ] || fail "size of the logits"
+"$PFQC" ppl "$sample" "$text" --recipe w4a16 --against "$tmp/w4a16.logits" -c 128 --chunks 2 >"$tmp/err" 2>&1 || fail "--against logits"
+grep -qE '^against .*w4a16.logits: kl 0\.0000[0-9]+ top1 (1\.0000|0\.99)' "$tmp/err" || fail "the program is far from the evaluator"
+"$tmp/out/tinystories" ppl "$text" -c 128 --chunks 2 --save-logits "$tmp/no/such" >"$tmp/err" 2>&1 && fail "logits into no folder"
+grep -q "cannot write" "$tmp/err" || fail "no sentence about the logits' file"
+
 refused() { # pattern, arguments
     local want=$1
     shift
@@ -56,4 +65,5 @@ refused 'fewer than one chunk' "$sample" "$tmp/short" --recipe float
 refused 'do not fit the model' "$sample" "$text" --recipe float -c 100000
 refused 'takes a model.json and a text' "$sample"
 refused 'expected fast or full' "$sample" "$text" --recipe float --effort best
+refused 'must be those of the program' "$sample" "$text" --recipe float -c 128 --chunks 3 --against "$tmp/w4a16.logits"
 refused 'E0701' "$sample" "$tmp/none" --recipe float

@@ -424,27 +424,27 @@ static void perplexity(void **state)
     }
     eval_free(e);
     Ppl p;
-    must(&f, calib_ppl(&f.d, f.m, NULL, &f.src, 0, 2, &p));
+    must(&f, calib_ppl(&f.d, f.m, NULL, NULL, &f.src, 0, 2, &p));
     assert_int_equal(p.tokens, 2 * (N - 1));
     double want = exp(sum / (2 * (N - 1)));
     assert_true(fabs(p.ppl - want) < 1e-5 * want && p.se > 0);
-    must(&f, calib_ppl(&f.d, f.m, NULL, &f.src, 100, 0, &p));
+    must(&f, calib_ppl(&f.d, f.m, NULL, NULL, &f.src, 100, 0, &p));
     assert_int_equal(p.tokens, 4 * 99);
     /* Against itself, and against itself with the head's weights moved. */
     Ppl q;
-    must(&f, calib_ppl(&f.d, f.m, f.m, &f.src, 100, 0, &q));
+    must(&f, calib_ppl(&f.d, f.m, f.m, NULL, &f.src, 100, 0, &q));
     assert_true(q.ppl == p.ppl && q.kl < 1e-12 && q.top1 == 1);
     Fix g;
     fix_init(&g);
     fix_module(&g, tiny_llama(&g.d, &shapes[1]));
     ir_meta_int(g.m, "context", N);
     passes(&g, "quantize-weights{bits=4,sym}");
-    must(&f, calib_ppl(&f.d, f.m, g.m, &f.src, 100, 0, &q));
+    must(&f, calib_ppl(&f.d, f.m, g.m, NULL, &f.src, 100, 0, &q));
     assert_true(q.ppl == p.ppl && q.kl > 1e-4 && q.kl < 1 && q.top1 > 0.3 && q.top1 < 1);
     fix_free(&g);
-    assert_false(calib_ppl(&f.d, f.m, NULL, &f.src, N + 1, 0, &p));
+    assert_false(calib_ppl(&f.d, f.m, NULL, NULL, &f.src, N + 1, 0, &p));
     f.src.n = 10;
-    assert_false(calib_ppl(&f.d, f.m, NULL, &f.src, 0, 0, &p));
+    assert_false(calib_ppl(&f.d, f.m, NULL, NULL, &f.src, 0, 0, &p));
     f.d.msgs.n = 0;
     fix_free(&f);
 }
