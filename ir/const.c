@@ -457,6 +457,29 @@ static bool compute(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
     return true;
 }
 
+/* All rows of op's operand, then mixed in place: a weight that is mixed exists once, not as operand
+ * and result. */
+static bool compute_mixed(Eval *e, const Op *op, Tensor *whole)
+{
+    enum { FILL_ELEMS = 1 << 20 };
+    i64 rows = whole->dim[0], cols = whole->dim[1], step = FILL_ELEMS / (cols + 1) + 1;
+    size_t size = ev_esize(e, whole->dt);
+    for (i64 r0 = 0, n; r0 < rows; r0 += n) {
+        n = rows - r0 < step ? rows - r0 : step;
+        Scope s = ev_scope(e);
+        Tensor part;
+        bool ok = ev_const_rect(e, op->in[0], (Rect){r0, n, 0, cols}, &part);
+        if (ok) memcpy(at(whole, r0 * cols, size), part.p, (size_t)(n * cols) * size);
+        ev_scope_end(e, s);
+        if (!ok) return false;
+    }
+    OpCall c = {.e = e, .op = op, .nin = op->nin, .in = whole, .out = whole};
+    c.rect = (Rect){0, rows, 0, cols};
+    if (!e->ops[op->kind](&c)) return false;
+    ev_round(e, whole);
+    return true;
+}
+
 /* A weight whose rows are mixed is computed whole once, not once per tile; the last such weight is
  * kept. */
 static bool mixed_rect(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
@@ -465,12 +488,17 @@ static bool mixed_rect(Eval *e, ValueId v, const Op *op, Rect r, Tensor *out)
     i64 rows = type_rows(t), cols = type_cols(t);
     size_t size = ev_esize(e, t->dt);
     if (e->mixed_v != v) {
-        Tensor whole;
-        if (!compute(e, v, op, (Rect){0, rows, 0, cols}, &whole)) return false;
         free(e->mixed.p);
-        e->mixed = matrix(t->dt, rows, cols, xmalloc((size_t)rows * (size_t)cols, size));
+        e->mixed_v = 0;
+        e->mixed.p = NULL;
+        Tensor whole = matrix(t->dt, rows, cols, xmalloc((size_t)rows * (size_t)cols, size));
+        if (!compute_mixed(e, op, &whole)) {
+            free(whole.p);
+            return false;
+        }
+        free(e->mixed.p); /* the operand's, if it was such a weight */
+        e->mixed = whole;
         e->mixed_v = v;
-        memcpy(e->mixed.p, whole.p, (size_t)(rows * cols) * size);
     }
     *out = scratch_matrix(e, t->dt, r.nr, r.nc);
     copy_rows(out->p, r.nc, at(&e->mixed, r.r0 * cols + r.c0, size), cols, r.nr, r.nc, size);

@@ -199,6 +199,7 @@ static void mix_rows(Eval *e, const HadamardPlan *p, u64 seed, i64 rows, real *x
     }
 }
 
+/* With mode rows the result may be the operand. */
 static bool ev_hadamard(OpCall *c)
 {
     i64 nr = c->rect.nr, nc = c->rect.nc, group = op_int(c->op, A_GROUP);
