@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PFQ_ABI_VERSION 2
+#define PFQ_ABI_VERSION 3
 
 /* What one kernel call reads and writes. Which slots a kernel uses, and their shapes, is in the
  * contract comment of its template. Unused slots are NULL. */
@@ -73,6 +73,72 @@ typedef struct PfqVariant {
     PfqKernel *const *kernel; /* [n_kernels], same order in every variant */
 } PfqVariant;
 
+/* ---- CUDA: the same calls as tables, which runtime/cuda.c walks ---- */
+
+/* What a CUDA kernel gets, by value: the slots of PfqArgs as device addresses (0: unused).
+ * codegen/cuda/kernel.cuh states it again for the device. */
+typedef struct PfqCudaArgs {
+    uint64_t in[8], out[8];
+    uint64_t w;
+    uint64_t aux[8];
+    uint64_t pos;   /* address of an int32: PfqArgs.pos. In memory, so that a recorded graph of
+                       launches   serves every position */
+    int32_t T, ctx; /* as in PfqArgs */
+} PfqCudaArgs;
+
+/* Where an operand lies; off counts bytes from the start of the place. */
+typedef enum PfqPlace {
+    PFQ_AT_NONE,
+    PFQ_AT_ACT,    /* activation arena */
+    PFQ_AT_KV,     /* KV cache; off is multiplied by ctx */
+    PFQ_AT_OWN,    /* what CPU threads keep for themselves: here one buffer, PfqCuda.own_bytes */
+    PFQ_AT_TOKENS, /* int32 [T] */
+    PFQ_AT_LOGITS, /* f32 [rows, vocab] */
+    PFQ_AT_WEIGHT, /* the image's data */
+} PfqPlace;
+
+typedef struct PfqCudaRef {
+    uint32_t place; /* PfqPlace */
+    uint64_t off;
+} PfqCudaRef;
+
+typedef struct PfqCudaCall {
+    int32_t kernel;
+    PfqCudaRef in[8], out[8], w, aux[8];
+} PfqCudaCall;
+
+/* A specialised kernel and its launch: grid (grid_x, ceil(T / rows)), block threads. */
+typedef struct PfqCudaKernel {
+    const char *name;  /* as in plan.json, for messages */
+    const char *entry; /* symbol in its code */
+    int32_t block, grid_x, rows;
+    int32_t shared; /* bytes of dynamic shared memory */
+} PfqCudaKernel;
+
+/* The code of all kernels for one kind of chip. */
+typedef struct PfqCudaCode {
+    const char *target;   /* "sm_90a" */
+    int32_t major, minor; /* compute capability it was made for */
+    bool exact; /* runs on that capability only ("a"); else on the same major, minor or higher */
+    bool ptx;   /* PTX text, ending in NUL: the driver compiles it for chips of that capability or
+                   higher */
+    const void *const *image; /* [n_kernels] cubin or PTX */
+    const uint64_t *bytes;    /* [n_kernels] */
+} PfqCudaCode;
+
+typedef struct PfqCudaPhase {
+    const PfqCudaCall *call; /* [n], in order; each may read what those before it wrote */
+    int32_t n;
+} PfqCudaPhase;
+
+typedef struct PfqCuda {
+    int32_t n_kernels, n_codes;
+    const PfqCudaKernel *kernel;
+    const PfqCudaCode *code; /* best first */
+    PfqCudaPhase prefill, logits, decode;
+    uint64_t own_bytes;
+} PfqCuda;
+
 /* A recorded expectation for `self-test`: greedy logits of the last of n_tokens, made by pfqc's
  * evaluator. */
 typedef struct PfqExpect {
@@ -102,7 +168,8 @@ typedef struct PfqModel {
     PfqPhase *logits;     /* row numbers of the last prefill -> logits */
     PfqPhase *decode;     /* one token -> KV cache and logits */
     int32_t n_variants, n_kernels;
-    const PfqVariant *variants;     /* best first */
+    const PfqVariant *variants;     /* best first; n_variants is 0 in a program for CUDA alone */
+    const PfqCuda *cuda;            /* NULL: no CUDA target */
     const unsigned char *tokenizer; /* tables for runtime/tokenizer.h */
     uint64_t tokenizer_bytes;
     const PfqExpect *expect; /* NULL if none was recorded */

@@ -1,0 +1,61 @@
+/* What every CUDA kernel template shares: types, the arguments, constants.
+ *
+ * A template is one file X.cu that defines one or more kernels with PFQ_KERNEL. A model's compile
+ * puts `static const int32_t c_K = 576;` and so on in front (codegen/cuda/kernels.def says which) and
+ * gives the text to NVRTC; nothing else is included, neither CUDA's headers nor the C library's, so the
+ * emitted source also compiles alone with nvcc. tests/cuda compiles the same files for the host, with
+ * the constants as variables and threads emulated (tests/cuda/simt.h).
+ *
+ * Rules of a template:
+ *   - slots, shapes, layouts and formats are those of the CPU template of the same name (codegen/cpu,
+ * ARCHITECTURE.md "Packed weights", "Activations a kernel reads", "The KV cache"), so that both
+ * read one image and are judged by one reference. Rows outside T, and heads, are never written;
+ *   - launch geometry is the row of kernels.def: blockIdx.x divides what constants determine,
+ * blockIdx.y tokens, kernels take any T >= 1;
+ *   - a result depends on neither the geometry nor timing: no floating point atomics, reductions in
+ * a fixed order; integers are exact;
+ *   - constants are used in ordinary expressions and `if`: never as the size of an array or a template
+ * argument, because tests set them at run time. Dynamic shared memory is pfq_shared;
+ *   - every thread of a block reaches every __syncthreads and every warp operation of its warp;
+ *   - no spin waits.
+ */
+#ifndef PFQC_CODEGEN_CUDA_KERNEL_CUH
+#define PFQC_CODEGEN_CUDA_KERNEL_CUH
+
+#ifndef PFQ_SIMT /* tests/cuda/simt.h defines what follows for the host */
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef short int16_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+#define PFQ_CONST(type, name)                    /* it stands in front of the template */
+#define PFQ_KERNEL(name, threads)                                                                  \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ PfqCudaArgs a)
+#define PFQ_DEVICE static __device__ __forceinline__
+extern __shared__ __align__(128) unsigned char pfq_shared[];
+#endif
+
+/* runtime/abi.h; tests compare the two. */
+struct PfqCudaArgs {
+    uint64_t in[8], out[8];
+    uint64_t w;
+    uint64_t aux[8];
+    uint64_t pos;
+    int32_t T, ctx;
+};
+
+/* Values of c_fmt, c_epi, c_kv, c_act: codegen/cpu/kernels.def. */
+enum { PFQ_FMT_F32 = 0, PFQ_FMT_S8 = 1, PFQ_FMT_S16 = 2, PFQ_FMT_S16G32 = 3 };
+enum { PFQ_EPI_NONE = 0, PFQ_EPI_RESIDUAL = 1, PFQ_EPI_SWIGLU = 2, PFQ_EPI_QKV = 3 };
+enum { PFQ_KV_F32 = 0, PFQ_KV_F16 = 1, PFQ_KV_S8 = 2, PFQ_KV_S4 = 3, PFQ_KV_U8 = 4, PFQ_KV_U4 = 5 };
+enum { PFQ_ACT_SILU = 0, PFQ_ACT_GELU_TANH = 1, PFQ_ACT_GELU = 2 };
+
+PFQ_DEVICE int32_t pfq_pos(const PfqCudaArgs &a)
+{
+    return *(const int32_t *)a.pos;
+}
+
+#endif
