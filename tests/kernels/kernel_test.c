@@ -36,6 +36,8 @@ static size_t variant_of(const char *name)
 
 bool kt_variant_runs(const char *variant)
 {
+    if (!strcmp(variant, "cuda"))
+        return true;
     uint32_t need = variants[variant_of(variant)].bits;
     if (strchr(variant, '-'))
         need &= ~(uint32_t)PFQ_CPU_AMX_INT8;
@@ -72,16 +74,20 @@ void *kt_symbol(const KtLib *lib, const char *name)
     return p;
 }
 
-PfqKernel *kt_kernel(const KtLib *lib, const char *name)
+static const char *entry_of(const char *name)
 {
-    const char *entry = NULL;
 #define KERNEL(id, kernel_name, template, kernel_entry, scratch, doc)                                              \
     if (!strcmp(name, kernel_name))                                                                                \
-        entry = kernel_entry;
+        return kernel_entry;
 #include "codegen/cpu/kernels.def"
-    if (!entry)
-        die("no such kernel", name);
-    void *p = kt_symbol(lib, entry);
+    die("no such kernel", name);
+}
+
+bool kt_has(const KtLib *lib, const char *name) { return dlsym(lib->handle, entry_of(name)) != NULL; }
+
+PfqKernel *kt_kernel(const KtLib *lib, const char *name)
+{
+    void *p = kt_symbol(lib, entry_of(name));
     PfqKernel *k;
     memcpy(&k, &p, sizeof k);
     return k;

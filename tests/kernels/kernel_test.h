@@ -24,12 +24,14 @@ typedef struct KtLib {
     const char *variant;
 } KtLib;
 
-/* A variant is a row of codegen/variants.def, or NAME-emulated: with tests/kernels/amx_emulated.h for AMX. */
+/* A variant is a row of codegen/variants.def, or NAME-emulated: with tests/kernels/amx_emulated.h for AMX; or "cuda", which
+ * is emulated everywhere (tests/cuda). */
 bool kt_variant_runs(const char *variant); /* this CPU has what the variant needs */
 const char *kt_variant_flags(const char *variant); /* clang's, until the next call */
 KtLib kt_open(const char *path, const char *variant);
 void *kt_symbol(const KtLib *lib, const char *name);
 PfqKernel *kt_kernel(const KtLib *lib, const char *name); /* name as in kernels.def */
+bool kt_has(const KtLib *lib, const char *name);
 void kt_set(const KtLib *lib, const KtConst *c, size_t n);
 size_t kt_scratch(const char *name, int64_t K, int64_t D);
 

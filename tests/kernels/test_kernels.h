@@ -10,6 +10,8 @@
 extern KtLib lib;
 extern int cases;
 
+/* False for the variant "cuda" if kernel `name` has no CUDA template yet; says so once. */
+bool tested(const char *name);
 /* Runs kernel `name` for nt threads in sequence. */
 void run(const char *name, PfqArgs *a, int nt, int64_t K, int64_t D);
 void fail(const char *what, const char *detail);

@@ -159,6 +159,8 @@ static uint16_t *random_halves(size_t n, double *x)
 
 static void test_attend(const AttendCase *c)
 {
+    if (!tested("attend"))
+        return;
     char what[200];
     snprintf(what, sizeof what,
              "%s attend %s %s q8 %d s8 %d heads %d/%d x %d T %d pos %d window %d prefix %d",
@@ -392,6 +394,8 @@ static void check_out(const char *what, const HeadCase *c, const Out *o, const O
  * tests; then the kernel `heads` on the keys. */
 static void test_qkv(const HeadCase *c)
 {
+    if (!tested("linear.f32"))
+        return;
     char what[200];
     snprintf(what, sizeof what, "%s qkv %s %s q8 %d r3 %d heads %d/%d x %d T %d prefix %d norm %d",
              lib.variant, c->f->name, c->fixed ? "static" : "dynamic", c->q8, c->r3, c->heads,
@@ -463,6 +467,8 @@ static void test_qkvs(void)
 /* The kernel `heads`: a cache and integer rows against its own f32 rows. */
 static void test_unfused(const Format *f, bool fixed, int D, int r3)
 {
+    if (!tested("heads"))
+        return;
     enum { HEADS = 3, T = 4 };
     const HeadCase c = {
         .f = f, .fixed = fixed, .heads = HEADS, .kv_heads = HEADS, .D = D, .T = T, .prefix = 2};
@@ -517,6 +523,8 @@ static void test_unfused(const Format *f, bool fixed, int D, int r3)
 static void test_quantised(const char *kernel, int K, int N, int base, int T, const Format *f,
                            bool fixed)
 {
+    if (!tested(kernel))
+        return;
     char what[120];
     snprintf(what, sizeof what, "%s %s to %s, %s, K %d N %d T %d", lib.variant, kernel, f->name,
              fixed ? "static" : "dynamic", K, N, T);

@@ -1,0 +1,312 @@
+/* CUDA's threads on the CPU, so that tests run the templates of codegen/cuda without a GPU.
+ *
+ * The file is included in front of a template (-include) that is compiled as C++ for the host. A
+ * thread is a fiber; the fibers of a block run one after another until each waits at a barrier, at
+ * an operation of its warp, or is done, and blocks run one after another. What the rules of
+ * codegen/cuda/kernel.cuh forbid is told and aborts: a thread that ends, or waits for something
+ * else, while others wait for it; a lane read that its mask does not name. Dynamic shared memory
+ * holds NaN bytes when a block starts and ends at an unreadable page. With simt_shuffle, threads
+ * and blocks take a pseudorandom order, which shows missing barriers.
+ *
+ * PFQ_KERNEL(name, threads) defines name_simt (SimtKernel); tests/cuda/rows.c makes the entries of
+ * a CPU library of them. simt.c is the scheduler. One process, one thread; not here: timing, memory
+ * coalescing, bank conflicts.
+ */
+#ifndef PFQC_TESTS_CUDA_SIMT_H
+#define PFQC_TESTS_CUDA_SIMT_H
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct SimtDim {
+    uint32_t x, y, z;
+} SimtDim;
+
+struct PfqCudaArgs;
+typedef void SimtKernel(const struct PfqCudaArgs *a, const int32_t grid[3], int32_t block,
+                        int32_t shared);
+
+extern SimtDim threadIdx, blockIdx, blockDim, gridDim;
+extern unsigned char *pfq_shared; /* 128-byte aligned */
+extern bool simt_shuffle;
+
+/* Runs thread(args) for every thread of the grid. limit: the threads that the kernel's launch
+ * bounds allow. */
+void simt_launch(const char *name, void (*thread)(const void *), const void *args,
+                 const int32_t grid[3], int32_t block, int32_t limit, int32_t shared);
+
+void simt_barrier(void);
+
+/* An operation of the warp: waits for the lanes of mask, and returns for SHUFFLE the value of lane
+ * `from` (of the caller's warp), for BALLOT a bit per lane, for the others the reduction of all
+ * values. */
+typedef enum SimtOp {
+    SIMT_SYNC,
+    SIMT_SHUFFLE,
+    SIMT_BALLOT,
+    SIMT_ADD,
+    SIMT_MAX_S,
+    SIMT_MIN_S,
+    SIMT_MAX_U,
+    SIMT_MIN_U
+} SimtOp;
+uint32_t simt_warp(SimtOp op, uint32_t mask, uint32_t value, uint32_t from);
+
+#ifdef __cplusplus
+}
+
+#define PFQ_SIMT              1
+#define PFQ_CONST(type, name) extern "C" type name
+#define PFQ_DEVICE            static inline __attribute__((always_inline, unused))
+#define PFQ_KERNEL(name, threads)                                                                  \
+    static void name##_body(const PfqCudaArgs &a);                                                 \
+    static void name##_thread(const void *a)                                                       \
+    {                                                                                              \
+        name##_body(*(const PfqCudaArgs *)a);                                                      \
+    }                                                                                              \
+    extern "C" void name##_simt(const PfqCudaArgs *a, const int32_t grid[3], int32_t block,        \
+                                int32_t shared)                                                    \
+    {                                                                                              \
+        simt_launch(#name, name##_thread, a, grid, block, threads, shared);                        \
+    }                                                                                              \
+    static void name##_body([[maybe_unused]] const PfqCudaArgs &a)
+
+#define __shared__   static
+#define __align__(n) __attribute__((aligned(n)))
+#define __restrict__ __restrict
+#define __forceinline__ inline
+
+/* ---- vectors ---- */
+
+#define SIMT_VECTOR2(name, type)                                                                   \
+    struct alignas(8) name {                                                                       \
+        type x, y;                                                                                 \
+    };                                                                                             \
+    PFQ_DEVICE name make_##name(type x, type y)                                                    \
+    {                                                                                              \
+        return {x, y};                                                                             \
+    }
+#define SIMT_VECTOR4(name, type, bytes)                                                            \
+    struct alignas(bytes) name {                                                                   \
+        type x, y, z, w;                                                                           \
+    };                                                                                             \
+    PFQ_DEVICE name make_##name(type x, type y, type z, type w)                                    \
+    {                                                                                              \
+        return {x, y, z, w};                                                                       \
+    }
+SIMT_VECTOR2(int2, int)
+SIMT_VECTOR2(uint2, unsigned)
+SIMT_VECTOR2(float2, float)
+SIMT_VECTOR4(int4, int, 16)
+SIMT_VECTOR4(uint4, unsigned, 16)
+SIMT_VECTOR4(float4, float, 16)
+SIMT_VECTOR4(char4, signed char, 4)
+SIMT_VECTOR4(uchar4, unsigned char, 4)
+
+/* ---- arithmetic ---- */
+
+PFQ_DEVICE int min(int a, int b)
+{
+    return a < b ? a : b;
+}
+PFQ_DEVICE int max(int a, int b)
+{
+    return a > b ? a : b;
+}
+PFQ_DEVICE unsigned min(unsigned a, unsigned b)
+{
+    return a < b ? a : b;
+}
+PFQ_DEVICE unsigned max(unsigned a, unsigned b)
+{
+    return a > b ? a : b;
+}
+PFQ_DEVICE int64_t min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+PFQ_DEVICE int64_t max(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+PFQ_DEVICE float rsqrtf(float x)
+{
+    return (float)(1 / sqrt((double)x));
+}
+PFQ_DEVICE int __float2int_rn(float x)
+{
+    return (int)rintf(x);
+}
+
+#define SIMT_BITS(name, from, to)                                                                  \
+    PFQ_DEVICE to name(from x)                                                                     \
+    {                                                                                              \
+        to y;                                                                                      \
+        memcpy(&y, &x, sizeof y);                                                                  \
+        return y;                                                                                  \
+    }
+SIMT_BITS(__float_as_int, float, int)
+SIMT_BITS(__float_as_uint, float, unsigned)
+SIMT_BITS(__int_as_float, int, float)
+SIMT_BITS(__uint_as_float, unsigned, float)
+
+/* Byte i of a times byte i of b, summed, plus c; as signed or unsigned bytes. */
+PFQ_DEVICE int __dp4a(int a, int b, int c)
+{
+    for (int i = 0; i < 32; i += 8)
+        c += (int8_t)(a >> i) * (int8_t)(b >> i);
+    return c;
+}
+PFQ_DEVICE unsigned __dp4a(unsigned a, unsigned b, unsigned c)
+{
+    for (int i = 0; i < 32; i += 8)
+        c += (uint8_t)(a >> i) * (unsigned)(uint8_t)(b >> i);
+    return c;
+}
+
+PFQ_DEVICE int __popc(unsigned x)
+{
+    return __builtin_popcount(x);
+}
+PFQ_DEVICE int __clz(int x)
+{
+    return x ? __builtin_clz((unsigned)x) : 32;
+}
+PFQ_DEVICE int __ffs(int x)
+{
+    return __builtin_ffs(x);
+}
+PFQ_DEVICE unsigned __byte_perm(unsigned a, unsigned b, unsigned s)
+{
+    const uint64_t bytes = (uint64_t)b << 32 | a;
+    unsigned r = 0;
+    for (int i = 0; i < 4; i++)
+        r |= (unsigned)(bytes >> (s >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return r;
+}
+
+#define SIMT_LDG(type)                                                                             \
+    PFQ_DEVICE type __ldg(const type *p)                                                           \
+    {                                                                                              \
+        return *p;                                                                                 \
+    }
+SIMT_LDG(int8_t)
+SIMT_LDG(uint8_t)
+SIMT_LDG(int16_t)
+SIMT_LDG(uint16_t)
+SIMT_LDG(int)
+SIMT_LDG(unsigned)
+SIMT_LDG(float)
+SIMT_LDG(int2)
+SIMT_LDG(uint2)
+SIMT_LDG(float2)
+SIMT_LDG(int4)
+SIMT_LDG(uint4)
+SIMT_LDG(float4)
+
+/* ---- synchronisation and warps ---- */
+
+PFQ_DEVICE void __syncthreads()
+{
+    simt_barrier();
+}
+PFQ_DEVICE void __syncwarp(unsigned mask = ~0u)
+{
+    simt_warp(SIMT_SYNC, mask, 0, 0);
+}
+PFQ_DEVICE void __threadfence_block() {}
+PFQ_DEVICE void __threadfence() {}
+PFQ_DEVICE unsigned __ballot_sync(unsigned mask, int p)
+{
+    return simt_warp(SIMT_BALLOT, mask, p != 0, 0);
+}
+PFQ_DEVICE int __any_sync(unsigned mask, int p)
+{
+    return __ballot_sync(mask, p) != 0;
+}
+PFQ_DEVICE int __all_sync(unsigned mask, int p)
+{
+    return __ballot_sync(mask, p) == mask;
+}
+PFQ_DEVICE unsigned __activemask()
+{
+    return ~0u;
+}
+
+/* The lane that a shuffle reads: its own where the source is outside its segment of `width` lanes.
+ */
+PFQ_DEVICE uint32_t simt_segment(int32_t from, int width)
+{
+    const int32_t lane = (int32_t)(threadIdx.x & 31), first = lane & -width;
+    return (uint32_t)(from >= first && from < first + width ? from : lane);
+}
+PFQ_DEVICE uint32_t simt_idx(int from, int width)
+{
+    return simt_segment((int32_t)((threadIdx.x & 31) & (unsigned)-width) + (from & (width - 1)),
+                        width);
+}
+PFQ_DEVICE uint32_t simt_xor(int bits, int width)
+{
+    return simt_segment((int32_t)(threadIdx.x & 31) ^ bits, width);
+}
+PFQ_DEVICE uint32_t simt_down(int by, int width)
+{
+    return simt_segment((int32_t)(threadIdx.x & 31) + by, width);
+}
+PFQ_DEVICE uint32_t simt_up(int by, int width)
+{
+    return simt_segment((int32_t)(threadIdx.x & 31) - by, width);
+}
+
+#define SIMT_SHUFFLES(suffix, from)                                                                \
+    PFQ_DEVICE unsigned __shfl##suffix(unsigned mask, unsigned v, int n, int width = 32)           \
+    {                                                                                              \
+        return simt_warp(SIMT_SHUFFLE, mask, v, from(n, width));                                   \
+    }                                                                                              \
+    PFQ_DEVICE int __shfl##suffix(unsigned mask, int v, int n, int width = 32)                     \
+    {                                                                                              \
+        return (int)__shfl##suffix(mask, (unsigned)v, n, width);                                   \
+    }                                                                                              \
+    PFQ_DEVICE float __shfl##suffix(unsigned mask, float v, int n, int width = 32)                 \
+    {                                                                                              \
+        return __uint_as_float(__shfl##suffix(mask, __float_as_uint(v), n, width));                \
+    }
+SIMT_SHUFFLES(_sync, simt_idx)
+SIMT_SHUFFLES(_xor_sync, simt_xor)
+SIMT_SHUFFLES(_down_sync, simt_down)
+SIMT_SHUFFLES(_up_sync, simt_up)
+
+#define SIMT_REDUCE(name, type, op)                                                                \
+    PFQ_DEVICE type __reduce_##name##_sync(unsigned mask, type v)                                  \
+    {                                                                                              \
+        return (type)simt_warp(op, mask, (unsigned)v, 0);                                          \
+    }
+SIMT_REDUCE(add, int, SIMT_ADD)
+SIMT_REDUCE(add, unsigned, SIMT_ADD)
+SIMT_REDUCE(max, int, SIMT_MAX_S)
+SIMT_REDUCE(max, unsigned, SIMT_MAX_U)
+SIMT_REDUCE(min, int, SIMT_MIN_S)
+SIMT_REDUCE(min, unsigned, SIMT_MIN_U)
+
+/* Integers only: kernels use no atomics on floating point. */
+PFQ_DEVICE int atomicAdd(int *p, int v)
+{
+    const int old = *p;
+    *p = old + v;
+    return old;
+}
+PFQ_DEVICE int atomicMax(int *p, int v)
+{
+    const int old = *p;
+    *p = max(old, v);
+    return old;
+}
+
+#endif
+#endif
