@@ -1,0 +1,50 @@
+/* Sums and maxima over a warp, rounding to integers: what norms, quantisers, heads and attention
+ * share.
+ */
+#ifndef PFQC_CODEGEN_CUDA_LANES_CUH
+#define PFQC_CODEGEN_CUDA_LANES_CUH
+
+#include "kernel.cuh"
+
+PFQ_DEVICE int32_t pfq_up(int32_t x, int32_t m)
+{
+    return (x + m - 1) / m * m;
+}
+
+/* The caller's number in its warp, and its warp's in the block. */
+PFQ_DEVICE int32_t pfq_lane()
+{
+    return (int32_t)(threadIdx.x & 31);
+}
+PFQ_DEVICE int32_t pfq_warp()
+{
+    return (int32_t)(threadIdx.x >> 5);
+}
+
+/* Over all lanes, in every lane, in one order. */
+PFQ_DEVICE float pfq_warp_sum(float x)
+{
+    for (int32_t h = 16; h; h /= 2)
+        x += __shfl_xor_sync(~0u, x, h);
+    return x;
+}
+PFQ_DEVICE float pfq_warp_max(float x)
+{
+    for (int32_t h = 16; h; h /= 2)
+        x = fmaxf(x, __shfl_xor_sync(~0u, x, h));
+    return x;
+}
+
+/* 1 / s, 0 for 0: integers of a scale of 0 are 0. */
+PFQ_DEVICE float pfq_inv(float s)
+{
+    return s > 0.0f ? 1.0f / s : 0.0f;
+}
+
+/* clamp(round-half-even(x * inv), lo, hi); clamped first, since large floats have no integer. */
+PFQ_DEVICE int32_t pfq_quant(float x, float inv, int32_t lo, int32_t hi)
+{
+    return (int32_t)rintf(fminf(fmaxf(x * inv, (float)lo), (float)hi));
+}
+
+#endif
