@@ -137,6 +137,8 @@ typedef struct PfqCuda {
     const PfqCudaCode *code; /* best first */
     PfqCudaPhase prefill, logits, decode;
     uint64_t own_bytes;
+    int32_t driver; /* CUDA version that the driver must support for this code: 1000 * major +
+                       10 * minor (NVRTC's); 0: any */
 } PfqCuda;
 
 /* A recorded expectation for `self-test`: greedy logits of the last of n_tokens, made by pfqc's
