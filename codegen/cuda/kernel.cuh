@@ -29,8 +29,8 @@ typedef short int16_t;
 typedef unsigned short uint16_t;
 typedef int int32_t;
 typedef unsigned int uint32_t;
-typedef long long int64_t;
-typedef unsigned long long uint64_t;
+typedef long int64_t; /* as glibc has it, which nvcc reads before this */
+typedef unsigned long uint64_t;
 #define PFQ_CONST(type, name)                    /* it stands in front of the template */
 #define PFQ_KERNEL(name, threads)                                                                  \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ PfqCudaArgs a)
