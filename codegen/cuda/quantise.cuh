@@ -1,0 +1,105 @@
+/* Quantisation of one row of K f32 by a block, into the formats of ARCHITECTURE.md, "Activations a
+ * kernel reads": the twin of codegen/cpu/quantise.h, which states rounding and scales.
+ *
+ * The row lies in shared memory. Thread i reads and writes its columns k = i (mod blockDim.x) only,
+ * so a thread that made them needs no barrier; 32 columns of a group are the lanes of one warp.
+ */
+#ifndef PFQC_CODEGEN_CUDA_QUANTISE_CUH
+#define PFQC_CODEGEN_CUDA_QUANTISE_CUH
+
+#include "reduce.cuh"
+
+PFQ_CONST(int32_t, c_qlo);
+PFQ_CONST(int32_t, c_qhi);
+PFQ_CONST(float, c_qtop);
+PFQ_CONST(float, c_clip);
+
+PFQ_DEVICE int32_t pfq_up(int32_t x, int32_t m)
+{
+    return (x + m - 1) / m * m;
+}
+
+/* Bytes of one row of integers. */
+PFQ_DEVICE int64_t pfq_quant_stride(int32_t fmt, int32_t K)
+{
+    if (fmt == PFQ_FMT_S8) return pfq_up(K, 64);
+    return 2 * (int64_t)pfq_up(K, fmt == PFQ_FMT_S16 ? 64 : 32);
+}
+
+/* f32 scales per row. */
+PFQ_DEVICE int32_t pfq_quant_scales(int32_t fmt, int32_t K)
+{
+    return fmt == PFQ_FMT_S16G32 ? (K + 31) / 32 : 1;
+}
+
+/* 1 / s, 0 for 0: integers of a scale of 0 are 0. */
+PFQ_DEVICE float pfq_quant_inv(float s)
+{
+    return s > 0.0f ? 1.0f / s : 0.0f;
+}
+
+/* The byte x + 128 of format s8; clamped first, since the integers of large floats wrap. */
+PFQ_DEVICE uint8_t pfq_quant_byte(float x, float inv)
+{
+    return (uint8_t)((int32_t)rintf(fminf(fmaxf(x * inv, (float)c_qlo), (float)c_qhi)) + 128);
+}
+
+/* 1 / scale of format s8 for values up to m; the scale to *scale, by one thread. */
+PFQ_DEVICE float pfq_quant_dynamic(float m, float *scale)
+{
+    m *= c_clip;
+    if (threadIdx.x == 0) *scale = m / c_qtop;
+    return m > 0.0f ? c_qtop / m : 0.0f;
+}
+
+/* Integers of format s8 of the row. */
+PFQ_DEVICE void pfq_quant_bytes(const float *y, int32_t K, uint8_t *ints, float inv)
+{
+    for (int32_t k = (int32_t)threadIdx.x; k < K; k += (int32_t)blockDim.x)
+        ints[k] = pfq_quant_byte(y[k], inv);
+}
+
+PFQ_DEVICE float pfq_row_absmax(const float *y, int32_t K)
+{
+    float m = 0.0f;
+    for (int32_t k = (int32_t)threadIdx.x; k < K; k += (int32_t)blockDim.x)
+        m = fmaxf(m, fabsf(y[k]));
+    return pfq_block_max(m);
+}
+
+PFQ_DEVICE void pfq_quant_row_s16(const float *y, int32_t K, uint8_t *ints, float *scale)
+{
+    const float m = pfq_row_absmax(y, K), inv = m > 0.0f ? 32512.0f / m : 0.0f;
+    if (threadIdx.x == 0) *scale = m / 32512.0f;
+    for (int32_t k = (int32_t)threadIdx.x; k < K; k += (int32_t)blockDim.x) {
+        const int32_t v = (int32_t)rintf(y[k] * inv);
+        ints[k] = (uint8_t)((v >> 8) + 128);
+        ints[pfq_up(K, 64) + k] = (uint8_t)v;
+    }
+}
+
+PFQ_DEVICE void pfq_quant_row_s16g32(const float *y, int32_t K, uint8_t *ints, float *scale)
+{
+    for (int32_t k = (int32_t)threadIdx.x; k < pfq_up(K, 32); k += (int32_t)blockDim.x) {
+        const float x = k < K ? y[k] : 0.0f, m = pfq_warp_max(fabsf(x));
+        const int32_t v = (int32_t)rintf(x * (m > 0.0f ? 32512.0f / m : 0.0f));
+        if (k % 32 == 0) scale[k / 32] = m / 32512.0f;
+        uint8_t *group = ints + 64 * (int64_t)(k / 32);
+        group[k % 32] =
+            (uint8_t)((v + 128) >> 8); /* lo is signed, so hi = floor((v + 128) / 256) */
+        group[32 + k % 32] = (uint8_t)v;
+    }
+}
+
+/* Dynamic quantisation of the row to fmt, which is not f32. */
+PFQ_DEVICE void pfq_quant_row(int32_t fmt, const float *y, int32_t K, uint8_t *ints, float *scale)
+{
+    if (fmt == PFQ_FMT_S8)
+        pfq_quant_bytes(y, K, ints, pfq_quant_dynamic(pfq_row_absmax(y, K), scale));
+    else if (fmt == PFQ_FMT_S16)
+        pfq_quant_row_s16(y, K, ints, scale);
+    else
+        pfq_quant_row_s16g32(y, K, ints, scale);
+}
+
+#endif
