@@ -1,0 +1,117 @@
+/* What happens to one head of q, k or v after its projection: RMSNorm of the head, RoPE, R3, then a
+ * row of f32 or s8, or the KV cache (kv.cuh). Shared by the qkv epilogue (linear.cuh) and the
+ * unfused kernel (heads.cu). The twin of codegen/cpu/heads.h.
+ *
+ * A warp does a head, v[c_head_dim] in shared memory, which no other warp touches. Every function
+ * but the last two ends with a barrier of the warp, and takes v as the lanes before it left it
+ * behind one.
+ */
+#ifndef PFQC_CODEGEN_CUDA_HEADS_CUH
+#define PFQC_CODEGEN_CUDA_HEADS_CUH
+
+#include "kv.cuh"
+
+PFQ_CONST(int32_t, c_rot);
+PFQ_CONST(int32_t, c_qk_norm);
+PFQ_CONST(int32_t, c_prefix);
+PFQ_CONST(int32_t, c_r3);
+PFQ_CONST(int32_t, c_q8);
+PFQ_CONST(float, c_eps);
+PFQ_CONST(float, c_rope_scale);
+
+/* sin and cos of |x| < 2^30, absolute error below 2e-7. The angle is reduced in f64, which large
+ * positions need; the polynomials are f32, because most chips have few units of f64. */
+PFQ_DEVICE void head_sincos(double x, float *sin_out, float *cos_out)
+{
+    const double n = rint(x * 0.63661977236758134308);
+    const float r = (float)fma(n, -6.1232339957367658e-17, fma(n, -1.5707963267948965580, x));
+    const float z = r * r;
+    float s = fmaf(z, 1.0f / 362880, -1.0f / 5040);
+    s = fmaf(s, z, 1.0f / 120);
+    s = fmaf(s, z, -1.0f / 6);
+    s = fmaf(s * z, r, r);
+    float c = fmaf(z, -1.0f / 3628800, 1.0f / 40320);
+    c = fmaf(c, z, -1.0f / 720);
+    c = fmaf(c, z, 1.0f / 24);
+    c = fmaf(c, z, -0.5f);
+    c = fmaf(c, z, 1.0f);
+    const int32_t q = (int32_t)n;
+    const float a = q & 1 ? c : s, b = q & 1 ? s : c;
+    *sin_out = q & 2 ? -a : a;
+    *cos_out = (q + 1) & 2 ? -b : b;
+}
+
+/* RMSNorm with gain, in place, if c_qk_norm. */
+PFQ_DEVICE void head_norm(float *v, uint64_t gain)
+{
+    if (!c_qk_norm) return;
+    float s = 0.0f;
+    for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
+        s = fmaf(v[d], v[d], s);
+    const float r = 1.0f / sqrtf(pfq_warp_sum(s) / (float)c_head_dim + c_eps);
+    for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
+        v[d] = v[d] * r * ((const float *)gain)[d];
+    __syncwarp();
+}
+
+/* Rotates pairs (i, i + c_rot / 2) in place, by pos + c_prefix times freq[i]. */
+PFQ_DEVICE void head_rope(float *v, uint64_t freq, int32_t pos)
+{
+    const int32_t half = c_rot / 2;
+    if (!half) return;
+    for (int32_t i = pfq_lane(); i < half; i += 32) {
+        float s, c;
+        head_sincos((double)((const float *)freq)[i] * (double)(pos + c_prefix), &s, &c);
+        s *= c_rope_scale;
+        c *= c_rope_scale;
+        const float x = v[i], y = v[half + i];
+        v[i] = x * c - y * s;
+        v[half + i] = y * c + x * s;
+    }
+    __syncwarp();
+}
+
+/* H v, H = S / sqrt(c_head_dim), in place, if c_r3: a power of two. */
+PFQ_DEVICE void head_hadamard(float *v)
+{
+    if (!c_r3) return;
+    const float scale = 1.0f / sqrtf((float)c_head_dim);
+    for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
+        v[d] *= scale;
+    __syncwarp();
+    for (int32_t h = 1; h < c_head_dim; h *= 2) {
+        for (int32_t i = pfq_lane(); i < c_head_dim / 2; i += 32) {
+            const int32_t at = i / h * 2 * h + i % h;
+            const float x = v[at], y = v[at + h];
+            v[at] = x + y;
+            v[at + h] = x - y;
+        }
+        __syncwarp();
+    }
+}
+
+/* Norm, RoPE and R3 of a head of q or k. pos: of its token, the prefix not counted. */
+PFQ_DEVICE void head_turn(float *v, uint64_t gain, uint64_t freq, int32_t pos)
+{
+    head_norm(v, gain);
+    head_rope(v, freq, pos);
+    head_hadamard(v);
+}
+
+/* Head h of `heads` of token t to rows: f32, or bytes q + 128 of format s8 if c_q8. */
+PFQ_DEVICE void head_put(uint64_t rows, int64_t t, int32_t h, int32_t heads, uint64_t scales,
+                         const float *v)
+{
+    if (!c_q8) {
+        float *to = (float *)rows + (t * heads + h) * c_head_dim;
+        for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
+            to[d] = v[d];
+        return;
+    }
+    const float inv = pfq_inv(((const float *)scales)[h]);
+    uint8_t *to = (uint8_t *)rows + t * pfq_up(heads * c_head_dim, 64) + h * c_head_dim;
+    for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
+        to[d] = (uint8_t)(pfq_quant(v[d], inv, -c_q8, 127) + 128);
+}
+
+#endif
