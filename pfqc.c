@@ -20,7 +20,7 @@ static const OptRow rows[] = {
 #include "options.def"
 #undef OPT
 };
-enum { N_OPTS = sizeof rows / sizeof *rows, MAX_WORDS = 4, MAX_TARGETS = 8 };
+enum { N_OPTS = sizeof rows / sizeof *rows, MAX_WORDS = 4, MAX_TARGETS = 64 };
 
 typedef struct Cli {
     Diag *d;
@@ -180,9 +180,7 @@ static int compile(Cli *c)
                                                        : "float",
                           &recipe);
     u32 n_targets = ok ? choose_targets(c, &f, targets) : 0;
-    for (u32 i = 0; i < n_targets; i++)
-        ok &= cg_check_target(c->d, c->a, targets[i]);
-    if (!ok) return 1;
+    if (!ok || !cg_check_targets(c->d, c->a, targets, n_targets)) return 1;
     TokBlob tok = {0};
     if (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) return 1;
     PassOptions po = pass_options(c);

@@ -237,7 +237,7 @@ static bool needs_barrier(const CgPhase *ph, const CgCall *c)
 /* Finishes the call: finds or makes its kernel, notes what it reads, places the barrier. */
 bool b_add_call(Bind *b)
 {
-    const u64 uses = cg_template_uses(cg_rows[b->row].template);
+    const u64 uses = cg_row_uses(b->row);
     CgKernel k = {.row = b->row, .uses = uses};
     StrBuf key = {.a = b->a};
     sb_printf(&key, "%u", (u32)b->row);

@@ -1,17 +1,19 @@
-/* Code generation for CPUs: a module in steps -> out/NAME, its weights, its sources and plan.json.
+/* Code generation for CPUs and NVIDIA GPUs: a module in steps -> out/NAME, its weights, its sources
+ * and plan.json.
  *
  *   out/NAME            the program (position independent, dynamic glibc)
  *   out/NAME.weights    the weight image (runtime/image.h); with embed_weights it is appended to
  * out/NAME out/plan.json       memory map, kernels with their constants, steps with bytes and
  * flops, weight sections out/src/model.c     the schedule that runs; beside it abi.h, kernels/ (one
- * file per specialised kernel) and templates/ (what those include)
+ * file per specialised kernel) and templates/ (what those include); cuda/ holds the same for GPUs
  *
  * Input: @prefill, @logits and @decode, every op in a step, every value that crosses steps placed
  * by the memory pass, every streamed weight a packed constant. The same module, targets and pfqc
  * give the same bytes on any machine, in any folder, locale and time zone ("cpu" alone means this
  * machine, so it differs between CPU types). Files appear whole or not at all. Memory: bounded by
  * tiles per thread, never by the size of the weights. Threading: called by one thread, uses
- * opt.threads itself. Not here: packing (ir/), kernels (codegen/cpu/).
+ * opt.threads itself. Not here: packing (ir/), kernels (codegen/cpu/,
+ * codegen/cuda/).
  */
 #ifndef PFQC_CODEGEN_CODEGEN_H
 #define PFQC_CODEGEN_CODEGEN_H
@@ -20,7 +22,7 @@
 
 typedef struct CgOptions {
     const char *out_dir;        /* made if absent */
-    const char *const *targets; /* "cpu", "cpu:NAME" */
+    const char *const *targets; /* "cpu", "cpu:NAME", "cuda:NAME" */
     u32 n_targets;
     bool embed_weights;
     u32 threads;           /* 0: one per CPU that this process may use */
@@ -42,7 +44,8 @@ typedef struct CgResult {
 
 bool cg_compile(Diag *d, Module *m, const CgOptions *opt, CgResult *res);
 
-/* Is this a target that cg_compile accepts? E_TARGET otherwise. For `pfqc --check`. */
-bool cg_check_target(Diag *d, Arena *a, const char *target);
+/* Are these targets that cg_compile accepts on this machine? E_TARGET, E_NVRTC otherwise. Asked
+ * before hours of calibration, and by `pfqc --check`. */
+bool cg_check_targets(Diag *d, Arena *a, const char *const *targets, u32 n);
 
 #endif

@@ -13,12 +13,13 @@
 
 /* ---- embed.c: files carried inside pfqc (codegen/embed.cmake) ---- */
 
-/* false if there is none of this name: "avx2/norm.bc", "cpu/norm.c", "abi.h", "libpfqrt.a" */
+/* false if there is none of this name: "avx2/norm.bc", "cpu/norm.c", "cuda/norm.cu", "abi.h",
+ * "libpfqrt.a" */
 bool cg_embedded_find(const char *name, Str *out);
 /* name of the i-th embedded file, NULL behind the last */
 const char *cg_embedded_name(u32 i);
 
-/* ---- target.c: which CPUs to generate code for ---- */
+/* ---- target.c: which CPUs and GPUs to generate code for ---- */
 
 typedef struct CgVariant {
     const char *name;           /* "avx512vnni" */
@@ -31,11 +32,30 @@ typedef struct CgTarget {
     const char *tune; /* LLVM CPU name that scheduling is tuned for; adds no instructions */
 } CgTarget;
 
-enum { CG_MAX_VARIANTS = 8 };
+typedef struct CgGpu { /* a row of codegen/cuda/targets.def */
+    const char *name;  /* "sm_90a" */
+    i32 major, minor;
+    bool exact;
+    i64 shared;
+} CgGpu;
 
-/* Targets named by `specs` ("cpu", "cpu:znver4"), best variant first; two that share a variant give
- * one, tuned for the one named first. Errors: E_TARGET. Returns 0 after an error. */
-u32 cg_targets(Diag *d, Arena *a, const char *const *specs, u32 n, CgTarget out[CG_MAX_VARIANTS]);
+enum { CG_MAX_VARIANTS = 8, CG_MAX_GPUS = 8 };
+
+typedef struct CgTargets {
+    CgTarget cpu[CG_MAX_VARIANTS]; /* best first */
+    const CgGpu *gpu[CG_MAX_GPUS]; /* best first */
+    u32 n_cpu, n_gpu;
+} CgTargets;
+
+/* Targets named by `specs` ("cpu", "cpu:znver4", "cuda:sm_90a"). Two CPUs that share a variant give
+ * one, tuned for the one named first. Errors: E_TARGET. */
+bool cg_targets(Diag *d, Arena *a, const char *const *specs, u32 n, CgTargets *out);
+
+/* ---- parallel.c ---- */
+
+/* Calls job(arg, i) for every i below n on up to `threads` threads, the calling one among them,
+ * with stacks that compilers need. After one returns false no other begins. */
+void cg_parallel(u32 n, u32 threads, bool (*job)(void *arg, u32 i), void *arg);
 
 /* ---- llvm_spec.c: template + constants -> object ---- */
 

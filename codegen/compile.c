@@ -14,8 +14,9 @@ typedef struct Compile {
     CgPlan plan;
     CgOptions opt; /* threads resolved */
     CgBuild build;
-    CgTarget targets[CG_MAX_VARIANTS];
-    CgObject *objects; /* [n_targets * kernels], then the tokenizer's */
+    CgTargets targets;
+    CgCuda cuda;
+    CgObject *objects; /* [n_cpu * kernels], then the tokenizer's and CUDA's */
     u32 n_objects;
     char *src;
     CgResult *res;
@@ -37,14 +38,22 @@ static bool check_name(Diag *d, const char *name)
     return false;
 }
 
+/* Bytes that the program carries. */
+static bool add_data(Compile *c, const char *symbol, const void *data, u64 bytes)
+{
+    CgObject *o = &c->objects[c->n_objects++];
+    cg_data_object(symbol, (Str){data, bytes}, o);
+    return !o->error || diag_error(c->d, E_LLVM, LOC_NONE, "%s", o->error);
+}
+
 static bool specialise(Compile *c)
 {
     const CgPlan *p = &c->plan;
-    const u32 n = c->build.n_targets * p->kernels.n;
+    const u32 n = c->targets.n_cpu * p->kernels.n;
     CgSpec *specs = NEWN(c->a, CgSpec, n);
-    c->objects = NEWN(c->a, CgObject, n + 1);
+    c->objects = NEWN(c->a, CgObject, n + 2);
     for (u32 i = 0; i < n; i++) {
-        const CgTarget *t = &c->targets[i / p->kernels.n];
+        const CgTarget *t = &c->targets.cpu[i / p->kernels.n];
         const CgKernel *k = &p->kernels.at[i % p->kernels.n];
         const CgRow *row = &cg_rows[k->row];
         CgConst *consts = NEWN(c->a, CgConst, CG_N_CONSTS);
@@ -63,10 +72,9 @@ static bool specialise(Compile *c)
     }
     c->n_objects = n;
     if (!cg_specialise_all(c->d, specs, c->objects, n, c->opt.threads)) return false;
-    if (!c->opt.tokenizer) return true;
-    CgObject *tok = &c->objects[c->n_objects++];
-    cg_data_object("pfq_tokenizer_blob", (Str){c->opt.tokenizer, c->opt.tokenizer_bytes}, tok);
-    return !tok->error || diag_error(c->d, E_LLVM, LOC_NONE, "%s", tok->error);
+    return (!c->opt.tokenizer ||
+            add_data(c, "pfq_tokenizer_blob", c->opt.tokenizer, c->opt.tokenizer_bytes)) &&
+           (!c->build.cuda || add_data(c, "pfq_cuda_code", c->cuda.blob, c->cuda.bytes));
 }
 
 static bool write_text(Compile *c, const char *dir, const char *name, const StrBuf *b)
@@ -74,33 +82,21 @@ static bool write_text(Compile *c, const char *dir, const char *name, const StrB
     return io_write_file(c->d, c->a, io_join(c->a, dir, name), b->p, b->n);
 }
 
-static bool write_templates(Compile *c, const char *dir)
-{
-    const char *name;
-    for (u32 i = 0; (name = cg_embedded_name(i)); i++) {
-        if (strncmp(name, "cpu/", 4) != 0) continue;
-        StrBuf b = {.a = c->a};
-        cg_emit_template(name + 4, &b);
-        if (!write_text(c, dir, name + 4, &b)) return false;
-    }
-    return true;
-}
-
-/* Kernels that an earlier compile left in the folder. Only files that begin as ours do are removed.
- */
-static void remove_stale(Compile *c, const char *dir)
+/* Kernels that an earlier compile left in the folder: files NAME + suffix, but for those that this
+ * one writes. Only files that begin as ours do are removed. */
+static void remove_stale(Compile *c, const char *dir, const char *suffix, bool written)
 {
     DIR *list = opendir(dir);
     for (const struct dirent *e; list && (e = readdir(list));) {
-        const size_t n = strlen(e->d_name);
-        if (n < 3 || n > 200 || strcmp(e->d_name + n - 2, ".c") != 0) continue;
+        const size_t all = strlen(e->d_name), n = all - strlen(suffix);
+        if (all > 200 || all <= strlen(suffix) || strcmp(e->d_name + n, suffix) != 0) continue;
         bool current = false;
-        for (u32 i = 0; i < c->plan.kernels.n; i++) {
+        for (u32 i = 0; written && i < c->plan.kernels.n; i++) {
             const char *name = c->plan.kernels.at[i].name;
-            current = current || (strlen(name) == n - 2 && strncmp(name, e->d_name, n - 2) == 0);
+            current = current || (strlen(name) == n && strncmp(name, e->d_name, n) == 0);
         }
         char want[256], have[256];
-        const size_t len = (size_t)snprintf(want, sizeof want, "/* %.*s: ", (int)n - 2, e->d_name);
+        const size_t len = (size_t)snprintf(want, sizeof want, "/* %.*s: ", (int)n, e->d_name);
         const char *path = io_join(c->a, dir, e->d_name);
         const int fd = current ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         if (fd < 0) continue;
@@ -110,19 +106,46 @@ static void remove_stale(Compile *c, const char *dir)
     if (list) closedir(list);
 }
 
-static bool write_sources(Compile *c)
+static void emit_kernel_file(const Compile *c, bool cuda, u32 i, StrBuf *b)
 {
-    char *kernels = io_join(c->a, c->src, "kernels"),
-         *templates = io_join(c->a, c->src, "templates");
-    if (!io_mkdirs(c->d, kernels) || !io_mkdirs(c->d, templates) || !write_templates(c, templates))
-        return false;
-    remove_stale(c, kernels);
+    if (cuda)
+        cg_emit_cuda_kernel(&c->plan, i, b);
+    else
+        cg_emit_kernel(&c->build, i, b);
+}
+
+/* One file per kernel in `kernels`, what they include in `templates`. */
+static bool write_kernels(Compile *c, bool cuda, const char *kernels, const char *templates)
+{
+    const char *prefix = cuda ? "cuda/" : "cpu/", *suffix = cuda ? ".cu" : ".c", *name;
+    const bool wanted = cuda ? c->targets.n_gpu > 0 : c->targets.n_cpu > 0;
+    remove_stale(c, kernels, suffix, wanted);
+    if (!wanted) return true;
+    if (!io_mkdirs(c->d, kernels) || !io_mkdirs(c->d, templates)) return false;
+    for (u32 i = 0; (name = cg_embedded_name(i)); i++) {
+        if (strncmp(name, prefix, strlen(prefix)) != 0) continue;
+        StrBuf b = {.a = c->a};
+        cg_emit_template(name, &b);
+        if (!write_text(c, templates, name + strlen(prefix), &b)) return false;
+    }
     for (u32 i = 0; i < c->plan.kernels.n; i++) {
         StrBuf b = {.a = c->a};
-        cg_emit_kernel(&c->build, i, &b);
-        if (!write_text(c, kernels, arena_printf(c->a, "%s.c", c->plan.kernels.at[i].name), &b))
+        emit_kernel_file(c, cuda, i, &b);
+        if (!write_text(c, kernels, arena_printf(c->a, "%s%s", c->plan.kernels.at[i].name, suffix),
+                        &b))
             return false;
     }
+    return true;
+}
+
+static bool write_sources(Compile *c)
+{
+    const char *cuda = io_join(c->a, c->src, "cuda");
+    if (!io_mkdirs(c->d, c->src) ||
+        !write_kernels(c, false, io_join(c->a, c->src, "kernels"),
+                       io_join(c->a, c->src, "templates")) ||
+        !write_kernels(c, true, cuda, io_join(c->a, cuda, "templates")))
+        return false;
     Str abi;
     if (!cg_embedded_find("abi.h", &abi)) BUG("abi.h is not embedded");
     StrBuf model = {.a = c->a}, plan = {.a = c->a};
@@ -179,7 +202,9 @@ static bool build(Compile *c, OutFile *bin, OutFile *weights)
     u32 calls = 0;
     for (u32 i = 0; i < CG_N_PHASES; i++)
         calls += c->plan.phase[i].calls.n;
-    const u64 at = c->opt.embed_weights ? up64k(bytes + calls * (u64)512 + (256u << 10)) : 0;
+    const u64 at = c->opt.embed_weights
+                       ? up64k(bytes + calls * (u64)(c->build.cuda ? 1024 : 512) + (256u << 10))
+                       : 0;
     const double t0 = now_seconds();
     if (!cg_write_weights(c->d, &c->plan, weights ? weights : bin, at, &c->opt)) return false;
     const double t1 = now_seconds();
@@ -235,20 +260,23 @@ bool cg_compile(Diag *d, Module *m, const CgOptions *opt, CgResult *res)
     *res = (CgResult){0};
     if (!c.opt.threads) c.opt.threads = cpu_count();
     if (!check_name(d, name)) return false;
-    const u32 n_targets = cg_targets(d, c.a, opt->targets, opt->n_targets, c.targets);
-    if (!n_targets || !cg_plan(d, c.a, m, &c.plan)) return false;
-    c.build = (CgBuild){&c.plan, c.targets, n_targets, &c.opt};
+    if (!cg_targets(d, c.a, opt->targets, opt->n_targets, &c.targets) ||
+        !cg_plan(d, c.a, m, &c.plan))
+        return false;
+    c.build = (CgBuild){&c.plan, &c.targets, c.targets.n_gpu ? &c.cuda : NULL, &c.opt};
     c.src = io_join(c.a, opt->out_dir, "src");
     res->binary = io_join(c.a, opt->out_dir, name);
     if (!opt->embed_weights)
         res->weights = arena_printf(c.a, "%s%s", res->binary, PFQ_IMAGE_SUFFIX);
     res->n_kernels = c.plan.kernels.n;
-    res->n_variants = n_targets;
+    res->n_variants = c.targets.n_cpu + c.targets.n_gpu;
     const double t0 = now_seconds();
-    bool ok = io_mkdirs(d, opt->out_dir) && specialise(&c);
+    bool ok = (!c.build.cuda || cg_cuda(d, &c.plan, &c.targets, c.opt.threads, &c.cuda)) &&
+              io_mkdirs(d, opt->out_dir) && specialise(&c);
     res->llvm_s = now_seconds() - t0;
     ok = ok && cg_expect(d, &c.plan) && write_all(&c);
     for (u32 i = 0; i < c.n_objects; i++)
         cg_object_free(&c.objects[i]);
+    cg_cuda_free(&c.cuda);
     return ok;
 }

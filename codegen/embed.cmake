@@ -1,11 +1,11 @@
 # What the compiler carries inside itself: kernel templates as LLVM bitcode (one per ISA variant) and as text, the
 # runtime's ABI header, and the runtime archive. Everything goes into pfqc_codegen through .incbin; codegen/embed.c
-# finds it by name ("avx2/norm.bc", "cpu/norm.c", "abi.h", "libpfqrt.a").
+# finds it by name ("avx2/norm.bc", "cpu/norm.c", "cuda/norm.cu", "abi.h", "libpfqrt.a").
 set(PFQC_LLVM_DIR /usr/lib/llvm-19 CACHE PATH "LLVM 19, whose version is part of pfqc's output")
 find_program(PFQC_CLANG clang PATHS ${PFQC_LLVM_DIR}/bin NO_DEFAULT_PATH REQUIRED)
 find_library(PFQC_LLVM LLVM-19 PATHS ${PFQC_LLVM_DIR}/lib NO_DEFAULT_PATH REQUIRED)
 target_include_directories(pfqc_codegen SYSTEM PUBLIC ${PFQC_LLVM_DIR}/include)
-target_link_libraries(pfqc_codegen PUBLIC ${PFQC_LLVM})
+target_link_libraries(pfqc_codegen PUBLIC ${PFQC_LLVM} ${CMAKE_DL_LIBS})
 
 # Passes stay off (the constants are not known yet), optimisation on (so that nothing is marked optnone).
 set(template_flags -std=gnu17 -O3 -Xclang -disable-llvm-passes -fPIC -fno-ident -fno-builtin -fno-math-errno -fno-trapping-math
@@ -60,6 +60,11 @@ endforeach()
 foreach(src ${templates} ${template_headers})
   get_filename_component(file ${src} NAME)
   embed(cpu/${file} ${src})
+endforeach()
+file(GLOB cuda_templates CONFIGURE_DEPENDS codegen/cuda/*.cu codegen/cuda/*.cuh)
+foreach(src ${cuda_templates})
+  get_filename_component(file ${src} NAME)
+  embed(cuda/${file} ${src})
 endforeach()
 embed(abi.h ${CMAKE_SOURCE_DIR}/runtime/abi.h)
 embed(libpfqrt.a ${CMAKE_BINARY_DIR}/libpfqrt.a)

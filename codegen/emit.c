@@ -1,4 +1,5 @@
-/* The emitted C: out/src/model.c (tables and schedule) and one file per specialised kernel. */
+/* The emitted C: out/src/model.c (tables and schedule; those of CUDA are in emit_cuda.c) and one
+ * file per specialised kernel. */
 #include "codegen/plan.h"
 
 #include "ir/text.h"
@@ -28,7 +29,7 @@ static void c_float(StrBuf *o, double v)
 }
 
 /* Text inside a comment: what could end it is broken up, control characters become spaces. */
-static void comment(StrBuf *o, const char *s)
+void cg_emit_comment(StrBuf *o, const char *s)
 {
     for (; *s; s++) {
         const unsigned char c = (unsigned char)*s;
@@ -77,7 +78,7 @@ static void op_comment(StrBuf *o, Module *m, const Op *op)
         open = p;
     const char *close = open ? strchr(open, '}') : NULL;
     if (!close) {
-        comment(o, text);
+        cg_emit_comment(o, text);
         return;
     }
     StrBuf keep = {.a = o->a};
@@ -96,20 +97,26 @@ static void op_comment(StrBuf *o, Module *m, const Op *op)
     }
     if (any) sb_ch(&keep, '}');
     sb_str(&keep, close + 1);
-    comment(o, keep.p);
+    cg_emit_comment(o, keep.p);
+}
+
+void cg_emit_step_ops(StrBuf *o, Module *m, const CgPhase *ph, u32 step, const char *margin)
+{
+    const Fn *fn = &m->fns.at[ph->fn];
+    sb_printf(o, "step %u: ", step);
+    cg_emit_comment(o, ir_cstr(m, fn->steps.at[step - 1].kernel));
+    for (u32 i = 0; i < fn->body.n; i++) {
+        const Op *op = op_at(m, fn->body.at[i]);
+        if (op->step != step) continue;
+        sb_printf(o, "\n%s *   ", margin);
+        op_comment(o, m, op);
+    }
 }
 
 static void step_comment(StrBuf *o, Module *m, const CgPhase *ph, u32 step)
 {
-    const Fn *fn = &m->fns.at[ph->fn];
-    sb_printf(o, "\n    /* step %u: ", step);
-    comment(o, ir_cstr(m, fn->steps.at[step - 1].kernel));
-    for (u32 i = 0; i < fn->body.n; i++) {
-        const Op *op = op_at(m, fn->body.at[i]);
-        if (op->step != step) continue;
-        sb_str(o, "\n     *   ");
-        op_comment(o, m, op);
-    }
+    sb_str(o, "\n    /* ");
+    cg_emit_step_ops(o, m, ph, step, "    ");
     sb_str(o, " */\n");
 }
 
@@ -182,17 +189,21 @@ static void emit_phase(const CgBuild *b, const CgPhase *ph, StrBuf *o)
     sb_str(o, "}\n");
 }
 
-static void emit_tables(const CgBuild *b, StrBuf *o)
+static void emit_kernel_names(const CgPlan *p, StrBuf *o)
 {
-    const CgPlan *p = b->plan;
     sb_str(o, "\n/* Kernels, specialised to this model: src/kernels has their sources. */\n#define "
               "KERNELS(X)");
     for (u32 i = 0; i < p->kernels.n; i++)
         sb_printf(o, " \\\n    X(%s)", p->kernels.at[i].name);
     sb_str(o,
            "\n\nenum {\n#define X(name) K_##name,\n    KERNELS(X)\n#undef X\n    N_KERNELS\n};\n");
-    for (u32 i = 0; i < b->n_targets; i++) {
-        const char *v = b->targets[i].variant->name;
+}
+
+static void emit_variants(const CgBuild *b, StrBuf *o)
+{
+    const CgTargets *t = b->targets;
+    for (u32 i = 0; i < t->n_cpu; i++) {
+        const char *v = t->cpu[i].variant->name;
         sb_printf(o, "\n#define X(name) PfqKernel %s_##name;\nKERNELS(X)\n#undef X\n", v);
         sb_printf(o,
                   "static PfqKernel *const kernels_%s[N_KERNELS] = {\n#define X(name) %s_##name,\n "
@@ -200,10 +211,10 @@ static void emit_tables(const CgBuild *b, StrBuf *o)
                   v, v);
     }
     sb_str(o, "\nstatic const PfqVariant variants[] = {\n");
-    for (u32 i = 0; i < b->n_targets; i++) {
-        const CgVariant *v = b->targets[i].variant;
+    for (u32 i = 0; i < t->n_cpu; i++) {
+        const CgVariant *v = t->cpu[i].variant;
         sb_printf(o, "    {\"%s\", 0x%xu, kernels_%s}, /* tuned for %s */\n", v->name, v->bits,
-                  v->name, b->targets[i].tune);
+                  v->name, t->cpu[i].tune);
     }
     sb_str(
         o,
@@ -296,9 +307,13 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     sb_str(o, "    .image_id = {");
     for (u32 i = 0; i < 16; i++)
         sb_printf(o, "%s0x%02x", i ? ", " : "", p->image_id[i]);
-    sb_str(o, "},\n    .prefill = prefill,\n    .logits = logits,\n    .decode = decode,\n");
-    sb_printf(o, "    .n_variants = %u,\n    .n_kernels = N_KERNELS,\n    .variants = variants,\n",
-              b->n_targets);
+    sb_str(o, "},\n    .n_kernels = N_KERNELS,\n");
+    if (b->targets->n_cpu)
+        sb_printf(o,
+                  "    .prefill = prefill,\n    .logits = logits,\n    .decode = decode,\n"
+                  "    .n_variants = %u,\n    .variants = variants,\n",
+                  b->targets->n_cpu);
+    if (b->cuda) sb_str(o, "    .cuda = &cuda,\n");
     if (opt->tokenizer)
         sb_printf(o, "    .tokenizer = pfq_tokenizer_blob,\n    .tokenizer_bytes = %zu,\n",
                   opt->tokenizer_bytes);
@@ -306,30 +321,52 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     sb_str(o, "};\n");
 }
 
+static void emit_schedule(const CgBuild *b, StrBuf *o)
+{
+    sb_str(o,
+           "\n/* For CPUs. Each phase is a straight line of kernel calls on fixed places: act "
+           "(activation arena), kv (cache), w (weight\n"
+           " * image), own (this thread's memory). Every thread runs all of it; a kernel takes its "
+           "share by (tid, nt). A barrier\n"
+           " * stands where a call touches what another thread may still be writing or reading. "
+           "*/\n");
+    emit_variants(b, o);
+    for (u32 i = 0; i < CG_N_PHASES; i++)
+        emit_phase(b, &b->plan->phase[i], o);
+}
+
 void cg_emit_model(const CgBuild *b, StrBuf *o)
 {
     const CgPlan *p = b->plan;
     sb_str(o, "/* ");
-    comment(o, ir_cstr(p->m, p->m->name));
+    cg_emit_comment(o, ir_cstr(p->m, p->m->name));
     sb_str(o,
-           ": the schedule, generated by pfqc. abi.h beside this file explains the types.\n"
-           " *\n"
-           " * Each phase is a straight line of kernel calls on fixed places: act (activation "
-           "arena), kv (cache), w (weight\n"
-           " * image), own (this thread's memory). Every thread runs all of it; a kernel takes its "
-           "share by (tid, nt). A barrier\n"
-           " * stands where a call touches what another thread may still be writing or reading. "
-           "The comment before a call\n"
+           ": the schedule, generated by pfqc. abi.h beside this file explains the types. The "
+           "comment before a call\n"
            " * is what the call computes, in pfqc's IR; at = its place. */\n#include \"abi.h\"\n");
-    emit_tables(b, o);
-    for (u32 i = 0; i < CG_N_PHASES; i++)
-        emit_phase(b, &p->phase[i], o);
+    emit_kernel_names(p, o);
+    if (b->targets->n_cpu) emit_schedule(b, o);
+    if (b->cuda) cg_emit_cuda_tables(b, o);
     emit_expect(p->expect, o);
     emit_prefix(p, o);
     emit_model(b, o);
 }
 
 /* ---- kernels ---- */
+
+void cg_emit_constants(StrBuf *o, const CgKernel *k, u64 which)
+{
+    for (u32 i = 0; i < CG_N_CONSTS; i++) {
+        if (!(which >> i & 1)) continue;
+        sb_printf(o, "static const %s %s = ", cg_const_info[i].is_float ? "float" : "int32_t",
+                  cg_const_info[i].name);
+        if (cg_const_info[i].is_float)
+            c_float(o, k->val[i]);
+        else
+            sb_printf(o, "%.0f", k->val[i]);
+        sb_str(o, ";\n");
+    }
+}
 
 void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *o)
 {
@@ -339,8 +376,8 @@ void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *o)
               "/* %s: %s with this model's constants, called from %u places. What pfqc compiled; "
               "by hand:\n",
               k->name, row->name, k->calls);
-    for (u32 i = 0; i < b->n_targets; i++) {
-        const CgVariant *v = b->targets[i].variant;
+    for (u32 i = 0; i < b->targets->n_cpu; i++) {
+        const CgVariant *v = b->targets->cpu[i].variant;
         sb_printf(o, " *   clang -O3 -std=gnu17 -march=%s", v->cpu);
         for (const char *f = v->features; *f; f++) {
             if (*f == '+')
@@ -351,16 +388,7 @@ void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *o)
         sb_printf(o, " -ffp-contract=off -fno-math-errno -S %s.c\n", k->name);
     }
     sb_str(o, " */\n#include <stdint.h>\n\n");
-    for (u32 i = 0; i < CG_N_CONSTS; i++) {
-        if (!(k->uses >> i & 1)) continue;
-        sb_printf(o, "static const %s %s = ", cg_const_info[i].is_float ? "float" : "int32_t",
-                  cg_const_info[i].name);
-        if (cg_const_info[i].is_float)
-            c_float(o, k->val[i]);
-        else
-            sb_printf(o, "%.0f", k->val[i]);
-        sb_str(o, ";\n");
-    }
+    cg_emit_constants(o, k, cg_template_uses("cpu", row->template));
     sb_printf(o, "\n#define %s %s\n#include \"../templates/%s\"\n", row->entry, k->name,
               row->template);
 }
@@ -368,10 +396,7 @@ void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *o)
 void cg_emit_template(const char *file, StrBuf *o)
 {
     Str text;
-    char path[128] = "cpu/";
-    if (strlen(file) > 100) BUG("name of a template too long");
-    strcat(path, file);
-    if (!cg_embedded_find(path, &text)) BUG("no template %s", file);
+    if (!cg_embedded_find(file, &text)) BUG("no template %s", file);
     static const char from[] = "#include \"runtime/abi.h\"", to[] = "#include \"../abi.h\"";
     const char *at = memmem(text.p, text.n, from, sizeof from - 1);
     if (!at) {

@@ -1,5 +1,8 @@
-/* The tables of codegen/cpu/kernels.def, and what the templates' sources say about themselves. */
+/* The tables of codegen/cpu/kernels.def and codegen/cuda/kernels.def, and what the templates'
+ * sources say about themselves. */
 #include "codegen/plan.h"
+
+#include <stdio.h>
 
 const CgConstInfo cg_const_info[CG_N_CONSTS] = {
 #define CONSTANT(name, type, def, doc) {"c_" #name, #type[0] == 'f', def},
@@ -18,6 +21,20 @@ const CgConstInfo cg_const_info[CG_N_CONSTS] = {
 const CgRow cg_rows[CG_N_ROWS] = {
 #define KERNEL(id, name, template, entry, scratch, doc) {name, template, entry, scratch_##id},
 #include "codegen/cpu/kernels.def"
+};
+
+#define CUDA(id, template, entry, block, grid_x, rows, shared)                                     \
+    static CgLaunch launch_##id(i64 N, i64 K, i64 H, i64 G, i64 D)                                 \
+    {                                                                                              \
+        (void)N, (void)K, (void)H, (void)G, (void)D;                                               \
+        return (CgLaunch){block, grid_x, rows, shared};                                            \
+    }
+#include "codegen/cuda/kernels.def"
+
+const CgCudaRow cg_cuda_rows[CG_N_ROWS] = {
+#define CUDA(id, template, entry, block, grid_x, rows, shared)                                     \
+    [ROW_##id] = {template, entry, launch_##id},
+#include "codegen/cuda/kernels.def"
 };
 
 typedef struct Named {
@@ -106,12 +123,12 @@ static bool declares(Str text, const char *name)
     return false;
 }
 
-static u64 uses_of(const char *file, u32 depth)
+static u64 uses_of(const char *dir, const char *file, u32 depth)
 {
-    char path[128] = "cpu/";
+    char path[128];
     Str text;
     if (depth > 8 || strlen(file) > 100) BUG("template headers nest too deep at %s", file);
-    strcat(path, file);
+    snprintf(path, sizeof path, "%s/%s", dir, file);
     if (!cg_embedded_find(path, &text)) return 0;
     u64 set = 0;
     for (u32 i = 0; i < CG_N_CONSTS; i++)
@@ -126,13 +143,20 @@ static u64 uses_of(const char *file, u32 depth)
         if (n >= sizeof name) continue;
         memcpy(name, p, n);
         name[n] = 0;
-        set |= uses_of(name, depth + 1);
+        set |= uses_of(dir, name, depth + 1);
     }
     return set;
 }
 
-u64 cg_template_uses(const char *template)
+u64 cg_template_uses(const char *dir, const char *template)
 {
     _Static_assert(CG_N_CONSTS <= 64, "a set of constants is a u64");
-    return uses_of(template, 0);
+    return uses_of(dir, template, 0);
+}
+
+u64 cg_row_uses(CgRowId row)
+{
+    const char *cuda = cg_cuda_rows[row].template;
+    return cg_template_uses("cpu", cg_rows[row].template) |
+           (cuda ? cg_template_uses("cuda", cuda) : 0);
 }

@@ -17,7 +17,6 @@
 
 #include <pthread.h>
 #include <setjmp.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -310,22 +309,14 @@ typedef struct Batch {
     const CgSpec *specs;
     CgObject *out;
     const u32 *order; /* in which they are taken */
-    u32 n;
-    atomic_uint next;
-    atomic_bool stop;
 } Batch;
 
-static void *work(void *arg)
+static bool specialise_one(void *arg, u32 i)
 {
-    Batch *b = arg;
-    while (!b->stop) {
-        u32 i = atomic_fetch_add(&b->next, 1);
-        if (i >= b->n) break;
-        i = b->order[i];
-        cg_specialise(&b->specs[i], &b->out[i]);
-        if (b->out[i].error) b->stop = true;
-    }
-    return NULL;
+    const Batch *b = arg;
+    i = b->order[i];
+    cg_specialise(&b->specs[i], &b->out[i]);
+    return !b->out[i].error;
 }
 
 /* The largest template first: it takes longest, and nothing should wait for it at the end. */
@@ -343,23 +334,10 @@ static u32 *by_size(const CgSpec *specs, u32 n)
 
 bool cg_specialise_all(Diag *d, const CgSpec *specs, CgObject *out, u32 n, u32 threads)
 {
-    enum { MAX_THREADS = 64 };
     u32 *order = by_size(specs, n);
-    Batch b = {.specs = specs, .out = out, .order = order, .n = n};
+    Batch b = {specs, out, order};
     memset(out, 0, n * sizeof *out);
-    pthread_t tid[MAX_THREADS];
-    u32 started = 0;
-    pthread_attr_t attr;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, 16u << 20); /* LLVM recurses */
-    while (started < MAX_THREADS && started + 1 < threads && started + 1 < n) {
-        if (pthread_create(&tid[started], &attr, work, &b) != 0) break;
-        started++;
-    }
-    pthread_attr_destroy(&attr);
-    work(&b);
-    for (u32 i = 0; i < started; i++)
-        pthread_join(tid[i], NULL);
+    cg_parallel(n, threads, specialise_one, &b);
     free(order);
     for (u32 i = 0; i < n; i++)
         if (out[i].error) return diag_error(d, E_LLVM, LOC_NONE, "%s", out[i].error);

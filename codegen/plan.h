@@ -38,6 +38,17 @@ typedef struct CgRow {
 } CgRow;
 extern const CgRow cg_rows[CG_N_ROWS];
 
+/* Rows of codegen/cuda/kernels.def: the same kernel for GPUs. */
+typedef struct CgLaunch {
+    i64 block, grid_x, rows, shared;
+} CgLaunch;
+
+typedef struct CgCudaRow {
+    const char *template, *entry; /* NULL: there is none */
+    CgLaunch (*launch)(i64 N, i64 K, i64 H, i64 G, i64 D);
+} CgCudaRow;
+extern const CgCudaRow cg_cuda_rows[CG_N_ROWS];
+
 /* Value of c_fmt, c_epi, c_kv, c_act by name; -1 if unknown. */
 i64 cg_format(const char *name);
 i64 cg_epilogue(const char *name);
@@ -46,7 +57,7 @@ i64 cg_activation(const char *name);
 
 typedef struct CgKernel { /* one specialisation, per variant one symbol */
     CgRowId row;
-    u64 uses;                /* set of CgConstId that the template declares */
+    u64 uses;                /* set of CgConstId that the templates declare */
     double val[CG_N_CONSTS]; /* 0 where not used */
     const char *name;        /* C identifier, unique: "linear_s8_qkv_960x576" */
     u32 calls;
@@ -130,8 +141,10 @@ typedef struct CgPlan {
 bool cg_row(const char *name, CgRowId *row, const char **rest);
 /* Is the row of this family: "linear" has linear.s8 and so on. */
 bool cg_row_is(CgRowId row, const char *family);
-/* Set of the constants that a template and its headers declare. */
-u64 cg_template_uses(const char *template);
+/* Set of the constants that a template of codegen/DIR and its headers declare. */
+u64 cg_template_uses(const char *dir, const char *template);
+/* Those of the row's templates for CPUs and for GPUs: the plan does not depend on the targets. */
+u64 cg_row_uses(CgRowId row);
 
 /* ---- bind.c ---- */
 bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out); /* E_KERNEL */
@@ -148,18 +161,52 @@ bool cg_write_weights(Diag *d, CgPlan *p, OutFile *f, u64 at, const CgOptions *o
  */
 bool cg_expect(Diag *d, CgPlan *p);
 
-/* ---- emit.c, report.c: text ---- */
+/* ---- cuda.c: kernels for GPUs ---- */
+
+typedef struct CgCode { /* what one --gpu-architecture gives */
+    const char *arch;   /* "sm_90a"; "compute_80" */
+    i32 major, minor;
+    bool exact, ptx;
+    CgObject *image; /* [kernels.n] */
+    u64 *at;         /* [kernels.n] offsets in the blob */
+} CgCode;
+
+typedef struct CgCuda {
+    CgCode code[CG_MAX_GPUS + 1]; /* best first, PTX last */
+    u32 n_codes, n_kernels;
+    i32 driver; /* PfqCuda.driver */
+    u8 *blob;   /* all images, each 64-byte aligned; malloc'ed */
+    u64 bytes;
+} CgCuda;
+
+/* Compiles every kernel of the plan for every GPU, and as PTX for those that no target names.
+ * E_KERNEL if the plan has steps that no CUDA template computes, E_NVRTC. cg_cuda_free also after
+ * an error. */
+bool cg_cuda(Diag *d, const CgPlan *p, const CgTargets *t, u32 threads, CgCuda *out);
+void cg_cuda_free(CgCuda *c);
+CgLaunch cg_launch(const CgKernel *k);
+/* The call of a kernel that a reader sees first, in @decode if there is one. */
+const CgCall *cg_first_call(const CgPlan *p, u32 kernel, const CgPhase **phase);
+
+/* ---- emit.c, emit_cuda.c, report.c: text ---- */
 typedef struct CgBuild { /* what the emitters need besides the plan */
     const CgPlan *plan;
-    const CgTarget *targets;
-    u32 n_targets;
+    const CgTargets *targets;
+    const CgCuda *cuda; /* NULL: no CUDA target */
     const CgOptions *opt;
 } CgBuild;
 
 void cg_emit_model(const CgBuild *b, StrBuf *out);
 void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *out);
-/* A template's source as it is written to out/src/templates. */
+/* The source of a template ("cpu/norm.c", "cuda/norm.cu") as it is written beside the kernels. */
 void cg_emit_template(const char *file, StrBuf *out);
+/* out/src/cuda/NAME.cu, and in model.c the tables of calls, kernels and code. */
+void cg_emit_cuda_kernel(const CgPlan *p, u32 kernel, StrBuf *out);
+void cg_emit_cuda_tables(const CgBuild *b, StrBuf *out);
+/* Pieces of both. */
+void cg_emit_comment(StrBuf *o, const char *text);
+void cg_emit_step_ops(StrBuf *o, Module *m, const CgPhase *ph, u32 step, const char *margin);
+void cg_emit_constants(StrBuf *o, const CgKernel *k, u64 which);
 void cg_emit_plan_json(const CgBuild *b, StrBuf *out);
 
 #endif

@@ -18,8 +18,9 @@ static void key_str(StrBuf *o, const char *key, const char *v)
 static void emit_targets(const CgBuild *b, StrBuf *o)
 {
     sb_str(o, "  \"targets\": [");
-    for (u32 i = 0; i < b->n_targets; i++) {
-        const CgTarget *t = &b->targets[i];
+    const CgTargets *all = b->targets;
+    for (u32 i = 0; i < all->n_cpu; i++) {
+        const CgTarget *t = &all->cpu[i];
         sb_str(o, i ? ",\n    {" : "\n    {");
         key_str(o, "variant", t->variant->name);
         sb_str(o, ", ");
@@ -28,6 +29,15 @@ static void emit_targets(const CgBuild *b, StrBuf *o)
         key_str(o, "features", t->variant->features);
         sb_str(o, ", ");
         key_str(o, "tune", t->tune);
+        sb_ch(o, '}');
+    }
+    for (u32 i = 0; b->cuda && i < b->cuda->n_codes; i++) {
+        const CgCode *c = &b->cuda->code[i];
+        sb_str(o, i || all->n_cpu ? ",\n    {" : "\n    {");
+        key_str(o, "cuda", c->arch);
+        sb_printf(o, ", \"capability\": \"%d.%d\", \"exact\": %s, ", c->major, c->minor,
+                  c->exact ? "true" : "false");
+        key_str(o, "code", c->ptx ? "ptx" : "cubin");
         sb_ch(o, '}');
     }
     sb_str(o, "\n  ],\n");
@@ -58,8 +68,24 @@ static void emit_memory(const CgPlan *p, StrBuf *o)
     sb_str(o, "\n    ]\n  },\n");
 }
 
-static void emit_kernels(const CgPlan *p, StrBuf *o)
+/* Registers are the driver's to say. */
+static void emit_cuda_kernel(const CgCuda *cuda, const CgKernel *k, u32 kernel, StrBuf *o)
 {
+    const CgLaunch l = cg_launch(k);
+    sb_printf(o,
+              ", \"cuda\": {\"template\": \"%s\", \"block\": %lld, \"grid_x\": %lld, \"rows\": "
+              "%lld, \"shared\": %lld, \"bytes\": {",
+              cg_cuda_rows[k->row].template, (long long)l.block, (long long)l.grid_x,
+              (long long)l.rows, (long long)l.shared);
+    for (u32 c = 0; c < cuda->n_codes; c++)
+        sb_printf(o, "%s\"%s\": %llu", c ? ", " : "", cuda->code[c].arch,
+                  LL(cuda->code[c].image[kernel].bytes));
+    sb_str(o, "}}");
+}
+
+static void emit_kernels(const CgBuild *b, StrBuf *o)
+{
+    const CgPlan *p = b->plan;
     sb_str(o, "  \"kernels\": [");
     for (u32 i = 0; i < p->kernels.n; i++) {
         const CgKernel *k = &p->kernels.at[i];
@@ -79,7 +105,9 @@ static void emit_kernels(const CgPlan *p, StrBuf *o)
             else
                 sb_printf(o, "%.0f", k->val[c]);
         }
-        sb_str(o, "}}");
+        sb_ch(o, '}');
+        if (b->cuda) emit_cuda_kernel(b->cuda, k, i, o);
+        sb_ch(o, '}');
     }
     sb_str(o, "\n  ],\n");
 }
@@ -204,7 +232,7 @@ void cg_emit_plan_json(const CgBuild *b, StrBuf *o)
     emit_measured(p, "outlier", o);
     emit_targets(b, o);
     emit_memory(p, o);
-    emit_kernels(p, o);
+    emit_kernels(b, o);
     sb_str(o, "  \"phases\": {\n");
     for (u32 i = 0; i < CG_N_PHASES; i++)
         emit_phase(p, &p->phase[i], i + 1 == CG_N_PHASES, o);

@@ -1,4 +1,4 @@
-#include "codegen/codegen_int.h"
+#include "codegen/nvrtc.h"
 
 #include "runtime/abi.h"
 
@@ -37,6 +37,13 @@ static const struct Cpu {
 #undef AMX
 };
 enum { N_CPUS = sizeof cpus / sizeof *cpus };
+
+static const CgGpu gpus[] = {
+#define GPU(name, major, minor, exact, shared) {name, major, minor, exact, shared},
+#include "codegen/cuda/targets.def"
+};
+enum { N_GPUS = sizeof gpus / sizeof *gpus };
+_Static_assert((int)N_GPUS <= (int)CG_MAX_GPUS, "CG_MAX_GPUS holds every GPU");
 
 static const CgVariant *best_variant(u32 bits)
 {
@@ -78,22 +85,30 @@ static u32 host_bits(void)
 
 static bool unknown(Diag *d, Arena *a, const char *spec)
 {
-    const char *name = strncmp(spec, "cpu:", 4) == 0 ? spec + 4 : spec;
-    const char *names[N_CPUS];
+    const char *colon = strchr(spec, ':'), *names[N_CPUS + N_GPUS];
     StrBuf list = {.a = a};
     sb_str(&list, "cpu (this machine)");
-    for (u32 i = 0; i < N_CPUS; i++) {
-        names[i] = cpus[i].name;
-        sb_printf(&list, ", cpu:%s", cpus[i].name);
+    for (u32 i = 0; i < N_CPUS + N_GPUS; i++) {
+        const bool cpu = i < N_CPUS;
+        names[i] = cpu ? cpus[i].name : gpus[i - N_CPUS].name;
+        sb_printf(&list, ", %s:%s", cpu ? "cpu" : "cuda", names[i]);
     }
     diag_error(d, E_TARGET, LOC_WHAT("target"), "unknown target '%s'", spec);
-    const char *near = str_nearest(str_c(name), names, N_CPUS);
-    if (near) diag_hint(d, "did you mean cpu:%s?", near);
+    const char *near = str_nearest(str_c(colon ? colon + 1 : spec), names, N_CPUS + N_GPUS);
+    if (near)
+        diag_hint(d, "did you mean %s:%s?", strncmp(near, "sm_", 3) == 0 ? "cuda" : "cpu", near);
     diag_note(d, "targets: %s", list.p);
     return false;
 }
 
-static bool resolve(Diag *d, Arena *a, const char *spec, CgTarget *t)
+static const CgGpu *find_gpu(const char *spec)
+{
+    for (u32 i = 0; i < N_GPUS && strncmp(spec, "cuda:", 5) == 0; i++)
+        if (strcmp(spec + 5, gpus[i].name) == 0) return &gpus[i];
+    return NULL;
+}
+
+static bool find_cpu(Diag *d, Arena *a, const char *spec, CgTarget *t)
 {
     if (strcmp(spec, "cpu") == 0) {
         char *tune = LLVMGetHostCPUName();
@@ -117,13 +132,18 @@ static bool resolve(Diag *d, Arena *a, const char *spec, CgTarget *t)
     return unknown(d, a, spec);
 }
 
-u32 cg_targets(Diag *d, Arena *a, const char *const *specs, u32 n, CgTarget out[CG_MAX_VARIANTS])
+bool cg_targets(Diag *d, Arena *a, const char *const *specs, u32 n, CgTargets *out)
 {
     CgTarget by_variant[N_VARIANTS] = {{0}};
-    bool ok = true;
+    bool wanted[N_GPUS] = {false}, ok = true;
     for (u32 i = 0; i < n; i++) {
         CgTarget t;
-        if (!resolve(d, a, specs[i], &t)) {
+        const CgGpu *gpu = find_gpu(specs[i]);
+        if (gpu) {
+            wanted[gpu - gpus] = true;
+            continue;
+        }
+        if (!find_cpu(d, a, specs[i], &t)) {
             ok = false;
             continue;
         }
@@ -133,15 +153,16 @@ u32 cg_targets(Diag *d, Arena *a, const char *const *specs, u32 n, CgTarget out[
     if (n == 0)
         ok = diag_error(d, E_TARGET, LOC_WHAT("target"),
                         "no target is given; cpu means this machine");
-    if (!ok) return 0;
-    u32 count = 0;
+    *out = (CgTargets){.n_cpu = 0};
     for (u32 i = 0; i < N_VARIANTS; i++)
-        if (by_variant[i].variant) out[count++] = by_variant[i];
-    return count;
+        if (by_variant[i].variant) out->cpu[out->n_cpu++] = by_variant[i];
+    for (u32 i = 0; i < N_GPUS; i++)
+        if (wanted[i]) out->gpu[out->n_gpu++] = &gpus[i];
+    return ok;
 }
 
-bool cg_check_target(Diag *d, Arena *a, const char *target)
+bool cg_check_targets(Diag *d, Arena *a, const char *const *specs, u32 n)
 {
-    CgTarget t;
-    return resolve(d, a, target, &t);
+    CgTargets t;
+    return cg_targets(d, a, specs, n, &t) && (t.n_gpu == 0 || nvrtc_open(d, a, &t));
 }

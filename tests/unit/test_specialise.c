@@ -82,9 +82,10 @@ static CgTarget target(Arena *a, const char *spec)
 {
     Diag d;
     diag_init(&d, a);
-    CgTarget t[CG_MAX_VARIANTS];
-    assert_int_equal(cg_targets(&d, a, &spec, 1, t), 1);
-    return t[0];
+    CgTargets t;
+    assert_true(cg_targets(&d, a, &spec, 1, &t));
+    assert_int_equal(t.n_cpu, 1);
+    return t.cpu[0];
 }
 
 static const CgConst toy_consts[] = {{.name = "c_K", .i = 1234567},
@@ -225,17 +226,24 @@ static void targets_are_known(void **state)
     Diag d;
     diag_init(&d, &a);
     d.silent = true;
-    CgTarget t[CG_MAX_VARIANTS];
-    assert_int_equal(cg_targets(&d, &a,
-                                (const char *[]){"cpu:haswell", "cpu:icelake-server", "cpu:znver3"},
-                                3, t),
-                     2);
-    assert_string_equal(t[0].variant->name, "avx512vnni");
-    assert_string_equal(t[1].tune, "haswell");
+    CgTargets t;
+    assert_true(cg_targets(&d, &a,
+                           (const char *[]){"cpu:haswell", "cuda:sm_80", "cpu:icelake-server",
+                                            "cuda:sm_90a", "cpu:znver3", "cuda:sm_80"},
+                           6, &t));
+    assert_int_equal(t.n_cpu, 2);
+    assert_string_equal(t.cpu[0].variant->name, "avx512vnni");
+    assert_string_equal(t.cpu[1].tune, "haswell");
+    assert_int_equal(t.n_gpu, 2);
+    assert_string_equal(t.gpu[0]->name, "sm_90a");
+    assert_true(t.gpu[0]->exact);
+    assert_string_equal(t.gpu[1]->name, "sm_80");
     assert_int_equal(d.n_errors, 0);
-    static const char *const bad[] = {"cpu:zenver4", "gpu", "", "cpu:", "x86-64-v3", "cpu:pentium"};
-    for (u32 i = 0; i < 6; i++) {
-        assert_int_equal(cg_targets(&d, &a, &bad[i], 1, t), 0);
+    static const char *const bad[] = {
+        "cpu:zenver4", "gpu",   "",     "cpu:",       "x86-64-v3", "cpu:pentium",
+        "sm_90a",      "cuda:", "cuda", "cuda:sm_90", "cpu:sm_80"};
+    for (u32 i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_false(cg_targets(&d, &a, &bad[i], 1, &t));
         assert_int_equal(d.n_errors, i + 1);
     }
     arena_free(&a);
