@@ -24,7 +24,7 @@ PFQ_DEVICE void finish(const PfqCudaArgs &a, const float *y)
     }
     uint8_t *ints = (uint8_t *)a.out[0] + t * pfq_quant_stride(c_fmt, c_K);
     if (c_static)
-        pfq_quant_bytes(y, c_K, ints, pfq_quant_inv(*(const float *)a.aux[1]));
+        pfq_quant_bytes(y, c_K, ints, pfq_inv(*(const float *)a.aux[1]));
     else
         pfq_quant_row(c_fmt, y, c_K, ints, (float *)a.out[1] + t * pfq_quant_scales(c_fmt, c_K));
 }

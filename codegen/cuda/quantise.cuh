@@ -14,11 +14,6 @@ PFQ_CONST(int32_t, c_qhi);
 PFQ_CONST(float, c_qtop);
 PFQ_CONST(float, c_clip);
 
-PFQ_DEVICE int32_t pfq_up(int32_t x, int32_t m)
-{
-    return (x + m - 1) / m * m;
-}
-
 /* Bytes of one row of integers. */
 PFQ_DEVICE int64_t pfq_quant_stride(int32_t fmt, int32_t K)
 {
@@ -32,16 +27,10 @@ PFQ_DEVICE int32_t pfq_quant_scales(int32_t fmt, int32_t K)
     return fmt == PFQ_FMT_S16G32 ? (K + 31) / 32 : 1;
 }
 
-/* 1 / s, 0 for 0: integers of a scale of 0 are 0. */
-PFQ_DEVICE float pfq_quant_inv(float s)
-{
-    return s > 0.0f ? 1.0f / s : 0.0f;
-}
-
-/* The byte x + 128 of format s8; clamped first, since the integers of large floats wrap. */
+/* The byte x + 128 of format s8. */
 PFQ_DEVICE uint8_t pfq_quant_byte(float x, float inv)
 {
-    return (uint8_t)((int32_t)rintf(fminf(fmaxf(x * inv, (float)c_qlo), (float)c_qhi)) + 128);
+    return (uint8_t)(pfq_quant(x, inv, c_qlo, c_qhi) + 128);
 }
 
 /* 1 / scale of format s8 for values up to m; the scale to *scale, by one thread. */

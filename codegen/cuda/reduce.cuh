@@ -1,24 +1,10 @@
-/* Sums and maxima over a warp or a block, in an order that depends on nothing but the block's size;
- * every thread gets the result. All threads of the warp or block take part.
+/* Sums and maxima over a block, in an order that depends on nothing but the block's size; every
+ * thread gets the result. All threads of the block take part.
  */
 #ifndef PFQC_CODEGEN_CUDA_REDUCE_CUH
 #define PFQC_CODEGEN_CUDA_REDUCE_CUH
 
-#include "kernel.cuh"
-
-PFQ_DEVICE float pfq_warp_sum(float v)
-{
-    for (int32_t h = 16; h; h >>= 1)
-        v += __shfl_xor_sync(~0u, v, h);
-    return v;
-}
-
-PFQ_DEVICE float pfq_warp_max(float v)
-{
-    for (int32_t h = 16; h; h >>= 1)
-        v = fmaxf(v, __shfl_xor_sync(~0u, v, h));
-    return v;
-}
+#include "lanes.cuh"
 
 /* v of every warp to all threads: its warp's value in [0, warps) of the result, until the next
  * call. */
@@ -26,7 +12,7 @@ PFQ_DEVICE const float *pfq_of_warps(float v)
 {
     __shared__ float part[32];
     __syncthreads(); /* the last call's values are read */
-    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
+    if (pfq_lane() == 0) part[pfq_warp()] = v;
     __syncthreads();
     return part;
 }
