@@ -1,0 +1,134 @@
+/* The emulation itself: a right kernel gives its result in every order of threads, and each mistake
+ * ends the process. Also what codegen/cuda states twice: arguments and values of constants
+ * (kernel.cuh), half floats (intrin.cuh).
+ */
+#include "runtime/abi.h"
+#include "tests/cuda/simt.h"
+
+#include <immintrin.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define N_THREADS 256
+#define COUNT(a)  (sizeof(a) / sizeof *(a))
+
+SimtKernel right_simt, no_barrier_simt, early_exit_simt, lost_lane_simt, two_operations_simt,
+    unnamed_lane_simt, behind_shared_simt, misaligned_simt, too_wide_simt;
+extern const size_t kernel_cuh_layout[8];
+extern const int kernel_cuh_values[17];
+float half_to_float(uint16_t h);
+uint16_t float_to_half(float x);
+
+static int failures;
+
+static void expect(bool holds, const char *what)
+{
+    if (holds) return;
+    printf("FAIL %s\n", what);
+    failures++;
+}
+
+static float in[N_THREADS], out[N_THREADS + 16];
+
+static void launch(SimtKernel *k)
+{
+    const PfqCudaArgs a = {.in = {(uintptr_t)in}, .out = {(uintptr_t)out}, .T = N_THREADS / 2};
+    k(&a, (const int32_t[]){2, 1, 1}, N_THREADS, 4 * N_THREADS);
+}
+
+static void test_right(void)
+{
+    for (int i = 0; i < N_THREADS; i++)
+        in[i] = (float)i;
+    for (int order = 0; order < 3; order++) {
+        simt_shuffle = order > 0;
+        memset(out, 0, sizeof out);
+        launch(right_simt);
+        for (int i = 0; i < N_THREADS; i++)
+            expect(out[i] == N_THREADS * (N_THREADS - 1) / 2, "sum of a block");
+    }
+    simt_shuffle = false;
+    launch(no_barrier_simt);
+    expect(out[0] != in[N_THREADS - 1], "a thread sees what a later one has not written yet");
+    expect(out[0] != out[0], "shared memory holds NaN before it is written");
+}
+
+/* The signal that ends a process which launches k; 0: none. */
+static int signal_of(SimtKernel *k)
+{
+    fflush(stdout);
+    const pid_t child = fork();
+    if (!child) {
+        if (!freopen("/dev/null", "w", stderr)) _exit(1);
+        launch(k);
+        _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+static void test_mistakes(void)
+{
+    static const struct {
+        SimtKernel *kernel;
+        const char *what;
+    } mistakes[] = {
+        {early_exit_simt, "a thread ends while others wait at a barrier"},
+        {lost_lane_simt, "a lane does not come to an operation of its warp"},
+        {two_operations_simt, "lanes wait at different operations"},
+        {unnamed_lane_simt, "a lane reads one that the mask does not name"},
+        {behind_shared_simt, "a write behind shared memory"},
+        {misaligned_simt, "a misaligned write"},
+        {too_wide_simt, "more threads than the launch bounds"},
+    };
+    for (size_t i = 0; i < COUNT(mistakes); i++)
+        expect(signal_of(mistakes[i].kernel) != 0, mistakes[i].what);
+}
+
+static void test_contract(void)
+{
+    const size_t layout[] = {sizeof(PfqCudaArgs),        offsetof(PfqCudaArgs, in),
+                             offsetof(PfqCudaArgs, out), offsetof(PfqCudaArgs, w),
+                             offsetof(PfqCudaArgs, aux), offsetof(PfqCudaArgs, pos),
+                             offsetof(PfqCudaArgs, T),   offsetof(PfqCudaArgs, ctx)};
+    expect(!memcmp(layout, kernel_cuh_layout, sizeof layout),
+           "PfqCudaArgs of kernel.cuh is that of runtime/abi.h");
+    static const int values[] = {
+#define FORMAT(name, value)     value,
+#define EPILOGUE(name, value)   value,
+#define KV(name, value)         value,
+#define ACTIVATION(name, value) value,
+#include "codegen/cpu/kernels.def"
+    };
+    expect(sizeof values == sizeof kernel_cuh_values &&
+               !memcmp(values, kernel_cuh_values, sizeof values),
+           "values of constants are those of codegen/cpu/kernels.def");
+}
+
+static void test_halves(void)
+{
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        const float x = half_to_float((uint16_t)h), want = _cvtsh_ss((uint16_t)h);
+        expect(x == want || (x != x && want != want), "f16 to f32");
+        if (x == x) expect(float_to_half(x) == h, "f16 to f32 and back");
+    }
+    for (uint64_t b = 1; b < 1ull << 32; b += 40503) {
+        float x;
+        memcpy(&x, &(uint32_t){(uint32_t)b}, 4);
+        if (x == x)
+            expect(float_to_half(x) == _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT), "f32 to f16");
+    }
+}
+
+int main(void)
+{
+    test_right();
+    test_mistakes();
+    test_contract();
+    test_halves();
+    printf("%d failures\n", failures);
+    return failures != 0;
+}
