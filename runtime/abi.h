@@ -56,6 +56,8 @@ typedef struct PfqExec {
 
 typedef void PfqPhase(const PfqExec *x);
 
+typedef enum PfqPhaseId { PFQ_PREFILL, PFQ_LOGITS, PFQ_DECODE, PFQ_N_PHASES } PfqPhaseId;
+
 void pfq_barrier(PfqBarrier *b); /* all nt threads; spins, then sleeps */
 
 /* CPU features a variant needs; bits of pfq_cpu_features() (runtime/cpu.c). */

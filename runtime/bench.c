@@ -4,10 +4,13 @@
  * Beside each measurement the same threads read the weight bytes of one token, so that every figure
  * carries the memory speed of the same moment: hosts are noisy. gb_s is weight bytes streamed per
  * second (pp: once per chunk), bw_pct its share of the plain read. Tokens are synthetic and always
- * the same. One warm-up run comes before the measured ones.
+ * the same. One warm-up run comes before the measured ones. On a GPU the plain read is not measured
+ * (null, or - in the table).
  */
+#include "runtime/backend.h"
 #include "runtime/cli.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,6 +79,12 @@ static double read_gb_s(PfqEngine *e, uint64_t bytes)
     return (double)bytes * (double)passes / (now - start) / 1e9;
 }
 
+/* NaN where it is not measured: on a GPU. */
+static double plain_read(PfqEngine *e, uint64_t bytes)
+{
+    return e->chip ? NAN : bytes ? read_gb_s(e, bytes) : 0;
+}
+
 /* ---- measurements ---- */
 
 static int32_t synthetic(const PfqModel *m, int64_t i)
@@ -120,7 +129,7 @@ static bool measure(PfqCli *c, Test *tests, int n_tests, const int32_t *tokens, 
     pfq_progress_start(&progress, "bench");
     for (int64_t r = 0; r < reps; r++) {
         for (int i = 0; i < n_tests; i++) {
-            tests[i].read_gb_s[r] = bytes ? read_gb_s(&c->engine, bytes) : 0;
+            tests[i].read_gb_s[r] = plain_read(&c->engine, bytes);
             if (!run_once(c, &tests[i], tokens, &seconds)) {
                 return false;
             }
@@ -145,7 +154,7 @@ static Row summary(const Test *t, int reps, uint64_t bytes)
     pfq_mean_sd(t->tok_s, reps, &r.tok_s, &r.sd);
     pfq_mean_sd(t->read_gb_s, reps, &r.read_gb_s, &ignored);
     r.gb_s = (double)bytes * t->passes / (double)t->n * r.tok_s / 1e9;
-    r.bw_pct = r.read_gb_s > 0 ? 100 * r.gb_s / r.read_gb_s : 0;
+    r.bw_pct = r.read_gb_s == 0 ? 0 : 100 * r.gb_s / r.read_gb_s;
     return r;
 }
 
@@ -163,9 +172,11 @@ static void human(char *out, size_t cap, double v, bool bytes)
 
 static void print_md(PfqCli *c, const Test *tests, int n_tests, uint64_t bytes)
 {
-    char model[96], size[32], params[32], backend[64];
+    char model[96], size[32], params[32], backend[192], of_read[32];
+    const PfqEngine *e = &c->engine;
     snprintf(model, sizeof model, "%s %s", c->model->name, c->model->recipe);
-    snprintf(backend, sizeof backend, "CPU %s", c->engine.variant->name);
+    snprintf(backend, sizeof backend, "%s %s%s%s", e->backend->title, e->code, e->chip ? ", " : "",
+             e->chip ? e->chip : "");
     human(size, sizeof size, (double)c->model->weight_bytes, true);
     human(params, sizeof params, (double)c->model->params, false);
     pfq_out_printf(
@@ -173,9 +184,10 @@ static void print_md(PfqCli *c, const Test *tests, int n_tests, uint64_t bytes)
                 "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n");
     for (int i = 0; i < n_tests; i++) {
         Row r = summary(&tests[i], (int)c->opt.repetitions, bytes);
-        pfq_out_printf(c->out, "| %s | %s | %s | %s | %d | %s | %.2f \u00b1 %.2f | %.2f | %.1f |\n",
+        snprintf(of_read, sizeof of_read, isnan(r.bw_pct) ? "-" : "%.1f", r.bw_pct);
+        pfq_out_printf(c->out, "| %s | %s | %s | %s | %d | %s | %.2f \u00b1 %.2f | %.2f | %s |\n",
                        model, size, params, backend, c->engine.threads, tests[i].name, r.tok_s,
-                       r.sd, r.gb_s, r.bw_pct);
+                       r.sd, r.gb_s, of_read);
     }
 }
 
@@ -215,8 +227,12 @@ static void print_json(PfqCli *c, const Test *tests, int n_tests, uint64_t bytes
         pfq_out_json_string(out, c->model->name);
         pfq_out_printf(out, ", \"recipe\": ");
         pfq_out_json_string(out, c->model->recipe);
-        pfq_out_printf(out, ", \"backend\": \"CPU\", \"variant\": ");
-        pfq_out_json_string(out, c->engine.variant->name);
+        pfq_out_printf(out, ", \"backend\": \"%s\", \"variant\": ", c->engine.backend->title);
+        pfq_out_json_string(out, c->engine.code);
+        if (c->engine.chip) {
+            pfq_out_printf(out, ", \"device\": ");
+            pfq_out_json_string(out, c->engine.chip);
+        }
         pfq_out_printf(out, ", \"test\": ");
         pfq_out_json_string(out, tests[i].name);
         for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) {

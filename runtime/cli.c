@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,11 +41,25 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
     }
     PfqEngineConfig config = {.threads = (int)c->opt.threads,
                               .ctx = (int32_t)ctx,
+                              .device = c->opt.device,
                               .cpu = c->opt.cpu,
+                              .cuda_device = (int)c->opt.cuda_device,
+                              .cuda_driver = c->opt.cuda_driver,
                               .weights = c->opt.weights,
                               .sparse = sparse,
                               .copy = c->opt.copy_weights};
     return pfq_engine_open(&c->engine, c->model, &config, &c->err);
+}
+
+/* Where the engine runs, for people. */
+static void where_it_runs(const PfqCli *c, char *out, size_t cap)
+{
+    const PfqEngine *e = &c->engine;
+    if (e->chip) {
+        snprintf(out, cap, "%s, %s", e->chip, e->code);
+    } else {
+        snprintf(out, cap, "%d threads, %s", e->threads, e->code);
+    }
 }
 
 /* ---- run ---- */
@@ -59,11 +74,12 @@ static void report_run(const PfqCli *c, const RunTimes *t)
 {
     double load = t->loaded - t->start, prompt = t->prefilled - t->loaded,
            gen = t->end - t->prefilled;
+    char where[192];
+    where_it_runs(c, where, sizeof where);
     pfq_note("%s: load %.0f ms; prompt %d tokens, %.1f tok/s; generated %lld tokens, %.1f tok/s; "
-             "%d threads, %s\n",
+             "%s\n",
              c->program, 1e3 * load, t->n_prompt, prompt > 0 ? t->n_prompt / prompt : 0,
-             (long long)t->n_new, gen > 0 ? (double)t->n_decoded / gen : 0, c->engine.threads,
-             c->engine.variant->name);
+             (long long)t->n_new, gen > 0 ? (double)t->n_decoded / gen : 0, where);
 }
 
 /* Samples and prints until the model ends, the limit is reached or the context is full. */

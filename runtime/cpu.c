@@ -98,6 +98,10 @@ const PfqVariant *pfq_cpu_variant(const PfqModel *m, uint32_t have, const char *
 {
     char names[256], lacking[128];
     variant_names(m, names, sizeof names);
+    if (m->n_variants == 0) {
+        pfq_fail(err, "this program has no code for the CPU");
+        return NULL;
+    }
     for (int32_t i = 0; i < m->n_variants; i++) {
         const PfqVariant *v = &m->variants[i];
         bool fits = has(have, v->features);
@@ -113,7 +117,7 @@ const PfqVariant *pfq_cpu_variant(const PfqModel *m, uint32_t have, const char *
     if (forced) {
         pfq_fail(err, "this binary has no CPU variant '%s'; it has: %s", forced, names);
     } else {
-        uint32_t need = m->n_variants ? m->variants[m->n_variants - 1].features : 0;
+        uint32_t need = m->variants[m->n_variants - 1].features;
         pfq_cpu_names(need & ~have, lacking, sizeof lacking);
         pfq_fail(err, "this binary was compiled for CPUs with %s; this CPU lacks %s", names,
                  lacking);

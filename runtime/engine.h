@@ -1,42 +1,58 @@
 /* The engine: one model, one sequence. Maps the weights, owns every buffer, and drives the
- * generated phases.
+ * generated phases, on this machine's cores or on a GPU (backend.h).
  *
  * Everything is allocated by pfq_engine_open; after it nothing allocates. Positions count from 0 at
  * the last pfq_engine_rewind, the model's prefix not counted (kernels know of it, the engine does
  * not); each call appends to the sequence. Logits stay valid until the next
  * call. Threading: one caller; the work is spread over the pool inside. Errors: false (or NULL) and
- * a sentence. Not here: text, sampling, batching of several sequences.
+ * a sentence; after an error of the GPU every further call repeats it. Not here: text, sampling,
+ * batching of several sequences.
  */
 #ifndef PFQC_RUNTIME_ENGINE_H
 #define PFQC_RUNTIME_ENGINE_H
 
 #include "runtime/abi.h"
+#include "runtime/cuda.h"
 #include "runtime/image.h"
 #include "runtime/pace.h"
 #include "runtime/pool.h"
 
 typedef struct PfqEngineConfig {
-    int threads;         /* 0: pfq_engine_threads */
-    int32_t ctx;         /* capacity in tokens, 1..model context */
-    const char *cpu;     /* variant to force, or NULL */
-    const char *weights; /* weights file, or NULL to look beside and inside the binary */
+    int threads;        /* 0: pfq_engine_threads */
+    int32_t ctx;        /* capacity in tokens, 1..model context */
+    const char *device; /* "cpu", "cuda", or NULL: a GPU if there is one that the model has code
+                           for (and no `cpu` is named), else the CPU */
+    const char *cpu;    /* variant to force, or NULL */
+    int cuda_device;    /* the GPU, as the driver counts */
+    const char *cuda_driver; /* file of the CUDA driver's library, or NULL */
+    const char *weights;     /* weights file, or NULL to look beside and inside the binary */
     bool sparse; /* ctx is a guess, most of it may stay unused: no huge pages for the KV cache
                     (their zeroing would cost 0.1 s at start for a model of 135M) */
     bool copy; /* read the weights from a copy in anonymous huge pages, not from the mapped file */
 } PfqEngineConfig;
 
+typedef struct PfqBackend PfqBackend; /* backend.h */
+
 typedef struct PfqEngine {
     const PfqModel *model;
-    const PfqVariant *variant;
+    const PfqBackend *backend;
+    const char *code; /* "avx512vnni", "sm_90a": which of the model's code runs */
+    const char *chip; /* the GPU's name; NULL on the CPU */
     PfqPool *pool;
     PfqImage image;
-    PfqExec exec;  /* what all threads share; tid and scratch are set per thread */
     float *logits; /* [model->rows, vocab] f32 */
     int32_t *rows; /* [model->rows] row numbers for the logits phase */
+    /* on the CPU */
+    const PfqVariant *variant;
+    PfqExec exec;  /* what all threads share; tid and scratch are set per thread */
     char *scratch; /* [threads] of scratch_stride bytes */
     size_t scratch_stride;
+    PfqPace pace; /* how decoding uses the threads */
+    /* on a GPU */
+    PfqGpuChoice gpu_choice;
+    PfqGpu *gpu;
+
     int threads;
-    PfqPace pace; /* how decoding uses them */
     int32_t ctx, pos;
     struct {
         void *base;

@@ -126,19 +126,44 @@ static void print_image(PfqCli *c)
     }
 }
 
+static bool find_gpu(PfqCli *c, PfqGpuChoice *gpu, PfqErr *err)
+{
+    return pfq_gpu_choose(gpu, c->model, c->opt.cuda_driver, (int)c->opt.cuda_device, err);
+}
+
+static void print_gpu(PfqCli *c)
+{
+    PfqGpuChoice gpu;
+    PfqErr err;
+    if (find_gpu(c, &gpu, &err)) {
+        pfq_out_printf(c->out, "gpu: %s (sm_%d%d, %llu MiB)\ngpu code: %s\n", gpu.name, gpu.major,
+                       gpu.minor, (unsigned long long)gpu.bytes >> 20, gpu.code->target);
+    } else {
+        pfq_out_printf(c->out, "gpu: not usable: %s\n", err.text);
+    }
+    pfq_out_printf(c->out, "gpu own bytes: %llu\n", (unsigned long long)c->model->cuda->own_bytes);
+}
+
 static void print_targets(PfqCli *c)
 {
     char have[128];
     PfqErr err;
     uint32_t features = pfq_cpu_features();
     const PfqVariant *chosen = pfq_cpu_variant(c->model, features, c->opt.cpu, &err);
+    const PfqCuda *cuda = c->model->cuda;
     pfq_cpu_names(features, have, sizeof have);
     pfq_out_printf(c->out, "targets:");
     for (int32_t i = 0; i < c->model->n_variants; i++) {
         pfq_out_printf(c->out, " %s", c->model->variants[i].name);
     }
+    for (int32_t i = 0; cuda && i < cuda->n_codes; i++) {
+        pfq_out_printf(c->out, " %s", cuda->code[i].target);
+    }
     pfq_out_printf(c->out, "\ncpu features: %s\ncpu variant: %s\n", have,
                    chosen ? chosen->name : err.text);
+    if (cuda) {
+        print_gpu(c);
+    }
 }
 
 static void print_prefix(PfqCli *c)
@@ -198,16 +223,16 @@ static bool compare(PfqCli *c, const char *what, const float *logits)
     }
     bool ok = worst <= (double)x->tolerance;
     pfq_out_printf(c->out, "%s %s: %s, largest difference %.3g (%.0f %% of what is allowed)\n",
-                   c->engine.variant->name, what, ok ? "ok" : "wrong", worst,
+                   c->engine.code, what, ok ? "ok" : "wrong", worst,
                    100 * worst / (double)x->tolerance);
     return ok ||
            pfq_fail(&c->err,
                     "self-test failed: with variant %s, %s, the logit of token %d is off by %.3g, "
                     "%.3g is allowed",
-                    c->engine.variant->name, what, at, worst, (double)x->tolerance);
+                    c->engine.code, what, at, worst, (double)x->tolerance);
 }
 
-static bool test_variant(PfqCli *c)
+static bool test_logits(PfqCli *c)
 {
     const PfqExpect *x = c->model->expect;
     PfqEngine *e = &c->engine;
@@ -224,12 +249,51 @@ static bool test_variant(PfqCli *c)
     return compare(c, "decode", e->logits);
 }
 
+/* Opens the engine anew, on that device and CPU variant, and tests it. */
+static bool test_on(PfqCli *c, const char *device, const char *cpu)
+{
+    pfq_engine_close(&c->engine);
+    c->opt.device = device;
+    c->opt.cpu = cpu;
+    return pfq_cli_load(c, c->model->expect->n_tokens, false) && test_logits(c);
+}
+
+static bool test_variants(PfqCli *c, const char *only)
+{
+    const uint32_t have = pfq_cpu_features();
+    for (int32_t i = 0; i < c->model->n_variants; i++) {
+        const PfqVariant *v = &c->model->variants[i];
+        if (only && strcmp(only, v->name) != 0) {
+            continue;
+        }
+        if ((v->features & have) != v->features) {
+            pfq_out_printf(c->out, "%s: not tested, this CPU lacks it\n", v->name);
+        } else if (!test_on(c, "cpu", v->name)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Only asked for by name must the GPU be there. */
+static bool test_gpu(PfqCli *c, bool asked)
+{
+    PfqGpuChoice gpu;
+    PfqErr err;
+    if (!asked && !find_gpu(c, &gpu, &err)) {
+        pfq_out_printf(c->out, "cuda: not tested, %s\n", err.text);
+        return true;
+    }
+    return test_on(c, "cuda", NULL);
+}
+
 bool pfq_cmd_self_test(PfqCli *c)
 {
     const PfqModel *m = c->model;
-    uint32_t have = pfq_cpu_features();
-    int64_t ctx = m->expect ? m->expect->n_tokens : 1;
-    if (!pfq_cli_load(c, ctx, false) || !pfq_image_verify(&c->engine.image, &c->err)) {
+    const char *device = c->opt.device, *cpu = c->opt.cpu;
+    const bool gpu = device ? strcmp(device, "cuda") == 0 : m->cuda && !cpu;
+    if (!pfq_cli_load(c, m->expect ? m->expect->n_tokens : 1, false) ||
+        !pfq_image_verify(&c->engine.image, &c->err)) {
         return false;
     }
     pfq_out_printf(c->out, "weights: ok, %u sections, %llu bytes\n",
@@ -239,21 +303,8 @@ bool pfq_cmd_self_test(PfqCli *c)
         pfq_out_printf(c->out, "expectations: none recorded\nself-test passed\n");
         return true;
     }
-    const char *only = c->opt.cpu;
-    for (int32_t i = 0; i < m->n_variants; i++) {
-        const PfqVariant *v = &m->variants[i];
-        if (only && strcmp(only, v->name) != 0) {
-            continue;
-        }
-        if ((v->features & have) != v->features) {
-            pfq_out_printf(c->out, "%s: not tested, this CPU lacks it\n", v->name);
-            continue;
-        }
-        pfq_engine_close(&c->engine);
-        c->opt.cpu = v->name;
-        if (!pfq_cli_load(c, ctx, false) || !test_variant(c)) {
-            return false;
-        }
+    if ((gpu && !test_gpu(c, device != NULL)) || ((!gpu || !device) && !test_variants(c, cpu))) {
+        return false;
     }
     pfq_out_printf(c->out, "self-test passed\n");
     return true;

@@ -38,7 +38,8 @@ typedef struct PfqOptions {
     int64_t top; /* 0: not given */
     /* loading */
     int64_t ctx, threads; /* 0: not given */
-    const char *cpu, *weights;
+    const char *device, *cpu, *weights, *cuda_driver;
+    int64_t cuda_device;
     bool copy_weights;
 } PfqOptions;
 

@@ -1,0 +1,40 @@
+/* The phases on a GPU. Contract: backend.h; the work is in cuda.c. */
+#include "runtime/backend.h"
+
+static bool cuda_choose(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
+{
+    if (!pfq_gpu_choose(&e->gpu_choice, e->model, c->cuda_driver, c->cuda_device, err)) {
+        return false;
+    }
+    e->code = e->gpu_choice.code->target;
+    e->chip = e->gpu_choice.name;
+    return true;
+}
+
+static bool cuda_open(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
+{
+    const PfqGpuConfig config = {.weights = e->image.data,
+                                 .weight_bytes = e->image.header->data_bytes,
+                                 .ctx = pfq_padded_ctx(e)};
+    (void)c;
+    e->gpu = pfq_gpu_open(&e->gpu_choice, e->model, &config, err);
+    return e->gpu != NULL;
+}
+
+static void cuda_close(PfqEngine *e)
+{
+    pfq_gpu_close(e->gpu);
+    e->gpu = NULL;
+}
+
+static bool cuda_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err)
+{
+    return pfq_gpu_run(e->gpu, phase, tokens, n, e->pos, e->logits, err);
+}
+
+const PfqBackend pfq_backend_cuda = {.name = "cuda",
+                                     .title = "CUDA",
+                                     .choose = cuda_choose,
+                                     .open = cuda_open,
+                                     .close = cuda_close,
+                                     .run = cuda_run};

@@ -1,0 +1,68 @@
+/* A model on one GPU: the tables of PfqCuda (abi.h) carried out through the CUDA driver API.
+ *
+ * pfq_gpu_choose finds driver, GPU and code and touches no memory of the GPU; pfq_gpu_open then
+ * allocates and loads everything, so that a call later allocates nothing; pfq_gpu_run enqueues a
+ * phase and waits for it once. Decoding replays a recorded graph of its launches, where the driver
+ * can record one.
+ *
+ * Ownership: the GPU's buffers, modules, stream and context belong to PfqGpu. The driver's library
+ * stays loaded until the program ends, because its threads may outlive its handles.
+ * Threading: one caller, always the same thread (the context is current in it). Errors: false (or
+ * NULL) and a sentence that names the call, what it was for and CUDA's error; after one in
+ * pfq_gpu_run the GPU's state is not known, and every further run repeats it.
+ * Not here: chunks and positions (engine.c), kernels (codegen/cuda).
+ */
+#ifndef PFQC_RUNTIME_CUDA_H
+#define PFQC_RUNTIME_CUDA_H
+
+#include "runtime/abi.h"
+#include "runtime/image.h"
+
+/* The driver's functions: runtime/cuda.def. */
+typedef struct PfqCudaDriver {
+#define CUDA_CALL(symbol, params) int(*symbol) params;
+#include "runtime/cuda.def"
+} PfqCudaDriver;
+
+enum { PFQ_CUDA_OK = 0, PFQ_CUDA_OUT_OF_MEMORY = 2, PFQ_CUDA_NO_DEVICE = 100 };
+
+/* Loads `file` (NULL: libcuda.so.1) and looks every function up. */
+bool pfq_cuda_driver(PfqCudaDriver *d, const char *file, PfqErr *err);
+
+/* True if `result` is success; else the sentence "CALL (WHAT) failed: NAME, text". */
+bool pfq_cuda_check(const PfqCudaDriver *d, int result, const char *call, const char *what,
+                    PfqErr *err);
+
+typedef struct PfqGpuChoice {
+    PfqCudaDriver driver;
+    int32_t device, major, minor; /* the driver's handle of the GPU; its compute capability */
+    char name[128];               /* "NVIDIA H100 80GB HBM3" */
+    uint64_t bytes;               /* of its memory */
+    const PfqCudaCode *code;      /* the best for it */
+} PfqGpuChoice;
+
+/* Finds the driver, the GPU that the driver counts as `ordinal` and the model's code for it. */
+bool pfq_gpu_choose(PfqGpuChoice *out, const PfqModel *m, const char *driver, int ordinal,
+                    PfqErr *err);
+
+/* The targets of the model's code, for messages: "sm_90a, compute_80". */
+void pfq_gpu_targets(const PfqModel *m, char *out, size_t cap);
+
+typedef struct PfqGpu PfqGpu;
+
+typedef struct PfqGpuConfig {
+    const void *weights; /* the image's data, read only while opening */
+    uint64_t weight_bytes;
+    int32_t ctx; /* capacity of the KV cache, a multiple of 64 */
+} PfqGpuConfig;
+
+PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpuConfig *c,
+                     PfqErr *err);
+void pfq_gpu_close(PfqGpu *g); /* NULL is allowed */
+
+/* Runs a phase on n tokens (or row numbers) at position pos; `logits` gets the rows that the phase
+ * makes, f32 [rows, vocab]. */
+bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, int32_t pos,
+                 float *logits, PfqErr *err);
+
+#endif
