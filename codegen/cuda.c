@@ -68,7 +68,8 @@ static bool check_rows(Diag *d, const CgPlan *p, const CgTargets *t)
     return ok;
 }
 
-/* All files of codegen/cuda, under the names that emitted sources include. */
+/* All files of codegen/cuda, under the names by which emitted sources and they themselves include
+ * them: NVRTC takes a name as it is written. */
 static void find_headers(Arena *a, NvrtcSource *s)
 {
     VEC(const char *) names = {0}, texts = {0};
@@ -77,8 +78,11 @@ static void find_headers(Arena *a, NvrtcSource *s)
         if (strncmp(name, "cuda/", 5) != 0) continue;
         Str text;
         cg_embedded_find(name, &text);
+        const char *copy = arena_strdup(a, text.p, text.n);
         vec_push(a, &names, arena_printf(a, "templates/%s", name + 5));
-        vec_push(a, &texts, arena_strdup(a, text.p, text.n));
+        vec_push(a, &texts, copy);
+        vec_push(a, &names, name + 5);
+        vec_push(a, &texts, copy);
     }
     s->n_headers = (int)names.n;
     s->header_names = names.at;

@@ -191,7 +191,8 @@ static void emit_phase(const CgBuild *b, const CgPhase *ph, StrBuf *o)
 
 static void emit_kernel_names(const CgPlan *p, StrBuf *o)
 {
-    sb_str(o, "\n/* Kernels, specialised to this model: src/kernels has their sources. */\n#define "
+    sb_str(o, "\n/* Kernels, specialised to this model; their sources are in src/kernels and "
+              "src/cuda. */\n#define "
               "KERNELS(X)");
     for (u32 i = 0; i < p->kernels.n; i++)
         sb_printf(o, " \\\n    X(%s)", p->kernels.at[i].name);

@@ -15,7 +15,10 @@ void cg_emit_cuda_kernel(const CgPlan *p, u32 kernel, StrBuf *o)
         "hand:\n *   nvcc -std=c++17 -fmad=false -arch=sm_90a -cubin %s.cu\n * In @%s, ",
         k->name, cg_rows[k->row].name, k->calls, k->name, ph->name);
     cg_emit_step_ops(o, p->m, ph, call->step, "");
-    sb_str(o, " */\n#include \"templates/kernel.cuh\"\n\n");
+    sb_printf(o,
+              " */\n#define PFQ_ENTRY\n#define PFQ_WANT_%s , PFQ_GLOBAL\n"
+              "#include \"templates/kernel.cuh\"\n\n",
+              row->entry);
     cg_emit_constants(o, k, cg_template_uses("cuda", row->template));
     sb_printf(o, "\n#define %s %s\n#include \"templates/%s\"\n", row->entry, k->name,
               row->template);

@@ -32,8 +32,18 @@ typedef unsigned int uint32_t;
 typedef long int64_t; /* as glibc has it, which nvcc reads before this */
 typedef unsigned long uint64_t;
 #define PFQ_CONST(type, name)                    /* it stands in front of the template */
-#define PFQ_KERNEL(name, threads)                                                                  \
+#define PFQ_GLOBAL(name, threads)                                                                  \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ PfqCudaArgs a)
+/* A specialised source defines PFQ_ENTRY and, of its one kernel X, PFQ_WANT_X as `, PFQ_GLOBAL`; the
+ * template's other kernels become functions that nobody calls, and give no code. */
+#ifdef PFQ_ENTRY
+#define PFQ_DROPPED(name, threads)       static __device__ void name(const PfqCudaArgs &a)
+#define PFQ_SECOND(first, second, ...)   second
+#define PFQ_PICK(...)                    PFQ_SECOND(__VA_ARGS__, PFQ_DROPPED, )
+#define PFQ_KERNEL(name, threads)        PFQ_PICK(PFQ_WANT_##name)(name, threads)
+#else
+#define PFQ_KERNEL(name, threads)        PFQ_GLOBAL(name, threads)
+#endif
 #define PFQ_DEVICE static __device__ __forceinline__
 extern __shared__ __align__(128) unsigned char pfq_shared[];
 #endif
