@@ -48,7 +48,7 @@ PFQ_DEVICE void head_norm(float *v, uint64_t gain)
     float s = 0.0f;
     for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
         s = fmaf(v[d], v[d], s);
-    const float r = 1.0f / sqrtf(pfq_warp_sum(s) / (float)c_head_dim + c_eps);
+    const float r = 1.0f / sqrtf(pfq_warp_sum(s) / (float)max(c_head_dim, 1) + c_eps);
     for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
         v[d] = v[d] * r * ((const float *)gain)[d];
     __syncwarp();
@@ -58,7 +58,6 @@ PFQ_DEVICE void head_norm(float *v, uint64_t gain)
 PFQ_DEVICE void head_rope(float *v, uint64_t freq, int32_t pos)
 {
     const int32_t half = c_rot / 2;
-    if (!half) return;
     for (int32_t i = pfq_lane(); i < half; i += 32) {
         float s, c;
         head_sincos((double)((const float *)freq)[i] * (double)(pos + c_prefix), &s, &c);

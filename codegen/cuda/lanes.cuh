@@ -6,6 +6,14 @@
 
 #include "kernel.cuh"
 
+/* In front of a loop whose bounds are constants where it is used: arrays that it indexes stay in
+ * registers. */
+#ifdef PFQ_SIMT
+#define PFQ_UNROLL
+#else
+#define PFQ_UNROLL _Pragma("unroll")
+#endif
+
 PFQ_DEVICE int32_t pfq_up(int32_t x, int32_t m)
 {
     return (x + m - 1) / m * m;
