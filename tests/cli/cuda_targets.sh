@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# CUDA targets: names, what is said where NVRTC is missing, too old or refuses a kernel, and what a compile leaves behind.
+# Kernels are compiled where NVRTC is found (PFQC_NVRTC, a CUDA toolkit, the PyPI package nvidia-cuda-nvrtc); no GPU is needed.
+set -eu
+sample=$(cd "$(dirname "$0")/../../samples/tinystories" && pwd)
+case $PFQC in /*) ;; *) PFQC=$PWD/$PFQC ;; esac
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+fail() {
+    echo "FAILED: $*"
+    cat "$tmp/err" 2>/dev/null || true
+    exit 1
+}
+model=$sample/model.json
+refused() { # code, expected text, options: one error, exit 1, nothing left
+    local code=$1 text=$2 status=0
+    shift 2
+    "$PFQC" "$model" -o "$tmp/r" "$@" 2>"$tmp/err" || status=$?
+    [ $status -eq 1 ] || fail "$* ended with status $status"
+    grep -q "error\[$code\].*$text" "$tmp/err" || fail "$* did not say: $text"
+    [ "$(grep -c 'error\[' "$tmp/err")" -eq 1 ] || fail "more than one error"
+    [ ! -e "$tmp/r" ] || fail "$* left $(find "$tmp/r")"
+}
+
+# 1. Names.
+for bad in cuda cuda: cuda:sm_90 sm_90a cuda:sm_99 cuda:h100; do refused E0601 "unknown target '$bad'" --target $bad; done
+refused E0601 "unknown target 'cuda:sm_90'" --target cuda:sm_90
+grep -q 'did you mean cuda:sm_90a' "$tmp/err" && grep -q 'note: targets:.*cuda:sm_80' "$tmp/err" || fail "no help with cuda:sm_90"
+
+# 2. No NVRTC there.
+for nowhere in /nonexistent "$tmp" "$model"; do
+    PFQC_NVRTC=$nowhere refused E0605 'no NVRTC library' --target cuda:sm_80,cuda:sm_90a
+    grep -q 'hint:.*pip install nvidia-cuda-nvrtc' "$tmp/err" || fail "no way to get NVRTC is named"
+    PFQC_NVRTC=$nowhere refused E0605 'no NVRTC library' --target cpu,cuda:sm_90a --check
+done
+
+# 3. An NVRTC that is too old for a target, and one that refuses what it is given.
+mkdir "$tmp/stub"
+cat >"$tmp/stub.c" <<'STUB'
+#include <string.h>
+static int refused;
+static const char text[] = "norm.cu(7): error: this stub compiles nothing";
+int nvrtcVersion(int *major, int *minor) { *major = 12, *minor = 1; return 0; }
+const char *nvrtcGetErrorString(int r) { return r == 6 ? "NVRTC_ERROR_COMPILATION" : "other"; }
+int nvrtcCreateProgram(void **p, const char *t, const char *name, int n, const char *const *h, const char *const *in)
+{ (void)name, (void)n, (void)h, (void)in; *p = (void *)(strlen(t) ? "text" : ""); return 0; }
+int nvrtcDestroyProgram(void **p) { *p = 0; return 0; }
+int nvrtcCompileProgram(void *p, int n, const char *const *o)
+{
+    for (int i = 0; i < n; i++) if (strstr(o[i], "sm_120a")) return 5;
+    return *(char *)p ? refused = 6 : 0;
+}
+int nvrtcGetProgramLogSize(void *p, size_t *n) { (void)p; *n = sizeof text; return 0; }
+int nvrtcGetProgramLog(void *p, char *log) { (void)p; memcpy(log, text, sizeof text); return 0; }
+int nvrtcGetCUBINSize(void *p, size_t *n) { (void)p; *n = 0; return 0; }
+int nvrtcGetCUBIN(void *p, char *c) { (void)p, (void)c; return 0; }
+int nvrtcGetPTXSize(void *p, size_t *n) { (void)p; *n = 0; return 0; }
+int nvrtcGetPTX(void *p, char *c) { (void)p, (void)c; return 0; }
+STUB
+cc -shared -fPIC -o "$tmp/stub/libnvrtc.so.12" "$tmp/stub.c"
+export PFQC_NVRTC_SAVED=${PFQC_NVRTC:-}
+export PFQC_NVRTC=$tmp/stub
+refused E0605 'NVRTC 12.1 makes no code for sm_120a' --target cuda:sm_80,cuda:sm_120a
+refused E0605 'NVRTC 12.1 refuses src/cuda/.*\.cu for ' --recipe float --target cuda:sm_80
+grep -q 'note: it said' "$tmp/err" && grep -q 'this stub compiles nothing' "$tmp/err" && grep -q 'note: step [0-9]* of @' "$tmp/err" ||
+    fail "a refused kernel is not explained"
+if [ -n "$PFQC_NVRTC_SAVED" ]; then PFQC_NVRTC=$PFQC_NVRTC_SAVED; else unset PFQC_NVRTC; fi
+
+# 4. Where there is an NVRTC, every kernel of four kinds of recipe compiles.
+if ! "$PFQC" "$model" --check --target cuda:sm_80 2>"$tmp/err"; then
+    grep -q 'E0605.*not on this machine' "$tmp/err" || fail "NVRTC is there but cannot be used"
+    echo "NVRTC is not on this machine: no kernel was compiled"
+    exit 77
+fi
+cp -r "$sample" "$tmp/model"
+model=$tmp/model/model.json
+sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$model"
+compile() { # recipe, targets, folder, options
+    local recipe=$1 targets=$2 out=$3
+    shift 3
+    "$PFQC" "$model" --recipe $recipe --target $targets --cache "$tmp/cache" -o "$out" "$@" 2>"$tmp/err" || fail "$recipe for $targets"
+}
+sources() { # folder: they are whole and stand alone
+    local out=$1 k
+    [ "$(find "$out/src/cuda" -maxdepth 1 -name '*.cu' | wc -l)" = "$(grep -c '"cuda": {"template"' "$out/plan.json")" ] || fail "not one source per kernel"
+    if grep -rn '#include *<' "$out/src/cuda"; then fail "a source includes a header of the system"; fi
+    for k in $(grep -rhoE '#include "[^"]*"' "$out/src/cuda"/*.cu | cut -d'"' -f2 | sort -u); do
+        [ -f "$out/src/cuda/$k" ] || fail "$k is included and not there"
+    done
+    cc -std=c17 -Wall -Wextra -Werror -c "$out/src/model.c" -o "$tmp/model.o"
+}
+for recipe in float w8a8-dynamic w4a16 prefixquant-w4a8kv4; do
+    compile $recipe cuda:sm_80,cuda:sm_90a "$tmp/$recipe"
+    sources "$tmp/$recipe"
+    [ ! -e "$tmp/$recipe/src/kernels" ] || fail "a program for GPUs alone has CPU kernels"
+    grep -q '"sm_90a": [1-9]' "$tmp/$recipe/plan.json" || fail "plan.json does not tell the size of code"
+done
+
+# 5. All other targets, beside a CPU, which runs as ever.
+compile w4a16 cpu:x86-64-v3,cuda:sm_86,cuda:sm_89,cuda:sm_100a,cuda:sm_103a,cuda:sm_120a "$tmp/all"
+sources "$tmp/all"
+"$tmp/all/tinystories" self-test --device cpu >"$tmp/err" 2>&1 || fail "self-test on the CPU"
+
+# 6. The same bytes again, with another number of threads, over what another compile left.
+mkdir -p "$tmp/a b"
+compile float cpu:x86-64-v3,cuda:sm_80,cuda:sm_90a "$tmp/a b/out"
+(export TZ=Asia/Tokyo HOME=/ && compile w4a16 cuda:sm_90a,cuda:sm_80 "$tmp/a b/out" --threads 1)
+rm -rf "$tmp/a b/out/src/templates" "$tmp/a b/out/src/kernels"
+diff -r "$tmp/w4a16" "$tmp/a b/out" || fail "the outputs differ"
+if grep -rlaF -e "$tmp" -e "$(dirname "$PFQC")" "$tmp/w4a16"; then fail "a path leaked"; fi
+
+# 7. A program for GPUs alone, weights inside; without a driver it says so.
+compile w4a16 cuda:sm_80 "$tmp/e" --embed-weights
+[ ! -e "$tmp/e/tinystories.weights" ] || fail "--embed-weights left a weights file"
+if PFQC_CUDA_DRIVER=/nonexistent "$tmp/e/tinystories" self-test >"$tmp/err" 2>&1; then fail "ran without a driver"; fi
+[ "$(wc -l <"$tmp/err")" -le 2 ] && grep -qi 'driver\|GPU' "$tmp/err" || fail "no sentence about the driver"
+echo "cuda_targets: kernels compile for every target, sources stand alone, refusals are clean"
