@@ -9,10 +9,11 @@
  * character U+00E9 in two tokens), 0xa9 and 0xe2 -> EOS, H -> 0xe2 (half a character, then the
  * end); after N all logits are NaN. All values are exact in f32. A wrong chunk, position, row,
  * barrier or scratch shows in the logits.
+ *
+ * FAKE_CUDA: with code for GPUs too, whose kernels are in fake_kernels.c; FAKE_GPU: with no other.
  */
-#include "fake_model.h"
+#include "fake_rule.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,30 +36,8 @@ static void hash(const PfqArgs *a, int tid, int nt)
     const int32_t *lo = a->in[0], *hi = a->in[1];
     uint32_t *act = a->out[0];
     for (int32_t t = tid; t < a->T; t += nt) {
-        uint32_t h = 7;
-        for (int32_t i = 0; i <= a->pos + t; i++) {
-            h = h * 31 + (uint32_t)lo[i] + 1 + (uint32_t)(lo[i] ^ 0x5555 ^ hi[i]);
-        }
-        act[2 * t] = h;
+        act[2 * t] = fake_hash_of(lo, hi, a->pos + t);
         act[2 * t + 1] = (uint32_t)lo[a->pos + t];
-    }
-}
-
-static float logit(uint32_t h, int32_t v, float bias)
-{
-    uint32_t x = (h ^ (uint32_t)v * 2654435761u) * 2246822519u;
-    return (float)((x ^ x >> 15) & 0xffff) / 8192.0f + bias;
-}
-
-static int32_t forced(uint32_t last)
-{
-    switch (last) {
-    case 'E': return 0xc3;
-    case 0xc3: return 0xa9;
-    case 'H': return 0xe2;
-    case 0xa9:
-    case 0xe2: return FAKE_EOS;
-    default: return -1;
     }
 }
 
@@ -75,8 +54,7 @@ static void head(const PfqArgs *a, int tid, int nt)
     for (int32_t r = 0; r < a->T; r++) {
         const uint32_t *row = act + 2 * (rows ? rows[r] : r);
         for (int32_t v = tid; v < FAKE_VOCAB; v += nt) {
-            float x = forced(row[1]) == v ? 100.0f : logit(row[0], v, bias[v]);
-            out[r * FAKE_VOCAB + v] = row[1] == 'N' || !scratch_ok ? NAN : x;
+            out[r * FAKE_VOCAB + v] = scratch_ok ? fake_logit(row[0], row[1], v, bias[v]) : NAN;
         }
     }
 }
@@ -161,11 +139,46 @@ __attribute__((constructor)) static void record(void)
     for (int32_t i = 0; i < EXPECT_TOP; i++) {
         expect_ids[i] = 50 * i;
         expect_logits[i] =
-            logit(h, 50 * i, fake_bias(50 * i)) + (getenv("FAKE_WRONG_EXPECT") ? 0.5f : 0.0f);
+            fake_mix(h, 50 * i, fake_bias(50 * i)) + (getenv("FAKE_WRONG_EXPECT") ? 0.5f : 0.0f);
     }
 }
 
 static const unsigned char tokenizer[] = {'F'};
+
+#if defined FAKE_CUDA || defined FAKE_GPU
+#define KV(row) {PFQ_AT_KV, 4 * (row)}
+static const PfqCudaKernel cuda_kernels[N_KERNELS] = {
+    {"append", "fake_append", 32, 1, FAKE_ROWS_APPEND, 0},
+    {"hash", "fake_hash", 32, 1, FAKE_ROWS_HASH, FAKE_SHARED},
+    {"head", "fake_head", FAKE_BLOCK, FAKE_VOCAB / FAKE_BLOCK, FAKE_ROWS_HEAD, 1024},
+};
+static const PfqCudaCall cuda_calls[] = {
+    {APPEND, .in = {{PFQ_AT_TOKENS, 0}}, .out = {KV(0), KV(1), {PFQ_AT_OWN, 128}}},
+    {HASH, .in = {KV(0), KV(1), {PFQ_AT_OWN, 128}}, .out = {{PFQ_AT_ACT, 0}}},
+    {HEAD, .in = {{PFQ_AT_ACT, 0}}, .out = {{PFQ_AT_LOGITS, 0}}, .w = {PFQ_AT_WEIGHT, 0}},
+    {HEAD, .in = {{PFQ_AT_ACT, 0}, {PFQ_AT_TOKENS, 0}}, .out = {{PFQ_AT_LOGITS, 0}},
+     .w = {PFQ_AT_WEIGHT, 0}},
+};
+static const void *const cuda_images[N_KERNELS] = {"append", "hash", "head"};
+static const uint64_t cuda_bytes[N_KERNELS] = {7, 5, 5};
+static const PfqCudaCode cuda_codes[] = {
+    {"sm_90a", 9, 0, true, false, cuda_images, cuda_bytes},
+    {"sm_86", 8, 6, false, false, cuda_images, cuda_bytes},
+    {"compute_80", 8, 0, false, true, cuda_images, cuda_bytes},
+    {"sm_80", 8, 0, false, false, cuda_images, cuda_bytes},
+};
+static const PfqCuda cuda = {
+    .n_kernels = N_KERNELS,
+    .n_codes = sizeof cuda_codes / sizeof *cuda_codes,
+    .kernel = cuda_kernels,
+    .code = cuda_codes,
+    .prefill = {cuda_calls, 2},
+    .logits = {cuda_calls + 3, 1},
+    .decode = {cuda_calls, 3},
+    .own_bytes = 128 + 4 * 8,
+    .driver = 12080,
+};
+#endif
 
 const PfqModel pfq_model = {
     .abi = PFQ_ABI_VERSION,
@@ -187,7 +200,12 @@ const PfqModel pfq_model = {
     .prefill = prefill,
     .logits = logits,
     .decode = decode,
+#ifndef FAKE_GPU
     .n_variants = 3,
+#endif
+#if defined FAKE_CUDA || defined FAKE_GPU
+    .cuda = &cuda,
+#endif
     .n_kernels = N_KERNELS,
     .variants = variants,
     .tokenizer = tokenizer,

@@ -1,0 +1,614 @@
+/* A CUDA driver without a GPU, for tests: built as a shared library that PFQC_CUDA_DRIVER names.
+ *
+ * Device memory is host memory between guards, streams do their work at once, "modules" are any
+ * bytes. It is strict where a real driver is forgiving: addresses must lie inside one allocation,
+ * launches must obey the limits of sm_90, and at exit everything must have been released; else
+ * it prints "stub: ..." and ends the program with status 70. Functions are looked up in the shared
+ * object PFQ_STUB_KERNELS, by name, and called there:
+ *     void NAME(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
+ * without it every name is found and a launch does nothing. The environment says what it pretends:
+ *
+ *   PFQ_STUB_DEVICES=1  PFQ_STUB_CAPABILITY=90  PFQ_STUB_DRIVER=13000  PFQ_STUB_MEMORY=1024 (MiB)
+ *   PFQ_STUB_GRAPHS=0   refuses to capture
+ *   PFQ_STUB_FAIL=N:E   call N (from 1; or every call of the name N) returns the error E (OOM,
+ * ...); LAUNCH_FAILED and ILLEGAL_ADDRESS then stay, as on a GPU: all later calls return them
+ *   PFQ_STUB_LOG=FILE   gets the name of every call, a line each (cuGetError* are not counted)
+ */
+#include "runtime/abi.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CUDA_CALL(symbol, params) int symbol params;
+#include "runtime/cuda.def"
+
+enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
+enum { INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_HANDLE = 400, NOT_FOUND = 500 };
+enum { ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, NOT_SUPPORTED = 801 };
+enum { NOT_INITIALIZED = 3, CAPTURE_UNSUPPORTED = 900 };
+
+static const struct {
+    int code;
+    const char *key, *name, *text;
+} errors[] = {
+    {INVALID_VALUE, "INVALID_VALUE", "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {OUT_OF_MEMORY, "OOM", "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {NOT_INITIALIZED, "NOT_INITIALIZED", "CUDA_ERROR_NOT_INITIALIZED", "initialization error"},
+    {NO_DEVICE, "NO_DEVICE", "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
+    {INVALID_DEVICE, "INVALID_DEVICE", "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {INVALID_CONTEXT, "INVALID_CONTEXT", "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+    {NO_BINARY, "NO_BINARY_FOR_GPU", "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image"},
+    {INVALID_HANDLE, "INVALID_HANDLE", "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+    {NOT_FOUND, "NOT_FOUND", "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {ILLEGAL_ADDRESS, "ILLEGAL_ADDRESS", "CUDA_ERROR_ILLEGAL_ADDRESS", "illegal memory access"},
+    {LAUNCH_FAILED, "LAUNCH_FAILED", "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {CAPTURE_UNSUPPORTED, "CAPTURE", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "not permitted"},
+};
+enum { N_ERRORS = sizeof errors / sizeof *errors };
+
+enum { GUARD = 256, GUARD_BYTE = 0xa5, PLAIN_SHARED = 49152, MAX_SHARED = 232448 };
+enum { MAX_THREADS = 1024, MAX_GRID_Y = 65535, DYNAMIC_SHARED = 8 };
+enum { MAJOR = 75, MINOR = 76 };
+
+typedef enum Kind { MEMORY, STREAM, MODULE, FUNCTION, GRAPH, EXEC, CONTEXT } Kind;
+static const char *const kind_names[] = {"memory", "stream", "module", "function",
+                                         "graph",  "exec",   "context"};
+
+typedef void Kernel(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared);
+
+typedef struct Launch {
+    Kernel *kernel;
+    PfqCudaArgs args;
+    int32_t grid[3], block, shared;
+} Launch;
+
+/* Anything with a handle. All live in one list until they are released. */
+typedef struct Object {
+    struct Object *next;
+    Kind kind;
+    uint64_t bytes;       /* memory */
+    unsigned char *block; /* memory: guard, bytes, guard */
+    Kernel *kernel;       /* function */
+    int32_t shared;       /* function: allowed */
+    struct Object *owner; /* function: its module */
+    Launch *launches;     /* graph, exec */
+    size_t n_launches;
+} Object;
+
+static struct {
+    Object *objects;
+    Object *context, *current; /* the primary one; what is current */
+    Object *capture;           /* the graph in recording */
+    uint64_t used;
+    long calls;
+    int sticky;
+    bool initialised;
+} stub;
+
+/* ---- what every call does first ---- */
+
+static long setting(const char *name, long or)
+{
+    const char *v = getenv(name);
+    return v ? strtol(v, NULL, 10) : or ;
+}
+
+_Noreturn static void bug(const char *call, const char *what)
+{
+    fprintf(stderr, "stub: %s: %s\n", call, what);
+    _exit(70);
+}
+
+static int asked_failure(const char *call)
+{
+    const char *fail = getenv("PFQ_STUB_FAIL");
+    const char *key = fail ? strchr(fail, ':') : NULL;
+    if (!key ||
+        (strtol(fail, NULL, 10) != stub.calls &&
+         (strlen(call) != (size_t)(key - fail) || strncmp(fail, call, strlen(call)) != 0))) {
+        return OK;
+    }
+    for (int i = 0; i < N_ERRORS; i++) {
+        if (strcmp(errors[i].key, key + 1) == 0) {
+            return errors[i].code;
+        }
+    }
+    bug("PFQ_STUB_FAIL", "unknown error");
+}
+
+static int enter(const char *call)
+{
+    const char *log = getenv("PFQ_STUB_LOG");
+    FILE *f = log ? fopen(log, "a") : NULL;
+    if (f) {
+        fprintf(f, "%s\n", call);
+        fclose(f);
+    }
+    stub.calls++;
+    int r = stub.sticky ? stub.sticky : asked_failure(call);
+    if (r == LAUNCH_FAILED || r == ILLEGAL_ADDRESS) {
+        stub.sticky = r;
+    }
+    return r;
+}
+
+/* What most calls need besides. */
+static int enter_context(const char *call)
+{
+    int r = enter(call);
+    if (!stub.initialised) {
+        bug(call, "before cuInit");
+    }
+    if (!stub.current) {
+        bug(call, "no context is current");
+    }
+    return r;
+}
+
+#define ENTER()                                                                                    \
+    do {                                                                                           \
+        int entered = enter(__func__);                                                             \
+        if (entered) {                                                                             \
+            return entered;                                                                        \
+        }                                                                                          \
+    } while (0)
+#define ENTER_CONTEXT()                                                                            \
+    do {                                                                                           \
+        int entered = enter_context(__func__);                                                     \
+        if (entered) {                                                                             \
+            return entered;                                                                        \
+        }                                                                                          \
+    } while (0)
+
+/* ---- objects ---- */
+
+static Object *make(Kind kind)
+{
+    Object *o = calloc(1, sizeof *o);
+    if (!o) {
+        bug(kind_names[kind], "out of memory");
+    }
+    o->kind = kind;
+    o->next = stub.objects;
+    stub.objects = o;
+    return o;
+}
+
+static Object *check(const void *handle, Kind kind, const char *call)
+{
+    for (Object *o = stub.objects; o; o = o->next) {
+        if (o == handle && o->kind == kind) {
+            return o;
+        }
+    }
+    bug(call, "unknown or released handle");
+}
+
+static void drop(Object *o)
+{
+    Object **at = &stub.objects;
+    while (*at != o) {
+        at = &(*at)->next;
+    }
+    *at = o->next;
+    free(o->launches);
+    free(o->block);
+    free(o);
+}
+
+static void check_guards(const Object *o, const char *call)
+{
+    for (size_t i = 0; i < GUARD; i++) {
+        if (o->block[i] != GUARD_BYTE || o->block[GUARD + o->bytes + i] != GUARD_BYTE) {
+            bug(call, "a kernel wrote outside its memory");
+        }
+    }
+}
+
+static Object *memory_at(uint64_t at, uint64_t bytes, const char *call)
+{
+    for (Object *o = stub.objects; o; o = o->next) {
+        const uint64_t base = (uint64_t)(uintptr_t)o->block + GUARD;
+        if (o->kind == MEMORY && at >= base && at <= base + o->bytes &&
+            bytes <= base + o->bytes - at) {
+            return o;
+        }
+    }
+    bug(call, "not inside an allocation");
+}
+
+__attribute__((destructor)) static void at_exit(void)
+{
+    for (const Object *o = stub.objects; o; o = o->next) {
+        if (o->kind != FUNCTION) {
+            bug("at exit", kind_names[o->kind]);
+        }
+    }
+}
+
+/* ---- errors, devices ---- */
+
+int cuGetErrorName(int result, const char **name)
+{
+    for (int i = 0; i < N_ERRORS; i++) {
+        if (errors[i].code == result) {
+            *name = errors[i].name;
+            return OK;
+        }
+    }
+    return INVALID_VALUE;
+}
+
+int cuGetErrorString(int result, const char **text)
+{
+    for (int i = 0; i < N_ERRORS; i++) {
+        if (errors[i].code == result) {
+            *text = errors[i].text;
+            return OK;
+        }
+    }
+    return INVALID_VALUE;
+}
+
+int cuInit(unsigned flags)
+{
+    ENTER();
+    (void)flags;
+    stub.initialised = true;
+    return setting("PFQ_STUB_DEVICES", 1) > 0 ? OK : NO_DEVICE;
+}
+
+int cuDriverGetVersion(int *version)
+{
+    ENTER();
+    *version = (int)setting("PFQ_STUB_DRIVER", 13000);
+    return OK;
+}
+
+int cuDeviceGetCount(int *count)
+{
+    ENTER();
+    *count = (int)setting("PFQ_STUB_DEVICES", 1);
+    return OK;
+}
+
+int cuDeviceGet(int *device, int ordinal)
+{
+    ENTER();
+    *device = ordinal;
+    return ordinal >= 0 && ordinal < setting("PFQ_STUB_DEVICES", 1) ? OK : INVALID_DEVICE;
+}
+
+int cuDeviceGetName(char *name, int cap, int device)
+{
+    ENTER();
+    snprintf(name, (size_t)cap, "Stub %d", device);
+    return OK;
+}
+
+int cuDeviceGetAttribute(int *value, int attribute, int device)
+{
+    ENTER();
+    const int capability = (int)setting("PFQ_STUB_CAPABILITY", 90);
+    (void)device;
+    *value = attribute == MAJOR ? capability / 10 : capability % 10;
+    return attribute == MAJOR || attribute == MINOR ? OK : INVALID_VALUE;
+}
+
+static size_t total_memory(void)
+{
+    return (size_t)setting("PFQ_STUB_MEMORY", 1024) << 20;
+}
+
+int cuDeviceTotalMem_v2(size_t *bytes, int device)
+{
+    ENTER();
+    (void)device;
+    *bytes = total_memory();
+    return OK;
+}
+
+int cuDevicePrimaryCtxRetain(void **context, int device)
+{
+    ENTER();
+    (void)device;
+    if (stub.context) {
+        bug(__func__, "retained twice");
+    }
+    *context = stub.context = make(CONTEXT);
+    return OK;
+}
+
+int cuDevicePrimaryCtxRelease_v2(int device)
+{
+    int r = enter(__func__);
+    (void)device;
+    for (Object *o = stub.objects, *next; o; o = next) {
+        next = o->next;
+        if (o->kind != CONTEXT && o->kind != FUNCTION) {
+            bug(__func__, "something of the context is left");
+        }
+    }
+    drop(check(stub.context, CONTEXT, __func__));
+    stub.context = stub.current = NULL;
+    return r;
+}
+
+int cuCtxSetCurrent(void *context)
+{
+    ENTER();
+    stub.current = context ? check(context, CONTEXT, __func__) : NULL;
+    return OK;
+}
+
+/* ---- memory ---- */
+
+int cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
+{
+    ENTER_CONTEXT();
+    *total = total_memory();
+    *free_bytes = *total - stub.used;
+    return OK;
+}
+
+int cuMemAlloc_v2(uint64_t *at, size_t bytes)
+{
+    ENTER_CONTEXT();
+    if (bytes == 0) {
+        return INVALID_VALUE;
+    }
+    if (stub.used + bytes > total_memory()) {
+        return OUT_OF_MEMORY;
+    }
+    Object *o = make(MEMORY);
+    o->bytes = bytes;
+    o->block = aligned_alloc(GUARD, (2 * GUARD + bytes + GUARD - 1) & ~(size_t)(GUARD - 1));
+    if (!o->block) {
+        bug(__func__, "out of memory");
+    }
+    memset(o->block, GUARD_BYTE, 2 * GUARD + bytes);
+    stub.used += bytes;
+    *at = (uint64_t)(uintptr_t)o->block + GUARD;
+    return OK;
+}
+
+int cuMemFree_v2(uint64_t at)
+{
+    int r = enter_context(__func__);
+    Object *o = memory_at(at, 0, __func__);
+    if (at != (uint64_t)(uintptr_t)o->block + GUARD) {
+        bug(__func__, "not the start of an allocation");
+    }
+    check_guards(o, __func__);
+    stub.used -= o->bytes;
+    drop(o);
+    return r;
+}
+
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream)
+{
+    ENTER_CONTEXT();
+    check(stream, STREAM, __func__);
+    memory_at(to, bytes, __func__);
+    memcpy((void *)(uintptr_t)to, from, bytes);
+    return OK;
+}
+
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream)
+{
+    ENTER_CONTEXT();
+    check(stream, STREAM, __func__);
+    memory_at(from, bytes, __func__);
+    memcpy(to, (const void *)(uintptr_t)from, bytes);
+    return OK;
+}
+
+int cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void *stream)
+{
+    ENTER_CONTEXT();
+    check(stream, STREAM, __func__);
+    memory_at(at, bytes, __func__);
+    memset((void *)(uintptr_t)at, value, bytes);
+    return OK;
+}
+
+/* ---- streams, modules ---- */
+
+int cuStreamCreate(void **stream, unsigned flags)
+{
+    ENTER_CONTEXT();
+    (void)flags;
+    *stream = make(STREAM);
+    return OK;
+}
+
+int cuStreamSynchronize(void *stream)
+{
+    ENTER_CONTEXT();
+    check(stream, STREAM, __func__);
+    return stub.capture ? CAPTURE_UNSUPPORTED : OK;
+}
+
+int cuStreamDestroy_v2(void *stream)
+{
+    int r = enter_context(__func__);
+    drop(check(stream, STREAM, __func__));
+    return r;
+}
+
+int cuModuleLoadData(void **module, const void *image)
+{
+    ENTER_CONTEXT();
+    if (!image) {
+        return INVALID_VALUE;
+    }
+    *module = make(MODULE);
+    return OK;
+}
+
+int cuModuleUnload(void *module)
+{
+    int r = enter_context(__func__);
+    Object *m = check(module, MODULE, __func__);
+    for (Object *o = stub.objects, *next; o; o = next) {
+        next = o->next;
+        if (o->kind == FUNCTION && o->owner == m) {
+            drop(o);
+        }
+    }
+    drop(m);
+    return r;
+}
+
+static void nothing(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
+{
+    (void)a, (void)grid, (void)block, (void)shared;
+}
+
+int cuModuleGetFunction(void **function, void *module, const char *name)
+{
+    ENTER_CONTEXT();
+    Object *m = check(module, MODULE, __func__);
+    const char *file = getenv("PFQ_STUB_KERNELS");
+    Kernel *kernel = nothing;
+    if (file) {
+        void *lib = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+        if (!lib) {
+            bug(__func__, dlerror());
+        }
+        kernel = (Kernel *)(uintptr_t)dlsym(lib, name);
+        if (!kernel) {
+            return NOT_FOUND;
+        }
+    }
+    Object *f = make(FUNCTION);
+    f->owner = m;
+    f->kernel = kernel;
+    f->shared = PLAIN_SHARED;
+    *function = f;
+    return OK;
+}
+
+int cuFuncSetAttribute(void *function, int attribute, int value)
+{
+    ENTER_CONTEXT();
+    Object *f = check(function, FUNCTION, __func__);
+    if (attribute != DYNAMIC_SHARED || value < 0 || value > MAX_SHARED) {
+        return INVALID_VALUE;
+    }
+    f->shared = value;
+    return OK;
+}
+
+/* ---- launches and graphs ---- */
+
+static void record(Object *graph, const Launch *l)
+{
+    Launch *all = realloc(graph->launches, (graph->n_launches + 1) * sizeof *all);
+    if (!all) {
+        bug("graph", "out of memory");
+    }
+    all[graph->n_launches++] = *l;
+    graph->launches = all;
+}
+
+static void play(const Launch *l)
+{
+    l->kernel(&l->args, l->grid, l->block, l->shared);
+}
+
+int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                   void *stream, void **params, void **extra)
+{
+    ENTER_CONTEXT();
+    const Object *f = check(function, FUNCTION, __func__);
+    check(stream, STREAM, __func__);
+    if (!grid_x || !grid_y || !grid_z || grid_y > MAX_GRID_Y || grid_z > MAX_GRID_Y || !block_x ||
+        block_x > MAX_THREADS || block_y != 1 || block_z != 1 || extra ||
+        shared > (unsigned)f->shared) {
+        return INVALID_VALUE;
+    }
+    Launch l = {.kernel = f->kernel,
+                .grid = {(int32_t)grid_x, (int32_t)grid_y, (int32_t)grid_z},
+                .block = (int32_t)block_x,
+                .shared = (int32_t)shared};
+    memcpy(&l.args, params[0], sizeof l.args);
+    if (stub.capture) {
+        record(stub.capture, &l);
+    } else {
+        play(&l);
+    }
+    return OK;
+}
+
+int cuStreamBeginCapture_v2(void *stream, int mode)
+{
+    ENTER_CONTEXT();
+    (void)mode;
+    check(stream, STREAM, __func__);
+    if (!setting("PFQ_STUB_GRAPHS", 1)) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    stub.capture = make(GRAPH);
+    return OK;
+}
+
+/* Ends the recording also where it fails, as CUDA does. */
+int cuStreamEndCapture(void *stream, void **graph)
+{
+    int r = enter_context(__func__);
+    check(stream, STREAM, __func__);
+    if (!stub.capture) {
+        bug(__func__, "nothing is being captured");
+    }
+    if (r) {
+        drop(stub.capture);
+        *graph = NULL;
+    } else {
+        *graph = stub.capture;
+    }
+    stub.capture = NULL;
+    return r;
+}
+
+int cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long flags)
+{
+    ENTER_CONTEXT();
+    const Object *g = check(graph, GRAPH, __func__);
+    Object *e = make(EXEC);
+    (void)flags;
+    for (size_t i = 0; i < g->n_launches; i++) {
+        record(e, &g->launches[i]);
+    }
+    *exec = e;
+    return OK;
+}
+
+int cuGraphLaunch(void *exec, void *stream)
+{
+    ENTER_CONTEXT();
+    const Object *e = check(exec, EXEC, __func__);
+    check(stream, STREAM, __func__);
+    for (size_t i = 0; i < e->n_launches; i++) {
+        play(&e->launches[i]);
+    }
+    return OK;
+}
+
+int cuGraphDestroy(void *graph)
+{
+    int r = enter_context(__func__);
+    drop(check(graph, GRAPH, __func__));
+    return r;
+}
+
+int cuGraphExecDestroy(void *exec)
+{
+    int r = enter_context(__func__);
+    drop(check(exec, EXEC, __func__));
+    return r;
+}

@@ -1,0 +1,62 @@
+/* The toy model's kernels for the stub of the CUDA driver (tests/cuda/stub_driver.c), with the rule
+ * of fake_model.c. A launch computes what its grid covers and no more, so wrong geometry shows. */
+#include "fake_rule.h"
+
+typedef void Kernel(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared);
+Kernel fake_append, fake_hash, fake_head;
+
+static void *at(uint64_t address)
+{
+    return (void *)(uintptr_t)address;
+}
+
+static int32_t pos_of(const PfqCudaArgs *a)
+{
+    return *(const int32_t *)at(a->pos);
+}
+
+static int32_t rows_of(const PfqCudaArgs *a, const int32_t grid[3], int32_t rows)
+{
+    return grid[1] * rows < a->T ? grid[1] * rows : a->T;
+}
+
+void fake_append(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
+{
+    const int32_t *tokens = at(a->in[0]), pos = pos_of(a), n = rows_of(a, grid, FAKE_ROWS_APPEND);
+    int32_t *lo = at(a->out[0]), *hi = at(a->out[1]), *own = at(a->out[2]);
+    (void)block, (void)shared;
+    for (int32_t t = 0; t < n; t++) {
+        lo[pos + t] = tokens[t];
+        hi[pos + t] = tokens[t] ^ 0x5555;
+        own[t] = tokens[t];
+    }
+}
+
+void fake_hash(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
+{
+    const int32_t *lo = at(a->in[0]), *hi = at(a->in[1]), *own = at(a->in[2]), pos = pos_of(a);
+    const int32_t n = rows_of(a, grid, FAKE_ROWS_HASH);
+    uint32_t *act = at(a->out[0]);
+    const bool ok = shared == FAKE_SHARED && a->ctx % 64 == 0;
+    (void)block;
+    for (int32_t t = 0; t < n; t++) {
+        act[2 * t] = fake_hash_of(lo, hi, pos + t) + (ok && own[t] == lo[pos + t] ? 0 : 1);
+        act[2 * t + 1] = (uint32_t)lo[pos + t];
+    }
+}
+
+void fake_head(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
+{
+    const uint32_t *act = at(a->in[0]);
+    const int32_t *rows = at(a->in[1]);
+    const float *bias = at(a->w);
+    float *out = at(a->out[0]);
+    const int32_t n = rows_of(a, grid, FAKE_ROWS_HEAD), cols = grid[0] * block;
+    (void)shared;
+    for (int32_t r = 0; r < n; r++) {
+        const uint32_t *row = act + 2 * (rows ? rows[r] : r);
+        for (int32_t v = 0; v < FAKE_VOCAB && v < cols; v++) {
+            out[r * FAKE_VOCAB + v] = fake_logit(row[0], row[1], v, bias[v]);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+/* The engine on a GPU, over the stub of the CUDA driver: the same logits as on the CPU, and what an
+ * error leaves behind. The stub ends the program if anything is not released. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fake_model.h"
+#include "runtime/engine.h"
+
+enum { LONG = 40 };
+
+static bool open_on(PfqEngine *e, const char *device, PfqErr *err)
+{
+    const PfqEngineConfig c = {.threads = 1,
+                               .ctx = LONG,
+                               .device = device,
+                               .weights = "fake_model.weights",
+                               .cuda_driver = "./libstub_driver.so"};
+    return pfq_engine_open(e, &pfq_model, &c, err);
+}
+
+static void open_engine(PfqEngine *e, const char *device)
+{
+    PfqErr err;
+    if (!open_on(e, device, &err)) {
+        fail_msg("%s", err.text);
+    }
+}
+
+static int32_t token(int32_t i)
+{
+    return (i * 97 + 5) % 60;
+}
+
+typedef struct Rows {
+    float v[LONG][FAKE_VOCAB];
+    int32_t n;
+} Rows;
+
+static void collect(void *user, int32_t first, int32_t n, const float *logits)
+{
+    Rows *r = user;
+    assert_int_equal(first, r->n);
+    memcpy(r->v[first], logits, (size_t)n * sizeof r->v[0]);
+    r->n += n;
+}
+
+/* All logits of the text, by a prefill. */
+static void all_rows(PfqEngine *e, Rows *rows)
+{
+    PfqErr err;
+    int32_t text[LONG];
+    for (int32_t i = 0; i < LONG; i++) {
+        text[i] = token(i);
+    }
+    rows->n = 0;
+    pfq_engine_rewind(e, 0);
+    assert_true(pfq_engine_prefill(e, text, LONG, PFQ_WANT_ALL, collect, rows, &err));
+}
+
+static void same_logits_as_the_cpu(void **state)
+{
+    (void)state;
+    static Rows cpu, gpu;
+    PfqEngine e;
+    PfqErr err;
+    open_engine(&e, "cpu");
+    all_rows(&e, &cpu);
+    pfq_engine_close(&e);
+    for (int graphs = 0; graphs < 2; graphs++) {
+        setenv("PFQ_STUB_GRAPHS", graphs ? "1" : "0", 1);
+        open_engine(&e, "cuda");
+        all_rows(&e, &gpu);
+        assert_memory_equal(&cpu, &gpu, sizeof cpu);
+        pfq_engine_rewind(&e, 0);
+        for (int32_t i = 0; i < LONG; i++) {
+            assert_memory_equal(pfq_engine_decode(&e, token(i), &err), cpu.v[i], sizeof cpu.v[i]);
+        }
+        assert_null(pfq_engine_decode(&e, 1, &err)); /* full */
+        pfq_engine_rewind(&e, 7);
+        assert_memory_equal(pfq_engine_decode(&e, token(7), &err), cpu.v[7], sizeof cpu.v[7]);
+        pfq_engine_close(&e);
+    }
+    unsetenv("PFQ_STUB_GRAPHS");
+}
+
+static void an_error_stays(void **state)
+{
+    (void)state;
+    PfqEngine e;
+    PfqErr first, second;
+    open_engine(&e, "cuda");
+    assert_non_null(pfq_engine_decode(&e, 5, &first));
+    setenv("PFQ_STUB_FAIL", "cuGraphLaunch:OOM", 1);
+    assert_null(pfq_engine_decode(&e, 6, &first));
+    unsetenv("PFQ_STUB_FAIL");
+    assert_string_equal(first.text,
+                        "cuGraphLaunch (decode) failed: CUDA_ERROR_OUT_OF_MEMORY, out of memory");
+    assert_null(pfq_engine_decode(&e, 6, &second));
+    assert_string_equal(first.text, second.text);
+    assert_false(pfq_engine_prefill(&e, (int32_t[]){1}, 1, PFQ_WANT_NONE, NULL, NULL, &second));
+    assert_int_equal(e.pos, 1);
+    pfq_engine_close(&e);
+    open_engine(&e, "cuda"); /* a new one begins afresh */
+    assert_non_null(pfq_engine_decode(&e, 5, &first));
+    pfq_engine_close(&e);
+}
+
+static void a_kernel_is_named(void **state)
+{
+    (void)state;
+    PfqEngine e;
+    PfqErr err;
+    setenv("PFQ_STUB_FAIL", "cuLaunchKernel:NO_BINARY_FOR_GPU", 1);
+    open_engine(&e, "cuda"); /* the recording fails, quietly */
+    assert_null(pfq_engine_decode(&e, 5, &err));
+    assert_non_null(strstr(err.text, "cuLaunchKernel (kernel 'append', call 0 of decode) failed"));
+    pfq_engine_close(&e);
+    setenv("PFQ_STUB_FAIL", "cuModuleGetFunction:OOM", 1);
+    assert_false(open_on(&e, "cuda", &err));
+    assert_non_null(strstr(err.text, "cuModuleGetFunction (kernel 'append', sm_90a) failed"));
+    pfq_engine_close(&e);
+    pfq_engine_close(&e);
+    unsetenv("PFQ_STUB_FAIL");
+}
+
+static void sizes_are_checked(void **state)
+{
+    (void)state;
+    PfqEngine e;
+    PfqErr err;
+    PfqModel m = pfq_model;
+    PfqEngineConfig c = {.threads = 1,
+                         .ctx = LONG,
+                         .device = "cuda",
+                         .weights = "fake_model.weights",
+                         .cuda_driver = "./libstub_driver.so"};
+    m.kv_row_bytes = (uint64_t)1 << 30;
+    assert_false(pfq_engine_open(&e, &m, &c, &err));
+    assert_string_equal(err.text,
+                        "the GPU 'Stub 0' has too little free memory: with a context of 64 "
+                        "tokens 65536.0 MiB are needed, 1024.0 MiB are free");
+    pfq_engine_close(&e);
+    m.kv_row_bytes = UINT64_MAX / 8;
+    assert_false(pfq_engine_open(&e, &m, &c, &err));
+    assert_non_null(strstr(err.text, "overflow"));
+    pfq_engine_close(&e);
+    c.device = "tpu";
+    assert_false(pfq_engine_open(&e, &m, &c, &err));
+    pfq_engine_close(&e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_logits_as_the_cpu),
+        cmocka_unit_test(an_error_stays),
+        cmocka_unit_test(a_kernel_is_named),
+        cmocka_unit_test(sizes_are_checked),
+    };
+    setenv("PFQ_STUB_KERNELS", "./libfake_kernels.so", 1);
+    return cmocka_run_group_tests_name("gpu", tests, NULL, NULL);
+}
