@@ -28,6 +28,19 @@ need_packages() { # installs what is missing of the packages named
         die "apt-get could not install: ${missing[*]}"
 }
 
+need_nvrtc() { # NVRTC, which compiles CUDA kernels without GPU or driver: PFQC_NVRTC, else build/nvrtc/
+    [ -z "${PFQC_NVRTC:-}" ] || return 0
+    local package=nvidia-cuda-nvrtc==13.5.37 dir="$root/build/nvrtc"
+    export PFQC_NVRTC="$dir/nvidia/cu13/lib"
+    [ ! -d "$PFQC_NVRTC" ] || return 0
+    python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip ca-certificates
+    step "install $package in build/nvrtc/"
+    rm -rf "$dir" "$dir.new"
+    python3 -m pip install -q --no-deps --target "$dir.new" "$package" ||
+        die "pip could not install $package (PFQC_NVRTC names an NVRTC that is here)"
+    mv "$dir.new" "$dir"
+}
+
 configure_and_build() { # folder, then cmake options
     local dir=$1
     shift
