@@ -1,27 +1,26 @@
-/* The scheduler of simt.h: fibers of one block at a time, in rounds. */
+/* The scheduler of simt.h: the fibers of one block at a time. A fiber that waits switches to
+ * another of its warp that is ready, else of the next warp; when none is ready, the scheduler opens
+ * the barrier or ends the block.
+ */
 #include "tests/cuda/simt.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { THREADS = 1024, WARPS = THREADS / 32, STACK = 64 << 10, PAGE = 4096, SHARED = 228 << 10 };
+enum { THREADS = 1024, STACK = 64 << 10, PAGE = 4096, SHARED = 227 << 10, ROOM = 228 << 10 };
 
-typedef enum Wait { READY, AT_BARRIER, AT_WARP, DONE } Wait;
-
-typedef struct Thread {
-    void *sp; /* where it stopped */
-    Wait wait;
-    SimtOp op; /* what it waits for, AT_WARP */
-    uint32_t mask, value, from, result;
-} Thread;
+typedef struct Warp {
+    uint32_t ready, waiting; /* lanes that can run; lanes that wait at an operation of the warp */
+    SimtOp op[32];           /* of waiting lanes: what they wait for */
+    uint32_t mask[32], value[32], from[32], result[32];
+} Warp;
 
 static struct {
-    Thread thread[THREADS];
-    uint32_t waiting[WARPS]; /* lanes that wait at an operation of their warp */
-    int32_t order[THREADS];
+    Warp warp[THREADS / 32];
+    void *sp[THREADS]; /* where a thread stopped */
     int32_t n, current, at_barrier, done;
-    void *sp; /* the scheduler's */
+    void *scheduler; /* where it stopped */
     void (*body)(const void *);
     const void *args;
     const char *name;
@@ -54,31 +53,59 @@ static _Noreturn void die(const char *what)
     abort();
 }
 
-static void pause_thread(Wait wait)
+static uint32_t random_below(uint32_t n)
 {
-    Thread *t = &s.thread[s.current];
-    t->wait = wait;
-    simt_switch(&t->sp, s.sp);
+    s.random = s.random * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((s.random >> 32) * n >> 32);
+}
+
+/* A thread that can run, from the current warp on; -1: none. */
+static int32_t pick(void)
+{
+    const int32_t warps = s.n / 32,
+                  first = simt_shuffle ? (int32_t)random_below((uint32_t)warps) : s.current / 32;
+    const uint32_t by = simt_shuffle ? random_below(32) : 0;
+    for (int32_t i = 0, w = first; i < warps; i++, w = w + 1 == warps ? 0 : w + 1) {
+        const uint32_t ready = s.warp[w].ready;
+        if (!ready) continue;
+        const uint32_t turned = ready >> by | ready << (-by & 31);
+        return 32 * w + (int32_t)(((uint32_t)__builtin_ctz(turned) + by) & 31);
+    }
+    return -1;
+}
+
+/* Leaves the current thread, kept at *from, for one that can run or for the scheduler. */
+static void leave(void **from)
+{
+    const int32_t next = pick();
+    if (next < 0) {
+        simt_switch(from, s.scheduler);
+        return;
+    }
+    s.current = next;
+    threadIdx.x = (uint32_t)next;
+    simt_switch(from, s.sp[next]);
+}
+
+/* The current thread is not ready until someone says so. */
+static void pause_thread(void)
+{
+    const int32_t me = s.current;
+    s.warp[me / 32].ready &= ~(1u << me % 32);
+    leave(&s.sp[me]);
 }
 
 static void run_thread(void)
 {
     s.body(s.args);
     s.done++;
-    pause_thread(DONE);
-}
-
-static void resume(int32_t i)
-{
-    s.current = i;
-    threadIdx.x = (uint32_t)i;
-    simt_switch(&s.sp, s.thread[i].sp);
+    pause_thread();
 }
 
 void simt_barrier(void)
 {
     s.at_barrier++;
-    pause_thread(AT_BARRIER);
+    pause_thread();
 }
 
 static uint32_t reduce(SimtOp op, uint32_t a, uint32_t b)
@@ -88,54 +115,49 @@ static uint32_t reduce(SimtOp op, uint32_t a, uint32_t b)
     case SIMT_MAX_S: return (int32_t)a > (int32_t)b ? a : b;
     case SIMT_MIN_S: return (int32_t)a < (int32_t)b ? a : b;
     case SIMT_MAX_U: return a > b ? a : b;
-    default: return a < b ? a : b;
+    case SIMT_MIN_U: return a < b ? a : b;
+    default: return a | b; /* BALLOT: of bits in their places */
     }
 }
 
-/* All lanes of the mask wait, the current one included: gives each its result and lets it go on. */
-static void finish_warp(Thread *warp, const Thread *t)
+/* All lanes of the mask wait: gives each its result and lets it go on. */
+static void finish(Warp *w, SimtOp op, uint32_t mask)
 {
-    uint32_t all = 0;
-    bool first = true;
-    for (uint32_t i = 0; i < 32; i++) {
-        if (!(t->mask >> i & 1)) continue;
-        if (warp[i].op != t->op || warp[i].mask != t->mask)
-            die("lanes of a warp wait at different operations");
-        if (t->op == SIMT_SHUFFLE && !(t->mask >> warp[i].from & 1))
-            die("a lane reads one that the mask does not name");
-        all = t->op == SIMT_BALLOT ? all | warp[i].value << i
-              : first              ? warp[i].value
-                                   : reduce(t->op, all, warp[i].value);
-        first = false;
+    if (op == SIMT_SHUFFLE) {
+        for (uint32_t i = 0; i < 32; i++)
+            w->result[i] = mask >> i & 1 ? w->value[w->from[i]] : w->result[i];
+    } else if (op != SIMT_SYNC) {
+        uint32_t all = w->value[__builtin_ctz(mask)];
+        for (uint32_t rest = mask & (mask - 1); rest; rest &= rest - 1)
+            all = reduce(op, all, w->value[__builtin_ctz(rest)]);
+        for (uint32_t rest = mask; rest; rest &= rest - 1)
+            w->result[__builtin_ctz(rest)] = all;
     }
-    for (uint32_t i = 0; i < 32; i++)
-        if (t->mask >> i & 1) {
-            warp[i].result = t->op == SIMT_SHUFFLE ? warp[warp[i].from].value : all;
-            warp[i].wait = READY;
-        }
+    w->waiting &= ~mask;
+    w->ready |= mask;
 }
 
 uint32_t simt_warp(SimtOp op, uint32_t mask, uint32_t value, uint32_t from)
 {
-    Thread *t = &s.thread[s.current], *warp = &s.thread[s.current & ~31];
-    uint32_t *waiting = &s.waiting[s.current / 32];
+    Warp *w = &s.warp[s.current / 32];
     const uint32_t lane = (uint32_t)s.current & 31;
     if (!(mask >> lane & 1)) die("a lane's mask does not name it");
-    t->op = op, t->mask = mask, t->value = value, t->from = from;
-    *waiting |= 1u << lane;
-    if ((*waiting & mask) != mask) {
-        pause_thread(AT_WARP);
-        return t->result;
+    if (op == SIMT_SHUFFLE && !(mask >> from & 1))
+        die("a lane reads one that its mask does not name");
+    const uint32_t others = w->waiting & mask;
+    if (others) {
+        const int first = __builtin_ctz(others);
+        if (w->op[first] != op || w->mask[first] != mask)
+            die("lanes of a warp wait at different operations");
     }
-    finish_warp(warp, t);
-    *waiting &= ~mask;
-    return t->result;
-}
-
-static uint32_t random_below(uint32_t n)
-{
-    s.random = s.random * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((s.random >> 32) * n >> 32);
+    w->op[lane] = op, w->mask[lane] = mask, w->from[lane] = from;
+    w->value[lane] = op == SIMT_BALLOT ? value << lane : value;
+    w->waiting |= 1u << lane;
+    if ((w->waiting & mask) == mask)
+        finish(w, op, mask);
+    else
+        pause_thread();
+    return w->result[lane];
 }
 
 static void shuffle(int32_t *order, int32_t n)
@@ -155,50 +177,44 @@ static void map_memory(void)
 {
     if (s.stacks) return;
     const size_t step = STACK + PAGE;
-    s.stacks = mmap(NULL, THREADS * step + SHARED + PAGE, PROT_READ | PROT_WRITE,
+    s.stacks = mmap(NULL, THREADS * step + PAGE + ROOM + PAGE, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (s.stacks == MAP_FAILED) die("out of memory");
     for (size_t i = 0; i <= THREADS; i++)
         mprotect(s.stacks + i * step, PAGE, PROT_NONE);
-    s.shared_end = (unsigned char *)s.stacks + THREADS * step + PAGE + SHARED;
-    if (mprotect(s.shared_end - PAGE, PAGE, PROT_NONE)) die("cannot protect memory");
-    s.shared_end -= PAGE;
+    s.shared_end = (unsigned char *)s.stacks + THREADS * step + PAGE + ROOM;
+    if (mprotect(s.shared_end, PAGE, PROT_NONE)) die("cannot protect memory");
 }
 
 static void start_threads(void)
 {
-    s.at_barrier = s.done = 0;
-    memset(s.waiting, 0, sizeof s.waiting);
+    s.at_barrier = s.done = s.current = 0;
     for (int32_t i = 0; i < s.n; i++) {
+        if (i % 32 == 0) s.warp[i / 32].waiting = 0, s.warp[i / 32].ready = ~0u;
         /* What simt_switch pops: six registers, then the address to return to; above it the stack
-         * is aligned. */
-        void **sp = (void **)(void *)(s.stacks + (size_t)(i + 1) * (STACK + PAGE) - 64);
+         * is aligned. Tops of stacks lie at different offsets in their pages, so that they do not
+         * all fall into one set of the cache. */
+        char *top = s.stacks + (size_t)(i + 1) * (STACK + PAGE) - (size_t)(i % 32) * 128;
+        void **sp = (void **)(void *)(top - 64);
         memset(sp, 0, 64);
         void (*entry)(void) = run_thread;
         memcpy(&sp[6], &entry, sizeof entry);
-        s.thread[i] = (Thread){.sp = sp};
+        s.sp[i] = sp;
     }
 }
 
 static void run_block(void)
 {
     start_threads();
-    shuffle(s.order, s.n);
-    while (s.done < s.n) {
-        bool moved = false;
-        for (int32_t i = 0; i < s.n; i++)
-            if (s.thread[s.order[i]].wait == READY) {
-                moved = true;
-                resume(s.order[i]);
-            }
-        if (s.at_barrier == s.n) {
-            s.at_barrier = 0;
-            for (int32_t i = 0; i < s.n; i++)
-                s.thread[i].wait = READY;
-        } else if (!moved) {
+    for (;;) {
+        leave(&s.scheduler); /* comes back when no thread can run */
+        if (s.done == s.n) return;
+        if (s.at_barrier != s.n)
             die(s.at_barrier ? "a thread waits at a barrier that others do not reach"
                              : "a lane waits for lanes that do not come");
-        }
+        s.at_barrier = 0;
+        for (int32_t i = 0; i < s.n / 32; i++)
+            s.warp[i].ready = ~0u;
     }
 }
 
@@ -208,7 +224,7 @@ void simt_launch(const char *name, void (*thread)(const void *), const void *arg
     s.name = name, s.body = thread, s.args = args, s.n = block, s.current = 0;
     if (block < 32 || block % 32 || block > limit || limit > THREADS)
         die("a block is some warps, within its bounds");
-    if (shared < 0 || shared > SHARED - PAGE - 128) die("more shared memory than a chip has");
+    if (shared < 0 || shared > SHARED) die("more shared memory than a chip has");
     if (grid[0] < 1 || grid[1] < 1 || grid[1] > 65535 || grid[2] != 1)
         die("the grid is out of range");
     map_memory();
