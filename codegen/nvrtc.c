@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <glob.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -113,6 +114,15 @@ static void *open_library(Diag *d, Arena *a)
     return NULL;
 }
 
+/* NVRTC opens a second library by its name alone, and finds it by its own run path, which does not
+ * count where dlopen is wrapped (AddressSanitizer): opened before, it is found everywhere. */
+static void open_builtins(Arena *a, void *lib)
+{
+    char folder[PATH_MAX];
+    if (dlinfo(lib, RTLD_DI_ORIGIN, folder) == 0)
+        (void)open_pattern(a, folder, "/libnvrtc-builtins.so*");
+}
+
 static bool bind_functions(Diag *d, void *lib, Nvrtc *n)
 {
     const char *missing = NULL;
@@ -195,12 +205,14 @@ const Nvrtc *nvrtc_open(Diag *d, Arena *a, const CgTargets *t)
     Nvrtc *n = NEW(a, Nvrtc);
     void *lib = open_library(d, a);
     if (!lib || !bind_functions(d, lib, n)) return NULL;
+    open_builtins(a, lib);
     bool ok = true;
     for (u32 i = 0; i < t->n_gpu; i++) {
         if (knows(n, t->gpu[i]->name)) continue;
         ok = diag_error(d, E_NVRTC, LOC_WHAT("target"), "%s makes no code for %s", n->name,
                         t->gpu[i]->name);
-        diag_hint(d, "%s", how_to_get);
+        diag_hint(d, "take a newer one: `pip install -U nvidia-cuda-nvrtc`, and name its folder in "
+                     "PFQC_NVRTC if an older one is found first");
     }
     return ok ? n : NULL;
 }
