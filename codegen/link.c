@@ -154,6 +154,7 @@ static bool run_cc(Diag *d, Arena *a, const char *src_dir, const int *fd, u32 n_
         argv[n++] = arena_printf(a, "/proc/self/fd/%d", fd[i]);
     argv[n++] = "-lm";
     argv[n++] = "-lpthread";
+    argv[n++] = "-ldl"; /* empty since glibc 2.34; the CUDA driver is opened with it */
     argv[n++] = "-o";
     argv[n++] = output;
     StrBuf said = {.a = a};
