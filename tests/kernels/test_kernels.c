@@ -18,12 +18,29 @@ KtLib lib;
 int cases;
 static int failures;
 
+static int skipped;
+
+/* Three of four in a fixed order without a period, which might leave out one kind of case. */
+static bool left_out(const char *name)
+{
+    static uint32_t state = 1;
+    if ((strncmp(name, "linear", 6) != 0 && strcmp(name, "attend") != 0) || getenv("PFQ_ALL"))
+        return false;
+    state = state * 1664525u + 1013904223u;
+    return state >> 30 != 0;
+}
+
 bool tested(const char *name)
 {
     static const char *missing[32];
     static size_t n;
-    if (strcmp(lib.variant, "cuda") != 0 || kt_has(&lib, name))
+    if (strcmp(lib.variant, "cuda") != 0)
         return true;
+    if (kt_has(&lib, name)) {
+        const bool out = left_out(name);
+        skipped += out;
+        return !out;
+    }
     for (size_t i = 0; i < n; i++)
         if (!strcmp(missing[i], name))
             return false;
@@ -661,6 +678,8 @@ int main(int argc, char **argv)
     test_kv();
     test_linears();
     test_integer_linears();
+    if (skipped)
+        printf("%s: %d cases of linears and attention left out; PFQ_ALL=1 runs them\n", argv[1], skipped);
     printf("%s: %d cases, %d failures\n", argv[1], cases, failures);
     return failures != 0;
 }

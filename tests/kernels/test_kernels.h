@@ -10,7 +10,9 @@
 extern KtLib lib;
 extern int cases;
 
-/* False for the variant "cuda" if kernel `name` has no CUDA template yet; says so once. */
+/* Whether the next case of kernel `name` runs. Not for the variant "cuda" if the kernel has no CUDA template yet, which is
+ * said once; and since emulation is slow, a fixed quarter of the cases of linears and attention, unless PFQ_ALL is set in the
+ * environment. */
 bool tested(const char *name);
 /* Runs kernel `name` for nt threads in sequence. */
 void run(const char *name, PfqArgs *a, int nt, int64_t K, int64_t D);
