@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Programs for GPUs run whole models without one: the emitted kernels are compiled for the host with emulated threads
+# (tests/cuda/simt.h) and launched by a stub of the driver, from the tables in the program, on its own weight image. What
+# self-test expects is from the reference evaluator, so kernels, tables, places and runtime are judged together.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+case $PFQC in /*) ;; *) PFQC=$PWD/$PFQC ;; esac
+clang=$(command -v clang-19 || true)
+[ -n "$clang" ] || { echo "clang-19 is not installed"; exit 77; }
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+fail() {
+    echo "FAILED: $*"
+    cat "$tmp/err" 2>/dev/null || true
+    exit 1
+}
+cp -r "$root/samples/tinystories" "$tmp/model"
+model=$tmp/model/model.json
+sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$model"
+if ! "$PFQC" "$model" --check --target cuda:sm_80 2>"$tmp/err"; then
+    grep -q 'E0605.*not on this machine' "$tmp/err" || fail "NVRTC is there but cannot be used"
+    echo "NVRTC is not on this machine: no program was made"
+    exit 77
+fi
+
+# A specialised source holds its constants; a template's kernels that it drops are left in, so their names repeat.
+printf '#undef PFQ_CONST\n#define PFQ_CONST(type, name)\n' >"$tmp/constants.h"
+flags="-O1 -fPIC -march=x86-64-v3 -fno-math-errno -ffp-contract=off -I$root"
+"$clang" $flags -std=gnu17 -c "$root/tests/cuda/simt.c" -o "$tmp/simt.o"
+"$clang" $flags -std=gnu17 -shared "$root/tests/cuda/stub_driver.c" -o "$tmp/libcuda.so.1"
+library() { # folder of sources: kernels.so beside the program
+    local out=$1 k name entry
+    mkdir "$tmp/o"
+    for k in "$out"/src/cuda/*.cu; do
+        name=$(basename "$k" .cu)
+        entry=$(sed -n "s/^#define \(pfq_[a-z0-9_]*\) $name\$/\1/p" "$k")
+        "$clang" $flags -x c++ -std=c++17 -fno-exceptions -fno-rtti -include "$root/tests/cuda/simt.h" -include "$tmp/constants.h" \
+            -D${entry}_simt="$name" -c "$k" -o "$tmp/o/$name.o" 2>"$tmp/err" || fail "$name.cu for the host"
+    done
+    "$clang" -shared -Wl,-z,muldefs "$tmp"/o/*.o "$tmp/simt.o" -lm -o "$out/kernels.so"
+    rm -r "$tmp/o"
+}
+for recipe in ${PFQC_TEST_RECIPES:-float w8a8-dynamic w4a16 prefixquant-w4a8kv4 quarot-w4a4kv4}; do
+    out=$tmp/$recipe
+    "$PFQC" "$model" --recipe $recipe --target cuda:sm_90a --cache "$tmp/cache" -o "$out" 2>"$tmp/err" || fail "$recipe"
+    library "$out"
+    PFQC_CUDA_DRIVER=$tmp/libcuda.so.1 PFQ_STUB_KERNELS=$out/kernels.so "$out/tinystories" self-test --device cuda >"$tmp/err" 2>&1 ||
+        fail "self-test of $recipe"
+    grep -q 'prefill: ok' "$tmp/err" && grep -q 'decode: ok' "$tmp/err" || fail "nothing was compared with $recipe"
+done
+echo "cuda_run: whole models on emulated threads give the reference's logits"
