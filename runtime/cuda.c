@@ -8,7 +8,7 @@
 enum { MAX_SHARED = 8 };       /* CUfunction_attribute: dynamic shared memory */
 enum { PLAIN_SHARED = 49152 }; /* bytes of it that need no asking */
 enum { NON_BLOCKING = 1 };     /* CUstream_flags: no order with the default stream */
-enum { THREAD_LOCAL = 1 };     /* CUstreamCaptureMode */
+enum { RELAXED = 2 };          /* CUstreamCaptureMode */
 
 #define PIECE     ((uint64_t)64 << 20) /* of the weights, per copy */
 #define TOKENS_AT 64                   /* int32s: in the io buffer, behind the position */
@@ -200,7 +200,7 @@ static void record_decode(PfqGpu *g)
     const PfqCudaDriver *d = &g->driver;
     PfqErr ignored;
     void *graph = NULL;
-    if (d->cuStreamBeginCapture_v2(g->stream, THREAD_LOCAL) != PFQ_CUDA_OK) {
+    if (d->cuStreamBeginCapture_v2(g->stream, RELAXED) != PFQ_CUDA_OK) {
         return;
     }
     bool ok = launch_all(g, PFQ_DECODE, 1, &ignored);

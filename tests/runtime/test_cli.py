@@ -281,7 +281,8 @@ class Usage(Base):
         "--predict": ("run -p x", {"0"}), "--temp": ("run -n 1 -p x", {"0", "1.5"}),
         "--top-k": ("run -n 1 -p x", {"0"}), "--top-p": ("run -n 1 -p x", {"0"}), "--min-p": ("run -n 1 -p x", {"0"}),
         "--seed": ("run -n 1 -p x", {"0", "2147483648"}), "--ctx": ("run -n 1 -p x", set()),
-        "--threads": ("run -n 1 -p x", set()), "--chunks": ("ppl /dev/null", set()), "--n-prompt": ("bench -n 1 -r 1", {"0"}),
+        "--threads": ("run -n 1 -p x", set()), "--cuda-device": ("run -n 1 -p x", {"0"}),
+        "--chunks": ("ppl /dev/null", set()), "--n-prompt": ("bench -n 1 -r 1", {"0"}),
         "--n-gen": ("bench -p 1 -r 1", {"0"}), "--n-depth": ("bench -p 1 -n 0 -r 1", {"0"}),
         "--repetitions": ("bench -p 1 -n 0", set()), "--top": ("logits --tokens 1", set()),
     }
@@ -299,7 +300,7 @@ class Usage(Base):
 
     def test_usage_errors(self):
         for args in [[], ["nope"], ["run", "--nope"], ["run", "-x"], ["run", "-p"], ["run", "-p", "a", "--special=1"],
-                     ["bench", "-o", "xml"], ["bench", "-o", ""], ["run", "a"], ["info", "--prompt", "x"], ["--version"],
+                     ["run", "-p", "a", "--device", "tpu"], ["bench", "-o", "xml"], ["bench", "-o", ""], ["run", "a"], ["info", "--prompt", "x"], ["--version"],
                      ["run", "--top"], ["run", "--promptx", "a"]]:
             self.fails(2, *args)
 
