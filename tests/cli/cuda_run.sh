@@ -14,10 +14,8 @@ fail() {
     cat "$tmp/err" 2>/dev/null || true
     exit 1
 }
-cp -r "$root/samples/tinystories" "$tmp/model"
-model=$tmp/model/model.json
-sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$model"
-if ! "$PFQC" "$model" --check --target cuda:sm_80 2>"$tmp/err"; then
+sample=$root/samples/tinystories/model.json
+if ! "$PFQC" "$sample" --check --target cuda:sm_80 2>"$tmp/err"; then
     grep -q 'E0605.*not on this machine' "$tmp/err" || fail "NVRTC is there but cannot be used"
     echo "NVRTC is not on this machine: no program was made"
     exit 77
@@ -40,12 +38,40 @@ library() { # folder of sources: kernels.so beside the program
     "$clang" -shared -Wl,-z,muldefs "$tmp"/o/*.o "$tmp/simt.o" -lm -o "$out/kernels.so"
     rm -r "$tmp/o"
 }
-for recipe in ${PFQC_TEST_RECIPES:-float w8a8-dynamic w4a16 prefixquant-w4a8kv4 quarot-w4a4kv4}; do
-    out=$tmp/$recipe
-    "$PFQC" "$model" --recipe $recipe --target cuda:sm_90a --cache "$tmp/cache" -o "$out" 2>"$tmp/err" || fail "$recipe"
-    library "$out"
-    PFQC_CUDA_DRIVER=$tmp/libcuda.so.1 PFQ_STUB_KERNELS=$out/kernels.so "$out/tinystories" self-test --device cuda >"$tmp/err" 2>&1 ||
-        fail "self-test of $recipe"
-    grep -q 'prefill: ok' "$tmp/err" && grep -q 'decode: ok' "$tmp/err" || fail "nothing was compared with $recipe"
+check() { # model.json, recipes
+    local model=$1 recipe out name
+    shift
+    sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$model"
+    for recipe in "$@"; do
+        out=$tmp/out
+        rm -rf "$out"
+        "$PFQC" "$model" --recipe $recipe --target cuda:sm_90a --cache "$tmp/cache" -o "$out" 2>"$tmp/err" || fail "$recipe of $model"
+        name=$(basename "$out"/*.weights .weights)
+        library "$out"
+        PFQC_CUDA_DRIVER=$tmp/libcuda.so.1 PFQ_STUB_KERNELS=$out/kernels.so "$out/$name" self-test --device cuda >"$tmp/err" 2>&1 ||
+            fail "self-test of $name, $recipe"
+        grep -q 'prefill: ok' "$tmp/err" && grep -q 'decode: ok' "$tmp/err" || fail "nothing was compared with $name, $recipe"
+    done
+}
+cp -r "$(dirname "$sample")" "$tmp/model"
+check "$tmp/model/model.json" float w4a16 prefixquant-w4a8kv4 ${PFQC_TEST_FULL:+w8a8-dynamic quarot-w4a4kv4}
+
+# Biases, windows, partial RoPE, norms of heads; all checkpoints and recipes in a full run.
+for golden in "$root"/tests/data/arch/*/golden.json; do
+    dir=$(dirname "$golden")
+    name=$(basename "$dir")
+    recipes="float w4a16 prefixquant-w4a8kv4 prefixquant-w8a8kv8-dynamic"
+    case ${PFQC_TEST_FULL:-}$name in
+    1*) ;;
+    llama-bias) recipes="w8a8-dynamic" ;;
+    mistral-window) recipes="prefixquant-w4a8kv4" ;;
+    phi3-partial) recipes="w4a16" ;;
+    qwen3) recipes="prefixquant-w4a4kv4-dynamic" ;;
+    *) continue ;;
+    esac
+    src=$dir
+    [ -f "$dir/$name.gguf" ] && src=$dir/$name.gguf
+    "$PFQC" init "$src" -o "$tmp/$name.json" 2>"$tmp/err" || fail "init $name"
+    check "$tmp/$name.json" $recipes
 done
 echo "cuda_run: whole models on emulated threads give the reference's logits"
