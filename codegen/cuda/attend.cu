@@ -2,20 +2,24 @@
  * window and a prefix. The twin of codegen/cpu/attend.c, which states the slots.
  *
  * Launch: 128 threads take one query head (blockIdx.x) of ATT_ROWS tokens (blockIdx.y). Keys come
- * in blocks of 32, which start at multiples of 32, so a row's result depends on its own keys only:
- *   - the block's keys are brought to shared memory, as f32, or as bytes for integer scores;
- *   - a lane has a key, warp w rows w, w + 4, ...: scores, then a step of the online softmax, whose
- *     state (maximum; per lane the sums) stays in registers;
- *   - a thread has a column (columns, of heads over 128): o of all rows = o * corr + p * v.
+ * in blocks of 32, which start at multiples of 32, so a row's result depends on its own keys only.
  * The prefix comes first, as blocks of its own, and is so the state that the cache begins with.
+ *
+ * Many tokens: the keys of a block are brought to shared memory, as f32, or as bytes for integer
+ * scores. A lane has a key, warp w rows w, w + 4, ...: scores, then a step of the online softmax,
+ * whose state (maximum; per lane the sums) stays in registers. Then a thread has a column: o of all
+ * rows = o * corr + p * v.
+ *
+ * One token: the warps deal out the blocks and go their own ways, each with the state of a softmax
+ * and with its own o; these are added up at the end.
  *
  * With integer q and K scores are exact int32 products times one factor; else quantised keys are
  * taken as small f32 integers. Scales of values multiply the probabilities, minima are summed
  * apart.
  *
  * Roofline: many tokens are bound by shared memory, some 1/8 of the chip's f32 rate; one token by
- * latency: a block reads its keys alone, so a long context wants them divided over blocks, which a
- * later template is for.
+ * the latency of memory: a block reads the keys of its head alone, 4 warps at a time, so a long
+ * context wants them divided over blocks, which a later template is for.
  *
  * Shared memory: q f32 [ATT_ROWS][D4], q bytes [ATT_ROWS][D4], keys [32][D4 + 1], o [ATT_ROWS][D],
  * p [32][ATT_P], per row corr, factor of q, sum of q; D4 is D rounded up to 4.
@@ -107,6 +111,20 @@ PFQ_DEVICE const uint16_t *prefix_at(const Attend &s, int32_t which, int32_t j)
     return (const uint16_t *)s.a->aux[which] + ((int64_t)j * c_kv_heads + s.kv) * c_head_dim;
 }
 
+/* Columns d .. d + 3 of key (which 0) or value (1) j of the prefix or the cache; those past the
+ * head are 0. */
+PFQ_DEVICE void four(const Attend &s, bool prefix, int32_t which, int32_t j, int32_t d, float x[4])
+{
+    if (!prefix) {
+        kv_four(kv_at(s, 1 + which, j), d, x);
+        return;
+    }
+    const uint16_t *row = prefix_at(s, which, j);
+    PFQ_UNROLL
+    for (int32_t i = 0; i < 4; i++)
+        x[i] = d + i < c_head_dim ? pfq_h_to_f(row[d + i]) : 0.0f;
+}
+
 /* ---- queries ---- */
 
 /* Column d of row r, of integers the integer; 0 past the head. */
@@ -147,14 +165,13 @@ PFQ_DEVICE void load_queries(const Attend &s)
 /* n keys from row j on, of the prefix or the cache; columns past the head are 0. */
 PFQ_DEVICE void load_keys(const Attend &s, bool prefix, int32_t j, int32_t n)
 {
-    const int32_t width = max(dim4(), 4);
-    for (int32_t i = (int32_t)threadIdx.x; i < n * width; i += 32 * ATT_WARPS) {
-        const int32_t key = i / width, d = i % width;
-        float x = 0.0f;
-        if (d < c_head_dim)
-            x = prefix ? pfq_h_to_f(prefix_at(s, 0, j + key)[d])
-                       : kv_float(kv_at(s, 1, j + key), d);
-        s.keys[key * key_stride() + d] = x;
+    const int32_t quads = max(dim4() / 4, 1);
+    for (int32_t i = (int32_t)threadIdx.x; i < n * quads; i += 32 * ATT_WARPS) {
+        float x[4], *to = s.keys + i / quads * key_stride() + i % quads * 4;
+        four(s, prefix, 0, j + i / quads, i % quads * 4, x);
+        PFQ_UNROLL
+        for (int32_t c = 0; c < 4; c++)
+            to[c] = x[c];
     }
 }
 
@@ -188,6 +205,13 @@ PFQ_DEVICE void float_scores(const Attend &s, int32_t n, float *x)
     }
 }
 
+/* sum plus 4 products of a key's and a query's bytes. */
+PFQ_DEVICE int32_t int_dot(uint32_t k, uint32_t q, int32_t sum)
+{
+    return c_kv == PFQ_KV_U8 ? pfq_dp4a_us(k, (int32_t)q, sum)
+                             : __dp4a((int32_t)k, (int32_t)q, sum);
+}
+
 PFQ_DEVICE void int_scores_of(const Attend &s, int32_t n, float *x)
 {
     const uint32_t *k = (const uint32_t *)s.keys + pfq_lane() * key_stride();
@@ -197,11 +221,8 @@ PFQ_DEVICE void int_scores_of(const Attend &s, int32_t n, float *x)
         sum[i] = 0;
     for (int32_t w = 0; w < dim4() / 4; w++) {
         PFQ_UNROLL
-        for (int32_t i = 0; i < n; i++) {
-            const int32_t q = (int32_t)s.ints[(pfq_warp() + ATT_WARPS * i) * dim4() / 4 + w];
-            sum[i] =
-                c_kv == PFQ_KV_U8 ? pfq_dp4a_us(k[w], q, sum[i]) : __dp4a((int32_t)k[w], q, sum[i]);
-        }
+        for (int32_t i = 0; i < n; i++)
+            sum[i] = int_dot(k[w], s.ints[(pfq_warp() + ATT_WARPS * i) * dim4() / 4 + w], sum[i]);
     }
     PFQ_UNROLL
     for (int32_t i = 0; i < n; i++)
@@ -223,131 +244,209 @@ PFQ_DEVICE void softmax(const Attend &s, AttState &st, int32_t i, float x, bool 
     if (pfq_lane() == 0) s.corr[r] = corr;
 }
 
-/* Keys in shared memory are rows j .. j + n of the cache; `own` rows of a warp count. */
-PFQ_DEVICE void cache_scores(const Attend &s, AttState &st, int32_t j, int32_t n, int32_t own)
+/* Products x[own] of the lane's key, of rows j .. j + n of the cache, to probabilities of the
+ * warp's first `own` rows; of one token, every warp has its only row. */
+PFQ_DEVICE void cache_softmax(const Attend &s, AttState &st, int32_t j, int32_t n, int32_t own,
+                              const float *x)
 {
     const int32_t key = j + min(pfq_lane(), n - 1);
     const float scale = kv_scale(s, 0, key), value = kv_scale(s, 1, key);
     const float k_min = kv_minima() ? kv_half(s, 4, key) : 0.0f,
                 v_min = kv_minima() ? kv_half(s, 6, key) : 0.0f;
-    float x[ATT_OWN];
-    if (int_scores())
-        int_scores_of(s, own, x);
-    else
-        float_scores(s, own, x);
     PFQ_UNROLL
     for (int32_t i = 0; i < own; i++) {
-        const int32_t r = pfq_warp() + ATT_WARPS * i, p = s.pos + r;
+        const int32_t r = s.a->T == 1 ? 0 : pfq_warp() + ATT_WARPS * i, p = s.pos + r;
         if (r >= s.tn) break;
-        x[i] = fmaf(k_min, s.sum[r], x[i] * scale) * s.factor[r];
-        softmax(s, st, i, x[i], pfq_lane() >= n || key < first_key(p) || key > p, value, v_min);
+        softmax(s, st, i, fmaf(k_min, s.sum[r], x[i] * scale) * s.factor[r],
+                pfq_lane() >= n || key < first_key(p) || key > p, value, v_min);
     }
 }
 
-PFQ_DEVICE void prefix_scores(const Attend &s, AttState &st, int32_t n, int32_t own)
+/* Keys in shared memory are n of the prefix, or rows j .. j + n of the cache. */
+PFQ_DEVICE void scores(const Attend &s, AttState &st, bool prefix, int32_t j, int32_t n)
 {
     float x[ATT_OWN];
-    float_scores(s, own, x);
-    PFQ_UNROLL
-    for (int32_t i = 0; i < own; i++)
-        if (pfq_warp() + ATT_WARPS * i < s.tn) softmax(s, st, i, x[i], pfq_lane() >= n, 1.0f, 0.0f);
-}
-
-PFQ_DEVICE void scores(const Attend &s, AttState &st, bool prefix, int32_t j, int32_t n,
-                       int32_t own)
-{
-    if (pfq_warp() >= s.tn) return;
-    if (prefix)
-        prefix_scores(s, st, n, own);
+    if (!prefix && int_scores())
+        int_scores_of(s, ATT_OWN, x);
     else
-        cache_scores(s, st, j, n, own);
+        float_scores(s, ATT_OWN, x);
+    if (!prefix) {
+        cache_softmax(s, st, j, n, ATT_OWN, x);
+        return;
+    }
+    PFQ_UNROLL
+    for (int32_t i = 0; i < ATT_OWN; i++)
+        if (pfq_warp() + ATT_WARPS * i < s.tn) softmax(s, st, i, x[i], pfq_lane() >= n, 1.0f, 0.0f);
 }
 
 /* ---- values ---- */
 
-/* Column d of o: += p times the values of n keys from row j on, of the prefix or the cache, for
- * `rows` rows. */
-PFQ_DEVICE void values(const Attend &s, bool prefix, int32_t j, int32_t n, int32_t d, int32_t rows)
+/* o of all rows: += p times the values of n keys from row j on, of the prefix or the cache; a
+ * thread has a column. */
+PFQ_DEVICE void values(const Attend &s, bool prefix, int32_t j, int32_t n)
 {
-    float acc[ATT_ROWS];
-    PFQ_UNROLL
-    for (int32_t r = 0; r < rows; r++)
-        acc[r] = s.o[r * c_head_dim + d] * s.corr[r];
-    for (int32_t k = 0; k < n; k++) {
-        const float v =
-            prefix ? pfq_h_to_f(prefix_at(s, 1, j + k)[d]) : kv_float(kv_at(s, 2, j + k), d);
+    for (int32_t d = (int32_t)threadIdx.x; d < c_head_dim; d += 32 * ATT_WARPS) {
+        float acc[ATT_ROWS];
         PFQ_UNROLL
-        for (int32_t r = 0; r < rows; r += 4) {
-            const AttFour p = *(const AttFour *)(s.p + k * ATT_P + r);
+        for (int32_t r = 0; r < ATT_ROWS; r++)
+            acc[r] = s.o[r * c_head_dim + d] * s.corr[r];
+        for (int32_t k = 0; k < n; k++) {
+            const float v =
+                prefix ? pfq_h_to_f(prefix_at(s, 1, j + k)[d]) : kv_float(kv_at(s, 2, j + k), d);
             PFQ_UNROLL
-            for (int32_t c = 0; c < min(rows, 4); c++)
-                acc[r + c] = fmaf(p.v[c], v, acc[r + c]);
+            for (int32_t r = 0; r < ATT_ROWS; r += 4) {
+                const AttFour p = *(const AttFour *)(s.p + k * ATT_P + r);
+                PFQ_UNROLL
+                for (int32_t c = 0; c < 4; c++)
+                    acc[r + c] = fmaf(p.v[c], v, acc[r + c]);
+            }
         }
+        PFQ_UNROLL
+        for (int32_t r = 0; r < ATT_ROWS; r++)
+            s.o[r * c_head_dim + d] = acc[r];
     }
-    PFQ_UNROLL
-    for (int32_t r = 0; r < rows; r++)
-        s.o[r * c_head_dim + d] = acc[r];
 }
 
-PFQ_DEVICE void all_values(const Attend &s, bool prefix, int32_t j, int32_t n)
+/* Column d of row r, x times factor, to out[0]. */
+PFQ_DEVICE void put(const Attend &s, int32_t r, int32_t d, float x, float factor)
 {
-    for (int32_t d = (int32_t)threadIdx.x; d < c_head_dim; d += 32 * ATT_WARPS)
-        if (s.tn == 1)
-            values(s, prefix, j, n, d, 1);
-        else
-            values(s, prefix, j, n, d, ATT_ROWS);
+    const int64_t t = s.t0 + r;
+    const int32_t col = s.head * c_head_dim + d;
+    if (c_fmt == PFQ_FMT_S8)
+        ((uint8_t *)s.a->out[0])[t * pfq_up(c_heads * c_head_dim, 64) + col] =
+            pfq_quant_byte(x, factor * pfq_inv(*(const float *)s.a->aux[5]));
+    else
+        ((float *)s.a->out[0])[t * c_heads * c_head_dim + col] = x * factor;
 }
 
-/* ---- the whole ---- */
+/* ---- many tokens ---- */
 
-/* A block of n keys from row j on, of the prefix or the cache. */
-PFQ_DEVICE void attend_block(const Attend &s, AttState &st, bool prefix, int32_t j, int32_t n)
+PFQ_DEVICE void many_block(const Attend &s, AttState &st, bool prefix, int32_t j, int32_t n)
 {
     if (!prefix && int_scores())
         load_int_keys(s, j, n);
     else
         load_keys(s, prefix, j, n);
     __syncthreads();
-    if (s.tn == 1)
-        scores(s, st, prefix, j, n, 1);
-    else
-        scores(s, st, prefix, j, n, ATT_OWN);
+    scores(s, st, prefix, j, n);
     __syncthreads();
-    all_values(s, prefix, j, n);
+    values(s, prefix, j, n);
 }
 
-PFQ_DEVICE void attend_all(const Attend &s, AttState &st)
+PFQ_DEVICE void many(const Attend &s, AttState &st)
 {
     const int32_t end = s.pos + s.tn;
     for (int32_t j = 0; j < c_prefix; j += ATT_KEYS)
-        attend_block(s, st, true, j, min(ATT_KEYS, c_prefix - j));
+        many_block(s, st, true, j, min(ATT_KEYS, c_prefix - j));
     for (int32_t j = first_key(s.pos) / ATT_KEYS * ATT_KEYS; j < end; j += ATT_KEYS)
-        attend_block(s, st, false, j, min(ATT_KEYS, end - j));
-}
-
-/* The warp's rows of o, normalised, to out[0]. */
-PFQ_DEVICE void finish(const Attend &s, const AttState &st)
-{
+        many_block(s, st, false, j, min(ATT_KEYS, end - j));
+    __syncthreads();
     PFQ_UNROLL
     for (int32_t i = 0; i < ATT_OWN; i++) {
         const int32_t r = pfq_warp() + ATT_WARPS * i;
         if (r >= s.tn) break;
-        const float minima = kv_minima() ? pfq_warp_sum(st.minima[i]) : 0.0f;
-        float factor = 1.0f / pfq_warp_sum(st.sum[i]);
-        if (c_fmt == PFQ_FMT_S8) factor *= pfq_inv(*(const float *)s.a->aux[5]);
-        const int64_t t = s.t0 + r;
-        const int32_t col = s.head * c_head_dim;
-        uint8_t *ints = (uint8_t *)s.a->out[0] + t * pfq_up(c_heads * c_head_dim, 64) + col;
-        float *floats = (float *)s.a->out[0] + t * c_heads * c_head_dim + col;
-        for (int32_t d = pfq_lane(); d < c_head_dim; d += 32) {
-            const float x = s.o[r * c_head_dim + d] + minima;
-            if (c_fmt == PFQ_FMT_S8)
-                ints[d] = pfq_quant_byte(x, factor);
-            else
-                floats[d] = x * factor;
-        }
+        const float factor = 1.0f / pfq_warp_sum(st.sum[i]), minima = pfq_warp_sum(st.minima[i]);
+        for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
+            put(s, r, d, s.o[r * c_head_dim + d] + minima, factor);
     }
 }
+
+/* ---- one token: o, p, corr of row w are warp w's ---- */
+
+/* The product of the query with key j. */
+PFQ_DEVICE float one_score(const Attend &s, bool prefix, int32_t j)
+{
+    float sum = 0.0f;
+    int32_t ints = 0;
+    if (!prefix && int_scores()) {
+        for (int32_t d = 0; d < c_head_dim; d += 4)
+            ints = int_dot(kv_bytes(kv_at(s, 1, j), d), s.ints[d / 4], ints);
+        return (float)ints;
+    }
+    for (int32_t d = 0; d < c_head_dim; d += 4) {
+        float k[4];
+        four(s, prefix, 0, j, d, k);
+        PFQ_UNROLL
+        for (int32_t c = 0; c < 4; c++)
+            sum = fmaf(s.q[d + c], k[c], sum);
+    }
+    return sum;
+}
+
+PFQ_DEVICE void one_values(const Attend &s, bool prefix, int32_t j, int32_t n)
+{
+    float *o = s.o + pfq_warp() * c_head_dim;
+    for (int32_t d = 4 * pfq_lane(); d < c_head_dim; d += 128) {
+        float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int32_t k = 0; k < n; k++) {
+            const float p = s.p[k * ATT_P + pfq_warp()];
+            float v[4];
+            four(s, prefix, 1, j + k, d, v);
+            PFQ_UNROLL
+            for (int32_t c = 0; c < 4; c++)
+                acc[c] = fmaf(p, v[c], acc[c]);
+        }
+        for (int32_t c = 0; c < 4 && d + c < c_head_dim; c++)
+            o[d + c] = fmaf(o[d + c], s.corr[pfq_warp()], acc[c]);
+    }
+}
+
+PFQ_DEVICE void one_block(const Attend &s, AttState &st, bool prefix, int32_t j, int32_t n)
+{
+    const float x = one_score(s, prefix, j + min(pfq_lane(), n - 1));
+    if (prefix)
+        softmax(s, st, 0, x, pfq_lane() >= n, 1.0f, 0.0f);
+    else
+        cache_softmax(s, st, j, n, 1, &x);
+    __syncwarp();
+    one_values(s, prefix, j, n);
+    __syncwarp();
+}
+
+/* The warps' states, which corr has [3][ATT_WARPS] of (maxima, sums, sums of minima), and o to
+ * out[0]. */
+PFQ_DEVICE void one_result(const Attend &s)
+{
+    float e[ATT_WARPS], top = ATT_NONE, sum = 0.0f, minima = 0.0f;
+    PFQ_UNROLL
+    for (int32_t w = 0; w < ATT_WARPS; w++)
+        top = fmaxf(top, s.corr[w]);
+    PFQ_UNROLL
+    for (int32_t w = 0; w < ATT_WARPS; w++) {
+        e[w] = pfq_exp(s.corr[w] - top);
+        sum = fmaf(e[w], s.corr[ATT_WARPS + w], sum);
+        minima = fmaf(e[w], s.corr[2 * ATT_WARPS + w], minima);
+    }
+    for (int32_t d = (int32_t)threadIdx.x; d < c_head_dim; d += 32 * ATT_WARPS) {
+        float x = minima;
+        PFQ_UNROLL
+        for (int32_t w = 0; w < ATT_WARPS; w++)
+            x = fmaf(e[w], s.o[w * c_head_dim + d], x);
+        put(s, 0, d, x, 1.0f / sum);
+    }
+}
+
+PFQ_DEVICE void one(const Attend &s, AttState &st)
+{
+    const int32_t end = s.pos + 1, w = pfq_warp();
+    if (w == 0)
+        for (int32_t j = 0; j < c_prefix; j += ATT_KEYS)
+            one_block(s, st, true, j, min(ATT_KEYS, c_prefix - j));
+    for (int32_t j = (first_key(s.pos) / ATT_KEYS + w) * ATT_KEYS; j < end;
+         j += ATT_KEYS * ATT_WARPS)
+        one_block(s, st, false, j, min(ATT_KEYS, end - j));
+    const float sum = pfq_warp_sum(st.sum[0]), minima = pfq_warp_sum(st.minima[0]);
+    __syncthreads();
+    if (pfq_lane() == 0) {
+        s.corr[w] = st.top[0];
+        s.corr[ATT_WARPS + w] = sum;
+        s.corr[2 * ATT_WARPS + w] = minima;
+    }
+    __syncthreads();
+    one_result(s);
+}
+
+/* ---- the whole ---- */
 
 PFQ_DEVICE Attend attend_of(const PfqCudaArgs &a)
 {
@@ -383,7 +482,8 @@ PFQ_KERNEL(pfq_cu_attend, 128)
         s.p[i] = 0.0f; /* rows past the last stay 0 */
     if (threadIdx.x < ATT_ROWS) s.corr[threadIdx.x] = 0.0f;
     __syncthreads();
-    attend_all(s, st);
-    __syncthreads();
-    finish(s, st);
+    if (a.T == 1)
+        one(s, st);
+    else
+        many(s, st);
 }

@@ -86,6 +86,20 @@ PFQ_DEVICE uint32_t kv_bytes(const uint8_t *row, int32_t d)
     return v | (v & 0x08080808) * 30; /* bit 3 to bits 4 .. 7 */
 }
 
+/* Columns d .. d + 3 of any row, of integers the integers; those past c_head_dim are 0. */
+PFQ_DEVICE void kv_four(const uint8_t *row, int32_t d, float x[4])
+{
+    const uint32_t bytes = kv_ints() ? kv_bytes(row, d) : 0;
+    PFQ_UNROLL
+    for (int32_t i = 0; i < 4; i++) {
+        const uint8_t b = (uint8_t)(bytes >> 8 * i);
+        if (kv_ints())
+            x[i] = kv_unsigned() ? (float)b : (float)(int8_t)b;
+        else
+            x[i] = d + i < c_head_dim ? kv_float(row, d + i) : 0.0f;
+    }
+}
+
 /* ---- writing: by a whole warp, of v[c_head_dim] in shared memory ---- */
 
 /* Where a key or value of one token and head goes. */
