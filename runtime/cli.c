@@ -45,6 +45,7 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
                               .cpu = c->opt.cpu,
                               .cuda_device = (int)c->opt.cuda_device,
                               .cuda_driver = c->opt.cuda_driver,
+                              .cuda_sync = c->opt.cuda_sync,
                               .weights = c->opt.weights,
                               .sparse = sparse,
                               .copy = c->opt.copy_weights};

@@ -21,6 +21,11 @@ static const char *const buffer_names[N_BUFFERS] = {
 };
 static const char *const phase_names[PFQ_N_PHASES] = {"prefill", "logits", "decode"};
 
+/* A kernel's own failure shows only when it is waited for. */
+static const char *const sync_names[PFQ_N_PHASES] = {"a kernel of prefill, which --cuda-sync names",
+                                                     "a kernel of logits, which --cuda-sync names",
+                                                     "a kernel of decode, which --cuda-sync names"};
+
 typedef struct Buffer {
     uint64_t at, bytes; /* at: 0 until allocated */
 } Buffer;
@@ -41,6 +46,7 @@ struct PfqGpu {
     Phase phase[PFQ_N_PHASES];
     void *graph;  /* decode's launches, recorded and ready; NULL: launched one by one */
     int32_t *io;  /* [TOKENS_AT + tokens]: the host's copy of BUF_IO */
+    bool sync;    /* wait after every kernel */
     bool broken;  /* a run has failed: */
     PfqErr fault; /* with this sentence */
 };
@@ -175,12 +181,17 @@ static bool launch(PfqGpu *g, PfqPhaseId id, int32_t i, int32_t n, PfqErr *err)
     int r = g->driver.cuLaunchKernel(g->function[which], (unsigned)k->grid_x, blocks, 1,
                                      (unsigned)k->block, 1, 1, (unsigned)k->shared, g->stream,
                                      params, NULL);
+    const char *call = "cuLaunchKernel";
+    if (r == PFQ_CUDA_OK && g->sync) {
+        r = g->driver.cuStreamSynchronize(g->stream);
+        call = "cuStreamSynchronize";
+    }
     if (r == PFQ_CUDA_OK) {
         return true;
     }
     char what[192];
     snprintf(what, sizeof what, "kernel '%s', call %d of %s", k->name, i, phase_names[id]);
-    return pfq_cuda_check(&g->driver, r, "cuLaunchKernel", what, err);
+    return pfq_cuda_check(&g->driver, r, call, what, err);
 }
 
 static bool launch_all(PfqGpu *g, PfqPhaseId id, int32_t n, PfqErr *err)
@@ -256,7 +267,9 @@ static bool open_gpu(PfqGpu *g, const char *gpu_name, const PfqGpuConfig *c, Pfq
             g->phase[p].args[i] = resolve(g, &g->phase[p].table->call[i]);
         }
     }
-    record_decode(g);
+    if (!g->sync) {
+        record_decode(g);
+    }
     return CALL(g, cuStreamSynchronize, "loading", g->stream);
 }
 
@@ -273,6 +286,7 @@ PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpu
     g->code = choice->code;
     g->device = choice->device;
     g->ctx = c->ctx;
+    g->sync = c->sync;
     if (!open_gpu(g, choice->name, c, err)) {
         pfq_gpu_close(g);
         return NULL;
@@ -343,7 +357,7 @@ static bool run(PfqGpu *g, PfqPhaseId id, int32_t n, float *logits, PfqErr *err)
            enqueue(g, id, n, err) &&
            (!down ||
             CALL(g, cuMemcpyDtoHAsync_v2, what, logits, g->buf[BUF_LOGITS].at, down, g->stream)) &&
-           CALL(g, cuStreamSynchronize, what, g->stream);
+           CALL(g, cuStreamSynchronize, sync_names[id], g->stream);
 }
 
 bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, int32_t pos,

@@ -54,6 +54,7 @@ typedef struct PfqGpuConfig {
     const void *weights; /* the image's data, read only while opening */
     uint64_t weight_bytes;
     int32_t ctx; /* capacity of the KV cache, a multiple of 64 */
+    bool sync;   /* wait after every kernel, so that an error names it; nothing is recorded */
 } PfqGpuConfig;
 
 PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpuConfig *c,

@@ -40,7 +40,7 @@ typedef struct PfqOptions {
     int64_t ctx, threads; /* 0: not given */
     const char *device, *cpu, *weights, *cuda_driver;
     int64_t cuda_device;
-    bool copy_weights;
+    bool copy_weights, cuda_sync;
 } PfqOptions;
 
 typedef enum PfqParsed { PFQ_PARSED, PFQ_PARSED_HELP, PFQ_PARSED_BAD } PfqParsed;

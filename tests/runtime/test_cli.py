@@ -300,7 +300,8 @@ class Usage(Base):
 
     def test_usage_errors(self):
         for args in [[], ["nope"], ["run", "--nope"], ["run", "-x"], ["run", "-p"], ["run", "-p", "a", "--special=1"],
-                     ["run", "-p", "a", "--device", "tpu"], ["bench", "-o", "xml"], ["bench", "-o", ""], ["run", "a"], ["info", "--prompt", "x"], ["--version"],
+                     ["run", "-p", "a", "--device", "tpu"], ["bench", "-o", "xml"], ["bench", "-o", ""], ["run", "a"],
+                     ["info", "--prompt", "x"], ["--version"],
                      ["run", "--top"], ["run", "--promptx", "a"]]:
             self.fails(2, *args)
 

@@ -56,6 +56,7 @@ class Cuda(unittest.TestCase):
                 self.assertEqual(want.returncode, 0, want.stderr)
                 for kw in [{}, {"graphs": 0}, {"capability": 86}, {"exe": BOTH}]:
                     self.assertEqual(self.ok(*args, **kw), want.stdout.decode("utf-8"), (args, kw))
+                self.assertEqual(self.ok(*args, "--cuda-sync"), want.stdout.decode("utf-8"), args)
 
     def test_nan_is_told(self):
         self.assertIn("not finite", self.fails("run", "-p", "N"))

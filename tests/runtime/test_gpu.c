@@ -129,6 +129,29 @@ static void a_kernel_is_named(void **state)
     unsetenv("PFQ_STUB_FAIL");
 }
 
+static void a_faulty_kernel_is_named(void **state)
+{
+    (void)state;
+    PfqEngine e;
+    PfqErr err;
+    PfqEngineConfig c = {.threads = 1,
+                         .ctx = LONG,
+                         .device = "cuda",
+                         .weights = "fake_model.weights",
+                         .cuda_driver = "./libstub_driver.so"};
+    for (int sync = 0; sync < 2; sync++) {
+        c.cuda_sync = sync;
+        assert_true(pfq_engine_open(&e, &pfq_model, &c, &err));
+        assert_non_null(pfq_engine_decode(&e, 5, &err));
+        setenv("PFQ_STUB_FAIL", "cuStreamSynchronize:OOM", 1);
+        assert_null(pfq_engine_decode(&e, 5, &err));
+        unsetenv("PFQ_STUB_FAIL");
+        assert_non_null(strstr(err.text, sync ? "(kernel 'append', call 0 of decode) failed"
+                                              : "(a kernel of decode, which --cuda-sync names)"));
+        pfq_engine_close(&e);
+    }
+}
+
 static void sizes_are_checked(void **state)
 {
     (void)state;
@@ -158,9 +181,8 @@ static void sizes_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_logits_as_the_cpu),
-        cmocka_unit_test(an_error_stays),
-        cmocka_unit_test(a_kernel_is_named),
+        cmocka_unit_test(same_logits_as_the_cpu), cmocka_unit_test(an_error_stays),
+        cmocka_unit_test(a_kernel_is_named),      cmocka_unit_test(a_faulty_kernel_is_named),
         cmocka_unit_test(sizes_are_checked),
     };
     setenv("PFQ_STUB_KERNELS", "./libfake_kernels.so", 1);
