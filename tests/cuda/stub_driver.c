@@ -90,10 +90,10 @@ static struct {
 
 /* ---- what every call does first ---- */
 
-static long setting(const char *name, long or)
+static long setting(const char *name, long otherwise)
 {
     const char *v = getenv(name);
-    return v ? strtol(v, NULL, 10) : or ;
+    return v ? strtol(v, NULL, 10) : otherwise;
 }
 
 _Noreturn static void bug(const char *call, const char *what)
