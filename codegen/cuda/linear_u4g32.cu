@@ -70,13 +70,15 @@ PFQ_DEVICE void lin_add(const Lin &l, const uint8_t *const w[2], int32_t step, i
                         float *v)
 {
     const LinGroup g[2] = {lin_group(w[0], step), lin_group(w[1], step)};
+    const int64_t at = (int64_t)l.t0 * lin_groups() + step / 4;
+    const int32_t *x = (const int32_t *)l.a->in[0] + 16 * at + 2 * (step % 4);
+    const float *scales = (const float *)l.a->in[1] + at;
     PFQ_UNROLL
     for (int32_t j = 0; j < n; j++) {
-        const int64_t at = (int64_t)lin_token(l, t + j) * lin_groups() + step / 4;
-        const int32_t *x =
-            (const int32_t *)((const uint8_t *)l.a->in[0] + 64 * at + 8 * (step % 4));
-        const int32_t hi[2] = {x[0], x[1]}, lo[2] = {x[8], x[9]};
-        const float scale = ((const float *)l.a->in[1])[at];
+        const int32_t row = (lin_token(l, t + j) - l.t0) * lin_groups();
+        const int32_t hi[2] = {x[16 * row], x[16 * row + 1]},
+                      lo[2] = {x[16 * row + 8], x[16 * row + 9]};
+        const float scale = scales[row];
         const float sum = scale * lin_dot(hi, lo, 0x01010101, 0x01010101);
         PFQ_UNROLL
         for (int32_t r = 0; r < 8; r++) { /* of both tiles */
