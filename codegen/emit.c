@@ -54,7 +54,8 @@ static void ref(StrBuf *o, const CgPlan *p, const CgRef *r)
 }
 
 /* ", .in = {a, b}" up to the last slot used; nothing if none is. */
-static void slots(StrBuf *o, const CgPlan *p, const char *name, const CgRef *r, u32 n)
+static void slots(StrBuf *o, const CgPlan *p, const char *name, const CgRef *r, u32 n,
+                  CgEmitRef *emit)
 {
     while (n && r[n - 1].place == CG_NONE)
         n--;
@@ -62,9 +63,20 @@ static void slots(StrBuf *o, const CgPlan *p, const char *name, const CgRef *r, 
     sb_printf(o, ", .%s = {", name);
     for (u32 i = 0; i < n; i++) {
         if (i) sb_str(o, ", ");
-        ref(o, p, &r[i]);
+        emit(o, p, &r[i]);
     }
     sb_ch(o, '}');
+}
+
+void cg_emit_operands(StrBuf *o, const CgPlan *p, const CgCall *c, CgEmitRef *emit)
+{
+    slots(o, p, "in", c->in, CG_IN, emit);
+    if (c->w.place != CG_NONE) {
+        sb_str(o, ", .w = ");
+        emit(o, p, &c->w);
+    }
+    slots(o, p, "aux", c->aux, CG_AUX, emit);
+    slots(o, p, "out", c->out, CG_OUT, emit);
 }
 
 /* ---- the schedule ---- */
@@ -176,13 +188,7 @@ static void emit_phase(const CgBuild *b, const CgPhase *ph, StrBuf *o)
         step = c->step;
         if (c->barrier) sb_str(o, "    pfq_barrier(x->barrier);\n");
         sb_printf(o, "    %s(%s", c->each ? "EACH" : "CALL", p->kernels.at[c->kernel].name);
-        slots(o, p, "in", c->in, CG_IN);
-        if (c->w.place != CG_NONE) {
-            sb_str(o, ", .w = ");
-            ref(o, p, &c->w);
-        }
-        slots(o, p, "aux", c->aux, CG_AUX);
-        slots(o, p, "out", c->out, CG_OUT);
+        cg_emit_operands(o, p, c, ref);
         sb_str(o, ");\n");
         if (ph == &p->phase[CG_DECODE]) emit_ahead(p, ph, i, o);
     }

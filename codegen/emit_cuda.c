@@ -39,19 +39,6 @@ static void ref(StrBuf *o, const CgPlan *p, const CgRef *r)
     }
 }
 
-static void slots(StrBuf *o, const CgPlan *p, const char *name, const CgRef *r, u32 n)
-{
-    while (n && r[n - 1].place == CG_NONE)
-        n--;
-    if (!n) return;
-    sb_printf(o, ", .%s = {", name);
-    for (u32 i = 0; i < n; i++) {
-        if (i) sb_str(o, ", ");
-        ref(o, p, &r[i]);
-    }
-    sb_ch(o, '}');
-}
-
 /* Calls that every thread of a CPU does for itself are ordinary ones here: what they write has one
  * copy. */
 static void emit_calls(const CgPlan *p, const CgPhase *ph, StrBuf *o)
@@ -71,13 +58,7 @@ static void emit_calls(const CgPlan *p, const CgPhase *ph, StrBuf *o)
         }
         step = c->step;
         sb_printf(o, "    {.kernel = K_%s", p->kernels.at[c->kernel].name);
-        slots(o, p, "in", c->in, CG_IN);
-        if (c->w.place != CG_NONE) {
-            sb_str(o, ", .w = ");
-            ref(o, p, &c->w);
-        }
-        slots(o, p, "aux", c->aux, CG_AUX);
-        slots(o, p, "out", c->out, CG_OUT);
+        cg_emit_operands(o, p, c, ref);
         sb_str(o, "},\n");
     }
     sb_str(o, "};\n");

@@ -206,6 +206,9 @@ void cg_emit_cuda_tables(const CgBuild *b, StrBuf *out);
 /* Pieces of both. */
 void cg_emit_comment(StrBuf *o, const char *text);
 void cg_emit_step_ops(StrBuf *o, Module *m, const CgPhase *ph, u32 step, const char *margin);
+/* The operands of a call as initialisers, ", .in = {a, b}, .w = c", each printed by `emit`. */
+typedef void CgEmitRef(StrBuf *o, const CgPlan *p, const CgRef *r);
+void cg_emit_operands(StrBuf *o, const CgPlan *p, const CgCall *c, CgEmitRef *emit);
 void cg_emit_constants(StrBuf *o, const CgKernel *k, u64 which);
 void cg_emit_plan_json(const CgBuild *b, StrBuf *out);
 

@@ -348,17 +348,16 @@ static const char *dtype_of(const WeightForm *f)
 /* Scale, minimum and integers as expressions of the weight. */
 static bool lazy(Walk *k, Builder *b, const Weight *w, ValueId *q, ValueId *s, ValueId *min)
 {
-    const AttrSpec sym[] = {
-        {A_DTYPE, .s = dtype_of(&k->f)}, {A_GROUP, .i = k->f.group}, {A_FULL, .i = 1}, {0}};
-    const AttrSpec asym[] = {{A_DTYPE, .s = dtype_of(&k->f)}, {A_GROUP, .i = k->f.group}, {0}};
-    const AttrSpec zero[] = {
-        {A_DTYPE, .s = dtype_of(&k->f)}, {A_GROUP, .i = k->f.group}, {A_ZERO, .i = 1}, {0}};
-    const AttrSpec *form = k->f.asym ? asym : sym;
-    *s = ir_op(b, k->f.asym ? OP_QPARAMS_ASYM : OP_QPARAMS, INS(w->w), k->f.zero ? zero : form, 0,
+    const AttrSpec common[] = {{A_DTYPE, .s = dtype_of(&k->f)},
+                               {A_GROUP, .i = k->f.group},
+                               {A_FULL, .i = !k->f.asym},
+                               {0}},
+                   range[] = {common[0], common[1], common[2], {A_ZERO, .i = k->f.zero}, {0}};
+    *s = ir_op(b, k->f.asym ? OP_QPARAMS_ASYM : OP_QPARAMS, INS(w->w), range, 0,
                array_name(k, w, SUFFIX_SCALE));
     if (!*s) return false;
     *min = k->f.asym ? *s + 1 : 0; /* the second result */
-    *q = ir_op(b, OP_QUANTIZE, INS(w->w, *s, *min), form, 0, array_name(k, w, SUFFIX_Q));
+    *q = ir_op(b, OP_QUANTIZE, INS(w->w, *s, *min), common, 0, array_name(k, w, SUFFIX_Q));
     return *q != 0;
 }
 

@@ -3,6 +3,8 @@
 #ifndef PFQC_PASSES_WIDE_H
 #define PFQC_PASSES_WIDE_H
 
+#include "ir/base/arena.h"
+
 /* Sanitizers instrument what the loader calls to choose a clone, before they are set up. */
 #if defined(__has_feature)
 #define WIDE_SANITIZED (__has_feature(address_sanitizer))
@@ -16,8 +18,6 @@
 #else
 #define WIDE
 #endif
-
-#include "ir/base/arena.h"
 
 /* The largest magnitude; NaN if there is one; 0 of none. */
 float wide_absmax(const float *x, i64 n);

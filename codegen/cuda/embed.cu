@@ -11,12 +11,6 @@ PFQ_CONST(int32_t, c_N);
 PFQ_CONST(int32_t, c_K);
 PFQ_CONST(float, c_scale);
 
-/* The thread's column; c_K or more: none. */
-PFQ_DEVICE int32_t column()
-{
-    return (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
-}
-
 /* The row of the table that the thread's token reads. */
 PFQ_DEVICE int32_t id_of(const PfqCudaArgs &a)
 {
@@ -36,7 +30,7 @@ PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t k, float v)
 
 PFQ_KERNEL(pfq_cu_embed_f32, 256)
 {
-    const int32_t id = id_of(a), k = column();
+    const int32_t id = id_of(a), k = pfq_column();
     if (k >= c_K) return;
     const float *tile = (const float *)tile_of(a, id, 64 * (int64_t)c_K);
     put(a, k, tile[16 * (int64_t)k + id % 16]);
@@ -44,7 +38,7 @@ PFQ_KERNEL(pfq_cu_embed_f32, 256)
 
 PFQ_KERNEL(pfq_cu_embed_s8, 256)
 {
-    const int32_t id = id_of(a), k = column();
+    const int32_t id = id_of(a), k = pfq_column();
     if (k >= c_K) return;
     const uint8_t *tile = tile_of(a, id, 128 + 64 * (int64_t)((c_K + 3) / 4));
     const int8_t q = (int8_t)tile[128 + 64 * (int64_t)(k / 4) + id % 16 * 4 + k % 4];
@@ -53,7 +47,7 @@ PFQ_KERNEL(pfq_cu_embed_s8, 256)
 
 PFQ_KERNEL(pfq_cu_embed_u4g32, 256)
 {
-    const int32_t id = id_of(a), k = column(), r = id % 16, i = k % 32;
+    const int32_t id = id_of(a), k = pfq_column(), r = id % 16, i = k % 32;
     if (k >= c_K) return;
     const uint8_t *group =
         tile_of(a, id, 320 * (int64_t)((c_K + 31) / 32)) + 320 * (int64_t)(k / 32);

@@ -63,6 +63,12 @@ enum { PFQ_EPI_NONE = 0, PFQ_EPI_RESIDUAL = 1, PFQ_EPI_SWIGLU = 2, PFQ_EPI_QKV =
 enum { PFQ_KV_F32 = 0, PFQ_KV_F16 = 1, PFQ_KV_S8 = 2, PFQ_KV_S4 = 3, PFQ_KV_U8 = 4, PFQ_KV_U4 = 5 };
 enum { PFQ_ACT_SILU = 0, PFQ_ACT_GELU_TANH = 1, PFQ_ACT_GELU = 2 };
 
+/* The thread's column, where a kernel has a thread per element: c_K or more is none. */
+PFQ_DEVICE int32_t pfq_column()
+{
+    return (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
+}
+
 PFQ_DEVICE int32_t pfq_pos(const PfqCudaArgs &a)
 {
     return *(const int32_t *)a.pos;

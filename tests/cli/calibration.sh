@@ -1,17 +1,8 @@
 #!/usr/bin/env bash
 # What calibrating passes leave behind: results that are found again and give the same bytes, from model.json and from a
 # .pfir; damage is noticed; too short a text is refused.
-set -eu
-root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$(dirname "$0")/common.bash"
 sample=$root/samples/tinystories
-case $PFQC in /*) ;; *) PFQC=$PWD/$PFQC ;; esac
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-fail() {
-    echo "FAILED: $*"
-    cat "$tmp/err" 2>/dev/null || true
-    exit 1
-}
 passes='canonicalise,merge-linears,weights{bits=4,method=gptq}'
 run() { "$PFQC" "$sample/model.json" --passes "$passes" --stop-after weights --cache "$tmp/cache" "$@" 2>"$tmp/err"; }
 files() { find "$tmp/cache" -type f | wc -l; }

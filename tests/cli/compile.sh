@@ -1,15 +1,8 @@
 #!/usr/bin/env bash
 # What a compile leaves behind: the same bytes anywhere, readable sources that compile by themselves, whole files or none.
-set -eu
-sample=$(cd "$(dirname "$0")/../../samples/tinystories" && pwd)
-case $PFQC in /*) ;; *) PFQC=$PWD/$PFQC ;; esac
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
+. "$(dirname "$0")/common.bash"
+sample=$root/samples/tinystories
 targets=cpu:x86-64-v3,cpu:icelake-server
-fail() {
-    echo "FAILED: $*"
-    exit 1
-}
 compile() { "$PFQC" "$sample/model.json" --recipe w4a16 --target $targets "$@" 2>"$tmp/err" || { cat "$tmp/err"; return 1; }; }
 
 # 1. Same bytes in another folder, time zone, locale, umask, with another number of threads.

@@ -2,18 +2,9 @@
 # Programs for GPUs run whole models without one: the emitted kernels are compiled for the host with emulated threads
 # (tests/cuda/simt.h) and launched by a stub of the driver, from the tables in the program, on its own weight image. What
 # self-test expects is from the reference evaluator, so kernels, tables, places and runtime are judged together.
-set -eu
-root=$(cd "$(dirname "$0")/../.." && pwd)
-case $PFQC in /*) ;; *) PFQC=$PWD/$PFQC ;; esac
+. "$(dirname "$0")/common.bash"
 clang=$(command -v clang-19 || true)
 [ -n "$clang" ] || { echo "clang-19 is not installed"; exit 77; }
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-fail() {
-    echo "FAILED: $*"
-    cat "$tmp/err" 2>/dev/null || true
-    exit 1
-}
 sample=$root/samples/tinystories/model.json
 if ! "$PFQC" "$sample" --check --target cuda:sm_80 2>"$tmp/err"; then
     grep -q 'E0605.*not on this machine' "$tmp/err" || fail "NVRTC is there but cannot be used"

@@ -1,16 +1,8 @@
 #!/usr/bin/env bash
 # CUDA targets: names, what is said where NVRTC is missing, too old or refuses a kernel, and what a compile leaves behind.
 # Kernels are compiled where NVRTC is found (PFQC_NVRTC, a CUDA toolkit, the PyPI package nvidia-cuda-nvrtc); no GPU is needed.
-set -eu
-sample=$(cd "$(dirname "$0")/../../samples/tinystories" && pwd)
-case $PFQC in /*) ;; *) PFQC=$PWD/$PFQC ;; esac
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-fail() {
-    echo "FAILED: $*"
-    cat "$tmp/err" 2>/dev/null || true
-    exit 1
-}
+. "$(dirname "$0")/common.bash"
+sample=$root/samples/tinystories
 model=$sample/model.json
 refused() { # code, expected text, options: one error, exit 1, nothing left
     local code=$1 text=$2 status=0

@@ -1,16 +1,8 @@
 #!/usr/bin/env bash
 # `pfqc ppl` says what the compiled program's `ppl` says, float and quantised; refuses in a sentence.
-set -eu
-root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$(dirname "$0")/common.bash"
 sample=$root/samples/tinystories/model.json
 text=$root/frontend/text/shakespeare.txt
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-fail() {
-    echo "FAILED: $*"
-    cat "$tmp/err" 2>/dev/null || true
-    exit 1
-}
 near() { # two result lines, relative difference allowed
     awk -v a="$1" -v b="$2" -v tol="$3" 'BEGIN {
         split(a, x, " "); split(b, y, " ")
