@@ -1,0 +1,27 @@
+/* Quantised activations as tiles, the form that sm_90a's linears read: s8 (the signed value) in
+ * x[K / 128][cap][128 bytes], K rounded up to 128, cap the rows that the buffer has room for, a
+ * multiple of 8. The eight 16-byte pieces of a row's 128 bytes are swizzled: piece p of row t lies
+ * at p ^ (t & 7). So 128 k of any rows from a multiple of 8 on are one contiguous piece, K-major
+ * with the 128-byte swizzle that wgmma knows: a plain bulk copy brings it to shared memory.
+ *
+ * Buffers are 1024-byte aligned. Columns past K are 0; rows past T may hold anything. This is the
+ * one place that knows the layout.
+ */
+#ifndef PFQC_CODEGEN_CUDA_TILES_CUH
+#define PFQC_CODEGEN_CUDA_TILES_CUH
+
+#include "lanes.cuh"
+
+/* The byte of column k of row t. Aligned groups of up to 16 columns are contiguous. */
+PFQ_DEVICE int64_t pfq_tile_at(int32_t cap, int32_t t, int32_t k)
+{
+    return ((int64_t)(k >> 7) * cap + t) * 128 + (((k >> 4 ^ t) & 7) << 4) + (k & 15);
+}
+
+/* Bytes of a buffer for rows of K columns. */
+PFQ_DEVICE int64_t pfq_tile_bytes(int32_t cap, int32_t K)
+{
+    return (int64_t)pfq_up(K, 128) * cap;
+}
+
+#endif
