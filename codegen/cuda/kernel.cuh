@@ -1,23 +1,24 @@
 /* What every CUDA kernel template shares: types, the arguments, constants.
  *
  * A template is one file X.cu that defines one or more kernels with PFQ_KERNEL. A model's compile
- * puts `static const int32_t c_K = 576;` and so on in front (codegen/cuda/kernels.def says which) and
- * gives the text to NVRTC; nothing else is included, neither CUDA's headers nor the C library's, so the
- * emitted source also compiles alone with nvcc. tests/cuda compiles the same files for the host, with
- * the constants as variables and threads emulated (tests/cuda/simt.h).
+ * puts `static const int32_t c_K = 576;` and so on in front (codegen/cuda/kernels.def says which)
+ * and gives the text to NVRTC; nothing else is included, neither CUDA's headers nor the C
+ * library's, so the emitted source also compiles alone with nvcc. tests/cuda compiles the same
+ * files for the host, with the constants as variables and threads emulated (tests/cuda/simt.h).
  *
  * Rules of a template:
- *   - slots, shapes, layouts and formats are those of the CPU template of the same name (codegen/cpu,
- * ARCHITECTURE.md "Packed weights", "Activations a kernel reads", "The KV cache"), so that both
- * read one image and are judged by one reference. Rows outside T, and heads, are never written;
+ *   - slots, shapes, layouts and formats are those of the CPU template of the same name
+ * (codegen/cpu, ARCHITECTURE.md "Packed weights", "Activations a kernel reads", "The KV cache"), so
+ * that both read one image and are judged by one reference. Rows outside T, and heads, are never
+ * written;
  *   - launch geometry is the row of kernels.def: blockIdx.x divides what constants determine,
  * blockIdx.y tokens, kernels take any T >= 1;
  *   - a result depends on neither the geometry nor timing: no floating point atomics, reductions in
  * a fixed order; integers are exact;
- *   - constants are used in ordinary expressions and `if`: never as the size of an array or a template
- * argument, because tests set them at run time. Dynamic shared memory is pfq_shared;
+ *   - constants are used in ordinary expressions and `if`: never as the size of an array or a
+ * template argument, because tests set them at run time. Dynamic shared memory is pfq_shared;
  *   - every thread of a block reaches every __syncthreads and every warp operation of its warp;
- *   - no spin waits.
+ *   - no spin waits but those of hopper.cuh, which are bounded.
  */
 #ifndef PFQC_CODEGEN_CUDA_KERNEL_CUH
 #define PFQC_CODEGEN_CUDA_KERNEL_CUH
@@ -31,18 +32,20 @@ typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long int64_t; /* as glibc has it, which nvcc reads before this */
 typedef unsigned long uint64_t;
-#define PFQ_CONST(type, name)                    /* it stands in front of the template */
-#define PFQ_GLOBAL(name, threads)                                                                  \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ PfqCudaArgs a)
-/* A specialised source defines PFQ_ENTRY and, of its one kernel X, PFQ_WANT_X as `, PFQ_GLOBAL`; the
- * template's other kernels become functions that nobody calls, and give no code. */
+#define PFQ_CONST(type, name) /* it stands in front of the template */
+/* PFQ_KERNEL(name, threads of a block) or (name, threads, blocks that an SM shall hold). */
+#define PFQ_GLOBAL(name, ...)                                                                      \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__)                                      \
+        name(const __grid_constant__ PfqCudaArgs a)
+/* A specialised source defines PFQ_ENTRY and, of its one kernel X, PFQ_WANT_X as `, PFQ_GLOBAL`;
+ * the template's other kernels become functions that nobody calls, and give no code. */
 #ifdef PFQ_ENTRY
-#define PFQ_DROPPED(name, threads)       static __device__ void name(const PfqCudaArgs &a)
-#define PFQ_SECOND(first, second, ...)   second
-#define PFQ_PICK(...)                    PFQ_SECOND(__VA_ARGS__, PFQ_DROPPED, )
-#define PFQ_KERNEL(name, threads)        PFQ_PICK(PFQ_WANT_##name)(name, threads)
+#define PFQ_DROPPED(name, ...)         static __device__ void name(const PfqCudaArgs &a)
+#define PFQ_SECOND(first, second, ...) second
+#define PFQ_PICK(...)                  PFQ_SECOND(__VA_ARGS__, PFQ_DROPPED, )
+#define PFQ_KERNEL(name, ...)          PFQ_PICK(PFQ_WANT_##name)(name, __VA_ARGS__)
 #else
-#define PFQ_KERNEL(name, threads)        PFQ_GLOBAL(name, threads)
+#define PFQ_KERNEL(name, ...) PFQ_GLOBAL(name, __VA_ARGS__)
 #endif
 #define PFQ_DEVICE static __device__ __forceinline__
 extern __shared__ __align__(128) unsigned char pfq_shared[];

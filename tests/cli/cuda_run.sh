@@ -16,6 +16,8 @@ fi
 printf '#undef PFQ_CONST\n#define PFQ_CONST(type, name)\n' >"$tmp/constants.h"
 flags="-O1 -fPIC -march=x86-64-v3 -fno-math-errno -ffp-contract=off -I$root"
 "$clang" $flags -std=gnu17 -c "$root/tests/cuda/simt.c" -o "$tmp/simt.o"
+"$clang" $flags -x c++ -std=c++17 -fno-exceptions -fno-rtti -include "$root/tests/cuda/simt.h" \
+    -c "$root/tests/cuda/hopper_simt.cu" -o "$tmp/hopper_simt.o"
 "$clang" $flags -std=gnu17 -shared "$root/tests/cuda/stub_driver.c" -o "$tmp/libcuda.so.1"
 library() { # folder of sources: kernels.so beside the program
     local out=$1 k name entry
@@ -26,7 +28,7 @@ library() { # folder of sources: kernels.so beside the program
         "$clang" $flags -x c++ -std=c++17 -fno-exceptions -fno-rtti -include "$root/tests/cuda/simt.h" -include "$tmp/constants.h" \
             -D${entry}_simt="$name" -c "$k" -o "$tmp/o/$name.o" 2>"$tmp/err" || fail "$name.cu for the host"
     done
-    "$clang" -shared -Wl,-z,muldefs "$tmp"/o/*.o "$tmp/simt.o" -lm -o "$out/kernels.so"
+    "$clang" -shared -Wl,-z,muldefs "$tmp"/o/*.o "$tmp/simt.o" "$tmp/hopper_simt.o" -lm -o "$out/kernels.so"
     rm -r "$tmp/o"
 }
 check() { # model.json, recipes

@@ -1,6 +1,9 @@
 /* Kernels for test_simt: one that is right, and one for each mistake that the emulation finds. */
+#include "codegen/cuda/hopper.cuh"
 #include "codegen/cuda/intrin.cuh"
 #include "codegen/cuda/reduce.cuh"
+#include "codegen/cuda/fragments.cuh"
+#include "codegen/cuda/tiles.cuh"
 
 #include <stddef.h>
 
@@ -54,6 +57,80 @@ PFQ_KERNEL(misaligned, 256)
 }
 
 PFQ_KERNEL(too_wide, 32) {}
+
+/* ---- sm_90a ---- */
+
+/* out[0] [64][8] = fragments in[0] (8 bits, K 128) times tiles in[1] (8 tokens), copied by thread
+ * 0. */
+PFQ_KERNEL(product, 256)
+{
+    const uint32_t bar = pfq_smem(pfq_shared), tile = pfq_smem(pfq_shared + 1024);
+    int32_t d[4];
+    if (threadIdx.x == 0) {
+        pfq_mbar_init(bar, 1);
+        pfq_mbar_ready();
+    }
+    __syncthreads();
+    if (threadIdx.x >= 128) return;
+    if (threadIdx.x == 0) {
+        pfq_mbar_expect(bar, 1024);
+        pfq_bulk_load(tile, (const void *)a.in[1], 1024, bar);
+    }
+    pfq_mbar_wait(bar, 0);
+    uint32_t w[4][4];
+    for (int32_t k = 0; k < 4; k++)
+        for (int32_t j = 0; j < 4; j++)
+            w[k][j] = ((const uint32_t *)a.in[0])[k * 512 + threadIdx.x * 4 + j];
+    pfq_wgmma_fence();
+    for (int32_t k = 0; k < 4; k++)
+        pfq_wgmma<8>(d, w[k], pfq_wgmma_desc(tile) + 2 * k, k > 0);
+    pfq_wgmma_commit();
+    pfq_wgmma_wait<0>();
+    const int32_t lane = pfq_lane();
+    for (int32_t i = 0; i < 4; i++) {
+        const int32_t row = pfq_frag_row(pfq_warp() * 16 + lane / 4 + 8 * (i / 2));
+        ((int32_t *)a.out[0])[row * 8 + lane % 4 * 2 + i % 2] = d[i];
+    }
+}
+
+/* Reads what a copy brings without waiting for it. */
+PFQ_KERNEL(no_wait, 256)
+{
+    const uint32_t bar = pfq_smem(pfq_shared);
+    if (threadIdx.x == 0) {
+        pfq_mbar_init(bar, 1);
+        pfq_mbar_expect(bar, 1024);
+        pfq_bulk_load(pfq_smem(pfq_shared + 1024), (const void *)a.in[0], 1024, bar);
+    }
+    __syncthreads();
+    ((float *)a.out[0])[threadIdx.x] = ((const float *)pfq_shared)[256 + threadIdx.x];
+    __syncthreads();
+    pfq_mbar_wait(bar, 0);
+}
+
+/* One arrival too few. */
+PFQ_KERNEL(no_arrival, 256)
+{
+    const uint32_t bar = pfq_smem(pfq_shared);
+    if (threadIdx.x == 0) pfq_mbar_init(bar, 3);
+    __syncthreads();
+    if (threadIdx.x % 128 == 0) pfq_mbar_arrive(bar);
+    pfq_mbar_wait(bar, 0);
+}
+
+PFQ_KERNEL(half_barrier, 256)
+{
+    if (threadIdx.x < 128) pfq_bar_sync(1, 256);
+}
+
+extern "C" int64_t tile_at(int32_t rows, int32_t t, int32_t k)
+{
+    return pfq_tile_at(rows, t, k);
+}
+extern "C" int64_t frag_at(int32_t bits, int32_t K, int32_t n, int32_t k, bool *low)
+{
+    return pfq_frag_at(bits, K, n, k, low);
+}
 
 /* What the other side states in runtime/abi.h and codegen/cpu/kernels.def. */
 extern "C" const size_t kernel_cuh_layout[] = {

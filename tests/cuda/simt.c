@@ -8,11 +8,13 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+enum { COPIES = 4096, BASE = 1024 /* address of the start of shared memory */ };
 enum { THREADS = 1024, STACK = 64 << 10, PAGE = 4096, SHARED = 227 << 10, ROOM = 228 << 10 };
 
 typedef struct Warp {
     uint32_t ready, waiting; /* lanes that can run; lanes that wait at an operation of the warp */
-    SimtOp op[32];           /* of waiting lanes: what they wait for */
+    uint32_t parked;
+    SimtOp op[32]; /* of waiting lanes: what they wait for */
     uint32_t mask[32], value[32], from[32], result[32];
 } Warp;
 
@@ -27,7 +29,24 @@ static struct {
     char *stacks;
     unsigned char *shared_end; /* an unreadable page begins here */
     uint64_t random;
+    uint64_t events, seen; /* what parked threads may wait for; when they last looked */
+    struct {
+        uint32_t arrived, threads;
+        uint32_t waiting[THREADS / 32]; /* lanes */
+    } named[16];
+    struct {
+        uint32_t to, bytes, bar;
+        const void *from;
+    } copy[COPIES]; /* issued, not landed */
+    int32_t copies;
 } s;
+
+/* A barrier in shared memory. */
+typedef struct Mbar {
+    uint32_t count : 12, pending : 12, phase : 1, magic : 7;
+    int32_t tx;
+} Mbar;
+enum { MBAR_MAGIC = 0x2a };
 
 SimtDim threadIdx, blockIdx, blockDim, gridDim;
 unsigned char *pfq_shared;
@@ -106,6 +125,105 @@ void simt_barrier(void)
 {
     s.at_barrier++;
     pause_thread();
+}
+
+void simt_park(void)
+{
+    s.warp[s.current / 32].parked |= 1u << s.current % 32;
+    pause_thread();
+}
+
+void simt_named_barrier(uint32_t id, uint32_t threads, bool wait)
+{
+    if (id < 1 || id > 15 || threads % 32 || threads > (uint32_t)s.n)
+        die("a barrier is 1 to 15, of whole warps of the block");
+    if (s.named[id].arrived && s.named[id].threads != threads)
+        die("threads give one barrier different numbers of threads");
+    s.named[id].threads = threads;
+    if (wait) s.named[id].waiting[s.current / 32] |= 1u << s.current % 32;
+    if (++s.named[id].arrived < threads) {
+        if (wait) pause_thread();
+        return;
+    }
+    s.named[id].arrived = 0;
+    s.events++;
+    for (int32_t w = 0; w < s.n / 32; w++) {
+        s.warp[w].ready |= s.named[id].waiting[w];
+        s.named[id].waiting[w] = 0;
+    }
+}
+
+uint32_t simt_address(const void *shared)
+{
+    return (uint32_t)((const unsigned char *)shared - pfq_shared) + BASE;
+}
+
+void *simt_pointer(uint32_t address, uint32_t bytes)
+{
+    if (address < BASE || address + bytes > BASE + (uint32_t)(s.shared_end - pfq_shared))
+        die("an address outside of shared memory");
+    return pfq_shared + (address - BASE);
+}
+
+static Mbar *mbar(uint32_t bar)
+{
+    if (bar % 8) die("a misaligned barrier");
+    Mbar *b = simt_pointer(bar, sizeof *b);
+    if (b->magic != MBAR_MAGIC) die("a barrier that is not initialised");
+    return b;
+}
+
+void simt_mbar_init(uint32_t bar, uint32_t count)
+{
+    if (bar % 8 || count < 1 || count > THREADS) die("a barrier is misaligned or has no arrivals");
+    *(Mbar *)simt_pointer(bar, sizeof(Mbar)) =
+        (Mbar){.count = count & 0xfff, .pending = count & 0xfff, .magic = MBAR_MAGIC};
+}
+
+static void mbar_check(Mbar *b)
+{
+    if (b->pending || b->tx) return;
+    b->pending = b->count;
+    b->phase ^= 1;
+    s.events++;
+}
+
+void simt_mbar_arrive(uint32_t bar, uint32_t tx)
+{
+    Mbar *b = mbar(bar);
+    if (!b->pending) die("more arrivals at a barrier than it counts");
+    b->pending--;
+    b->tx += (int32_t)tx;
+    mbar_check(b);
+}
+
+static void land(int32_t i)
+{
+    memcpy(simt_pointer(s.copy[i].to, s.copy[i].bytes), s.copy[i].from, s.copy[i].bytes);
+    Mbar *b = mbar(s.copy[i].bar);
+    b->tx -= (int32_t)s.copy[i].bytes;
+    s.copy[i] = s.copy[--s.copies];
+    mbar_check(b);
+}
+
+bool simt_mbar_try(uint32_t bar, uint32_t parity)
+{
+    Mbar *b = mbar(bar);
+    for (int32_t i = s.copies - 1; i >= 0; i--)
+        if (s.copy[i].bar == bar) land(i);
+    return b->phase != (parity & 1);
+}
+
+void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    if (to % 16 || (uintptr_t)from % 16 || bytes % 16 || !bytes)
+        die("a bulk copy that is not of aligned pieces of 16 bytes");
+    if (s.copies == COPIES) die("too many bulk copies that nobody waits for");
+    simt_pointer(to, bytes);
+    mbar(bar);
+    s.copy[s.copies].to = to, s.copy[s.copies].bytes = bytes, s.copy[s.copies].bar = bar;
+    s.copy[s.copies++].from = from;
+    if (!simt_shuffle) land(s.copies - 1);
 }
 
 static uint32_t reduce(SimtOp op, uint32_t a, uint32_t b)
@@ -190,7 +308,7 @@ static void start_threads(void)
 {
     s.at_barrier = s.done = s.current = 0;
     for (int32_t i = 0; i < s.n; i++) {
-        if (i % 32 == 0) s.warp[i / 32].waiting = 0, s.warp[i / 32].ready = ~0u;
+        if (i % 32 == 0) s.warp[i / 32] = (Warp){.ready = ~0u};
         /* What simt_switch pops: six registers, then the address to return to; above it the stack
          * is aligned. Tops of stacks lie at different offsets in their pages, so that they do not
          * all fall into one set of the cache. */
@@ -203,12 +321,32 @@ static void start_threads(void)
     }
 }
 
+/* Lets parked threads look again; false: there are none. */
+static bool wake(void)
+{
+    uint32_t any = 0;
+    for (int32_t w = 0; w < s.n / 32; w++) {
+        any |= s.warp[w].parked;
+        s.warp[w].ready |= s.warp[w].parked;
+        s.warp[w].parked = 0;
+    }
+    if (any && s.seen == s.events) die("threads wait for what does not happen");
+    s.seen = s.events;
+    return any;
+}
+
 static void run_block(void)
 {
     start_threads();
+    memset(s.named, 0, sizeof s.named);
+    s.seen = s.events++;
     for (;;) {
         leave(&s.scheduler); /* comes back when no thread can run */
-        if (s.done == s.n) return;
+        if (s.done == s.n) {
+            if (s.copies) die("a bulk copy that nobody waited for");
+            return;
+        }
+        if (wake()) continue;
         if (s.at_barrier != s.n)
             die(s.at_barrier ? "a thread waits at a barrier that others do not reach"
                              : "a lane waits for lanes that do not come");

@@ -8,6 +8,10 @@
  * holds NaN bytes when a block starts and ends at an unreadable page. With simt_shuffle, threads
  * and blocks take a pseudorandom order, which shows missing barriers.
  *
+ * Waits of hopper.cuh park a thread until nothing else can run; when that changes nothing for any
+ * of them, the process ends. With simt_shuffle a bulk copy lands when its barrier is looked at, not
+ * when it is issued. Products of a warpgroup read their operands when their group is waited for.
+ *
  * PFQ_KERNEL(name, threads) defines name_simt (SimtKernel); tests/cuda/rows.c makes the entries of
  * a CPU library of them. simt.c is the scheduler. One process, one thread; not here: timing, memory
  * coalescing, bank conflicts.
@@ -58,13 +62,26 @@ typedef enum SimtOp {
 } SimtOp;
 uint32_t simt_warp(SimtOp op, uint32_t mask, uint32_t value, uint32_t from);
 
+/* Shared memory by 32-bit address, and what hopper.cuh states of its barriers and copies. */
+uint32_t simt_address(const void *shared);
+void *simt_pointer(uint32_t address, uint32_t bytes);
+void simt_mbar_init(uint32_t bar, uint32_t count);
+void simt_mbar_arrive(uint32_t bar, uint32_t tx); /* and expects tx bytes of copies */
+bool simt_mbar_try(uint32_t bar, uint32_t parity);
+void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar);
+/* Arrives at barrier id (1..15) of that many threads, and waits for it or not. */
+void simt_named_barrier(uint32_t id, uint32_t threads, bool wait);
+/* The thread goes on when others have done something that it may wait for. */
+void simt_park(void);
+
 #ifdef __cplusplus
 }
 
-#define PFQ_SIMT              1
-#define PFQ_CONST(type, name) extern "C" type name
-#define PFQ_DEVICE            static inline __attribute__((always_inline, unused))
-#define PFQ_KERNEL(name, threads)                                                                  \
+#define PFQ_SIMT               1
+#define PFQ_CONST(type, name)  extern "C" type name
+#define PFQ_DEVICE             static inline __attribute__((always_inline, unused))
+#define SIMT_FIRST(first, ...) first
+#define PFQ_KERNEL(name, ...)                                                                      \
     static void name##_body(const PfqCudaArgs &a);                                                 \
     static void name##_thread(const void *a)                                                       \
     {                                                                                              \
@@ -73,7 +90,7 @@ uint32_t simt_warp(SimtOp op, uint32_t mask, uint32_t value, uint32_t from);
     extern "C" void name##_simt(const PfqCudaArgs *a, const int32_t grid[3], int32_t block,        \
                                 int32_t shared)                                                    \
     {                                                                                              \
-        simt_launch(#name, name##_thread, a, grid, block, threads, shared);                        \
+        simt_launch(#name, name##_thread, a, grid, block, SIMT_FIRST(__VA_ARGS__, ), shared);      \
     }                                                                                              \
     static void name##_body([[maybe_unused]] const PfqCudaArgs &a)
 
@@ -306,6 +323,88 @@ PFQ_DEVICE int atomicMax(int *p, int v)
     const int old = *p;
     *p = max(old, v);
     return old;
+}
+
+/* ---- sm_90a (codegen/cuda/hopper.cuh) ---- */
+
+PFQ_DEVICE uint32_t pfq_smem(const void *p)
+{
+    return simt_address(p);
+}
+PFQ_DEVICE void pfq_mbar_init(uint32_t bar, uint32_t count)
+{
+    simt_mbar_init(bar, count);
+}
+PFQ_DEVICE void pfq_mbar_ready() {}
+PFQ_DEVICE void pfq_mbar_arrive(uint32_t bar)
+{
+    simt_mbar_arrive(bar, 0);
+}
+PFQ_DEVICE void pfq_mbar_expect(uint32_t bar, uint32_t bytes)
+{
+    simt_mbar_arrive(bar, bytes);
+}
+PFQ_DEVICE bool pfq_mbar_try(uint32_t bar, uint32_t parity)
+{
+    return simt_mbar_try(bar, parity);
+}
+PFQ_DEVICE void pfq_mbar_wait(uint32_t bar, uint32_t parity)
+{
+    while (!simt_mbar_try(bar, parity))
+        simt_park();
+}
+PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    simt_bulk_load(to, from, bytes, bar);
+}
+PFQ_DEVICE void pfq_bar_sync(uint32_t id, uint32_t threads)
+{
+    simt_named_barrier(id, threads, true);
+}
+PFQ_DEVICE void pfq_bar_arrive(uint32_t id, uint32_t threads)
+{
+    simt_named_barrier(id, threads, false);
+}
+PFQ_DEVICE void pfq_wait_previous() {}
+PFQ_DEVICE void pfq_let_next_start() {}
+template <int n> PFQ_DEVICE void pfq_fewer_registers() {}
+template <int n> PFQ_DEVICE void pfq_more_registers() {}
+PFQ_DEVICE int32_t pfq_atomic_add_acq_rel(int32_t *p, int32_t v)
+{
+    return atomicAdd(p, v);
+}
+
+/* Products that a thread has issued and not waited for. */
+struct SimtProduct {
+    int32_t *d;
+    const uint32_t *a;
+    uint64_t desc;
+    int32_t n;
+    bool add;
+};
+struct SimtProducts {
+    SimtProduct at[16];
+    int32_t n, group_end[16], groups;
+};
+extern SimtProducts simt_products[1024]; /* hopper_simt.cu */
+void simt_product(const SimtProduct &p);
+void simt_products_wait(int32_t keep);
+
+PFQ_DEVICE void pfq_wgmma_fence() {}
+PFQ_DEVICE void pfq_wgmma_commit()
+{
+    SimtProducts &q = simt_products[threadIdx.x];
+    q.group_end[q.groups++ & 15] = q.n;
+}
+template <int n> PFQ_DEVICE void pfq_wgmma_wait()
+{
+    simt_products_wait(n);
+}
+template <int N>
+PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
+{
+    SimtProducts &q = simt_products[threadIdx.x];
+    q.at[q.n++ & 15] = {d, a, desc, N, add};
 }
 
 #endif

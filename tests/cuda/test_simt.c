@@ -15,7 +15,10 @@
 #define COUNT(a)  (sizeof(a) / sizeof *(a))
 
 SimtKernel right_simt, no_barrier_simt, early_exit_simt, lost_lane_simt, two_operations_simt,
-    unnamed_lane_simt, behind_shared_simt, misaligned_simt, too_wide_simt;
+    unnamed_lane_simt, behind_shared_simt, misaligned_simt, too_wide_simt, product_simt,
+    no_wait_simt, no_arrival_simt, half_barrier_simt;
+int64_t tile_at(int32_t rows, int32_t t, int32_t k);
+int64_t frag_at(int32_t bits, int32_t K, int32_t n, int32_t k, bool *low);
 extern const size_t kernel_cuh_layout[8];
 extern const int kernel_cuh_values[17];
 float half_to_float(uint16_t h);
@@ -83,9 +86,67 @@ static void test_mistakes(void)
         {behind_shared_simt, "a write behind shared memory"},
         {misaligned_simt, "a misaligned write"},
         {too_wide_simt, "more threads than the launch bounds"},
+        {no_arrival_simt, "a barrier in shared memory that is not arrived at"},
+        {half_barrier_simt, "a named barrier that half of its threads reach"},
     };
     for (size_t i = 0; i < COUNT(mistakes); i++)
         expect(signal_of(mistakes[i].kernel) != 0, mistakes[i].what);
+}
+
+/* y = w x through tiles and fragments, the copy and the products of sm_90a. */
+static void test_product(void)
+{
+    static int8_t w[64][128], x[8][128];
+    static _Alignas(1024) int8_t frag[64 * 128], tile[1024];
+    static int32_t y[64][8];
+    bool low;
+    for (int i = 0; i < 64 * 128; i++) {
+        w[i / 128][i % 128] = (int8_t)(i * 37 % 251 - 125);
+        frag[frag_at(8, 128, i / 128, i % 128, &low)] = w[i / 128][i % 128];
+    }
+    for (int i = 0; i < 1024; i++) {
+        x[i / 128][i % 128] = (int8_t)(i * 91 % 255 - 127);
+        tile[tile_at(8, i / 128, i % 128)] = x[i / 128][i % 128];
+    }
+    const PfqCudaArgs a = {.in = {(uintptr_t)frag, (uintptr_t)tile}, .out = {(uintptr_t)y}};
+    for (int order = 0; order < 3; order++) {
+        simt_shuffle = order > 0;
+        memset(y, 0x55, sizeof y);
+        product_simt(&a, (const int32_t[]){1, 1, 1}, N_THREADS, 2048);
+        bool same = true;
+        for (int n = 0; n < 64; n++)
+            for (int t = 0; t < 8; t++) {
+                int32_t sum = 0;
+                for (int k = 0; k < 128; k++)
+                    sum += w[n][k] * x[t][k];
+                same &= y[n][t] == sum;
+            }
+        expect(same, "a product of a warpgroup");
+    }
+    const PfqCudaArgs early = {.in = {(uintptr_t)in}, .out = {(uintptr_t)out}};
+    no_wait_simt(&early, (const int32_t[]){1, 1, 1}, N_THREADS, 2048);
+    simt_shuffle = false;
+    expect(out[0] != out[0], "a copy may land as late as its barrier allows");
+}
+
+/* Both nibbles of every byte of a panel are one weight each; a tile's bytes one column each. */
+static void test_layouts(void)
+{
+    enum { N = 128, K = 200 };
+    static uint8_t seen[2][N * 256 / 2];
+    bool low, once = true;
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < 256; k++) {
+            const int64_t at = frag_at(4, K, n, k, &low);
+            once &= at >= 0 && at < N * 128 && !seen[low][at]++;
+        }
+    expect(once, "every weight has a nibble of its own");
+    static uint8_t column[2 * 16 * 128];
+    once = true;
+    for (int t = 0; t < 16; t++)
+        for (int k = 0; k < 256; k++)
+            once &= !column[tile_at(16, t, k)]++;
+    expect(once, "every activation has a byte of its own");
 }
 
 static void test_contract(void)
@@ -127,6 +188,8 @@ int main(void)
 {
     test_right();
     test_mistakes();
+    test_product();
+    test_layouts();
     test_contract();
     test_halves();
     printf("%d failures\n", failures);

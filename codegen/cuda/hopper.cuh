@@ -1,0 +1,211 @@
+/* What sm_90a has beyond other chips, in functions of a line or two of PTX, each with a model of it
+ * for tests/cuda: barriers in shared memory (mbarrier), bulk copies that arrive at them, products
+ * of a warpgroup (wgmma s8), division of registers, launches that overlap.
+ *
+ * Addresses of shared memory are 32 bits, of pfq_smem(pointer). Waits are bounded: one of two
+ * seconds is a mistake, and ends the kernel with an error instead of hanging the GPU.
+ *
+ * The models in tests/cuda/simt.h are strict where hardware may be: with shuffled threads a bulk
+ * copy lands as late as its barrier allows, and a product reads its operands when its group is
+ * waited for.
+ */
+#ifndef PFQC_CODEGEN_CUDA_HOPPER_CUH
+#define PFQC_CODEGEN_CUDA_HOPPER_CUH
+
+#include "lanes.cuh"
+
+/* The descriptor of a K-major operand with 128-byte swizzle at a 1024-byte aligned address; 32 k
+ * further is + 2. (PTX ISA, "Shared memory matrix descriptor": address, leading and stride offset
+ * in units of 16 bytes, of eight rows here; swizzle mode 1.) */
+PFQ_DEVICE uint64_t pfq_wgmma_desc(uint32_t at)
+{
+    return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 |
+           (uint64_t)1 << 62;
+}
+
+#ifndef PFQ_SIMT /* the models are in tests/cuda/simt.h */
+
+PFQ_DEVICE uint32_t pfq_smem(const void *p)
+{
+    uint64_t at;
+    asm("cvta.to.shared.u64 %0, %1;" : "=l"(at) : "l"(p));
+    return (uint32_t)at;
+}
+
+/* ---- barriers in shared memory: 8 bytes each ---- */
+
+/* For `count` arrivals a phase. Behind the last one: pfq_mbar_ready, then a barrier of the block.
+ */
+PFQ_DEVICE void pfq_mbar_init(uint32_t bar, uint32_t count)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
+}
+PFQ_DEVICE void pfq_mbar_ready()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+PFQ_DEVICE void pfq_mbar_arrive(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+/* Arrives, and makes the phase wait for that many bytes of copies. */
+PFQ_DEVICE void pfq_mbar_expect(uint32_t bar, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+                 : "memory");
+}
+
+PFQ_DEVICE bool pfq_mbar_try(uint32_t bar, uint32_t parity)
+{
+    uint32_t done;
+    asm volatile("{\n\t.reg .pred p;\n\t"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+                 "selp.u32 %0, 1, 0, p;\n\t}"
+                 : "=r"(done)
+                 : "r"(bar), "r"(parity)
+                 : "memory");
+    return done;
+}
+PFQ_DEVICE uint64_t pfq_nanoseconds()
+{
+    uint64_t t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
+}
+/* Until the phase of that parity is over; the first phase is 0, and 1 is over when all begins. */
+PFQ_DEVICE void pfq_mbar_wait(uint32_t bar, uint32_t parity)
+{
+    if (pfq_mbar_try(bar, parity)) return;
+    const uint64_t end = pfq_nanoseconds() + 2000000000;
+    while (!pfq_mbar_try(bar, parity))
+        if (pfq_nanoseconds() > end) asm volatile("trap;");
+}
+
+/* Copies to shared memory; addresses and size are multiples of 16. Arrives at bar with its bytes.
+ */
+PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(to),
+        "l"(from), "r"(bytes), "r"(bar)
+        : "memory");
+}
+
+/* Barrier `id` (1..15) of that many threads: waits, or only arrives. */
+PFQ_DEVICE void pfq_bar_sync(uint32_t id, uint32_t threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+PFQ_DEVICE void pfq_bar_arrive(uint32_t id, uint32_t threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* ---- launches that overlap: nothing without the launch's attribute ---- */
+
+/* Everything that the kernels before this one wrote can be read. */
+PFQ_DEVICE void pfq_wait_previous()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+/* The next kernel may start, where there is room for it. */
+PFQ_DEVICE void pfq_let_next_start()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+/* Registers of a thread from here on, by all warps of a warpgroup. */
+template <int n> PFQ_DEVICE void pfq_fewer_registers()
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
+}
+template <int n> PFQ_DEVICE void pfq_more_registers()
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
+}
+
+/* ---- memory that other blocks write ---- */
+
+PFQ_DEVICE int32_t pfq_atomic_add_acq_rel(int32_t *p, int32_t v)
+{
+    int32_t old;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;"
+                 : "=r"(old)
+                 : "l"(p), "r"(v)
+                 : "memory");
+    return old;
+}
+
+/* ---- products ---- */
+
+PFQ_DEVICE void pfq_wgmma_fence()
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+PFQ_DEVICE void pfq_wgmma_commit()
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/* Until all groups but the last n are done. */
+template <int n> PFQ_DEVICE void pfq_wgmma_wait()
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
+}
+
+/* d[64 rows, N] (= or) += a[64, 32] b[N, 32]^T, s8 to s32: a in registers (fragments.cuh says how),
+ * b in shared memory. d[4 * j + 2 * h + e] of thread i is row 16 * (i / 32) + i % 32 / 4 + 8 * h,
+ * column 8 * j + 2 * (i % 4) + e. Operands stay untouched until pfq_wgmma_wait. */
+template <int N> struct PfqWgmma;
+
+#define PFQ_D4(i)  "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3])
+#define PFQ_D8(i)  PFQ_D4(i), PFQ_D4(i + 4)
+#define PFQ_D16(i) PFQ_D8(i), PFQ_D8(i + 8)
+#define PFQ_D32(i) PFQ_D16(i), PFQ_D16(i + 16)
+#define PFQ_D64(i) PFQ_D32(i), PFQ_D32(i + 32)
+#define PFQ_R4     "%0, %1, %2, %3"
+#define PFQ_R8     PFQ_R4 ", %4, %5, %6, %7"
+#define PFQ_R16    PFQ_R8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define PFQ_R32                                                                                    \
+    PFQ_R16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PFQ_R64                                                                                    \
+    PFQ_R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "   \
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PFQ_R128                                                                                   \
+    PFQ_R64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "   \
+            "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "     \
+            "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, "     \
+            "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, " \
+            "%124, %125, %126, %127"
+/* n columns; constraints and names of the accumulators; numbers of the other operands. */
+#define PFQ_WGMMA(n, outs, names, a0, a1, a2, a3, b, p)                                            \
+    template <> struct PfqWgmma<n> {                                                               \
+        static __device__ __forceinline__ void run(int32_t (&d)[n / 2], const uint32_t (&a)[4],    \
+                                                   uint64_t desc, int32_t add)                     \
+        {                                                                                          \
+            asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #p ", 0;\n\t"                    \
+                         "wgmma.mma_async.sync.aligned.m64n" #n "k32.s32.s8.s8 {" names            \
+                         "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", p;\n\t}"           \
+                         : outs                                                                    \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc), "r"(add));       \
+        }                                                                                          \
+    };
+#define PFQ_OUTS(...) __VA_ARGS__
+PFQ_WGMMA(8, PFQ_OUTS(PFQ_D4(0)), PFQ_R4, 4, 5, 6, 7, 8, 9)
+PFQ_WGMMA(16, PFQ_OUTS(PFQ_D8(0)), PFQ_R8, 8, 9, 10, 11, 12, 13)
+PFQ_WGMMA(32, PFQ_OUTS(PFQ_D16(0)), PFQ_R16, 16, 17, 18, 19, 20, 21)
+PFQ_WGMMA(64, PFQ_OUTS(PFQ_D32(0)), PFQ_R32, 32, 33, 34, 35, 36, 37)
+PFQ_WGMMA(128, PFQ_OUTS(PFQ_D64(0)), PFQ_R64, 64, 65, 66, 67, 68, 69)
+PFQ_WGMMA(256, PFQ_OUTS(PFQ_D64(0), PFQ_D64(64)), PFQ_R128, 128, 129, 130, 131, 132, 133)
+
+template <int N>
+PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
+{
+    PfqWgmma<N>::run(d, a, desc, add);
+}
+
+#endif
+
+#endif
