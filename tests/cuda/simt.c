@@ -211,7 +211,9 @@ bool simt_mbar_try(uint32_t bar, uint32_t parity)
     Mbar *b = mbar(bar);
     for (int32_t i = s.copies - 1; i >= 0; i--)
         if (s.copy[i].bar == bar) land(i);
-    return b->phase != (parity & 1);
+    const bool over = b->phase != (parity & 1);
+    s.events += over; /* the caller goes on */
+    return over;
 }
 
 void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
@@ -223,6 +225,7 @@ void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
     mbar(bar);
     s.copy[s.copies].to = to, s.copy[s.copies].bytes = bytes, s.copy[s.copies].bar = bar;
     s.copy[s.copies++].from = from;
+    s.events++;
     if (!simt_shuffle) land(s.copies - 1);
 }
 
