@@ -263,6 +263,9 @@ bool b_add_call(Bind *b)
     b->call.kernel = *slot;
     b->call.step = b->step;
     b->call.layer = op_at(b->m, b->ops[0])->layer;
+    double *val = NEWN(b->a, double, CG_N_CONSTS);
+    memcpy(val, b->val, sizeof b->val);
+    b->call.val = val;
     b->call.barrier = needs_barrier(b->phase, &b->call);
     b->phase->barriers += b->call.barrier;
     vec_push(b->a, &b->phase->calls, b->call);

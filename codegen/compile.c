@@ -82,17 +82,28 @@ static bool write_text(Compile *c, const char *dir, const char *name, const StrB
     return io_write_file(c->d, c->a, io_join(c->a, dir, name), b->p, b->n);
 }
 
+/* Kernels have a source each, on GPUs those with code of their own. */
+static u32 n_sources(const Compile *c, bool cuda)
+{
+    return cuda ? c->cuda.kernels.n : c->plan.kernels.n;
+}
+
+static const char *source_name(const Compile *c, bool cuda, u32 i)
+{
+    return cuda ? c->cuda.kernels.at[i].name : c->plan.kernels.at[i].name;
+}
+
 /* Kernels that an earlier compile left in the folder: files NAME + suffix, but for those that this
  * one writes. Only files that begin as ours do are removed. */
-static void remove_stale(Compile *c, const char *dir, const char *suffix, bool written)
+static void remove_stale(Compile *c, bool cuda, const char *dir, const char *suffix, bool written)
 {
     DIR *list = opendir(dir);
     for (const struct dirent *e; list && (e = readdir(list));) {
         const size_t all = strlen(e->d_name), n = all - strlen(suffix);
         if (all > 200 || all <= strlen(suffix) || strcmp(e->d_name + n, suffix) != 0) continue;
         bool current = false;
-        for (u32 i = 0; written && i < c->plan.kernels.n; i++) {
-            const char *name = c->plan.kernels.at[i].name;
+        for (u32 i = 0; written && i < n_sources(c, cuda); i++) {
+            const char *name = source_name(c, cuda, i);
             current = current || (strlen(name) == n && strncmp(name, e->d_name, n) == 0);
         }
         char want[256], have[256];
@@ -106,12 +117,15 @@ static void remove_stale(Compile *c, const char *dir, const char *suffix, bool w
     if (list) closedir(list);
 }
 
-static void emit_kernel_file(const Compile *c, bool cuda, u32 i, StrBuf *b)
+static bool write_kernel(Compile *c, bool cuda, u32 i, const char *dir, const char *suffix)
 {
+    if (cuda && c->cuda.kernels.at[i].source != i) return true;
+    StrBuf b = {.a = c->a};
     if (cuda)
-        cg_emit_cuda_kernel(&c->plan, i, b);
+        cg_emit_cuda_kernel(&c->cuda, i, &b);
     else
-        cg_emit_kernel(&c->build, i, b);
+        cg_emit_kernel(&c->build, i, &b);
+    return write_text(c, dir, arena_printf(c->a, "%s%s", source_name(c, cuda, i), suffix), &b);
 }
 
 /* One file per kernel in `kernels`, what they include in `templates`. */
@@ -119,7 +133,7 @@ static bool write_kernels(Compile *c, bool cuda, const char *kernels, const char
 {
     const char *prefix = cuda ? "cuda/" : "cpu/", *suffix = cuda ? ".cu" : ".c", *name;
     const bool wanted = cuda ? c->targets.n_gpu > 0 : c->targets.n_cpu > 0;
-    remove_stale(c, kernels, suffix, wanted);
+    remove_stale(c, cuda, kernels, suffix, wanted);
     if (!wanted) return true;
     if (!io_mkdirs(c->d, kernels) || !io_mkdirs(c->d, templates)) return false;
     for (u32 i = 0; (name = cg_embedded_name(i)); i++) {
@@ -128,14 +142,10 @@ static bool write_kernels(Compile *c, bool cuda, const char *kernels, const char
         cg_emit_template(name, &b);
         if (!write_text(c, templates, name + strlen(prefix), &b)) return false;
     }
-    for (u32 i = 0; i < c->plan.kernels.n; i++) {
-        StrBuf b = {.a = c->a};
-        emit_kernel_file(c, cuda, i, &b);
-        if (!write_text(c, kernels, arena_printf(c->a, "%s%s", c->plan.kernels.at[i].name, suffix),
-                        &b))
-            return false;
-    }
-    return true;
+    bool ok = true;
+    for (u32 i = 0; ok && i < n_sources(c, cuda); i++)
+        ok = write_kernel(c, cuda, i, kernels, suffix);
+    return ok;
 }
 
 static bool write_sources(Compile *c)
@@ -199,12 +209,12 @@ static bool build(Compile *c, OutFile *bin, OutFile *weights)
     u32 n_in;
     u64 bytes;
     const CgInput *in = link_inputs(c, &n_in, &bytes);
-    u32 calls = 0;
+    u64 calls = 0; /* of CPUs some 512 bytes of code each, of GPUs tables */
     for (u32 i = 0; i < CG_N_PHASES; i++)
-        calls += c->plan.phase[i].calls.n;
-    const u64 at = c->opt.embed_weights
-                       ? up64k(bytes + calls * (u64)(c->build.cuda ? 1024 : 512) + (256u << 10))
-                       : 0;
+        calls += 512 * c->plan.phase[i].calls.n;
+    for (u32 i = 0; i < c->cuda.n_codes; i++)
+        calls += cg_cuda_table_bytes(&c->cuda, &c->cuda.code[i]);
+    const u64 at = c->opt.embed_weights ? up64k(bytes + calls + (256u << 10)) : 0;
     const double t0 = now_seconds();
     if (!cg_write_weights(c->d, &c->plan, weights ? weights : bin, at, &c->opt)) return false;
     const double t1 = now_seconds();

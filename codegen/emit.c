@@ -50,6 +50,9 @@ static void ref(StrBuf *o, const CgPlan *p, const CgRef *r)
     case CG_WEIGHT:
         sb_printf(o, "w + %llu", (unsigned long long)p->image[r->section].offset);
         break;
+    case CG_ORDER:
+    case CG_STAGED:
+    case CG_VALUE: BUG("an operand of GPUs alone");
     }
 }
 
@@ -361,16 +364,16 @@ void cg_emit_model(const CgBuild *b, StrBuf *o)
 
 /* ---- kernels ---- */
 
-void cg_emit_constants(StrBuf *o, const CgKernel *k, u64 which)
+void cg_emit_constants(StrBuf *o, const double *val, u64 which)
 {
     for (u32 i = 0; i < CG_N_CONSTS; i++) {
         if (!(which >> i & 1)) continue;
         sb_printf(o, "static const %s %s = ", cg_const_info[i].is_float ? "float" : "int32_t",
                   cg_const_info[i].name);
         if (cg_const_info[i].is_float)
-            c_float(o, k->val[i]);
+            c_float(o, val[i]);
         else
-            sb_printf(o, "%.0f", k->val[i]);
+            sb_printf(o, "%.0f", val[i]);
         sb_str(o, ";\n");
     }
 }
@@ -395,7 +398,7 @@ void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *o)
         sb_printf(o, " -ffp-contract=off -fno-math-errno -S %s.c\n", k->name);
     }
     sb_str(o, " */\n#include <stdint.h>\n\n");
-    cg_emit_constants(o, k, cg_template_uses("cpu", row->template));
+    cg_emit_constants(o, k->val, cg_template_uses("cpu", row->template));
     sb_printf(o, "\n#define %s %s\n#include \"../templates/%s\"\n", row->entry, k->name,
               row->template);
 }

@@ -7,6 +7,8 @@
 const CgConstInfo cg_const_info[CG_N_CONSTS] = {
 #define CONSTANT(name, type, def, doc) {"c_" #name, #type[0] == 'f', def},
 #include "codegen/cpu/kernels.def"
+#define CUDA_CONSTANT(name, type, def, doc) {"c_" #name, #type[0] == 'f', def},
+#include "codegen/cuda/kernels.def"
 };
 
 #define KERNEL(id, name, template, entry, scratch, doc)                                            \
@@ -23,18 +25,46 @@ const CgRow cg_rows[CG_N_ROWS] = {
 #include "codegen/cpu/kernels.def"
 };
 
-#define CUDA(id, template, entry, block, grid_x, rows, shared)                                     \
-    static CgLaunch launch_##id(i64 N, i64 K, i64 H, i64 G, i64 D)                                 \
+/* What the expressions of codegen/cuda/kernels.def see. */
+#define C(name) ((i64)val[C_##name])
+#define SHAPE                                                                                      \
+    const i64 N = C(N), K = C(K), H = C(heads), G = C(kv_heads), D = C(head_dim);                  \
+    (void)val, (void)N, (void)K, (void)H, (void)G, (void)D
+
+#define CUDA(id, template, entry, block_, grid_x_, rows_, shared_)                                 \
+    static CgLaunch launch_##id(const double *val)                                                 \
     {                                                                                              \
-        (void)N, (void)K, (void)H, (void)G, (void)D;                                               \
-        return (CgLaunch){block, grid_x, rows, shared};                                            \
+        SHAPE;                                                                                     \
+        return (CgLaunch){.block = block_, .grid_x = grid_x_, .rows = rows_, .shared = shared_};   \
+    }
+#define FAST(name, id, chips, phases, when_, from, to, template, entry, block_, grid_x_, rows_,    \
+             shared_, ...)                                                                         \
+    static CgLaunch launch_##name(const double *val)                                               \
+    {                                                                                              \
+        SHAPE;                                                                                     \
+        return (CgLaunch){.block = block_,                                                         \
+                          .grid_x = grid_x_,                                                       \
+                          .rows = rows_,                                                           \
+                          .shared = shared_ __VA_OPT__(, ) __VA_ARGS__};                           \
+    }                                                                                              \
+    static bool fits_##name(const double *val)                                                     \
+    {                                                                                              \
+        SHAPE;                                                                                     \
+        return when_;                                                                              \
     }
 #include "codegen/cuda/kernels.def"
 
 const CgCudaRow cg_cuda_rows[CG_N_ROWS] = {
 #define CUDA(id, template, entry, block, grid_x, rows, shared)                                     \
-    [ROW_##id] = {template, entry, launch_##id},
+    [ROW_##id] = {NULL, ROW_##id, NULL, ~0u, 0, 0, NULL, template, entry, launch_##id},
 #include "codegen/cuda/kernels.def"
+};
+
+const CgCudaRow cg_cuda_fast[] = {
+#define FAST(name, id, chips, phases, when, from, to, template, entry, ...)                        \
+    {#name, ROW_##id, chips, phases, from, to, fits_##name, template, entry, launch_##name},
+#include "codegen/cuda/kernels.def"
+    {0},
 };
 
 typedef struct Named {
@@ -157,6 +187,8 @@ u64 cg_template_uses(const char *dir, const char *template)
 u64 cg_row_uses(CgRowId row)
 {
     const char *cuda = cg_cuda_rows[row].template;
-    return cg_template_uses("cpu", cg_rows[row].template) |
-           (cuda ? cg_template_uses("cuda", cuda) : 0);
+    const u64 plan = ((u64)1 << CG_N_PLAN_CONSTS) - 1;
+    return (cg_template_uses("cpu", cg_rows[row].template) |
+            (cuda ? cg_template_uses("cuda", cuda) : 0)) &
+           plan;
 }

@@ -11,10 +11,15 @@
 #include "runtime/abi.h"
 #include "runtime/image.h"
 
-/* Constants of templates, codegen/cpu/kernels.def. */
+/* Constants of templates: codegen/cpu/kernels.def, which the plan sets, then those that only
+ * templates for GPUs have. */
 typedef enum CgConstId {
 #define CONSTANT(name, type, def, doc) C_##name,
 #include "codegen/cpu/kernels.def"
+    CG_N_PLAN_CONSTS,
+    CG_BEFORE_CUDA_CONSTS = CG_N_PLAN_CONSTS - 1,
+#define CUDA_CONSTANT(name, type, def, doc) C_##name,
+#include "codegen/cuda/kernels.def"
     CG_N_CONSTS
 } CgConstId;
 
@@ -39,15 +44,28 @@ typedef struct CgRow {
 extern const CgRow cg_rows[CG_N_ROWS];
 
 /* Rows of codegen/cuda/kernels.def: the same kernel for GPUs. */
-typedef struct CgLaunch {
-    i64 block, grid_x, rows, shared;
+typedef enum CgLayout { LAYOUT_IMAGE, LAYOUT_FRAG4, LAYOUT_FRAG8 } CgLayout; /* of weights */
+enum { IN_PREFILL = 1, IN_LOGITS = 2, IN_DECODE = 4, IN_BATCH = 8 };         /* phases */
+
+typedef struct CgLaunch { /* kernels.def says what the fields are */
+    i64 block, grid_x, rows, shared, per_sm, cluster, flags, work, sync;
+    CgLayout w;
+    i64 order;
+    bool tiles;
 } CgLaunch;
 
 typedef struct CgCudaRow {
+    const char *name; /* of a row FAST; NULL: a plain one */
+    CgRowId row;
+    const char *chips; /* NULL: all */
+    u32 phases;        /* IN_* */
+    i32 from, to;      /* tokens */
+    bool (*when)(const double *val);
     const char *template, *entry; /* NULL: there is none */
-    CgLaunch (*launch)(i64 N, i64 K, i64 H, i64 G, i64 D);
+    CgLaunch (*launch)(const double *val);
 } CgCudaRow;
-extern const CgCudaRow cg_cuda_rows[CG_N_ROWS];
+extern const CgCudaRow cg_cuda_rows[CG_N_ROWS]; /* plain rows */
+extern const CgCudaRow cg_cuda_fast[];          /* the others; ends with a NULL template */
 
 /* Value of c_fmt, c_epi, c_kv, c_act by name; -1 if unknown. */
 i64 cg_format(const char *name);
@@ -70,7 +88,10 @@ typedef enum CgPlace {
     CG_PRIVATE, /* behind the kernels' scratch of every thread + off */
     CG_TOKENS,
     CG_LOGITS,
-    CG_WEIGHT, /* section of the image */
+    CG_WEIGHT, /* section of the image; of a GPU's calls: the weights on it + off */
+    CG_ORDER,  /* GPU: PFQ_AT_ORDER */
+    CG_STAGED, /* GPU: PFQ_AT_STAGED */
+    CG_VALUE,  /* GPU: off itself */
 } CgPlace;
 
 typedef struct CgRef {
@@ -85,10 +106,11 @@ typedef struct CgCall {
     u32 kernel, step;
     i32 layer;
     CgRef in[CG_IN], out[CG_OUT], aux[CG_AUX], w;
-    bool barrier;     /* before it */
-    bool each;        /* every thread does all of it, into private memory */
-    u64 flops;        /* per row; of attend: per row and key */
-    u64 weight_bytes; /* read by a call with one row */
+    const double *val; /* [CG_N_CONSTS] all constants of the step, also those not used */
+    bool barrier;      /* before it */
+    bool each;         /* every thread does all of it, into private memory */
+    u64 flops;         /* per row; of attend: per row and key */
+    u64 weight_bytes;  /* read by a call with one row */
 } CgCall;
 
 typedef struct CgPhase {
@@ -143,7 +165,8 @@ bool cg_row(const char *name, CgRowId *row, const char **rest);
 bool cg_row_is(CgRowId row, const char *family);
 /* Set of the constants that a template of codegen/DIR and its headers declare. */
 u64 cg_template_uses(const char *dir, const char *template);
-/* Those of the row's templates for CPUs and for GPUs: the plan does not depend on the targets. */
+/* Those of the row's templates for CPUs and for all GPUs, without the constants of GPUs alone: the
+ * plan does not depend on the targets. */
 u64 cg_row_uses(CgRowId row);
 
 /* ---- bind.c ---- */
@@ -161,32 +184,87 @@ bool cg_write_weights(Diag *d, CgPlan *p, OutFile *f, u64 at, const CgOptions *o
  */
 bool cg_expect(Diag *d, CgPlan *p);
 
-/* ---- cuda.c: kernels for GPUs ---- */
+/* ---- cuda_plan.c: what follows from the chip, for each code of the program ---- */
+
+typedef struct CgCudaKernel { /* one specialisation; codes that choose the same share it */
+    const CgCudaRow *row;
+    const char *name;        /* C identifier, unique */
+    const char *what;        /* for comments: "linear.s4" */
+    double val[CG_N_CONSTS]; /* 0 where not used */
+    u64 uses;
+    CgLaunch launch;
+    const char *prelude; /* source between the constants and the template: tables; NULL: none */
+    u32 phase, step;     /* of a call that a reader may look at */
+    u32 source; /* the kernel whose code it is: itself, or the same code launched otherwise */
+    u32 calls;
+} CgCudaKernel;
+
+typedef struct CgCudaCall {
+    u32 kernel;   /* of CgCuda.kernels; CG_NO_KERNEL in a load that only copies */
+    i32 from, to; /* rows; 0: no bound */
+    CgCall c;     /* step, layer and operands; in what is CG_WEIGHT, off counts */
+    u32 phase;    /* of the plan, which step belongs to */
+} CgCudaCall;
+enum { CG_NO_KERNEL = UINT32_MAX };
+
+typedef struct CgCudaLoad { /* PfqCudaLoad */
+    u32 section;            /* of the plan; from it the name, and the bytes if there are any */
+    u64 from, bytes;
+    CgCudaCall call;
+} CgCudaLoad;
+
+typedef struct CgPacked { /* a section in the layout that calls of this code want */
+    u32 section;
+    CgLayout layout;
+    i64 order;
+    u64 off, bytes; /* in the code's weights */
+} CgPacked;
+
+enum { CG_MAX_CUDA_KERNELS = 512 };
 
 typedef struct CgCode { /* what one --gpu-architecture gives */
     const char *arch;   /* "sm_90a"; "compute_80" */
     i32 major, minor;
     bool exact, ptx;
-    CgObject *image; /* [kernels.n] */
-    u64 *at;         /* [kernels.n] offsets in the blob */
+    i64 shared; /* bytes of shared memory that a block may have; 0: not known */
+    VEC(CgCudaCall) call[PFQ_CUDA_N_PHASES];
+    VEC(CgCudaLoad) load; /* empty: the image's data as they are */
+    VEC(CgPacked) packed;
+    bool used[CG_MAX_CUDA_KERNELS];      /* kernels */
+    CgObject image[CG_MAX_CUDA_KERNELS]; /* no data where not used, or the code is another's */
+    u64 at[CG_MAX_CUDA_KERNELS];         /* offsets in the blob */
+    u64 act_bytes, own_bytes, weight_bytes;
 } CgCode;
 
 typedef struct CgCuda {
-    CgCode code[CG_MAX_GPUS + 1]; /* best first, PTX last */
-    u32 n_codes, n_kernels;
+    const CgPlan *plan;
+    VEC(CgCudaKernel) kernels; /* of all codes */
+    CgCode *code;              /* [n_codes] best first, PTX last */
+    u32 n_codes;
     i32 driver; /* PfqCuda.driver */
     u8 *blob;   /* all images, each 64-byte aligned; malloc'ed */
     u64 bytes;
 } CgCuda;
 
-/* Compiles every kernel of the plan for every GPU, and as PTX for those that no target names.
- * E_KERNEL if the plan has steps that no CUDA template computes, E_NVRTC. cg_cuda_free also after
- * an error. */
+extern const char *const cg_cuda_phase_names[PFQ_CUDA_N_PHASES];
+
+/* Kernels and calls of one code, whose arch is set. E_KERNEL if the plan has steps that no CUDA
+ * template computes. */
+bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code);
+/* For those who add calls (a step as one kernel): the kernel of these constants, made if new; a
+ * section's address in the code's weights, in this layout. */
+u32 cg_cuda_kernel(CgCuda *cuda, CgCode *code, const CgCudaKernel *want);
+CgRef cg_cuda_packed(CgCuda *cuda, CgCode *code, u32 section, CgLayout layout, i64 order);
+
+/* ---- cuda.c: kernels for GPUs ---- */
+
+/* The step that a refused kernel is called for, and its first ops. */
+void cg_cuda_note_step(Diag *d, const CgPlan *p, u32 phase, u32 step);
+
+/* Plans and compiles every kernel for every GPU, and as PTX for those that no target names.
+ * E_KERNEL, E_NVRTC. cg_cuda_free also after an error. */
 bool cg_cuda(Diag *d, const CgPlan *p, const CgTargets *t, u32 threads, CgCuda *out);
 void cg_cuda_free(CgCuda *c);
-CgLaunch cg_launch(const CgKernel *k);
-/* The call of a kernel that a reader sees first, in @decode if there is one. */
-const CgCall *cg_first_call(const CgPlan *p, u32 kernel, const CgPhase **phase);
 
 /* ---- emit.c, emit_cuda.c, report.c: text ---- */
 typedef struct CgBuild { /* what the emitters need besides the plan */
@@ -201,15 +279,17 @@ void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *out);
 /* The source of a template ("cpu/norm.c", "cuda/norm.cu") as it is written beside the kernels. */
 void cg_emit_template(const char *file, StrBuf *out);
 /* out/src/cuda/NAME.cu, and in model.c the tables of calls, kernels and code. */
-void cg_emit_cuda_kernel(const CgPlan *p, u32 kernel, StrBuf *out);
+void cg_emit_cuda_kernel(const CgCuda *cuda, u32 kernel, StrBuf *out);
 void cg_emit_cuda_tables(const CgBuild *b, StrBuf *out);
+/* A bound of what the tables of a code take in the program. */
+u64 cg_cuda_table_bytes(const CgCuda *cuda, const CgCode *code);
 /* Pieces of both. */
 void cg_emit_comment(StrBuf *o, const char *text);
 void cg_emit_step_ops(StrBuf *o, Module *m, const CgPhase *ph, u32 step, const char *margin);
 /* The operands of a call as initialisers, ", .in = {a, b}, .w = c", each printed by `emit`. */
 typedef void CgEmitRef(StrBuf *o, const CgPlan *p, const CgRef *r);
 void cg_emit_operands(StrBuf *o, const CgPlan *p, const CgCall *c, CgEmitRef *emit);
-void cg_emit_constants(StrBuf *o, const CgKernel *k, u64 which);
+void cg_emit_constants(StrBuf *o, const double *val, u64 which);
 void cg_emit_plan_json(const CgBuild *b, StrBuf *out);
 
 #endif

@@ -68,18 +68,48 @@ static void emit_memory(const CgPlan *p, StrBuf *o)
     sb_str(o, "\n    ]\n  },\n");
 }
 
-/* Registers are the driver's to say. */
-static void emit_cuda_kernel(const CgCuda *cuda, const CgKernel *k, u32 kernel, StrBuf *o)
+static void emit_constants(StrBuf *o, const double *val, u64 which)
 {
-    const CgLaunch l = cg_launch(k);
+    bool first = true;
+    for (u32 c = 0; c < CG_N_CONSTS; c++) {
+        if (!(which >> c & 1)) continue;
+        sb_printf(o, "%s\"%s\": ", first ? "" : ", ", cg_const_info[c].name + 2);
+        first = false;
+        if (cg_const_info[c].is_float)
+            sb_f64(o, val[c]);
+        else
+            sb_printf(o, "%.0f", val[c]);
+    }
+}
+
+/* Registers are the driver's to say. */
+static void emit_cuda_kernel(const CgCuda *cuda, u32 kernel, StrBuf *o)
+{
+    const CgCudaKernel *k = &cuda->kernels.at[kernel];
+    const CgLaunch *l = &k->launch;
+    sb_str(o, kernel ? ",\n    {" : "\n    {");
+    key_str(o, "name", k->name);
+    sb_str(o, ", ");
+    key_str(o, "kernel", k->what);
     sb_printf(o,
-              ", \"cuda\": {\"template\": \"%s\", \"block\": %lld, \"grid_x\": %lld, \"rows\": "
-              "%lld, \"shared\": %lld, \"bytes\": {",
-              cg_cuda_rows[k->row].template, (long long)l.block, (long long)l.grid_x,
-              (long long)l.rows, (long long)l.shared);
-    for (u32 c = 0; c < cuda->n_codes; c++)
-        sb_printf(o, "%s\"%s\": %llu", c ? ", " : "", cuda->code[c].arch,
-                  LL(cuda->code[c].image[kernel].bytes));
+              ", \"template\": \"%s\", \"calls\": %u, \"block\": %lld, \"grid_x\": %lld, "
+              "\"rows\": %lld, \"shared\": %lld",
+              k->row->template, k->calls, (long long)l->block, (long long)l->grid_x,
+              (long long)l->rows, (long long)l->shared);
+    if (l->per_sm) sb_printf(o, ", \"per_sm\": %lld", (long long)l->per_sm);
+    if (l->cluster) sb_printf(o, ", \"cluster\": %lld", (long long)l->cluster);
+    if (k->source != kernel)
+        sb_printf(o, ", \"code_of\": \"%s\"", cuda->kernels.at[k->source].name);
+    sb_str(o, ", \"constants\": {");
+    emit_constants(o, k->val, k->uses);
+    sb_str(o, "}, \"bytes\": {");
+    bool first = true;
+    for (u32 c = 0; c < cuda->n_codes; c++) {
+        if (!cuda->code[c].used[kernel]) continue;
+        sb_printf(o, "%s\"%s\": %llu", first ? "" : ", ", cuda->code[c].arch,
+                  LL(cuda->code[c].image[k->source].bytes));
+        first = false;
+    }
     sb_str(o, "}}");
 }
 
@@ -95,20 +125,14 @@ static void emit_kernels(const CgBuild *b, StrBuf *o)
         key_str(o, "kernel", cg_rows[k->row].name);
         sb_printf(o, ", \"template\": \"%s\", \"calls\": %u, \"constants\": {",
                   cg_rows[k->row].template, k->calls);
-        bool first = true;
-        for (u32 c = 0; c < CG_N_CONSTS; c++) {
-            if (!(k->uses >> c & 1)) continue;
-            sb_printf(o, "%s\"%s\": ", first ? "" : ", ", cg_const_info[c].name + 2);
-            first = false;
-            if (cg_const_info[c].is_float)
-                sb_f64(o, k->val[c]);
-            else
-                sb_printf(o, "%.0f", k->val[c]);
-        }
-        sb_ch(o, '}');
-        if (b->cuda) emit_cuda_kernel(b->cuda, k, i, o);
-        sb_ch(o, '}');
+        emit_constants(o, k->val, k->uses);
+        sb_str(o, "}}");
     }
+    sb_str(o, "\n  ],\n");
+    if (!b->cuda) return;
+    sb_str(o, "  \"cuda_kernels\": [");
+    for (u32 i = 0; i < b->cuda->kernels.n; i++)
+        emit_cuda_kernel(b->cuda, i, o);
     sb_str(o, "\n  ],\n");
 }
 

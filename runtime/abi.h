@@ -18,21 +18,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PFQ_ABI_VERSION 3
+#define PFQ_ABI_VERSION 4
 
 /* What one kernel call reads and writes. Which slots a kernel uses, and their shapes, is in the
  * contract comment of its template. Unused slots are NULL. */
 typedef struct PfqArgs {
-    const void *in[8];  /* activations, KV cache */
-    void *out[8];       /* activations, KV cache rows, logits */
-    const void *w;      /* packed weights of this step (layout named in the template) */
-    const void *aux[8]; /* small constants: norm gain, bias, scales, prefix, RoPE inverse frequencies */
-    void *scratch;      /* private to this thread; PfqModel.scratch_bytes, 64-byte aligned */
-    int32_t T;          /* rows (tokens) in this call, >= 1 */
-    int32_t pos;        /* position of row 0 in its sequence, the prefix not counted: its row in the
-                           KV cache; row t has position pos + t */
-    int32_t ctx;        /* capacity of the KV cache in tokens (the runtime's -c, or a little more):
-                           a multiple of 64 */
+    const void *in[8]; /* activations, KV cache */
+    void *out[8];      /* activations, KV cache rows, logits */
+    const void *w;     /* packed weights of this step (layout named in the template) */
+    const void
+        *aux[8];   /* small constants: norm gain, bias, scales, prefix, RoPE inverse frequencies */
+    void *scratch; /* private to this thread; PfqModel.scratch_bytes, 64-byte aligned */
+    int32_t T;     /* rows (tokens) in this call, >= 1 */
+    int32_t pos;   /* position of row 0 in its sequence, the prefix not counted: its row in the
+                      KV cache; row t has position pos + t */
+    int32_t ctx;   /* capacity of the KV cache in tokens (the runtime's -c, or a little more):
+                      a multiple of 64 */
 } PfqArgs;
 
 typedef void PfqKernel(const PfqArgs *a, int tid, int nt);
@@ -75,7 +76,13 @@ typedef struct PfqVariant {
     PfqKernel *const *kernel; /* [n_kernels], same order in every variant */
 } PfqVariant;
 
-/* ---- CUDA: the same calls as tables, which runtime/cuda.c walks ---- */
+/* ---- CUDA: the calls as tables, one set per kind of chip, which runtime/cuda.c walks ---- */
+
+/* Where a row of activations belongs: its position in its sequence (as PfqArgs.pos) and the slot of
+ * the KV cache that the sequence has. */
+typedef struct PfqRow {
+    int32_t pos, slot;
+} PfqRow;
 
 /* What a CUDA kernel gets, by value: the slots of PfqArgs as device addresses (0: unused).
  * codegen/cuda/kernel.cuh states it again for the device. */
@@ -83,64 +90,100 @@ typedef struct PfqCudaArgs {
     uint64_t in[8], out[8];
     uint64_t w;
     uint64_t aux[8];
-    uint64_t pos;   /* address of an int32: PfqArgs.pos. In memory, so that a recorded graph of
-                       launches   serves every position */
+    uint64_t rows;  /* address of PfqRow [T]. In memory, so that a recorded graph of launches serves
+                       every position. In prefill all rows are of one slot, at consecutive
+                       positions; in decode and batch each is a sequence of its own */
+    uint64_t slot;  /* bytes from one slot of the KV cache to the next */
+    uint64_t work;  /* address of PfqCudaKernel.work bytes, which hold anything */
+    uint64_t sync;  /* address of PfqCudaKernel.sync bytes of this kernel alone, 0 before its first
+                       launch */
     int32_t T, ctx; /* as in PfqArgs */
 } PfqCudaArgs;
 
 /* Where an operand lies; off counts bytes from the start of the place. */
 typedef enum PfqPlace {
     PFQ_AT_NONE,
-    PFQ_AT_ACT,    /* activation arena */
-    PFQ_AT_KV,     /* KV cache; off is multiplied by ctx */
-    PFQ_AT_OWN,    /* what CPU threads keep for themselves: here one buffer, PfqCuda.own_bytes */
+    PFQ_AT_ACT, /* activation arena, PfqCudaCode.act_bytes */
+    PFQ_AT_KV,  /* KV cache, slot 0; off is multiplied by ctx */
+    PFQ_AT_OWN, /* what CPU threads keep for themselves: here one buffer, PfqCudaCode.own_bytes */
     PFQ_AT_TOKENS, /* int32 [T] */
     PFQ_AT_LOGITS, /* f32 [rows, vocab] */
-    PFQ_AT_WEIGHT, /* the image's data */
+    PFQ_AT_WEIGHT, /* the weights as this code wants them, PfqCudaCode.weight_bytes */
+    PFQ_AT_ORDER,  /* int32 0, 1, 2 ... */
+    PFQ_AT_STAGED, /* in PfqCudaLoad: the section's bytes as the image has them */
+    PFQ_AT_VALUE,  /* nowhere: off is passed itself */
 } PfqPlace;
 
 typedef struct PfqCudaRef {
-    uint32_t place; /* PfqPlace */
-    uint64_t off;
+    uint64_t place : 8, off : 56; /* PfqPlace */
 } PfqCudaRef;
 
 typedef struct PfqCudaCall {
     int32_t kernel;
+    int32_t from, to; /* only for calls of this many rows; 0: no bound */
     PfqCudaRef in[8], out[8], w, aux[8];
 } PfqCudaCall;
 
-/* A specialised kernel and its launch: grid (grid_x, ceil(T / rows)), block threads. */
+enum {
+    PFQ_CUDA_COOPERATIVE = 1, /* all blocks run at once */
+    PFQ_CUDA_OVERLAP = 2, /* may start before the launch in front of it has ended; the kernel waits
+                             for that itself (griddepcontrol.wait) */
+};
+
+/* A specialised kernel and its launch: `block` threads; blocks (grid_x, ceil(T / rows)), or with
+ * per_sm != 0 a line of as many, but no more than per_sm for each of the GPU's multiprocessors.
+ * rows 0: their number does not depend on T. */
 typedef struct PfqCudaKernel {
     const char *name;  /* as in plan.json, for messages */
     const char *entry; /* symbol in its code */
     int32_t block, grid_x, rows;
-    int32_t shared; /* bytes of dynamic shared memory */
+    int32_t shared;        /* bytes of dynamic shared memory */
+    int32_t per_sm, flags; /* PFQ_CUDA_* */
+    int32_t cluster;       /* blocks of a cluster along x, which divides the grid; 0: none */
+    uint64_t work, sync;   /* bytes of PfqCudaArgs.work and .sync */
+    const void *image;     /* cubin, or PTX text ending in NUL */
+    uint64_t bytes;
 } PfqCudaKernel;
-
-/* The code of all kernels for one kind of chip. */
-typedef struct PfqCudaCode {
-    const char *target;   /* "sm_90a" */
-    int32_t major, minor; /* compute capability it was made for */
-    bool exact; /* runs on that capability only ("a"); else on the same major, minor or higher */
-    bool ptx;   /* PTX text, ending in NUL: the driver compiles it for chips of that capability or
-                   higher */
-    const void *const *image; /* [n_kernels] cubin or PTX */
-    const uint64_t *bytes;    /* [n_kernels] */
-} PfqCudaCode;
 
 typedef struct PfqCudaPhase {
     const PfqCudaCall *call; /* [n], in order; each may read what those before it wrote */
     int32_t n;
 } PfqCudaPhase;
 
-typedef struct PfqCuda {
-    int32_t n_kernels, n_codes;
+/* A section of the image on its way onto the GPU: its bytes are copied to call.out[0], or, where
+ * the call has a kernel, to a buffer that the call then reads. */
+typedef struct PfqCudaLoad {
+    uint64_t from, bytes; /* in the image's data; 0 bytes: the call makes the weights of nothing */
+    PfqCudaCall call;     /* kernel -1: none */
+} PfqCudaLoad;
+
+typedef enum PfqCudaPhaseId {
+    PFQ_CUDA_PREFILL, /* as PfqPhaseId */
+    PFQ_CUDA_LOGITS,
+    PFQ_CUDA_DECODE,
+    PFQ_CUDA_STEP,  /* decode again, as fewer launches; n is 0 if there is none */
+    PFQ_CUDA_BATCH, /* one token of each of T sequences -> KV cache and logits [T, vocab] */
+    PFQ_CUDA_N_PHASES
+} PfqCudaPhaseId;
+
+/* All there is for one kind of chip. */
+typedef struct PfqCudaCode {
+    const char *target;   /* "sm_90a" */
+    int32_t major, minor; /* compute capability it was made for */
+    bool exact; /* runs on that capability only ("a"); else on the same major, minor or higher */
+    bool ptx;   /* PTX: the driver compiles it for chips of that capability or higher */
+    int32_t n_kernels, n_loads;
     const PfqCudaKernel *kernel;
-    const PfqCudaCode *code; /* best first */
-    PfqCudaPhase prefill, logits, decode;
-    uint64_t own_bytes;
+    const PfqCudaLoad *load; /* in order; n_loads 0: the image's data as they are */
+    PfqCudaPhase phase[PFQ_CUDA_N_PHASES];
+    uint64_t act_bytes, own_bytes, weight_bytes;
+} PfqCudaCode;
+
+typedef struct PfqCuda {
+    int32_t n_codes;
     int32_t driver; /* CUDA version that the driver must support for this code: 1000 * major +
                        10 * minor (NVRTC's); 0: any */
+    const PfqCudaCode *code; /* best first */
 } PfqCuda;
 
 /* A recorded expectation for `self-test`: greedy logits of the last of n_tokens, made by pfqc's
@@ -158,9 +201,10 @@ typedef struct PfqModel {
     uint32_t abi;                        /* PFQ_ABI_VERSION */
     const char *name, *recipe, *version; /* model name, recipe name, pfqc version */
     const char *arch;                    /* architecture description it came from, "" if none */
-    int32_t vocab, context, layers, hidden, heads, kv_heads, head_dim, ffn; /* context: of the user */
-    int32_t prefix;            /* tokens in front of every sequence, inside the kernels */
-    const int32_t *prefix_ids; /* [prefix] */
+    int32_t vocab, context, layers, hidden, heads, kv_heads, head_dim,
+        ffn;                           /* context: of the user */
+    int32_t prefix;                    /* tokens in front of every sequence, inside the kernels */
+    const int32_t *prefix_ids;         /* [prefix] */
     int32_t chunk;                     /* largest T of `prefill` */
     int32_t rows;                      /* largest T of `logits` */
     uint64_t act_bytes, scratch_bytes; /* scratch is per thread */

@@ -14,7 +14,6 @@ static bool cuda_choose(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 static bool cuda_open(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
     const PfqGpuConfig config = {.weights = e->image.data,
-                                 .weight_bytes = e->image.header->data_bytes,
                                  .ctx = pfq_padded_ctx(e),
                                  .sync = c->cuda_sync};
     e->gpu = pfq_gpu_open(&e->gpu_choice, e->model, &config, err);

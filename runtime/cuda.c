@@ -10,21 +10,37 @@ enum { PLAIN_SHARED = 49152 }; /* bytes of it that need no asking */
 enum { NON_BLOCKING = 1 };     /* CUstream_flags: no order with the default stream */
 enum { RELAXED = 2 };          /* CUstreamCaptureMode */
 
-#define PIECE     ((uint64_t)64 << 20) /* of the weights, per copy */
-#define TOKENS_AT 64                   /* int32s: in the io buffer, behind the position */
+#define PIECE ((uint64_t)64 << 20) /* of the weights, per copy */
 
-/* What is allocated on the GPU; places of operands and buffers correspond one to one. */
-enum { BUF_ACT, BUF_KV, BUF_OWN, BUF_IO, BUF_LOGITS, BUF_WEIGHTS, N_BUFFERS };
-static const char *const buffer_names[N_BUFFERS] = {
-    "the activations",     "the KV cache", "the kernels' own memory",
-    "tokens and position", "the logits",   "the weights",
+/* What is allocated on the GPU. Staged: sections of the image that a kernel packs; freed when all
+ * are loaded. */
+enum {
+    BUF_ACT,
+    BUF_KV,
+    BUF_OWN,
+    BUF_IO,
+    BUF_ORDER,
+    BUF_LOGITS,
+    BUF_WORK,
+    BUF_SYNC,
+    BUF_WEIGHTS,
+    BUF_STAGED,
+    N_BUFFERS
 };
-static const char *const phase_names[PFQ_N_PHASES] = {"prefill", "logits", "decode"};
+static const char *const buffer_names[N_BUFFERS] = {
+    "the activations", "the KV cache",        "the kernels' own memory", "tokens and positions",
+    "row numbers",     "the logits",          "the kernels' scratch",    "the kernels' counters",
+    "the weights",     "packing the weights",
+};
+static const char *const phase_names[PFQ_CUDA_N_PHASES] = {"prefill", "logits", "decode", "decode",
+                                                           "a batch"};
 
 /* A kernel's own failure shows only when it is waited for. */
-static const char *const sync_names[PFQ_N_PHASES] = {"a kernel of prefill, which --cuda-sync names",
-                                                     "a kernel of logits, which --cuda-sync names",
-                                                     "a kernel of decode, which --cuda-sync names"};
+static const char *const sync_names[PFQ_CUDA_N_PHASES] = {
+    "a kernel of prefill, which --cuda-sync names", "a kernel of logits, which --cuda-sync names",
+    "a kernel of decode, which --cuda-sync names",  "a kernel of decode, which --cuda-sync names",
+    "a kernel of a batch, which --cuda-sync names",
+};
 
 typedef struct Buffer {
     uint64_t at, bytes; /* at: 0 until allocated */
@@ -33,22 +49,31 @@ typedef struct Buffer {
 typedef struct Phase {
     const PfqCudaPhase *table;
     PfqCudaArgs *args; /* [table->n]; T is set at each run */
+    uint64_t rows_at;  /* in the io buffer, behind this phase's tokens */
 } Phase;
+
+typedef struct Recorded { /* a phase's launches for n rows, ready to go */
+    void *graph;          /* NULL: launched one by one */
+    int32_t n;            /* 0: not yet tried */
+} Recorded;
 
 struct PfqGpu {
     PfqCudaDriver driver;
     const PfqModel *model;
     const PfqCudaCode *code;
-    int32_t device, ctx;
+    int32_t device, sms, ctx, slots;
     void *context, *stream;
     Buffer buf[N_BUFFERS];
     void **module, **function; /* [n_kernels]; NULL until loaded */
-    Phase phase[PFQ_N_PHASES];
-    void *graph;  /* decode's launches, recorded and ready; NULL: launched one by one */
-    int32_t *io;  /* [TOKENS_AT + tokens]: the host's copy of BUF_IO */
-    bool sync;    /* wait after every kernel */
-    bool broken;  /* a run has failed: */
-    PfqErr fault; /* with this sentence */
+    uint64_t *sync_at;         /* [n_kernels] in BUF_SYNC */
+    Phase phase[PFQ_CUDA_N_PHASES];
+    Recorded recorded[PFQ_CUDA_N_PHASES];
+    char *io;       /* the host's copy of BUF_IO: of a phase its tokens, then its PfqRows */
+    int32_t *order; /* [max_rows] 0, 1, 2 ... */
+    bool plain;     /* PfqGpuConfig */
+    bool sync;      /* wait after every kernel */
+    bool broken;    /* a run has failed: */
+    PfqErr fault;   /* with this sentence */
 };
 
 /* Calls the driver; false and a sentence on failure. `what` says what for. */
@@ -62,23 +87,66 @@ static double mib(uint64_t bytes)
     return (double)bytes / 1048576.0;
 }
 
-static int32_t max_tokens(const PfqModel *m)
+int32_t pfq_gpu_slots(const PfqModel *m)
 {
-    return m->chunk > m->rows ? m->chunk : m->rows;
+    return m->chunk < m->rows ? m->chunk : m->rows;
+}
+
+static uint64_t up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* The most rows of a phase. */
+static uint64_t max_rows(const PfqModel *m, int phase)
+{
+    return (uint64_t)(phase == PFQ_CUDA_PREFILL  ? m->chunk
+                      : phase == PFQ_CUDA_LOGITS ? m->rows
+                      : phase == PFQ_CUDA_BATCH  ? pfq_gpu_slots(m)
+                                                 : 1);
+}
+
+static uint64_t io_bytes(const PfqModel *m)
+{
+    const uint64_t n = (uint64_t)(m->chunk > m->rows ? m->chunk : m->rows);
+    return up(4 * n, 64) + n * sizeof(PfqRow);
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static void size_scratch(PfqGpu *g)
+{
+    const PfqCudaCode *c = g->code;
+    for (int32_t i = 0; i < c->n_kernels; i++) {
+        g->sync_at[i] = g->buf[BUF_SYNC].bytes;
+        g->buf[BUF_SYNC].bytes += c->kernel[i].image ? up(c->kernel[i].sync, 256) : 0;
+        g->buf[BUF_WORK].bytes =
+            larger(g->buf[BUF_WORK].bytes, c->kernel[i].image ? c->kernel[i].work : 0);
+    }
+    for (int32_t i = 0; i < c->n_loads; i++) {
+        g->buf[BUF_STAGED].bytes =
+            larger(g->buf[BUF_STAGED].bytes, c->load[i].call.kernel < 0 ? 0 : c->load[i].bytes);
+    }
 }
 
 /* Sizes of all buffers; *total is what they take in blocks of the driver's alignment. */
-static bool size_buffers(PfqGpu *g, uint64_t weight_bytes, uint64_t *total, PfqErr *err)
+static bool size_buffers(PfqGpu *g, uint64_t *total, PfqErr *err)
 {
     const PfqModel *m = g->model;
     Buffer *b = g->buf;
     bool bad = __builtin_mul_overflow(m->kv_row_bytes, (uint64_t)g->ctx, &b[BUF_KV].bytes) ||
+               __builtin_mul_overflow(b[BUF_KV].bytes, (uint64_t)g->slots, &b[BUF_KV].bytes) ||
                __builtin_mul_overflow((uint64_t)m->rows * (uint64_t)m->vocab, sizeof(float),
                                       &b[BUF_LOGITS].bytes);
-    b[BUF_ACT].bytes = m->act_bytes;
-    b[BUF_OWN].bytes = m->cuda->own_bytes;
-    b[BUF_IO].bytes = (TOKENS_AT + (uint64_t)max_tokens(m)) * sizeof(int32_t);
-    b[BUF_WEIGHTS].bytes = weight_bytes;
+    b[BUF_ACT].bytes = g->code->act_bytes;
+    b[BUF_OWN].bytes = g->code->own_bytes;
+    b[BUF_IO].bytes = io_bytes(m);
+    b[BUF_ORDER].bytes = 4 * max_rows(m, PFQ_CUDA_BATCH);
+    b[BUF_WEIGHTS].bytes = g->code->weight_bytes;
+    size_scratch(g);
     *total = 0;
     for (int i = 0; !bad && i < N_BUFFERS; i++) {
         bad = __builtin_add_overflow(*total, b[i].bytes, total) ||
@@ -99,7 +167,7 @@ static bool allocate(PfqGpu *g, const char *gpu_name, uint64_t total, PfqErr *er
         return pfq_fail(err,
                         "the GPU '%s' has too little free memory: with a context of %d tokens "
                         "%.1f MiB are needed, %.1f MiB are free",
-                        gpu_name, g->ctx, mib(total), mib(free_bytes));
+                        gpu_name, g->ctx * g->slots, mib(total), mib(free_bytes));
     }
     for (int i = 0; i < N_BUFFERS; i++) {
         Buffer *b = &g->buf[i];
@@ -111,20 +179,18 @@ static bool allocate(PfqGpu *g, const char *gpu_name, uint64_t total, PfqErr *er
             return false;
         }
         b->at = at;
-        if (i != BUF_WEIGHTS && !CALL(g, cuMemsetD8Async, what, at, 0, bytes, g->stream)) {
+        if (i < BUF_WEIGHTS && !CALL(g, cuMemsetD8Async, what, at, 0, bytes, g->stream)) {
             return false;
         }
     }
     return true;
 }
 
-static bool upload_weights(PfqGpu *g, const PfqGpuConfig *c, PfqErr *err)
+static bool upload(PfqGpu *g, uint64_t to, const char *data, uint64_t bytes, PfqErr *err)
 {
-    const char *data = c->weights;
-    for (uint64_t at = 0; at < c->weight_bytes; at += PIECE) {
-        const uint64_t n = c->weight_bytes - at < PIECE ? c->weight_bytes - at : PIECE;
-        if (!CALL(g, cuMemcpyHtoDAsync_v2, "the weights", g->buf[BUF_WEIGHTS].at + at, data + at, n,
-                  g->stream)) {
+    for (uint64_t at = 0; at < bytes; at += PIECE) {
+        const uint64_t n = bytes - at < PIECE ? bytes - at : PIECE;
+        if (!CALL(g, cuMemcpyHtoDAsync_v2, "the weights", to + at, data + at, n, g->stream)) {
             return false;
         }
     }
@@ -135,33 +201,49 @@ static bool upload_weights(PfqGpu *g, const PfqGpuConfig *c, PfqErr *err)
 
 static bool load_kernel(PfqGpu *g, int32_t i, PfqErr *err)
 {
-    const PfqCudaKernel *k = &g->model->cuda->kernel[i];
+    const PfqCudaKernel *k = &g->code->kernel[i];
     char what[192];
     snprintf(what, sizeof what, "kernel '%s', %s", k->name, g->code->target);
-    return CALL(g, cuModuleLoadData, what, &g->module[i], g->code->image[i]) &&
+    if (!k->image) { /* of other codes */
+        return true;
+    }
+    return CALL(g, cuModuleLoadData, what, &g->module[i], k->image) &&
            CALL(g, cuModuleGetFunction, what, &g->function[i], g->module[i], k->entry) &&
            (k->shared <= PLAIN_SHARED ||
             CALL(g, cuFuncSetAttribute, what, g->function[i], MAX_SHARED, k->shared));
 }
 
-/* A slot's address on the GPU. */
+/* An operand's address on the GPU. */
 static uint64_t address(const PfqGpu *g, PfqCudaRef ref)
 {
+    const uint64_t off = ref.off;
     switch ((PfqPlace)ref.place) {
     case PFQ_AT_NONE: break;
-    case PFQ_AT_ACT: return g->buf[BUF_ACT].at + ref.off;
-    case PFQ_AT_KV: return g->buf[BUF_KV].at + ref.off * (uint64_t)g->ctx;
-    case PFQ_AT_OWN: return g->buf[BUF_OWN].at + ref.off;
-    case PFQ_AT_TOKENS: return g->buf[BUF_IO].at + TOKENS_AT * sizeof(int32_t) + ref.off;
-    case PFQ_AT_LOGITS: return g->buf[BUF_LOGITS].at + ref.off;
-    case PFQ_AT_WEIGHT: return g->buf[BUF_WEIGHTS].at + ref.off;
+    case PFQ_AT_ACT: return g->buf[BUF_ACT].at + off;
+    case PFQ_AT_KV: return g->buf[BUF_KV].at + off * (uint64_t)g->ctx;
+    case PFQ_AT_OWN: return g->buf[BUF_OWN].at + off;
+    case PFQ_AT_TOKENS: return g->buf[BUF_IO].at + off;
+    case PFQ_AT_LOGITS: return g->buf[BUF_LOGITS].at + off;
+    case PFQ_AT_WEIGHT: return g->buf[BUF_WEIGHTS].at + off;
+    case PFQ_AT_ORDER: return g->buf[BUF_ORDER].at + off;
+    case PFQ_AT_STAGED: return g->buf[BUF_STAGED].at + off;
+    case PFQ_AT_VALUE: return off;
     }
     return 0;
 }
 
-static PfqCudaArgs resolve(const PfqGpu *g, const PfqCudaCall *call)
+static PfqCudaArgs resolve(const PfqGpu *g, const PfqCudaCall *call, uint64_t rows_at)
 {
-    PfqCudaArgs a = {.w = address(g, call->w), .pos = g->buf[BUF_IO].at, .T = 1, .ctx = g->ctx};
+    PfqCudaArgs a = {.w = address(g, call->w),
+                     .rows = g->buf[BUF_IO].at + rows_at,
+                     .slot = g->model->kv_row_bytes * (uint64_t)g->ctx,
+                     .work = g->buf[BUF_WORK].at,
+                     .sync = g->buf[BUF_SYNC].at,
+                     .T = 1,
+                     .ctx = g->ctx};
+    if (call->kernel >= 0) {
+        a.sync += g->sync_at[call->kernel];
+    }
     for (int i = 0; i < 8; i++) {
         a.in[i] = address(g, call->in[i]);
         a.out[i] = address(g, call->out[i]);
@@ -170,18 +252,72 @@ static PfqCudaArgs resolve(const PfqGpu *g, const PfqCudaCall *call)
     return a;
 }
 
-static bool launch(PfqGpu *g, PfqPhaseId id, int32_t i, int32_t n, PfqErr *err)
+static uint32_t ceil_div(uint32_t n, uint32_t by)
 {
-    const Phase *p = &g->phase[id];
-    const int32_t which = p->table->call[i].kernel;
-    const PfqCudaKernel *k = &g->model->cuda->kernel[which];
-    const unsigned blocks = (unsigned)((n + k->rows - 1) / k->rows);
-    p->args[i].T = n;
-    void *params[] = {&p->args[i]};
-    int r = g->driver.cuLaunchKernel(g->function[which], (unsigned)k->grid_x, blocks, 1,
-                                     (unsigned)k->block, 1, 1, (unsigned)k->shared, g->stream,
-                                     params, NULL);
-    const char *call = "cuLaunchKernel";
+    return (n + by - 1) / by;
+}
+
+/* The grid of a launch for n rows. */
+static void grid_of(const PfqGpu *g, const PfqCudaKernel *k, int32_t n, uint32_t grid[3])
+{
+    grid[0] = (uint32_t)k->grid_x;
+    grid[1] = k->rows ? ceil_div((uint32_t)n, (uint32_t)k->rows) : 1;
+    grid[2] = 1;
+    if (k->per_sm) {
+        const uint64_t all = (uint64_t)grid[0] * grid[1];
+        const uint32_t most = (uint32_t)(k->per_sm * g->sms);
+        grid[0] = all < most ? (uint32_t)all : most;
+        grid[1] = 1;
+        if (k->cluster) {
+            grid[0] -= all < most ? 0 : grid[0] % (uint32_t)k->cluster;
+        }
+    }
+}
+
+static int launch_kernel(const PfqGpu *g, const PfqCudaKernel *k, void *function, int32_t n,
+                         PfqCudaArgs *args)
+{
+    uint32_t grid[3];
+    void *params[] = {args};
+    args->T = n;
+    grid_of(g, k, n, grid);
+    if (!k->flags && !k->cluster) {
+        return g->driver.cuLaunchKernel(function, grid[0], grid[1], grid[2], (unsigned)k->block, 1,
+                                        1, (unsigned)k->shared, g->stream, params, NULL);
+    }
+    PfqCudaAttribute attribute[3];
+    memset(attribute, 0, sizeof attribute);
+    uint32_t count = 0;
+    if (k->flags & PFQ_CUDA_COOPERATIVE) {
+        attribute[count].id = PFQ_LAUNCH_COOPERATIVE;
+        attribute[count++].value.on = 1;
+    }
+    if (k->flags & PFQ_CUDA_OVERLAP) {
+        attribute[count].id = PFQ_LAUNCH_OVERLAP;
+        attribute[count++].value.on = 1;
+    }
+    if (k->cluster) {
+        attribute[count].id = PFQ_LAUNCH_CLUSTER;
+        attribute[count].value.cluster.x = (uint32_t)k->cluster;
+        attribute[count].value.cluster.y = attribute[count].value.cluster.z = 1;
+        count++;
+    }
+    const PfqCudaLaunch launch = {.grid = {grid[0], grid[1], grid[2]},
+                                  .block = {(uint32_t)k->block, 1, 1},
+                                  .shared = (uint32_t)k->shared,
+                                  .stream = g->stream,
+                                  .attribute = attribute,
+                                  .n_attributes = count};
+    return g->driver.cuLaunchKernelEx(&launch, function, params, NULL);
+}
+
+/* Launches call i of a phase for n rows, whose operands are *args. */
+static bool launch(PfqGpu *g, const char *phase, int32_t i, const PfqCudaCall *c, int32_t n,
+                   PfqCudaArgs *args, PfqErr *err)
+{
+    const PfqCudaKernel *k = &g->code->kernel[c->kernel];
+    int r = launch_kernel(g, k, g->function[c->kernel], n, args);
+    const char *call = k->flags || k->cluster ? "cuLaunchKernelEx" : "cuLaunchKernel";
     if (r == PFQ_CUDA_OK && g->sync) {
         r = g->driver.cuStreamSynchronize(g->stream);
         call = "cuStreamSynchronize";
@@ -190,54 +326,97 @@ static bool launch(PfqGpu *g, PfqPhaseId id, int32_t i, int32_t n, PfqErr *err)
         return true;
     }
     char what[192];
-    snprintf(what, sizeof what, "kernel '%s', call %d of %s", k->name, i, phase_names[id]);
+    snprintf(what, sizeof what, "kernel '%s', call %d of %s", k->name, i, phase);
     return pfq_cuda_check(&g->driver, r, call, what, err);
 }
 
-static bool launch_all(PfqGpu *g, PfqPhaseId id, int32_t n, PfqErr *err)
+static bool launch_all(PfqGpu *g, int id, int32_t n, PfqErr *err)
 {
-    for (int32_t i = 0; i < g->phase[id].table->n; i++) {
-        if (!launch(g, id, i, n, err)) {
+    const Phase *p = &g->phase[id];
+    for (int32_t i = 0; i < p->table->n; i++) {
+        const PfqCudaCall *c = &p->table->call[i];
+        const bool wanted = n >= c->from && (!c->to || n <= c->to);
+        if (wanted && !launch(g, phase_names[id], i, c, n, &p->args[i], err)) {
             return false;
         }
     }
     return true;
 }
 
-/* Records decode's launches. Failing is no error: they are then launched one by one, and what is
- * wrong with them shows there. */
-static void record_decode(PfqGpu *g)
+/* Records a phase's launches for n rows. Failing is no error: they are then launched one by one,
+ * and what is wrong with them shows there. */
+static void record(PfqGpu *g, int id, int32_t n)
 {
     const PfqCudaDriver *d = &g->driver;
+    Recorded *r = &g->recorded[id];
     PfqErr ignored;
     void *graph = NULL;
+    if (r->graph) {
+        d->cuGraphExecDestroy(r->graph);
+    }
+    *r = (Recorded){.n = n};
     if (d->cuStreamBeginCapture_v2(g->stream, RELAXED) != PFQ_CUDA_OK) {
         return;
     }
-    bool ok = launch_all(g, PFQ_DECODE, 1, &ignored);
+    bool ok = launch_all(g, id, n, &ignored);
     ok = d->cuStreamEndCapture(g->stream, &graph) == PFQ_CUDA_OK && ok;
-    if (ok && d->cuGraphInstantiateWithFlags(&g->graph, graph, 0) != PFQ_CUDA_OK) {
-        g->graph = NULL;
+    if (ok && d->cuGraphInstantiateWithFlags(&r->graph, graph, 0) != PFQ_CUDA_OK) {
+        r->graph = NULL;
     }
     if (graph) {
         d->cuGraphDestroy(graph);
     }
 }
 
+/* ---- weights ---- */
+
+static bool load_section(PfqGpu *g, int32_t i, const char *data, PfqErr *err)
+{
+    const PfqCudaLoad *l = &g->code->load[i];
+    PfqCudaArgs args = resolve(g, &l->call, 0);
+    const uint64_t to = l->call.kernel < 0 ? args.out[0] : g->buf[BUF_STAGED].at;
+    return upload(g, to, data + l->from, l->bytes, err) &&
+           (l->call.kernel < 0 || launch(g, "loading", i, &l->call, 1, &args, err));
+}
+
+static bool load_weights(PfqGpu *g, const PfqGpuConfig *c, PfqErr *err)
+{
+    bool ok = g->code->n_loads ||
+              upload(g, g->buf[BUF_WEIGHTS].at, c->weights, g->code->weight_bytes, err);
+    for (int32_t i = 0; ok && i < g->code->n_loads; i++) {
+        ok = load_section(g, i, c->weights, err);
+    }
+    return ok && CALL(g, cuStreamSynchronize, "loading", g->stream);
+}
+
+static bool free_staged(PfqGpu *g, PfqErr *err)
+{
+    const uint64_t at = g->buf[BUF_STAGED].at;
+    g->buf[BUF_STAGED].at = 0;
+    return CALL(g, cuMemFree_v2, buffer_names[BUF_STAGED], at);
+}
+
 /* ---- open and close ---- */
 
 static bool allocate_host(PfqGpu *g, PfqErr *err)
 {
-    const PfqCuda *cuda = g->model->cuda;
-    const PfqCudaPhase *tables[PFQ_N_PHASES] = {&cuda->prefill, &cuda->logits, &cuda->decode};
-    g->module = calloc((size_t)cuda->n_kernels, sizeof *g->module);
-    g->function = calloc((size_t)cuda->n_kernels, sizeof *g->function);
-    g->io = calloc(TOKENS_AT + (size_t)max_tokens(g->model), sizeof *g->io);
-    bool ok = g->module && g->function && g->io;
-    for (int i = 0; i < PFQ_N_PHASES; i++) {
-        g->phase[i].table = tables[i];
-        g->phase[i].args = calloc((size_t)tables[i]->n + 1, sizeof *g->phase[i].args);
-        ok = ok && g->phase[i].args;
+    const PfqCudaCode *c = g->code;
+    const size_t order = (size_t)max_rows(g->model, PFQ_CUDA_BATCH);
+    g->module = calloc((size_t)c->n_kernels + 1, sizeof *g->module);
+    g->function = calloc((size_t)c->n_kernels + 1, sizeof *g->function);
+    g->sync_at = calloc((size_t)c->n_kernels + 1, sizeof *g->sync_at);
+    g->io = calloc(io_bytes(g->model), 1);
+    g->order = calloc(order, sizeof *g->order);
+    bool ok = g->module && g->function && g->sync_at && g->io && g->order;
+    for (size_t i = 0; ok && i < order; i++) {
+        g->order[i] = (int32_t)i;
+    }
+    for (int i = 0; i < PFQ_CUDA_N_PHASES; i++) {
+        Phase *p = &g->phase[i];
+        p->table = &c->phase[i];
+        p->rows_at = up(4 * max_rows(g->model, i), 64);
+        p->args = calloc((size_t)p->table->n + 1, sizeof *p->args);
+        ok = ok && p->args;
     }
     return ok || pfq_fail(err, "out of memory for the GPU's tables");
 }
@@ -249,26 +428,39 @@ static bool open_context(PfqGpu *g, const char *gpu_name, PfqErr *err)
            CALL(g, cuStreamCreate, gpu_name, &g->stream, NON_BLOCKING);
 }
 
-static bool open_gpu(PfqGpu *g, const char *gpu_name, const PfqGpuConfig *c, PfqErr *err)
+static bool load_kernels(PfqGpu *g, PfqErr *err)
 {
-    uint64_t total;
-    if (!allocate_host(g, err) || !size_buffers(g, c->weight_bytes, &total, err) ||
-        !open_context(g, gpu_name, err) || !allocate(g, gpu_name, total, err) ||
-        !upload_weights(g, c, err)) {
-        return false;
-    }
-    for (int32_t i = 0; i < g->model->cuda->n_kernels; i++) {
+    for (int32_t i = 0; i < g->code->n_kernels; i++) {
         if (!load_kernel(g, i, err)) {
             return false;
         }
     }
-    for (int p = 0; p < PFQ_N_PHASES; p++) {
-        for (int32_t i = 0; i < g->phase[p].table->n; i++) {
-            g->phase[p].args[i] = resolve(g, &g->phase[p].table->call[i]);
+    for (int p = 0; p < PFQ_CUDA_N_PHASES; p++) {
+        Phase *ph = &g->phase[p];
+        for (int32_t i = 0; i < ph->table->n; i++) {
+            ph->args[i] = resolve(g, &ph->table->call[i], ph->rows_at);
         }
     }
+    return true;
+}
+
+static int decode_phase(const PfqGpu *g)
+{
+    return g->phase[PFQ_CUDA_STEP].table->n && !g->plain ? PFQ_CUDA_STEP : PFQ_CUDA_DECODE;
+}
+
+static bool open_gpu(PfqGpu *g, const char *gpu_name, const PfqGpuConfig *c, PfqErr *err)
+{
+    uint64_t total;
+    if (!allocate_host(g, err) || !size_buffers(g, &total, err) ||
+        !open_context(g, gpu_name, err) || !allocate(g, gpu_name, total, err) ||
+        !CALL(g, cuMemcpyHtoDAsync_v2, "row numbers", g->buf[BUF_ORDER].at, g->order,
+              g->buf[BUF_ORDER].bytes, g->stream) ||
+        !load_kernels(g, err) || !load_weights(g, c, err) || !free_staged(g, err)) {
+        return false;
+    }
     if (!g->sync) {
-        record_decode(g);
+        record(g, decode_phase(g), 1);
     }
     return CALL(g, cuStreamSynchronize, "loading", g->stream);
 }
@@ -285,7 +477,10 @@ PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpu
     g->model = m;
     g->code = choice->code;
     g->device = choice->device;
+    g->sms = choice->sms;
     g->ctx = c->ctx;
+    g->slots = c->slots > 0 ? c->slots : 1;
+    g->plain = c->plain;
     g->sync = c->sync;
     if (!open_gpu(g, choice->name, c, err)) {
         pfq_gpu_close(g);
@@ -302,10 +497,12 @@ static void release(PfqGpu *g)
     if (g->stream) {
         d->cuStreamSynchronize(g->stream); /* copies may still read the image */
     }
-    if (g->graph) {
-        d->cuGraphExecDestroy(g->graph);
+    for (int i = 0; i < PFQ_CUDA_N_PHASES; i++) {
+        if (g->recorded[i].graph) {
+            d->cuGraphExecDestroy(g->recorded[i].graph);
+        }
     }
-    for (int32_t i = g->model->cuda->n_kernels; g->module && i-- > 0;) {
+    for (int32_t i = g->code->n_kernels; g->module && i-- > 0;) {
         if (g->module[i]) {
             d->cuModuleUnload(g->module[i]);
         }
@@ -329,10 +526,12 @@ void pfq_gpu_close(PfqGpu *g)
         return;
     }
     release(g);
-    for (int i = 0; i < PFQ_N_PHASES; i++) {
+    for (int i = 0; i < PFQ_CUDA_N_PHASES; i++) {
         free(g->phase[i].args);
     }
+    free(g->order);
     free(g->io);
+    free(g->sync_at);
     free(g->function);
     free(g->module);
     free(g);
@@ -340,36 +539,57 @@ void pfq_gpu_close(PfqGpu *g)
 
 /* ---- run ---- */
 
-static bool enqueue(PfqGpu *g, PfqPhaseId id, int32_t n, PfqErr *err)
+static bool enqueue(PfqGpu *g, int id, int32_t n, PfqErr *err)
 {
-    return id == PFQ_DECODE && g->graph
-               ? CALL(g, cuGraphLaunch, phase_names[id], g->graph, g->stream)
-               : launch_all(g, id, n, err);
+    const Recorded *r = &g->recorded[id];
+    if (id == PFQ_CUDA_BATCH && !g->sync && r->n != n) {
+        record(g, id, n);
+    }
+    return r->graph && r->n == n ? CALL(g, cuGraphLaunch, phase_names[id], r->graph, g->stream)
+                                 : launch_all(g, id, n, err);
 }
 
-static bool run(PfqGpu *g, PfqPhaseId id, int32_t n, float *logits, PfqErr *err)
+static bool run(PfqGpu *g, int id, int32_t n, float *logits, PfqErr *err)
 {
-    const uint64_t up = (TOKENS_AT + (uint64_t)n) * sizeof(int32_t),
-                   row = (uint64_t)g->model->vocab * sizeof(float);
-    const uint64_t down = id == PFQ_PREFILL ? 0 : (uint64_t)n * row;
+    const uint64_t up_bytes = g->phase[id].rows_at + (uint64_t)n * sizeof(PfqRow),
+                   down = logits ? (uint64_t)n * (uint64_t)g->model->vocab * sizeof(float) : 0;
     const char *what = phase_names[id];
-    return CALL(g, cuMemcpyHtoDAsync_v2, what, g->buf[BUF_IO].at, g->io, up, g->stream) &&
+    return CALL(g, cuMemcpyHtoDAsync_v2, what, g->buf[BUF_IO].at, g->io, up_bytes, g->stream) &&
            enqueue(g, id, n, err) &&
            (!down ||
             CALL(g, cuMemcpyDtoHAsync_v2, what, logits, g->buf[BUF_LOGITS].at, down, g->stream)) &&
            CALL(g, cuStreamSynchronize, sync_names[id], g->stream);
 }
 
-bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, int32_t pos,
-                 float *logits, PfqErr *err)
+/* Row i is of rows[i], or of slot 0 at position pos + i. */
+static bool run_rows(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, int32_t pos,
+                     int32_t n, float *logits, PfqErr *err)
 {
     if (!g->broken) {
-        g->io[0] = pos;
-        memcpy(g->io + TOKENS_AT, tokens, (size_t)n * sizeof *tokens);
-        g->broken = !run(g, phase, n, logits, &g->fault);
+        PfqRow *to = (PfqRow *)(void *)(g->io + g->phase[id].rows_at);
+        memcpy(g->io, tokens, (size_t)n * sizeof *tokens);
+        for (int32_t i = 0; i < n; i++) {
+            to[i] = rows ? rows[i] : (PfqRow){.pos = pos + i};
+        }
+        g->broken = !run(g, id, n, logits, &g->fault);
     }
     if (g->broken) {
         *err = g->fault;
     }
     return !g->broken;
+}
+
+bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, int32_t pos,
+                 float *logits, PfqErr *err)
+{
+    const int id = phase == PFQ_PREFILL  ? PFQ_CUDA_PREFILL
+                   : phase == PFQ_LOGITS ? PFQ_CUDA_LOGITS
+                                         : decode_phase(g);
+    return run_rows(g, id, tokens, NULL, pos, n, phase == PFQ_PREFILL ? NULL : logits, err);
+}
+
+bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,
+                   PfqErr *err)
+{
+    return run_rows(g, PFQ_CUDA_BATCH, tokens, rows, 0, n, logits, err);
 }

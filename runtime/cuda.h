@@ -1,4 +1,4 @@
-/* A model on one GPU: the tables of PfqCuda (abi.h) carried out through the CUDA driver API.
+/* A model on one GPU: the tables of PfqCudaCode (abi.h) carried out through the CUDA driver API.
  *
  * pfq_gpu_choose finds driver, GPU and code and touches no memory of the GPU; pfq_gpu_open then
  * allocates and loads everything, so that a call later allocates nothing; pfq_gpu_run enqueues a
@@ -18,6 +18,28 @@
 #include "runtime/abi.h"
 #include "runtime/image.h"
 
+/* CUlaunchConfig and CUlaunchAttribute of the driver API. */
+typedef struct PfqCudaAttribute {
+    int32_t id;
+    char pad[4];
+    union {
+        char bytes[64];
+        int32_t on; /* PFQ_LAUNCH_COOPERATIVE, _OVERLAP */
+        struct {
+            uint32_t x, y, z;
+        } cluster;
+    } value;
+} PfqCudaAttribute;
+
+enum { PFQ_LAUNCH_COOPERATIVE = 2, PFQ_LAUNCH_CLUSTER = 4, PFQ_LAUNCH_OVERLAP = 6 };
+
+typedef struct PfqCudaLaunch {
+    uint32_t grid[3], block[3], shared;
+    void *stream;
+    const PfqCudaAttribute *attribute;
+    uint32_t n_attributes;
+} PfqCudaLaunch;
+
 /* The driver's functions: runtime/cuda.def. */
 typedef struct PfqCudaDriver {
 #define CUDA_CALL(symbol, params) int(*symbol) params;
@@ -36,6 +58,7 @@ bool pfq_cuda_check(const PfqCudaDriver *d, int result, const char *call, const 
 typedef struct PfqGpuChoice {
     PfqCudaDriver driver;
     int32_t device, major, minor; /* the driver's handle of the GPU; its compute capability */
+    int32_t sms;                  /* its multiprocessors */
     char name[128];               /* "NVIDIA H100 80GB HBM3" */
     uint64_t bytes;               /* of its memory */
     const PfqCudaCode *code;      /* the best for it */
@@ -52,18 +75,25 @@ typedef struct PfqGpu PfqGpu;
 
 typedef struct PfqGpuConfig {
     const void *weights; /* the image's data, read only while opening */
-    uint64_t weight_bytes;
-    int32_t ctx; /* capacity of the KV cache, a multiple of 64 */
-    bool sync;   /* wait after every kernel, so that an error names it; nothing is recorded */
+    int32_t ctx;         /* capacity of a slot of the KV cache, a multiple of 64 */
+    int32_t slots;       /* of the cache: sequences; pfq_gpu_slots says how many there may be */
+    bool sync;  /* wait after every kernel, so that an error names it; nothing is recorded */
+    bool plain; /* decode by kernels of single steps, though there is a whole step as one */
 } PfqGpuConfig;
+
+/* The most rows of a batch, and so slots that are of use. */
+int32_t pfq_gpu_slots(const PfqModel *m);
 
 PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpuConfig *c,
                      PfqErr *err);
 void pfq_gpu_close(PfqGpu *g); /* NULL is allowed */
 
-/* Runs a phase on n tokens (or row numbers) at position pos; `logits` gets the rows that the phase
- * makes, f32 [rows, vocab]. */
+/* Runs a phase on n tokens (or row numbers) of slot 0 from position pos on; `logits` gets the rows
+ * that the phase makes, f32 [rows, vocab]. */
 bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, int32_t pos,
                  float *logits, PfqErr *err);
+/* Decodes one token of each of n sequences; row i's logits are logits[i]. NULL: they stay there. */
+bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,
+                   PfqErr *err);
 
 #endif

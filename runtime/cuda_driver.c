@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 }; /* CUdevice_attribute */
+/* CUdevice_attribute */
+enum { MULTIPROCESSORS = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
 
 typedef void AnyFunction(void);
 
@@ -134,6 +135,7 @@ static bool describe_device(PfqGpuChoice *g, PfqErr *err)
     }
     r = d->cuDeviceGetAttribute(&g->major, CAPABILITY_MAJOR, g->device);
     r = r ? r : d->cuDeviceGetAttribute(&g->minor, CAPABILITY_MINOR, g->device);
+    r = r ? r : d->cuDeviceGetAttribute(&g->sms, MULTIPROCESSORS, g->device);
     return pfq_cuda_check(d, r, "cuDeviceGetAttribute", g->name, err);
 }
 

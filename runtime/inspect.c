@@ -136,12 +136,15 @@ static void print_gpu(PfqCli *c)
     PfqGpuChoice gpu;
     PfqErr err;
     if (find_gpu(c, &gpu, &err)) {
-        pfq_out_printf(c->out, "gpu: %s (sm_%d%d, %llu MiB)\ngpu code: %s\n", gpu.name, gpu.major,
-                       gpu.minor, (unsigned long long)gpu.bytes >> 20, gpu.code->target);
+        pfq_out_printf(c->out,
+                       "gpu: %s (sm_%d%d, %llu MiB)\ngpu code: %s\n"
+                       "gpu weight bytes: %llu\ngpu own bytes: %llu\n",
+                       gpu.name, gpu.major, gpu.minor, (unsigned long long)gpu.bytes >> 20,
+                       gpu.code->target, (unsigned long long)gpu.code->weight_bytes,
+                       (unsigned long long)gpu.code->own_bytes);
     } else {
         pfq_out_printf(c->out, "gpu: not usable: %s\n", err.text);
     }
-    pfq_out_printf(c->out, "gpu own bytes: %llu\n", (unsigned long long)c->model->cuda->own_bytes);
 }
 
 static void print_targets(PfqCli *c)

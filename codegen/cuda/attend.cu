@@ -58,7 +58,9 @@ struct Attend {
     float *o;                      /* [ATT_ROWS][head_dim] */
     float *p;                      /* [ATT_KEYS][ATT_P] */
     float *corr, *factor, *sum;    /* [ATT_ROWS] */
+    int32_t rows;                  /* tokens of a block */
     int32_t head, kv, t0, tn, pos; /* pos: of token t0 */
+    uint64_t slot;                 /* bytes in front of its slot of the cache */
 };
 
 /* A lane's part of the softmax of the warp's rows. */
@@ -88,13 +90,13 @@ PFQ_DEVICE bool int_scores()
 /* Row `row` of the head's keys (slot 1) or values (slot 2). */
 PFQ_DEVICE const uint8_t *kv_at(const Attend &s, int32_t slot, int32_t row)
 {
-    return (const uint8_t *)s.a->in[slot] + ((int64_t)s.kv * s.a->ctx + row) * kv_row();
+    return (const uint8_t *)s.a->in[slot] + s.slot + ((int64_t)s.kv * s.a->ctx + row) * kv_row();
 }
 
 /* The same row's f16 of slots 3 to 6: K scales, K minima, V scales, V minima. */
 PFQ_DEVICE float kv_half(const Attend &s, int32_t slot, int32_t row)
 {
-    return pfq_h_to_f(((const uint16_t *)s.a->in[slot])[(int64_t)s.kv * s.a->ctx + row]);
+    return pfq_h_to_f(((const uint16_t *)(s.a->in[slot] + s.slot))[(int64_t)s.kv * s.a->ctx + row]);
 }
 
 /* Scale of keys (which 0) or values (1) of a row. */
@@ -255,7 +257,7 @@ PFQ_DEVICE void cache_softmax(const Attend &s, AttState &st, int32_t j, int32_t 
                 v_min = kv_minima() ? kv_half(s, 6, key) : 0.0f;
     PFQ_UNROLL
     for (int32_t i = 0; i < own; i++) {
-        const int32_t r = s.a->T == 1 ? 0 : pfq_warp() + ATT_WARPS * i, p = s.pos + r;
+        const int32_t r = s.rows == 1 ? 0 : pfq_warp() + ATT_WARPS * i, p = s.pos + r;
         if (r >= s.tn) break;
         softmax(s, st, i, fmaf(k_min, s.sum[r], x[i] * scale) * s.factor[r],
                 pfq_lane() >= n || key < first_key(p) || key > p, value, v_min);
@@ -462,9 +464,12 @@ PFQ_DEVICE Attend attend_of(const PfqCudaArgs &a)
     s.sum = s.factor + ATT_ROWS;
     s.head = (int32_t)blockIdx.x;
     s.kv = s.head / max(c_heads / max(c_kv_heads, 1), 1);
-    s.t0 = (int32_t)blockIdx.y * ATT_ROWS;
-    s.tn = min(ATT_ROWS, a.T - s.t0);
-    s.pos = pfq_pos(a) + s.t0;
+    s.rows = (a.T + (int32_t)gridDim.y - 1) / (int32_t)gridDim.y;
+    s.t0 = (int32_t)blockIdx.y * s.rows;
+    s.tn = min(s.rows, a.T - s.t0);
+    const PfqRow row = pfq_row(a, s.t0);
+    s.pos = row.pos;
+    s.slot = a.slot * (uint64_t)row.slot;
     return s;
 }
 
@@ -482,7 +487,7 @@ PFQ_KERNEL(pfq_cu_attend, 128)
         s.p[i] = 0.0f; /* rows past the last stay 0 */
     if (threadIdx.x < ATT_ROWS) s.corr[threadIdx.x] = 0.0f;
     __syncthreads();
-    if (a.T == 1)
+    if (s.rows == 1)
         one(s, st);
     else
         many(s, st);

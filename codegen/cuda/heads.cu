@@ -12,15 +12,16 @@ PFQ_CONST(int32_t, c_heads);
 PFQ_CONST(int32_t, c_cache);
 
 /* Head h of token t from v to its place. */
-PFQ_DEVICE void put_head(const PfqCudaArgs &a, int32_t t, int32_t h, const float *v)
+PFQ_DEVICE void put_head(const PfqCudaArgs &a, int32_t t, PfqRow row, int32_t h, const float *v)
 {
     if (!c_cache) {
         head_put(a.out[0], t, h, c_heads, a.aux[3], v);
         return;
     }
     const bool fixed = kv_ints() && c_kv_static;
-    const KvOut o = {a.out[0], a.out[1], a.out[2], fixed ? ((const float *)a.aux[3])[h] : 0.0f};
-    kv_put(o, (int64_t)h * a.ctx + pfq_pos(a) + t, v);
+    const KvOut o = {pfq_slot(a, a.out[0], row), pfq_slot(a, a.out[1], row),
+                     pfq_slot(a, a.out[2], row), fixed ? ((const float *)a.aux[3])[h] : 0.0f};
+    kv_put(o, (int64_t)h * a.ctx + row.pos, v);
 }
 
 PFQ_KERNEL(pfq_cu_heads, 256)
@@ -32,6 +33,7 @@ PFQ_KERNEL(pfq_cu_heads, 256)
     for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
         v[d] = x[d];
     __syncwarp();
-    head_turn(v, a.aux[2], a.aux[1], pfq_pos(a) + t);
-    put_head(a, t, h, v);
+    const PfqRow row = pfq_row(a, t);
+    head_turn(v, a.aux[2], a.aux[1], row.pos);
+    put_head(a, t, row, h, v);
 }

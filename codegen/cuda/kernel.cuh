@@ -56,8 +56,12 @@ struct PfqCudaArgs {
     uint64_t in[8], out[8];
     uint64_t w;
     uint64_t aux[8];
-    uint64_t pos;
+    uint64_t rows, slot, work, sync;
     int32_t T, ctx;
+};
+
+struct PfqRow {
+    int32_t pos, slot;
 };
 
 /* Values of c_fmt, c_epi, c_kv, c_act: codegen/cpu/kernels.def. */
@@ -72,9 +76,15 @@ PFQ_DEVICE int32_t pfq_column()
     return (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
 }
 
-PFQ_DEVICE int32_t pfq_pos(const PfqCudaArgs &a)
+PFQ_DEVICE PfqRow pfq_row(const PfqCudaArgs &a, int32_t t)
 {
-    return *(const int32_t *)a.pos;
+    return ((const PfqRow *)a.rows)[t];
+}
+
+/* An address in the KV cache (of slot 0), in the slot of `row`. */
+PFQ_DEVICE uint64_t pfq_slot(const PfqCudaArgs &a, uint64_t at, PfqRow row)
+{
+    return at ? at + a.slot * (uint64_t)row.slot : 0;
 }
 
 #endif

@@ -191,30 +191,31 @@ PFQ_DEVICE void lin_epi_swiglu(const Lin &l)
     }
 }
 
-/* Where kv head g of k (which 0) or v (1) goes. */
-PFQ_DEVICE KvOut lin_kv_out(const PfqCudaArgs &a, int32_t which, int32_t g)
+/* Where kv head g of k (which 0) or v (1) of a row goes. */
+PFQ_DEVICE KvOut lin_kv_out(const PfqCudaArgs &a, PfqRow row, int32_t which, int32_t g)
 {
     const float *scales = (const float *)a.aux[4 + which];
-    return {a.out[1 + which], a.out[3 + 2 * which], a.out[4 + 2 * which],
-            kv_ints() && c_kv_static ? scales[g] : 0.0f};
+    return {pfq_slot(a, a.out[1 + which], row), pfq_slot(a, a.out[3 + 2 * which], row),
+            pfq_slot(a, a.out[4 + 2 * which], row), kv_ints() && c_kv_static ? scales[g] : 0.0f};
 }
 
 /* One head of one token, by a warp. */
 PFQ_DEVICE void lin_head(const Lin &l, int32_t t, int32_t head, float *v)
 {
     const PfqCudaArgs &a = *l.a;
-    const int32_t kv = head - c_heads, pos = pfq_pos(a) + t;
+    const int32_t kv = head - c_heads;
+    const PfqRow row = pfq_row(a, t);
     if (c_bias)
         for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
             v[d] = lin_bias(l, head * c_head_dim + d, v[d]);
     __syncwarp();
-    if (kv < c_kv_heads) head_turn(v, a.aux[kv < 0 ? 2 : 3], a.aux[1], pos);
+    if (kv < c_kv_heads) head_turn(v, a.aux[kv < 0 ? 2 : 3], a.aux[1], row.pos);
     if (kv < 0) {
         head_put(a.out[0], t, head, c_heads, a.aux[6], v);
         return;
     }
     const int32_t g = kv % max(c_kv_heads, 1);
-    kv_put(lin_kv_out(a, kv >= c_kv_heads, g), (int64_t)g * a.ctx + pos, v);
+    kv_put(lin_kv_out(a, row, kv >= c_kv_heads, g), (int64_t)g * a.ctx + row.pos, v);
 }
 
 PFQ_DEVICE void lin_epi_qkv(const Lin &l)

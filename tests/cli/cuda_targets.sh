@@ -74,7 +74,7 @@ compile() { # recipe, targets, folder, options
 }
 sources() { # folder: they are whole and stand alone
     local out=$1 k
-    [ "$(find "$out/src/cuda" -maxdepth 1 -name '*.cu' | wc -l)" = "$(grep -c '"cuda": {"template"' "$out/plan.json")" ] || fail "not one source per kernel"
+    [ "$(find "$out/src/cuda" -maxdepth 1 -name '*.cu' | wc -l)" = "$(sed -n '/"cuda_kernels"/,$p' "$out/plan.json" | grep '"template"' | grep -vc code_of)" ] || fail "not one source per kernel"
     if grep -rn '#include *<' "$out/src/cuda"; then fail "a source includes a header of the system"; fi
     for k in $(grep -rhoE '#include "[^"]*"' "$out/src/cuda"/*.cu | cut -d'"' -f2 | sort -u); do
         [ -f "$out/src/cuda/$k" ] || fail "$k is included and not there"

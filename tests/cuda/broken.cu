@@ -134,9 +134,13 @@ extern "C" int64_t frag_at(int32_t bits, int32_t K, int32_t n, int32_t k, bool *
 
 /* What the other side states in runtime/abi.h and codegen/cpu/kernels.def. */
 extern "C" const size_t kernel_cuh_layout[] = {
-    sizeof(PfqCudaArgs),      offsetof(PfqCudaArgs, in),  offsetof(PfqCudaArgs, out),
-    offsetof(PfqCudaArgs, w), offsetof(PfqCudaArgs, aux), offsetof(PfqCudaArgs, pos),
-    offsetof(PfqCudaArgs, T), offsetof(PfqCudaArgs, ctx)};
+    sizeof(PfqCudaArgs),         sizeof(PfqRow),
+    offsetof(PfqCudaArgs, in),   offsetof(PfqCudaArgs, out),
+    offsetof(PfqCudaArgs, w),    offsetof(PfqCudaArgs, aux),
+    offsetof(PfqCudaArgs, rows), offsetof(PfqCudaArgs, slot),
+    offsetof(PfqCudaArgs, work), offsetof(PfqCudaArgs, sync),
+    offsetof(PfqCudaArgs, T),    offsetof(PfqCudaArgs, ctx),
+    offsetof(PfqRow, slot)};
 extern "C" const int kernel_cuh_values[] = {
     PFQ_FMT_F32,    PFQ_FMT_S8,  PFQ_FMT_S16,  PFQ_FMT_S16G32,    PFQ_EPI_NONE, PFQ_EPI_RESIDUAL,
     PFQ_EPI_SWIGLU, PFQ_EPI_QKV, PFQ_KV_F32,   PFQ_KV_F16,        PFQ_KV_S8,    PFQ_KV_S4,

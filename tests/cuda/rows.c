@@ -24,7 +24,10 @@ typedef struct Launch {
 static void launch(const PfqArgs *a, int tid, int nt, const Launch *l)
 {
     if (tid) return;
-    PfqCudaArgs c = {.w = (uintptr_t)a->w, .pos = (uintptr_t)&a->pos, .T = a->T, .ctx = a->ctx};
+    PfqRow *rows = malloc((size_t)a->T * sizeof *rows);
+    PfqCudaArgs c = {.w = (uintptr_t)a->w, .rows = (uintptr_t)rows, .T = a->T, .ctx = a->ctx};
+    for (int32_t t = 0; t < a->T; t++)
+        rows[t] = (PfqRow){.pos = a->pos + t};
     for (int i = 0; i < 8; i++) {
         c.in[i] = (uintptr_t)a->in[i];
         c.out[i] = (uintptr_t)a->out[i];
@@ -33,6 +36,7 @@ static void launch(const PfqArgs *a, int tid, int nt, const Launch *l)
     const int32_t grid[3] = {(int32_t)l->grid_x, (int32_t)((a->T + l->rows - 1) / l->rows), 1};
     simt_shuffle = nt > 1 || getenv("PFQ_SHUFFLE");
     l->kernel(&c, grid, (int32_t)l->block, (int32_t)l->shared);
+    free(rows);
 }
 
 #define CUDA(id, template, entry, block, grid_x, rows, shared)                                     \

@@ -9,12 +9,13 @@
  * without it every name is found and a launch does nothing. The environment says what it pretends:
  *
  *   PFQ_STUB_DEVICES=1  PFQ_STUB_CAPABILITY=90  PFQ_STUB_DRIVER=13000  PFQ_STUB_MEMORY=1024 (MiB)
+ *   PFQ_STUB_SMS=3      multiprocessors
  *   PFQ_STUB_GRAPHS=0   refuses to capture
  *   PFQ_STUB_FAIL=N:E   call N (from 1; or every call of the name N) returns the error E (OOM,
  * ...); LAUNCH_FAILED and ILLEGAL_ADDRESS then stay, as on a GPU: all later calls return them
  *   PFQ_STUB_LOG=FILE   gets the name of every call, a line each (cuGetError* are not counted)
  */
-#include "runtime/abi.h"
+#include "runtime/cuda.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -28,7 +29,7 @@
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
 enum { INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_HANDLE = 400, NOT_FOUND = 500 };
 enum { ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, NOT_SUPPORTED = 801 };
-enum { NOT_INITIALIZED = 3, CAPTURE_UNSUPPORTED = 900 };
+enum { NOT_INITIALIZED = 3, TOO_LARGE = 720, CAPTURE_UNSUPPORTED = 900 };
 
 static const struct {
     int code;
@@ -45,13 +46,14 @@ static const struct {
     {NOT_FOUND, "NOT_FOUND", "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {ILLEGAL_ADDRESS, "ILLEGAL_ADDRESS", "CUDA_ERROR_ILLEGAL_ADDRESS", "illegal memory access"},
     {LAUNCH_FAILED, "LAUNCH_FAILED", "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {TOO_LARGE, "TOO_LARGE", "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE", "too many blocks"},
     {CAPTURE_UNSUPPORTED, "CAPTURE", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "not permitted"},
 };
 enum { N_ERRORS = sizeof errors / sizeof *errors };
 
 enum { GUARD = 256, GUARD_BYTE = 0xa5, PLAIN_SHARED = 49152, MAX_SHARED = 232448 };
 enum { MAX_THREADS = 1024, MAX_GRID_Y = 65535, DYNAMIC_SHARED = 8 };
-enum { MAJOR = 75, MINOR = 76 };
+enum { SMS = 16, MAJOR = 75, MINOR = 76 };
 
 typedef enum Kind { MEMORY, STREAM, MODULE, FUNCTION, GRAPH, EXEC, CONTEXT } Kind;
 static const char *const kind_names[] = {"memory", "stream", "module", "function",
@@ -294,8 +296,10 @@ int cuDeviceGetAttribute(int *value, int attribute, int device)
     ENTER();
     const int capability = (int)setting("PFQ_STUB_CAPABILITY", 90);
     (void)device;
-    *value = attribute == MAJOR ? capability / 10 : capability % 10;
-    return attribute == MAJOR || attribute == MINOR ? OK : INVALID_VALUE;
+    *value = attribute == MAJOR   ? capability / 10
+             : attribute == MINOR ? capability % 10
+                                  : (int)setting("PFQ_STUB_SMS", 3);
+    return attribute == MAJOR || attribute == MINOR || attribute == SMS ? OK : INVALID_VALUE;
 }
 
 static size_t total_memory(void)
@@ -520,21 +524,23 @@ static void play(const Launch *l)
     l->kernel(&l->args, l->grid, l->block, l->shared);
 }
 
-int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
-                   void *stream, void **params, void **extra)
+static int launch(void *function, const uint32_t grid[3], const uint32_t block[3], uint32_t shared,
+                  void *stream, void **params, void **extra, const char *call)
 {
-    ENTER_CONTEXT();
-    const Object *f = check(function, FUNCTION, __func__);
-    check(stream, STREAM, __func__);
-    if (!grid_x || !grid_y || !grid_z || grid_y > MAX_GRID_Y || grid_z > MAX_GRID_Y || !block_x ||
-        block_x > MAX_THREADS || block_y != 1 || block_z != 1 || extra ||
+    int entered = enter_context(call);
+    if (entered) {
+        return entered;
+    }
+    const Object *f = check(function, FUNCTION, call);
+    check(stream, STREAM, call);
+    if (!grid[0] || !grid[1] || !grid[2] || grid[1] > MAX_GRID_Y || grid[2] > MAX_GRID_Y ||
+        !block[0] || block[0] > MAX_THREADS || block[1] != 1 || block[2] != 1 || extra ||
         shared > (unsigned)f->shared) {
         return INVALID_VALUE;
     }
     Launch l = {.kernel = f->kernel,
-                .grid = {(int32_t)grid_x, (int32_t)grid_y, (int32_t)grid_z},
-                .block = (int32_t)block_x,
+                .grid = {(int32_t)grid[0], (int32_t)grid[1], (int32_t)grid[2]},
+                .block = (int32_t)block[0],
                 .shared = (int32_t)shared};
     memcpy(&l.args, params[0], sizeof l.args);
     if (stub.capture) {
@@ -543,6 +549,37 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
         play(&l);
     }
     return OK;
+}
+
+int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                   void *stream, void **params, void **extra)
+{
+    const uint32_t grid[3] = {grid_x, grid_y, grid_z}, block[3] = {block_x, block_y, block_z};
+    return launch(function, grid, block, shared, stream, params, extra, __func__);
+}
+
+/* A cooperative grid must be on the chip at once: here, a block for each multiprocessor. */
+int cuLaunchKernelEx(const PfqCudaLaunch *c, void *function, void **params, void **extra)
+{
+    unsigned cluster = 1;
+    for (uint32_t i = 0; i < c->n_attributes; i++) {
+        const PfqCudaAttribute *a = &c->attribute[i];
+        if (a->id == PFQ_LAUNCH_CLUSTER) {
+            cluster = a->value.cluster.x;
+        } else if (a->id != PFQ_LAUNCH_COOPERATIVE && a->id != PFQ_LAUNCH_OVERLAP) {
+            bug(__func__, "unknown attribute");
+        } else if (a->value.on != 1) {
+            bug(__func__, "an attribute is off");
+        } else if (a->id == PFQ_LAUNCH_COOPERATIVE &&
+                   c->grid[0] * c->grid[1] > (unsigned)setting("PFQ_STUB_SMS", 3)) {
+            return TOO_LARGE;
+        }
+    }
+    if (cluster < 1 || cluster > 8 || c->grid[0] % cluster) {
+        return INVALID_VALUE;
+    }
+    return launch(function, c->grid, c->block, c->shared, c->stream, params, extra, __func__);
 }
 
 int cuStreamBeginCapture_v2(void *stream, int mode)

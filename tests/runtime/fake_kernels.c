@@ -10,9 +10,15 @@ static void *at(uint64_t address)
     return (void *)(uintptr_t)address;
 }
 
-static int32_t pos_of(const PfqCudaArgs *a)
+static const PfqRow *row_of(const PfqCudaArgs *a, int32_t t)
 {
-    return *(const int32_t *)at(a->pos);
+    return (const PfqRow *)at(a->rows) + t;
+}
+
+/* The cache at `address`, in the slot of row t. */
+static int32_t *slot_of(const PfqCudaArgs *a, uint64_t address, int32_t t)
+{
+    return at(address + a->slot * (uint64_t)row_of(a, t)->slot);
 }
 
 static int32_t rows_of(const PfqCudaArgs *a, const int32_t grid[3], int32_t rows)
@@ -22,26 +28,28 @@ static int32_t rows_of(const PfqCudaArgs *a, const int32_t grid[3], int32_t rows
 
 void fake_append(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
 {
-    const int32_t *tokens = at(a->in[0]), pos = pos_of(a), n = rows_of(a, grid, FAKE_ROWS_APPEND);
-    int32_t *lo = at(a->out[0]), *hi = at(a->out[1]), *own = at(a->out[2]);
+    const int32_t *tokens = at(a->in[0]), n = rows_of(a, grid, FAKE_ROWS_APPEND);
+    int32_t *own = at(a->out[2]);
     (void)block, (void)shared;
     for (int32_t t = 0; t < n; t++) {
-        lo[pos + t] = tokens[t];
-        hi[pos + t] = tokens[t] ^ 0x5555;
+        const int32_t pos = row_of(a, t)->pos;
+        slot_of(a, a->out[0], t)[pos] = tokens[t];
+        slot_of(a, a->out[1], t)[pos] = tokens[t] ^ 0x5555;
         own[t] = tokens[t];
     }
 }
 
 void fake_hash(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
 {
-    const int32_t *lo = at(a->in[0]), *hi = at(a->in[1]), *own = at(a->in[2]), pos = pos_of(a);
-    const int32_t n = rows_of(a, grid, FAKE_ROWS_HASH);
+    const int32_t *own = at(a->in[2]), n = rows_of(a, grid, FAKE_ROWS_HASH);
     uint32_t *act = at(a->out[0]);
     const bool ok = shared == FAKE_SHARED && a->ctx % 64 == 0;
     (void)block;
     for (int32_t t = 0; t < n; t++) {
-        act[2 * t] = fake_hash_of(lo, hi, pos + t) + (ok && own[t] == lo[pos + t] ? 0 : 1);
-        act[2 * t + 1] = (uint32_t)lo[pos + t];
+        const int32_t *lo = slot_of(a, a->in[0], t), *hi = slot_of(a, a->in[1], t);
+        const int32_t pos = row_of(a, t)->pos;
+        act[2 * t] = fake_hash_of(lo, hi, pos) + (ok && own[t] == lo[pos] ? 0 : 1);
+        act[2 * t + 1] = (uint32_t)lo[pos];
     }
 }
 

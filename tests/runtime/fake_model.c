@@ -146,36 +146,42 @@ __attribute__((constructor)) static void record(void)
 static const unsigned char tokenizer[] = {'F'};
 
 #if defined FAKE_CUDA || defined FAKE_GPU
-#define KV(row) {PFQ_AT_KV, 4 * (row)}
+#define KV(row)    {PFQ_AT_KV, 4 * (row)}
+#define CODE(name) .image = name, .bytes = sizeof name
 static const PfqCudaKernel cuda_kernels[N_KERNELS] = {
-    {"append", "fake_append", 32, 1, FAKE_ROWS_APPEND, 0},
-    {"hash", "fake_hash", 32, 1, FAKE_ROWS_HASH, FAKE_SHARED},
-    {"head", "fake_head", FAKE_BLOCK, FAKE_VOCAB / FAKE_BLOCK, FAKE_ROWS_HEAD, 1024},
+    {"append", "fake_append", 32, 1, FAKE_ROWS_APPEND, 0, CODE("append")},
+    {"hash", "fake_hash", 32, 1, FAKE_ROWS_HASH, FAKE_SHARED, CODE("hash")},
+    {"head", "fake_head", FAKE_BLOCK, FAKE_VOCAB / FAKE_BLOCK, FAKE_ROWS_HEAD, 1024, CODE("head")},
 };
-static const PfqCudaCall cuda_calls[] = {
-    {APPEND, .in = {{PFQ_AT_TOKENS, 0}}, .out = {KV(0), KV(1), {PFQ_AT_OWN, 128}}},
-    {HASH, .in = {KV(0), KV(1), {PFQ_AT_OWN, 128}}, .out = {{PFQ_AT_ACT, 0}}},
-    {HEAD, .in = {{PFQ_AT_ACT, 0}}, .out = {{PFQ_AT_LOGITS, 0}}, .w = {PFQ_AT_WEIGHT, 0}},
-    {HEAD, .in = {{PFQ_AT_ACT, 0}, {PFQ_AT_TOKENS, 0}}, .out = {{PFQ_AT_LOGITS, 0}},
-     .w = {PFQ_AT_WEIGHT, 0}},
-};
-static const void *const cuda_images[N_KERNELS] = {"append", "hash", "head"};
-static const uint64_t cuda_bytes[N_KERNELS] = {7, 5, 5};
+#define APPEND_CALL                                                                                \
+    {                                                                                              \
+        APPEND, .in = {{PFQ_AT_TOKENS, 0}}, .out = { KV(0), KV(1), {PFQ_AT_OWN, 128} }             \
+    }
+#define HASH_CALL                                                                                  \
+    {                                                                                              \
+        HASH, .in = {KV(0), KV(1), {PFQ_AT_OWN, 128}}, .out = { {PFQ_AT_ACT, 0} }                  \
+    }
+#define HEAD_CALL(...)                                                                             \
+    {HEAD, .in = {{PFQ_AT_ACT, 0}, __VA_ARGS__}, .out = {{PFQ_AT_LOGITS, 0}},                      \
+     .w = {PFQ_AT_WEIGHT, 0}}
+static const PfqCudaCall decode_calls[] = {APPEND_CALL, HASH_CALL, HEAD_CALL({PFQ_AT_NONE, 0})};
+static const PfqCudaCall logits_calls[] = {HEAD_CALL({PFQ_AT_TOKENS, 0})};
+static const PfqCudaCall batch_calls[] = {APPEND_CALL, HASH_CALL, HEAD_CALL({PFQ_AT_ORDER, 0})};
+#define PHASES                                                                                     \
+    .phase = {[PFQ_CUDA_PREFILL] = {decode_calls, 2},                                              \
+              [PFQ_CUDA_LOGITS] = {logits_calls, 1},                                               \
+              [PFQ_CUDA_DECODE] = {decode_calls, 3},                                               \
+              [PFQ_CUDA_BATCH] = {batch_calls, 3}},                                                \
+    .act_bytes = 8 * 8, .own_bytes = 128 + 4 * 8, .weight_bytes = 4 * FAKE_VOCAB
 static const PfqCudaCode cuda_codes[] = {
-    {"sm_90a", 9, 0, true, false, cuda_images, cuda_bytes},
-    {"sm_86", 8, 6, false, false, cuda_images, cuda_bytes},
-    {"compute_80", 8, 0, false, true, cuda_images, cuda_bytes},
-    {"sm_80", 8, 0, false, false, cuda_images, cuda_bytes},
+    {"sm_90a", 9, 0, true, false, N_KERNELS, .kernel = cuda_kernels, PHASES},
+    {"sm_86", 8, 6, false, false, N_KERNELS, .kernel = cuda_kernels, PHASES},
+    {"compute_80", 8, 0, false, true, N_KERNELS, .kernel = cuda_kernels, PHASES},
+    {"sm_80", 8, 0, false, false, N_KERNELS, .kernel = cuda_kernels, PHASES},
 };
 static const PfqCuda cuda = {
-    .n_kernels = N_KERNELS,
     .n_codes = sizeof cuda_codes / sizeof *cuda_codes,
-    .kernel = cuda_kernels,
     .code = cuda_codes,
-    .prefill = {cuda_calls, 2},
-    .logits = {cuda_calls + 3, 1},
-    .decode = {cuda_calls, 3},
-    .own_bytes = 128 + 4 * 8,
     .driver = 12080,
 };
 #endif

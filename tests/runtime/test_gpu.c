@@ -89,6 +89,53 @@ static void same_logits_as_the_cpu(void **state)
     unsetenv("PFQ_STUB_GRAPHS");
 }
 
+/* Sequences of different lengths in slots of one cache, decoded together, alone and in part. */
+static void a_batch_is_many_sequences(void **state)
+{
+    (void)state;
+    enum { N = 3 };
+    static Rows want[N];
+    static float got[N][FAKE_VOCAB];
+    PfqEngine e;
+    PfqErr err;
+    open_engine(&e, "cpu");
+    for (int32_t s = 0; s < N; s++) {
+        pfq_engine_rewind(&e, 0);
+        for (int32_t i = 0; i < LONG; i++) {
+            const float *row = pfq_engine_decode(&e, token(i + 7 * s), &err);
+            assert_non_null(row);
+            memcpy(want[s].v[i], row, sizeof want[s].v[i]);
+        }
+    }
+    pfq_engine_close(&e);
+    PfqGpuChoice choice;
+    PfqImage image;
+    assert_true(pfq_gpu_choose(&choice, &pfq_model, "./libstub_driver.so", 0, &err));
+    assert_true(
+        pfq_image_open(&image, "fake_model.weights", pfq_model.name, pfq_model.image_id, &err));
+    for (int graphs = 0; graphs < 2; graphs++) {
+        setenv("PFQ_STUB_GRAPHS", graphs ? "1" : "0", 1);
+        const PfqGpuConfig c = {.weights = image.data, .ctx = 64, .slots = N};
+        PfqGpu *g = pfq_gpu_open(&choice, &pfq_model, &c, &err);
+        assert_non_null(g);
+        for (int32_t i = 0; i < LONG; i++) { /* sequence s begins s steps late */
+            int32_t tokens[N], n = 0;
+            PfqRow rows[N];
+            for (int32_t s = 0; s <= i && s < N; s++, n++) {
+                tokens[n] = token(i - s + 7 * s);
+                rows[n] = (PfqRow){.pos = i - s, .slot = N - 1 - s};
+            }
+            assert_true(pfq_gpu_batch(g, tokens, rows, n, got[0], &err));
+            for (int32_t s = 0; s < n; s++) {
+                assert_memory_equal(got[s], want[s].v[i - s], sizeof got[s]);
+            }
+        }
+        pfq_gpu_close(g);
+    }
+    unsetenv("PFQ_STUB_GRAPHS");
+    pfq_image_close(&image);
+}
+
 static void an_error_stays(void **state)
 {
     (void)state;
@@ -181,9 +228,9 @@ static void sizes_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_logits_as_the_cpu), cmocka_unit_test(an_error_stays),
-        cmocka_unit_test(a_kernel_is_named),      cmocka_unit_test(a_faulty_kernel_is_named),
-        cmocka_unit_test(sizes_are_checked),
+        cmocka_unit_test(same_logits_as_the_cpu),   cmocka_unit_test(a_batch_is_many_sequences),
+        cmocka_unit_test(an_error_stays),           cmocka_unit_test(a_kernel_is_named),
+        cmocka_unit_test(a_faulty_kernel_is_named), cmocka_unit_test(sizes_are_checked),
     };
     setenv("PFQ_STUB_KERNELS", "./libfake_kernels.so", 1);
     return cmocka_run_group_tests_name("gpu", tests, NULL, NULL);

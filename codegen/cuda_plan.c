@@ -1,0 +1,249 @@
+/* The plan of one GPU code: which row of codegen/cuda/kernels.def computes each call of the plan,
+ * for which numbers of rows, in which phases, and what is loaded. Contract: plan.h. */
+#include "codegen/plan.h"
+
+#include "ir/text.h"
+
+#include <stdio.h>
+
+const char *const cg_cuda_phase_names[PFQ_CUDA_N_PHASES] = {
+    [PFQ_CUDA_PREFILL] = "prefill", [PFQ_CUDA_LOGITS] = "logits", [PFQ_CUDA_DECODE] = "decode",
+    [PFQ_CUDA_STEP] = "step",       [PFQ_CUDA_BATCH] = "batch",
+};
+
+/* A phase of a code is made of calls of the plan's phases, one after the other. */
+static const struct {
+    u32 from[2], n; /* CgPlan.phase */
+    u32 bit;        /* IN_* */
+    bool each;      /* rows are sequences of their own */
+} phases[PFQ_CUDA_N_PHASES] = {
+    [PFQ_CUDA_PREFILL] = {{CG_PREFILL}, 1, IN_PREFILL, false},
+    [PFQ_CUDA_LOGITS] = {{CG_LOGITS_PHASE}, 1, IN_LOGITS, false},
+    [PFQ_CUDA_DECODE] = {{CG_DECODE}, 1, IN_DECODE, true},
+    [PFQ_CUDA_BATCH] = {{CG_PREFILL, CG_LOGITS_PHASE}, 2, IN_BATCH, true},
+};
+/* Decode first, so that what it uses is numbered, and stored, in its order. */
+static const u32 order[] = {PFQ_CUDA_DECODE, PFQ_CUDA_PREFILL, PFQ_CUDA_LOGITS, PFQ_CUDA_BATCH};
+
+typedef struct Make {
+    Diag *d;
+    Arena *a;
+    CgCuda *cuda;
+    CgCode *code;
+    const CgPlan *p;
+    bool told[CG_N_ROWS];
+} Make;
+
+/* ---- kernels ---- */
+
+static bool same_code(const CgCudaKernel *x, const CgCudaKernel *y)
+{
+    if (strcmp(x->row->template, y->row->template) != 0 ||
+        strcmp(x->row->entry, y->row->entry) != 0 || x->uses != y->uses || x->prelude != y->prelude)
+        return false;
+    for (u32 i = 0; i < CG_N_CONSTS; i++)
+        if (x->val[i] < y->val[i] || x->val[i] > y->val[i]) return false;
+    return true;
+}
+
+static bool same_launch(const CgLaunch *x, const CgLaunch *y)
+{
+    return x->block == y->block && x->grid_x == y->grid_x && x->rows == y->rows &&
+           x->shared == y->shared && x->per_sm == y->per_sm && x->cluster == y->cluster &&
+           x->flags == y->flags && x->work == y->work && x->sync == y->sync;
+}
+
+static bool name_taken(const CgCuda *cuda, const char *name)
+{
+    for (u32 i = 0; i < cuda->kernels.n; i++)
+        if (strcmp(cuda->kernels.at[i].name, name) == 0) return true;
+    return false;
+}
+
+static const char *free_name(const CgCuda *cuda, Arena *a, const char *name)
+{
+    const char *s = name;
+    for (u32 n = 2; name_taken(cuda, s); n++)
+        s = arena_printf(a, "%s_%u", name, n);
+    return s;
+}
+
+u32 cg_cuda_kernel(CgCuda *cuda, CgCode *code, const CgCudaKernel *want)
+{
+    Arena *a = cuda->plan->a;
+    u32 source = CG_NO_KERNEL, i = 0;
+    for (; i < cuda->kernels.n; i++) {
+        const CgCudaKernel *k = &cuda->kernels.at[i];
+        if (!same_code(k, want)) continue;
+        if (source == CG_NO_KERNEL) source = k->source;
+        if (same_launch(&k->launch, &want->launch)) break;
+    }
+    if (i == cuda->kernels.n) {
+        CgCudaKernel k = *want;
+        k.name = free_name(cuda, a, want->name);
+        k.source = source == CG_NO_KERNEL ? i : source;
+        k.calls = 0;
+        vec_push(a, &cuda->kernels, k);
+    }
+    cuda->kernels.at[i].calls++;
+    code->used[i] = true;
+    return i;
+}
+
+/* The constants that a row's template declares; looked up once. */
+static u64 row_uses(const CgCudaRow *row)
+{
+    static u64 known[CG_N_ROWS + 256]; /* + 1 << 63 */
+    const size_t i = row->name ? CG_N_ROWS + (size_t)(row - cg_cuda_fast) : (size_t)row->row;
+    if (i >= sizeof known / sizeof *known) return cg_template_uses("cuda", row->template);
+    if (!known[i]) known[i] = cg_template_uses("cuda", row->template) | (u64)1 << 63;
+    return known[i] & ~((u64)1 << 63);
+}
+
+static bool launch_ok(const Make *mk, const CgCudaKernel *k)
+{
+    const CgLaunch *l = &k->launch;
+    if (l->block < 1 || l->block > 1024 || l->grid_x < 1 || l->grid_x > INT32_MAX || l->rows < 0 ||
+        l->rows > INT32_MAX || l->shared < 0)
+        return diag_error(mk->d, E_KERNEL, LOC_NONE,
+                          "kernel %s cannot be launched: %lld blocks of %lld threads", k->name,
+                          (long long)l->grid_x, (long long)l->block);
+    if (mk->code->shared && l->shared > mk->code->shared) {
+        diag_error(mk->d, E_KERNEL, LOC_NONE,
+                   "kernel %s needs %lld bytes of shared memory, %s has %lld", k->name,
+                   (long long)l->shared, mk->code->arch, (long long)mk->code->shared);
+        cg_cuda_note_step(mk->d, mk->p, k->phase, k->step);
+        return false;
+    }
+    return true;
+}
+
+/* ---- calls ---- */
+
+static i64 capacity(const Make *mk, u32 phase)
+{
+    const char *key = phase == PFQ_CUDA_LOGITS ? "rows" : "chunk";
+    const i64 n = phase == PFQ_CUDA_DECODE ? 1 : ir_meta_get_int(mk->p->m, key, 1);
+    return (n + 7) / 8 * 8;
+}
+
+/* All constants of a call in this phase. */
+static void constants(const Make *mk, u32 phase, const CgCall *c, double val[CG_N_CONSTS])
+{
+    memcpy(val, c->val, CG_N_CONSTS * sizeof *val);
+    val[C_cap] = (double)capacity(mk, phase);
+    val[C_each] = phases[phase].each;
+}
+
+/* Adds the call for `from` to `to` rows as `row` does it. */
+static bool add_call(Make *mk, u32 phase, u32 plan_phase, const CgCall *c, const CgCudaRow *row,
+                     i32 from, i32 to)
+{
+    const CgKernel *plain = &mk->p->kernels.at[c->kernel];
+    CgCudaKernel k = {.row = row,
+                      .what = cg_rows[plain->row].name,
+                      .uses = row_uses(row),
+                      .phase = plan_phase,
+                      .step = c->step};
+    double val[CG_N_CONSTS];
+    constants(mk, phase, c, val);
+    for (u32 i = 0; i < CG_N_CONSTS; i++)
+        if (k.uses >> i & 1) k.val[i] = val[i];
+    k.launch = row->launch(val);
+    k.name = row->name ? arena_printf(mk->a, "%s_%s", row->name, plain->name) : plain->name;
+    if (!launch_ok(mk, &k)) return false;
+    CgCudaCall call = {.from = from, .to = to, .c = *c, .phase = plan_phase};
+    call.kernel = cg_cuda_kernel(mk->cuda, mk->code, &k);
+    vec_push(mk->a, &mk->code->call[phase], call);
+    return true;
+}
+
+static bool row_fits(const Make *mk, const CgCudaRow *row, u32 phase, const CgCall *c)
+{
+    if (row->row != mk->p->kernels.at[c->kernel].row || !(row->phases & phases[phase].bit) ||
+        strncmp(mk->code->arch, row->chips, strlen(row->chips)) != 0)
+        return false;
+    double val[CG_N_CONSTS];
+    constants(mk, phase, c, val);
+    if (!row->when(val)) return false;
+    const CgLaunch l = row->launch(val);
+    return l.w == LAYOUT_IMAGE && !l.tiles; /* no other layouts yet */
+}
+
+/* The rows that compute a call: each takes the numbers of rows it names that none before it took,
+ * the plain one the rest. */
+static bool choose(Make *mk, u32 phase, u32 plan_phase, const CgCall *c)
+{
+    const CgRowId id = mk->p->kernels.at[c->kernel].row;
+    const CgCudaRow *plain = &cg_cuda_rows[id];
+    const i32 last = phase == PFQ_CUDA_DECODE ? 1 : INT32_MAX;
+    i32 next = 1; /* rows below it are taken */
+    for (const CgCudaRow *row = cg_cuda_fast; row->template && next <= last; row++) {
+        const i32 to = row->to && row->to < last ? row->to : last;
+        if (!row_fits(mk, row, phase, c) || to < next || row->from > last) continue;
+        if (row->from > next) {
+            if (!plain->template) continue;
+            if (!add_call(mk, phase, plan_phase, c, plain, next, row->from - 1)) return false;
+            next = row->from;
+        }
+        if (!add_call(mk, phase, plan_phase, c, row, next == 1 ? 0 : next, to == last ? 0 : to))
+            return false;
+        if (to == last) return true;
+        next = to + 1;
+    }
+    if (plain->template) return add_call(mk, phase, plan_phase, c, plain, next == 1 ? 0 : next, 0);
+    if (mk->told[id]) return false;
+    mk->told[id] = true;
+    diag_error(mk->d, E_KERNEL, LOC_NONE, "no CUDA kernel computes %s", cg_rows[id].name);
+    cg_cuda_note_step(mk->d, mk->p, plan_phase, c->step);
+    return false;
+}
+
+/* ---- operands ---- */
+
+/* Of a call of this code: what the plan says, but for what differs between its phases and ours. */
+static void operand(const Make *mk, u32 phase, u32 plan_phase, CgRef *r)
+{
+    if (r->place == CG_WEIGHT) *r = cg_cuda_packed(mk->cuda, mk->code, r->section, LAYOUT_IMAGE, 0);
+    if (r->place == CG_TOKENS && phase == PFQ_CUDA_BATCH && plan_phase == CG_LOGITS_PHASE)
+        r->place = CG_ORDER;
+}
+
+static void resolve(Make *mk, u32 phase, CgCudaCall *call)
+{
+    CgCall *c = &call->c;
+    for (u32 i = 0; i < CG_IN; i++) {
+        operand(mk, phase, call->phase, &c->in[i]);
+        operand(mk, phase, call->phase, &c->out[i]);
+        operand(mk, phase, call->phase, &c->aux[i]);
+    }
+    operand(mk, phase, call->phase, &c->w);
+}
+
+CgRef cg_cuda_packed(CgCuda *cuda, CgCode *code, u32 section, CgLayout layout, i64 row_order)
+{
+    (void)code, (void)layout, (void)row_order;
+    const PfqImageSection *s = &cuda->plan->image[section];
+    return (CgRef){.place = CG_WEIGHT, .section = section, .off = s->offset, .bytes = s->bytes};
+}
+
+bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
+{
+    const CgPlan *p = cuda->plan;
+    Make mk = {.d = d, .a = p->a, .cuda = cuda, .code = code, .p = p};
+    bool ok = true;
+    for (u32 o = 0; o < sizeof order / sizeof *order; o++) {
+        const u32 phase = order[o];
+        for (u32 i = 0; i < phases[phase].n; i++) {
+            const CgPhase *from = &p->phase[phases[phase].from[i]];
+            for (u32 k = 0; k < from->calls.n; k++)
+                ok = choose(&mk, phase, phases[phase].from[i], &from->calls.at[k]) && ok;
+        }
+        for (u32 k = 0; ok && k < code->call[phase].n; k++)
+            resolve(&mk, phase, &code->call[phase].at[k]);
+    }
+    code->act_bytes = p->act_bytes;
+    code->own_bytes = p->scratch_bytes - p->kernel_scratch;
+    code->weight_bytes = p->data_bytes;
+    return ok;
+}
