@@ -130,11 +130,69 @@ static void test_product(void)
 }
 
 /* Both nibbles of every byte of a panel are one weight each; a tile's bytes one column each. */
+static void test_layouts(void)
+{
+    enum { N = 128, K = 200 };
+    static uint8_t seen[2][N * 256 / 2];
+    bool low, once = true;
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < 256; k++) {
+            const int64_t at = frag_at(4, K, n, k, &low);
+            once &= at >= 0 && at < N * 128 && !seen[low][at]++;
+        }
+    expect(once, "every weight has a nibble of its own");
+    static uint8_t column[2 * 16 * 128];
+    once = true;
+    for (int t = 0; t < 16; t++)
+        for (int k = 0; k < 256; k++)
+            once &= !column[tile_at(16, t, k)]++;
+    expect(once, "every activation has a byte of its own");
+}
+
+static void test_contract(void)
+{
+    const size_t layout[] = {sizeof(PfqCudaArgs),         sizeof(PfqRow),
+                             offsetof(PfqCudaArgs, in),   offsetof(PfqCudaArgs, out),
+                             offsetof(PfqCudaArgs, w),    offsetof(PfqCudaArgs, aux),
+                             offsetof(PfqCudaArgs, rows), offsetof(PfqCudaArgs, slot),
+                             offsetof(PfqCudaArgs, work), offsetof(PfqCudaArgs, sync),
+                             offsetof(PfqCudaArgs, T),    offsetof(PfqCudaArgs, ctx),
+                             offsetof(PfqRow, slot)};
+    expect(!memcmp(layout, kernel_cuh_layout, sizeof layout),
+           "PfqCudaArgs of kernel.cuh is that of runtime/abi.h");
+    static const int values[] = {
+#define FORMAT(name, value)     value,
+#define EPILOGUE(name, value)   value,
+#define KV(name, value)         value,
+#define ACTIVATION(name, value) value,
+#include "codegen/cpu/kernels.def"
+    };
+    expect(sizeof values == sizeof kernel_cuh_values &&
+               !memcmp(values, kernel_cuh_values, sizeof values),
+           "values of constants are those of codegen/cpu/kernels.def");
+}
+
+static void test_halves(void)
+{
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        const float x = half_to_float((uint16_t)h), want = _cvtsh_ss((uint16_t)h);
+        expect(x == want || (x != x && want != want), "f16 to f32");
+        if (x == x) expect(float_to_half(x) == h, "f16 to f32 and back");
+    }
+    for (uint64_t b = 1; b < 1ull << 32; b += 40503) {
+        float x;
+        memcpy(&x, &(uint32_t){(uint32_t)b}, 4);
+        if (x == x)
+            expect(float_to_half(x) == _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT), "f32 to f16");
+    }
+}
+
 int main(void)
 {
     test_right();
     test_mistakes();
     test_product();
+    test_layouts();
     test_contract();
     test_halves();
     printf("%d failures\n", failures);
