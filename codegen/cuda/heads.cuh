@@ -10,6 +10,7 @@
 #define PFQC_CODEGEN_CUDA_HEADS_CUH
 
 #include "kv.cuh"
+#include "math.cuh"
 
 PFQ_CONST(int32_t, c_rot);
 PFQ_CONST(int32_t, c_qk_norm);
@@ -18,28 +19,6 @@ PFQ_CONST(int32_t, c_r3);
 PFQ_CONST(int32_t, c_q8);
 PFQ_CONST(float, c_eps);
 PFQ_CONST(float, c_rope_scale);
-
-/* sin and cos of |x| < 2^30, absolute error below 2e-7. The angle is reduced in f64, which large
- * positions need; the polynomials are f32, because most chips have few units of f64. */
-PFQ_DEVICE void head_sincos(double x, float *sin_out, float *cos_out)
-{
-    const double n = rint(x * 0.63661977236758134308);
-    const float r = (float)fma(n, -6.1232339957367658e-17, fma(n, -1.5707963267948965580, x));
-    const float z = r * r;
-    float s = fmaf(z, 1.0f / 362880, -1.0f / 5040);
-    s = fmaf(s, z, 1.0f / 120);
-    s = fmaf(s, z, -1.0f / 6);
-    s = fmaf(s * z, r, r);
-    float c = fmaf(z, -1.0f / 3628800, 1.0f / 40320);
-    c = fmaf(c, z, -1.0f / 720);
-    c = fmaf(c, z, 1.0f / 24);
-    c = fmaf(c, z, -0.5f);
-    c = fmaf(c, z, 1.0f);
-    const int32_t q = (int32_t)n;
-    const float a = q & 1 ? c : s, b = q & 1 ? s : c;
-    *sin_out = q & 2 ? -a : a;
-    *cos_out = (q + 1) & 2 ? -b : b;
-}
 
 /* RMSNorm with gain, in place, if c_qk_norm. */
 PFQ_DEVICE void head_norm(float *v, uint64_t gain)
@@ -60,7 +39,7 @@ PFQ_DEVICE void head_rope(float *v, uint64_t freq, int32_t pos)
     const int32_t half = c_rot / 2;
     for (int32_t i = pfq_lane(); i < half; i += 32) {
         float s, c;
-        head_sincos((double)((const float *)freq)[i] * (double)(pos + c_prefix), &s, &c);
+        pfq_sincos((double)((const float *)freq)[i] * (double)(pos + c_prefix), &s, &c);
         s *= c_rope_scale;
         c *= c_rope_scale;
         const float x = v[i], y = v[half + i];

@@ -47,6 +47,28 @@ PFQ_DEVICE float pfq_gelu(float x)
     return 0.5f * x * (1.0f + (x < 0.0f ? -e : e));
 }
 
+/* sin and cos of |x| < 2^30, absolute error below 2e-7. The angle is reduced in f64, which large
+ * positions need; the polynomials are f32, because most chips have few units of f64. */
+PFQ_DEVICE void pfq_sincos(double x, float *sin_out, float *cos_out)
+{
+    const double n = rint(x * 0.63661977236758134308);
+    const float r = (float)fma(n, -6.1232339957367658e-17, fma(n, -1.5707963267948965580, x));
+    const float z = r * r;
+    float s = fmaf(z, 1.0f / 362880, -1.0f / 5040);
+    s = fmaf(s, z, 1.0f / 120);
+    s = fmaf(s, z, -1.0f / 6);
+    s = fmaf(s * z, r, r);
+    float c = fmaf(z, -1.0f / 3628800, 1.0f / 40320);
+    c = fmaf(c, z, -1.0f / 720);
+    c = fmaf(c, z, 1.0f / 24);
+    c = fmaf(c, z, -0.5f);
+    c = fmaf(c, z, 1.0f);
+    const int32_t q = (int32_t)n;
+    const float a = q & 1 ? c : s, b = q & 1 ? s : c;
+    *sin_out = q & 2 ? -a : a;
+    *cos_out = (q + 1) & 2 ? -b : b;
+}
+
 /* act is c_act. */
 PFQ_DEVICE float pfq_act(int32_t act, float x)
 {

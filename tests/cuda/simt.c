@@ -1,6 +1,6 @@
-/* The scheduler of simt.h: the fibers of one block at a time. A fiber that waits switches to
- * another of its warp that is ready, else of the next warp; when none is ready, the scheduler opens
- * the barrier or ends the block.
+/* The scheduler of simt.h: the fibers of one block at a time, or of all blocks of a cooperative
+ * grid. A fiber that waits switches to another of its warp that is ready, else of the next warp;
+ * when none is ready, the scheduler opens the barrier or ends the block.
  */
 #include "tests/cuda/simt.h"
 
@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 enum { COPIES = 4096, BASE = 1024 /* address of the start of shared memory */ };
+enum { BLOCKS = 8 }; /* of a cooperative grid */
 enum { THREADS = 1024, STACK = 64 << 10, PAGE = 4096, SHARED = 227 << 10, ROOM = 228 << 10 };
 
 typedef struct Warp {
@@ -19,24 +20,29 @@ typedef struct Warp {
 } Warp;
 
 static struct {
-    Warp warp[THREADS / 32];
-    void *sp[THREADS]; /* where a thread stopped */
-    int32_t n, current, at_barrier, done;
+    Warp warp[BLOCKS * THREADS / 32];
+    void *sp[BLOCKS * THREADS];       /* where a thread stopped */
+    int32_t n, blocks, current, done; /* threads of a block, resident blocks */
+    int32_t at_barrier[BLOCKS];
+    SimtDim index[BLOCKS];
+    unsigned char *shared[BLOCKS];
     void *scheduler; /* where it stopped */
     void (*body)(const void *);
     const void *args;
     const char *name;
     char *stacks;
-    unsigned char *shared_end; /* an unreadable page begins here */
+    unsigned char *rooms; /* of shared memory, each with an unreadable page behind it */
+    int32_t shared_bytes;
     uint64_t random;
     uint64_t events, seen; /* what parked threads may wait for; when they last looked */
     struct {
         uint32_t arrived, threads;
         uint32_t waiting[THREADS / 32]; /* lanes */
-    } named[16];
+    } named[BLOCKS][16];
     struct {
         uint32_t to, bytes, bar;
         const void *from;
+        int32_t block;
     } copy[COPIES]; /* issued, not landed */
     int32_t copies;
 } s;
@@ -65,10 +71,15 @@ __asm__(".text\n"
         "ret\n"
         ".size simt_switch, . - simt_switch\n");
 
+static int32_t max_of(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
 static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "simt: %s, block (%u, %u, %u), thread %d of %d: %s\n", s.name, blockIdx.x,
-            blockIdx.y, blockIdx.z, s.current, s.n, what);
+            blockIdx.y, blockIdx.z, s.current % max_of(s.n, 1), s.n, what);
     abort();
 }
 
@@ -81,7 +92,7 @@ static uint32_t random_below(uint32_t n)
 /* A thread that can run, from the current warp on; -1: none. */
 static int32_t pick(void)
 {
-    const int32_t warps = s.n / 32,
+    const int32_t warps = s.blocks * s.n / 32,
                   first = simt_shuffle ? (int32_t)random_below((uint32_t)warps) : s.current / 32;
     const uint32_t by = simt_shuffle ? random_below(32) : 0;
     for (int32_t i = 0, w = first; i < warps; i++, w = w + 1 == warps ? 0 : w + 1) {
@@ -101,8 +112,11 @@ static void leave(void **from)
         simt_switch(from, s.scheduler);
         return;
     }
+    const int32_t block = next / s.n;
     s.current = next;
-    threadIdx.x = (uint32_t)next;
+    threadIdx.x = (uint32_t)(next % s.n);
+    blockIdx = s.index[block];
+    pfq_shared = s.shared[block];
     simt_switch(from, s.sp[next]);
 }
 
@@ -121,10 +135,21 @@ static void run_thread(void)
     pause_thread();
 }
 
+/* The resident block of the current thread. */
+static int32_t block_of(void)
+{
+    return s.current / s.n;
+}
+
 void simt_barrier(void)
 {
-    s.at_barrier++;
+    s.at_barrier[block_of()]++;
     pause_thread();
+}
+
+void simt_event(void)
+{
+    s.events++;
 }
 
 void simt_park(void)
@@ -137,19 +162,21 @@ void simt_named_barrier(uint32_t id, uint32_t threads, bool wait)
 {
     if (id < 1 || id > 15 || threads % 32 || threads > (uint32_t)s.n)
         die("a barrier is 1 to 15, of whole warps of the block");
-    if (s.named[id].arrived && s.named[id].threads != threads)
+    const int32_t block = block_of(), first = block * s.n / 32;
+    const uint32_t me = (uint32_t)(s.current % s.n);
+    if (s.named[block][id].arrived && s.named[block][id].threads != threads)
         die("threads give one barrier different numbers of threads");
-    s.named[id].threads = threads;
-    if (wait) s.named[id].waiting[s.current / 32] |= 1u << s.current % 32;
-    if (++s.named[id].arrived < threads) {
+    s.named[block][id].threads = threads;
+    if (wait) s.named[block][id].waiting[me / 32] |= 1u << me % 32;
+    if (++s.named[block][id].arrived < threads) {
         if (wait) pause_thread();
         return;
     }
-    s.named[id].arrived = 0;
+    s.named[block][id].arrived = 0;
     s.events++;
     for (int32_t w = 0; w < s.n / 32; w++) {
-        s.warp[w].ready |= s.named[id].waiting[w];
-        s.named[id].waiting[w] = 0;
+        s.warp[first + w].ready |= s.named[block][id].waiting[w];
+        s.named[block][id].waiting[w] = 0;
     }
 }
 
@@ -160,7 +187,7 @@ uint32_t simt_address(const void *shared)
 
 void *simt_pointer(uint32_t address, uint32_t bytes)
 {
-    if (address < BASE || address + bytes > BASE + (uint32_t)(s.shared_end - pfq_shared))
+    if (address < BASE || address + bytes > BASE + (uint32_t)s.shared_bytes)
         die("an address outside of shared memory");
     return pfq_shared + (address - BASE);
 }
@@ -210,7 +237,7 @@ bool simt_mbar_try(uint32_t bar, uint32_t parity)
 {
     Mbar *b = mbar(bar);
     for (int32_t i = s.copies - 1; i >= 0; i--)
-        if (s.copy[i].bar == bar) land(i);
+        if (s.copy[i].bar == bar && s.copy[i].block == block_of()) land(i);
     const bool over = b->phase != (parity & 1);
     s.events += over; /* the caller goes on */
     return over;
@@ -224,6 +251,7 @@ void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
     simt_pointer(to, bytes);
     mbar(bar);
     s.copy[s.copies].to = to, s.copy[s.copies].bytes = bytes, s.copy[s.copies].bar = bar;
+    s.copy[s.copies].block = block_of();
     s.copy[s.copies++].from = from;
     s.events++;
     if (!simt_shuffle) land(s.copies - 1);
@@ -297,20 +325,29 @@ static void shuffle(int32_t *order, int32_t n)
 static void map_memory(void)
 {
     if (s.stacks) return;
-    const size_t step = STACK + PAGE;
-    s.stacks = mmap(NULL, THREADS * step + PAGE + ROOM + PAGE, PROT_READ | PROT_WRITE,
+    const size_t step = STACK + PAGE, stacks = (size_t)BLOCKS * THREADS * step + PAGE;
+    s.stacks = mmap(NULL, stacks + BLOCKS * (ROOM + PAGE), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (s.stacks == MAP_FAILED) die("out of memory");
-    for (size_t i = 0; i <= THREADS; i++)
-        mprotect(s.stacks + i * step, PAGE, PROT_NONE);
-    s.shared_end = (unsigned char *)s.stacks + THREADS * step + PAGE + ROOM;
-    if (mprotect(s.shared_end, PAGE, PROT_NONE)) die("cannot protect memory");
+    s.rooms = (unsigned char *)s.stacks + stacks;
+    for (size_t i = 0; i < BLOCKS; i++)
+        if (mprotect(s.rooms + i * (ROOM + PAGE) + ROOM, PAGE, PROT_NONE))
+            die("cannot protect memory");
+}
+
+/* The pages below the stacks in use. */
+static void guard_stacks(void)
+{
+    static int32_t guarded;
+    for (; guarded <= s.blocks * s.n; guarded++)
+        mprotect(s.stacks + (size_t)guarded * (STACK + PAGE), PAGE, PROT_NONE);
 }
 
 static void start_threads(void)
 {
-    s.at_barrier = s.done = s.current = 0;
-    for (int32_t i = 0; i < s.n; i++) {
+    s.done = s.current = 0;
+    memset(s.at_barrier, 0, sizeof s.at_barrier);
+    for (int32_t i = 0; i < s.blocks * s.n; i++) {
         if (i % 32 == 0) s.warp[i / 32] = (Warp){.ready = ~0u};
         /* What simt_switch pops: six registers, then the address to return to; above it the stack
          * is aligned. Tops of stacks lie at different offsets in their pages, so that they do not
@@ -328,7 +365,7 @@ static void start_threads(void)
 static bool wake(void)
 {
     uint32_t any = 0;
-    for (int32_t w = 0; w < s.n / 32; w++) {
+    for (int32_t w = 0; w < s.blocks * s.n / 32; w++) {
         any |= s.warp[w].parked;
         s.warp[w].ready |= s.warp[w].parked;
         s.warp[w].parked = 0;
@@ -338,49 +375,87 @@ static bool wake(void)
     return any;
 }
 
-static void run_block(void)
+/* Opens the barriers that all threads of a block have reached. */
+static bool open_barriers(void)
 {
+    bool any = false;
+    for (int32_t b = 0; b < s.blocks; b++) {
+        if (s.at_barrier[b] != s.n) continue;
+        any = true;
+        s.at_barrier[b] = 0;
+        for (int32_t i = 0; i < s.n / 32; i++)
+            s.warp[b * s.n / 32 + i].ready = ~0u;
+    }
+    return any;
+}
+
+/* Runs the resident blocks to their end. */
+static void run_blocks(void)
+{
+    int32_t waiting = 0;
+    guard_stacks();
     start_threads();
     memset(s.named, 0, sizeof s.named);
     s.seen = s.events++;
     for (;;) {
         leave(&s.scheduler); /* comes back when no thread can run */
-        if (s.done == s.n) {
+        if (s.done == s.blocks * s.n) {
             if (s.copies) die("a bulk copy that nobody waited for");
             return;
         }
-        if (wake()) continue;
-        if (s.at_barrier != s.n)
-            die(s.at_barrier ? "a thread waits at a barrier that others do not reach"
-                             : "a lane waits for lanes that do not come");
-        s.at_barrier = 0;
-        for (int32_t i = 0; i < s.n / 32; i++)
-            s.warp[i].ready = ~0u;
+        if (open_barriers() || wake()) continue;
+        for (int32_t b = 0; b < s.blocks; b++)
+            waiting += s.at_barrier[b];
+        die(waiting ? "a thread waits at a barrier that others do not reach"
+                    : "a lane waits for lanes that do not come");
     }
 }
 
-void simt_launch(const char *name, void (*thread)(const void *), const void *args,
-                 const int32_t grid[3], int32_t block, int32_t limit, int32_t shared)
+static void check_launch(const int32_t grid[3], int32_t limit, int32_t shared, int32_t resident)
 {
-    s.name = name, s.body = thread, s.args = args, s.n = block, s.current = 0;
-    if (block < 32 || block % 32 || block > limit || limit > THREADS)
+    if (s.n < 32 || s.n % 32 || s.n > limit || limit > THREADS)
         die("a block is some warps, within its bounds");
     if (shared < 0 || shared > SHARED) die("more shared memory than a chip has");
     if (grid[0] < 1 || grid[1] < 1 || grid[1] > 65535 || grid[2] != 1)
         die("the grid is out of range");
+    if (resident > BLOCKS) die("more blocks than can be resident");
+}
+
+static void launch(const int32_t grid[3], int32_t limit, int32_t shared, int32_t resident)
+{
+    s.current = 0;
+    s.blocks = resident;
+    check_launch(grid, limit, shared, resident);
     map_memory();
-    const int32_t bytes = (shared + 127) / 128 * 128;
-    pfq_shared = s.shared_end - bytes;
-    blockDim = (SimtDim){(uint32_t)block, 1, 1};
+    s.shared_bytes = (shared + 127) / 128 * 128;
+    blockDim = (SimtDim){(uint32_t)s.n, 1, 1};
     gridDim = (SimtDim){(uint32_t)grid[0], (uint32_t)grid[1], 1};
     const int32_t blocks = grid[0] * grid[1];
     int32_t *order = malloc((size_t)blocks * sizeof *order);
     if (!order) die("out of memory");
     shuffle(order, blocks);
-    for (int32_t i = 0; i < blocks; i++) {
-        blockIdx = (SimtDim){(uint32_t)(order[i] % grid[0]), (uint32_t)(order[i] / grid[0]), 0};
-        memset(pfq_shared, 0xff, (size_t)bytes);
-        run_block();
+    for (int32_t i = 0; i < blocks; i += resident) {
+        for (int32_t b = 0; b < resident; b++) {
+            const int32_t at = order[i + b];
+            s.index[b] = (SimtDim){(uint32_t)(at % grid[0]), (uint32_t)(at / grid[0]), 0};
+            s.shared[b] = s.rooms + (size_t)b * (ROOM + PAGE) + ROOM - s.shared_bytes;
+            memset(s.shared[b], 0xff, (size_t)s.shared_bytes);
+        }
+        run_blocks();
     }
     free(order);
+}
+
+void simt_launch(const char *name, void (*thread)(const void *), const void *args,
+                 const int32_t grid[3], int32_t block, int32_t limit, int32_t shared)
+{
+    s.name = name, s.body = thread, s.args = args, s.n = block;
+    launch(grid, limit, shared, 1);
+}
+
+void simt_launch_cooperative(const char *name, void (*thread)(const void *), const void *args,
+                             const int32_t grid[3], int32_t block, int32_t limit, int32_t shared)
+{
+    s.name = name, s.body = thread, s.args = args, s.n = block;
+    launch(grid, limit, shared, grid[0] * grid[1]);
 }

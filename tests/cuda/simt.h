@@ -45,6 +45,11 @@ extern bool simt_shuffle;
 void simt_launch(const char *name, void (*thread)(const void *), const void *args,
                  const int32_t grid[3], int32_t block, int32_t limit, int32_t shared);
 
+/* The same with all blocks at once, at most 8, which may wait for each other. Such a kernel keeps
+ * nothing in __shared__ variables, of which there is one for all blocks: only in pfq_shared. */
+void simt_launch_cooperative(const char *name, void (*thread)(const void *), const void *args,
+                             const int32_t grid[3], int32_t block, int32_t limit, int32_t shared);
+
 void simt_barrier(void);
 
 /* An operation of the warp: waits for the lanes of mask, and returns for SHUFFLE the value of lane
@@ -73,6 +78,7 @@ void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 void simt_named_barrier(uint32_t id, uint32_t threads, bool wait);
 /* The thread goes on when others have done something that it may wait for. */
 void simt_park(void);
+void simt_event(void); /* something of that kind */
 
 #ifdef __cplusplus
 }
@@ -94,9 +100,9 @@ void simt_park(void);
     }                                                                                              \
     static void name##_body([[maybe_unused]] const PfqCudaArgs &a)
 
-#define __shared__   static
-#define __align__(n) __attribute__((aligned(n)))
-#define __restrict__ __restrict
+#define __shared__      static
+#define __align__(n)    __attribute__((aligned(n)))
+#define __restrict__    __restrict
 #define __forceinline__ inline
 
 /* ---- vectors ---- */

@@ -1,0 +1,497 @@
+/* The persistent decode step of sm_90a: one cooperative kernel makes a token, every thread block
+ * resident for the whole step.
+ *
+ * A step is a schedule (a function template over its role, which pfqc emits from the plan's calls):
+ * a straight line of phases within a layer, in a loop over layers. It runs twice in each block: as
+ * PfqLoader, by one warp, where the phases that read weights or the KV cache bring them to the ring
+ * (decode_ring.cuh) and the others do nothing; and as PfqWorker, by PFQ_WORKERS threads, where they
+ * compute. Constants of a phase are structs; addresses that differ between layers are rows of a
+ * table, the others entries of the arguments.
+ *
+ * What every block needs it makes for itself: the residual stream lives in registers of every block
+ * (PfqWorker::x), norms and quantisers run in each. Products are divided over blocks (PfqDeal) and
+ * meet as int32 sums in memory, added atomically, so exact in any order; whoever reads them next
+ * scales them. So a layer has few points where all blocks meet:
+ *
+ *   meet()    this block's results of the phase can be read
+ *   await()   those of all blocks can; phases call it themselves, behind what they can do before
+ *   clear<C>  zeroes the sums of op C for the next layer: between two meetings after their last
+ *             reader and before their next writer
+ *
+ * Every block arrives once at one counter and polls it with one thread (1.1 us a meeting on an
+ * H100; the ring goes on filling meanwhile).
+ *
+ * Shared memory: the ring; activations as B fragments (pfq_b_at); sums of the block's units;
+ * scratch of phases; cos and sin of the position; the layer table.
+ */
+#ifndef PFQC_CODEGEN_CUDA_DECODE_CUH
+#define PFQC_CODEGEN_CUDA_DECODE_CUH
+
+#include "decode_ring.cuh"
+#include "intrin.cuh"
+#include "lanes.cuh"
+#include "math.cuh"
+
+enum {
+    PFQ_WORKERS = 512,
+    PFQ_WORKER_WARPS = PFQ_WORKERS / 32,
+    PFQ_DECODE_BLOCK = PFQ_WORKERS + 32
+};
+enum { PFQ_GROUPS = PFQ_WORKER_WARPS / 4 }; /* of four warps, which take a slot together */
+
+/* Entries of PfqDecodeArgs.at that all models have; a model's own follow. */
+enum {
+    PFQ_AT_CONTROL,  /* int32 [2]: the counter of meetings; what it was when the step began */
+    PFQ_AT_TABLE,    /* uint64 [layers][columns] */
+    PFQ_AT_POSITION, /* int32: of the token, the prefix not counted */
+    PFQ_AT_FREQ,     /* f32 [rot / 2], RoPE */
+    PFQ_AT_EMBED,    /* f32 [hidden]: the token's row */
+    PFQ_AT_PARTS,    /* attention's partial results: see decode_attend.cuh */
+    PFQ_AT_MIXED,    /* f32 [ffn]: between the two halves of the transform in front of down */
+    PFQ_AT_LOGITS,   /* f32 [vocabulary] */
+    PFQ_AT_BEST, /* int32 [2][blocks]: the blocks' largest logits, as ordered integers, and where */
+    PFQ_AT_TOKEN, /* int32: the greedy choice */
+    PFQ_AT_DUMP,  /* tests: int8 activations of the ops, 64 KiB each */
+    PFQ_AT_TRACE, /* measuring: int64 [blocks][PFQ_MARKS] of the clock */
+    PFQ_AT_SUMS   /* a model's first */
+};
+
+enum { PFQ_MARKS = 2048 };
+
+struct PfqDecodeArgs {
+    uint64_t at[32];
+    int32_t ctx;
+};
+
+/* Where the byte of column k lies in activations: 64 columns are 64 bytes, of which lane quarter q
+ * reads 16: words of four columns 4q, 4q + 16, 4q + 32, 4q + 48. What an mma of 64 k needs, in one
+ * load. */
+PFQ_DEVICE int32_t pfq_b_at(int32_t k)
+{
+    return (k & ~63) | (k >> 2 & 3) << 4 | (k >> 4 & 3) << 2 | (k & 3);
+}
+
+/* Shared memory of model M: layers, columns (of the table), slots (of the ring), act (bytes),
+ * units (most of a block), scratch (bytes), rot. */
+template <class M> struct PfqRoom {
+    static constexpr int32_t act = M::slots * (PFQ_SLOT + 16);
+    static constexpr int32_t acc = act + (M::act + 127) / 128 * 128;
+    static constexpr int32_t scratch = acc + M::units * 256;
+    static constexpr int32_t reduce = scratch + (M::scratch + 127) / 128 * 128;
+    static constexpr int32_t turn = reduce + 2 * 4 * PFQ_WORKER_WARPS;
+    static constexpr int32_t table = turn + 4 * M::rot + (16 - 4 * M::rot % 16) % 16;
+    static constexpr int32_t bytes = table + 8 * M::layers * M::columns;
+    static_assert(bytes <= 227 * 1024, "shared memory of a multiprocessor");
+};
+
+/* ---- the loader ---- */
+
+template <class M> struct PfqLoader {
+    const PfqDecodeArgs &a;
+    PfqRing<M::slots> ring;
+    uint32_t n; /* slots taken */
+    int32_t pos, l;
+
+    PFQ_MEMBER uint64_t column(int32_t c) const
+    {
+        return ((const uint64_t *)a.at[PFQ_AT_TABLE])[l * M::columns + c];
+    }
+    PFQ_MEMBER void layer(int32_t to) { l = to; }
+    template <class C> PFQ_MEMBER void gemv()
+    {
+        typedef PfqDeal<C> Deal;
+        const uint8_t *w = (const uint8_t *)column(C::w);
+        const Deal d = Deal::mine();
+        for (int32_t i = d.begin; i < d.end; i++, n++) {
+            const int64_t block =
+                (int64_t)Deal::panel(Deal::unit(i)) * Deal::blocks + Deal::block(i);
+            const uint32_t size = (uint32_t)Deal::count(i) * PFQ_FRAG_BYTES;
+            ring.take(n, size);
+            ring.load(n, 0, w + block * PFQ_FRAG_BYTES, size);
+        }
+    }
+    /* Keys, values and what belongs to them, in this order, each from a multiple of 16 on. */
+    template <class C> PFQ_MEMBER void attend()
+    {
+        typedef PfqKeyDeal<C> Keys;
+        const Keys d = Keys::of(pos);
+        for (int32_t task = (int32_t)blockIdx.x; task < d.tasks; task += (int32_t)gridDim.x) {
+            const int64_t head = (int64_t)(task / d.splits) * a.ctx;
+            for (int32_t j = d.begin(task); j < d.end(task); j += Keys::keys, n++) {
+                const int32_t rows = (min(Keys::keys, d.end(task) - j) + 15) / 16 * 16;
+                const uint32_t size = (uint32_t)rows * Keys::row, half = (uint32_t)rows * 2;
+                ring.take(n, 2 * size + Keys::runs * half);
+                for (uint32_t i = 0; i < 2; i++)
+                    ring.load(n, i * Keys::keys * Keys::row,
+                              (const uint8_t *)column(C::cache + (int32_t)i) +
+                                  (head + j) * Keys::row,
+                              size);
+                for (uint32_t i = 0; i < Keys::runs; i++)
+                    ring.load(n, Keys::keys * (2 * Keys::row + 2 * i),
+                              (const uint8_t *)column(C::numbers + (int32_t)i) + (head + j) * 2,
+                              half);
+            }
+        }
+    }
+    template <class C> PFQ_MEMBER void embed() {}
+    template <class C> PFQ_MEMBER void norm() {}
+    template <class C> PFQ_MEMBER void combine() {}
+    template <class C> PFQ_MEMBER void glu() {}
+    template <class C> PFQ_MEMBER void mix() {}
+    template <class C> PFQ_MEMBER void logits() {}
+    template <class C> PFQ_MEMBER void clear() {}
+    PFQ_MEMBER void meet() {}
+    PFQ_MEMBER void await() {}
+    PFQ_MEMBER void choose() {}
+};
+
+/* ---- the workers ---- */
+
+template <class C, class W> PFQ_DEVICE void pfq_attend(W &w);  /* decode_attend.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_combine(W &w); /* decode_attend.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_glu(W &w);     /* decode_ffn.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_mix(W &w);     /* decode_ffn.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_logits(W &w);  /* decode_head.cuh */
+template <class W> PFQ_DEVICE void pfq_choose(W &w);           /* decode_head.cuh */
+
+template <class M> struct PfqWorker {
+    typedef PfqRoom<M> Room;
+    static constexpr int32_t quads = (M::hidden + 4 * PFQ_WORKERS - 1) / (4 * PFQ_WORKERS);
+
+    const PfqDecodeArgs &a;
+    PfqRing<M::slots> ring;
+    uint32_t n; /* slots of the ring that the block has used */
+    int32_t pos, l, meetings, base, side, marks;
+    float dynamic;     /* scale of the activations, where it is not a constant */
+    float x[quads][4]; /* the residual stream: columns 4 * (thread + PFQ_WORKERS * i) on */
+
+    /* ---- places ---- */
+
+    PFQ_MEMBER uint64_t column(int32_t c) const
+    {
+        return ((const uint64_t *)(pfq_shared + Room::table))[l * M::columns + c];
+    }
+    /* Of the layer before. */
+    PFQ_MEMBER uint64_t before(int32_t c) const
+    {
+        return ((const uint64_t *)(pfq_shared + Room::table))[(l - 1) * M::columns + c];
+    }
+    template <class T> PFQ_MEMBER T *scratch() const { return (T *)(pfq_shared + Room::scratch); }
+    PFQ_MEMBER int8_t *act() const { return (int8_t *)(pfq_shared + Room::act); }
+    PFQ_MEMBER int32_t tid() const { return (int32_t)threadIdx.x; }
+
+    /* ---- together ---- */
+
+    PFQ_MEMBER void sync() const { pfq_bar_sync(1, PFQ_WORKERS); }
+    /* Measuring: when the first thread was here. */
+    PFQ_MEMBER void mark()
+    {
+        if (!M::trace || threadIdx.x) return;
+        ((int64_t *)a.at[PFQ_AT_TRACE])[blockIdx.x * PFQ_MARKS + (uint32_t)marks++] = pfq_clock();
+    }
+    PFQ_MEMBER void meet()
+    {
+        mark();
+        sync();
+        if (threadIdx.x == 0) pfq_red_release((int32_t *)a.at[PFQ_AT_CONTROL], 1);
+        meetings++;
+        mark();
+    }
+    PFQ_MEMBER void await()
+    {
+        if (threadIdx.x == 0 && meetings && M::wait)
+            pfq_wait_count((const int32_t *)a.at[PFQ_AT_CONTROL],
+                           base + meetings * (int32_t)gridDim.x);
+        sync();
+        mark();
+    }
+    /* Of all workers, in every one, in one order. */
+    PFQ_MEMBER const float *of_warps(float v)
+    {
+        float *part = (float *)(pfq_shared + Room::reduce) + side * PFQ_WORKER_WARPS;
+        side ^= 1; /* the other one may still be read */
+        if (pfq_lane() == 0) part[pfq_warp()] = v;
+        sync();
+        return part;
+    }
+    PFQ_MEMBER float sum(float v)
+    {
+        const float *part = of_warps(pfq_warp_sum(v));
+        float s = 0.0f;
+        PFQ_UNROLL
+        for (int32_t i = 0; i < PFQ_WORKER_WARPS; i++)
+            s += part[i];
+        return s;
+    }
+    PFQ_MEMBER float largest(float v)
+    {
+        const float *part = of_warps(pfq_warp_max(v));
+        float m = part[0];
+        PFQ_UNROLL
+        for (int32_t i = 1; i < PFQ_WORKER_WARPS; i++)
+            m = fmaxf(m, part[i]);
+        return m;
+    }
+
+    PFQ_MEMBER void layer(int32_t to) { l = to; }
+    template <class C> PFQ_MEMBER void clear() const
+    {
+        const int32_t all = PfqDeal<C>::panels * 64 * C::planes,
+                      begin = pfq_share(all, (int32_t)blockIdx.x),
+                      end = pfq_share(all, (int32_t)blockIdx.x + 1);
+        if (M::keep) return;
+        for (int32_t i = begin + tid(); i < end; i += PFQ_WORKERS)
+            ((int32_t *)a.at[C::sums])[i] = 0;
+    }
+
+    /* ---- activations ---- */
+
+    /* What a quantiser C (lo, hi, top, clip; fixed: its scale is the f32 at column C::scale_at,
+     * else it follows from the largest, m) multiplies by. */
+    template <class C> PFQ_MEMBER float inverse(float m)
+    {
+        if (C::fixed) return pfq_inv(*(const float *)column(C::scale_at));
+        m *= C::clip;
+        dynamic = m / C::top;
+        return m > 0.0f ? C::top / m : 0.0f;
+    }
+    /* Columns k .. k + 3, k a multiple of 4, of one plane. */
+    PFQ_MEMBER void put4(int32_t k, int32_t plane, int32_t plane_bytes, const int32_t *v) const
+    {
+        *(uint32_t *)(act() + plane * plane_bytes + pfq_b_at(k)) =
+            (uint32_t)(v[0] & 255) | (uint32_t)(v[1] & 255) << 8 | (uint32_t)(v[2] & 255) << 16 |
+            (uint32_t)v[3] << 24;
+    }
+    template <class C> PFQ_MEMBER void quantise4(int32_t k, const float *y, float inv) const
+    {
+        int32_t v[4], lo[4];
+        PFQ_UNROLL
+        for (int32_t i = 0; i < 4; i++) {
+            v[i] = pfq_quant(y[i], inv, C::lo, C::hi);
+            lo[i] = (int8_t)v[i];
+            if (C::planes == 2) v[i] = (v[i] - lo[i]) >> 8;
+        }
+        put4(k, 0, C::plane, v);
+        if (C::planes == 2) put4(k, 1, C::plane, lo);
+    }
+    /* Tests: columns begin .. end of what the ops read. */
+    PFQ_MEMBER void dump(int32_t which, int32_t begin, int32_t end, int32_t plane,
+                         int32_t planes) const
+    {
+        if (!M::keep) return;
+        int8_t *to = (int8_t *)a.at[PFQ_AT_DUMP] + which * 65536;
+        for (int32_t p = 0; p < planes; p++)
+            for (int32_t k = begin + tid(); k < end; k += PFQ_WORKERS)
+                to[p * plane + k] = act()[p * plane + pfq_b_at(k)];
+    }
+
+    template <class C> PFQ_MEMBER void embed()
+    {
+        PFQ_UNROLL
+        for (int32_t i = 0; i < quads; i++) {
+            const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
+            const PfqFour v = k < M::hidden
+                                  ? *(const PfqFour *)((const float *)a.at[PFQ_AT_EMBED] + k)
+                                  : PfqFour{{0, 0, 0, 0}};
+            for (int32_t j = 0; j < 4; j++)
+                x[i][j] = v.v[j];
+        }
+    }
+
+    /* x += the products of op C::From; then RMSNorm of x (gain: column, -1: none), quantised as
+     * activations. C::prior: the op was the layer's before, and layer 0 adds nothing. */
+    template <class C> PFQ_MEMBER void norm()
+    {
+        typedef typename C::From From;
+        const bool add = !C::prior || l > 0;
+        float s = 0.0f, factor[quads][4];
+        PFQ_UNROLL
+        for (int32_t i = 0; i < quads; i++)
+            if (add) {
+                const int32_t k = min(4 * (tid() + PFQ_WORKERS * i), M::hidden - 4);
+                const float *scale =
+                    (const float *)(C::prior ? before(From::scale) : column(From::scale));
+                const PfqFour v = *(const PfqFour *)(scale + k);
+                PFQ_UNROLL
+                for (int32_t j = 0; j < 4; j++)
+                    factor[i][j] = From::fixed ? v.v[j] : v.v[j] * dynamic;
+            }
+        await();
+        PFQ_UNROLL
+        for (int32_t i = 0; i < quads; i++) {
+            const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
+            if (add && k < M::hidden) {
+                const PfqInts v =
+                    pfq_fresh((const PfqInts *)((const int32_t *)a.at[From::sums] + k));
+                PFQ_UNROLL
+                for (int32_t j = 0; j < 4; j++)
+                    x[i][j] = (float)v.v[j] * factor[i][j] + x[i][j];
+            }
+            PFQ_UNROLL
+            for (int32_t j = 0; j < 4; j++)
+                s = fmaf(x[i][j], x[i][j], s);
+        }
+        const float r = 1.0f / sqrtf(sum(s) / (float)M::hidden + C::eps);
+        norm_put<C>(r);
+        sync();
+        dump(C::dump, 0, M::hidden, C::plane, C::planes);
+    }
+    /* Column k's gain times r. */
+    template <class C> PFQ_MEMBER void norm_quad(int32_t i, float r, float *y) const
+    {
+        PFQ_UNROLL
+        for (int32_t j = 0; j < 4; j++) {
+            const int32_t k = 4 * (tid() + PFQ_WORKERS * i) + j;
+            y[j] = C::gain < 0
+                       ? x[i][j] * r
+                       : x[i][j] * r * ((const float *)column(C::gain))[min(k, M::hidden - 1)];
+        }
+    }
+    template <class C> PFQ_MEMBER void norm_put(float r)
+    {
+        float m = 0.0f, y[4];
+        PFQ_UNROLL
+        for (int32_t i = 0; i < quads && !C::fixed; i++) {
+            norm_quad<C>(i, r, y);
+            PFQ_UNROLL
+            for (int32_t j = 0; j < 4; j++)
+                m = fmaxf(m, fabsf(y[j]));
+        }
+        const float inv = inverse<C>(C::fixed ? 0.0f : largest(m));
+        PFQ_UNROLL
+        for (int32_t i = 0; i < quads; i++) {
+            const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
+            norm_quad<C>(i, r, y);
+            if (k < M::hidden) quantise4<C>(k, y, inv);
+        }
+    }
+
+    /* ---- products ---- */
+
+    /* The warp's 16 rows of a block times the activations of its columns, added to c. at: of the
+     * lane's 16 bytes; b: of the lane's activations of the block. Two sums each, for latency. */
+    template <class C>
+    PFQ_MEMBER void product(int32_t (&c)[2][4], const uint8_t *at, const int8_t *b) const
+    {
+        const PfqWords w = *(const PfqWords *)at;
+        if (C::bits == 8) {
+            const uint32_t *x8 = (const uint32_t *)b;
+            pfq_mma_s8(c[0], w.v, x8[0], x8[1]);
+            return;
+        }
+        const PfqWords x4 = *(const PfqWords *)b;
+        uint32_t high[4], low[4];
+        PFQ_UNROLL
+        for (int32_t i = 0; i < 4; i++) {
+            high[i] = w.v[i] & 0xf0f0f0f0u;
+            low[i] = w.v[i] << 4 & 0xf0f0f0f0u;
+        }
+        pfq_mma_s8(c[0], high, x4.v[0], x4.v[1]);
+        pfq_mma_s8(c[1], low, x4.v[2], x4.v[3]);
+    }
+    /* Adds the warp's sums to those of unit u of the block's, and zeroes them. */
+    template <class C> PFQ_MEMBER void keep_sums(int32_t (&c)[2][4], int32_t u) const
+    {
+        int32_t *acc = (int32_t *)(pfq_shared + Room::acc) + u * 64 * C::planes;
+        const int32_t row = pfq_warp() % 4 * 16 + pfq_lane() / 4;
+        PFQ_UNROLL
+        for (int32_t i = 0; i < 4; i++) {
+            const int32_t v = c[0][i] + c[1][i];
+            if (pfq_lane() % 4 == 0 && i % 2 < C::planes)
+                atomicAdd(acc + i % 2 * 64 + pfq_frag_row(row + i / 2 * 8), v);
+            c[0][i] = c[1][i] = 0;
+        }
+    }
+    /* Sums of op C over the activations, for the block's slots. */
+    template <class C> PFQ_MEMBER void gemv()
+    {
+        typedef PfqDeal<C> Deal;
+        const Deal d = Deal::mine();
+        const int32_t first = Deal::unit(d.begin), lane = pfq_lane();
+        const int32_t plane = lane / 4 < C::planes ? lane / 4 : 0; /* of the lane's column of b */
+        const int8_t *b = act() + plane * C::plane + lane % 4 * 16;
+        const uint32_t at = (uint32_t)(pfq_warp() % 4 * 512 + lane * 16);
+        int32_t c[2][4] = {}, u = -1;
+        mark();
+        for (int32_t i = d.begin + pfq_warp() / 4; i < d.end; i += PFQ_GROUPS) {
+            const uint32_t s = n + (uint32_t)(i - d.begin);
+            const uint8_t *w = pfq_shared + s % M::slots * PFQ_SLOT + at;
+            if (u >= 0 && Deal::unit(i) != u) keep_sums<C>(c, u - first);
+            u = Deal::unit(i);
+            const int32_t k = Deal::block(i), count = Deal::count(i);
+            ring.wait(s);
+            PFQ_UNROLL
+            for (int32_t j = 0; j < PFQ_SLOT_BLOCKS; j++) {
+                const int8_t *from =
+                    C::bits == 4 ? b + (k + j) * 64 : b + (k + j) / 2 * 64 + (k + j) % 2 * 8;
+                if (j < count) product<C>(c, w + j * PFQ_FRAG_BYTES, from);
+            }
+            __syncwarp();
+            if (lane == 0) ring.release(s, 4);
+        }
+        if (u >= 0) keep_sums<C>(c, u - first);
+        n += (uint32_t)(d.end - d.begin);
+        sync();
+        mark();
+        send<C>(d, first);
+    }
+    /* The block's sums to memory; they are zero again. */
+    template <class C> PFQ_MEMBER void send(const PfqDeal<C> &d, int32_t first) const
+    {
+        typedef PfqDeal<C> Deal;
+        if (d.begin == d.end) return;
+        const int32_t units = Deal::unit(d.end - 1) - first + 1;
+        int32_t *acc = (int32_t *)(pfq_shared + Room::acc);
+        for (int32_t i = tid(); i < units * 64 * C::planes; i += PFQ_WORKERS) {
+            const int32_t u = i / (64 * C::planes), row = Deal::panel(first + u) * 64 + i % 64;
+            const int32_t v = C::bits == 4 ? acc[i] >> 4 : acc[i];
+            pfq_red_add((int32_t *)a.at[C::sums] + i / 64 % C::planes * (Deal::panels * 64) + row,
+                        v);
+            acc[i] = 0;
+        }
+    }
+
+    /* ---- phases of the files named ---- */
+
+    static constexpr uint32_t slots = M::slots;
+    static constexpr bool keep = M::keep;
+
+    template <class C> PFQ_MEMBER void attend() { pfq_attend<C>(*this); }
+    template <class C> PFQ_MEMBER void combine() { pfq_combine<C>(*this); }
+    template <class C> PFQ_MEMBER void glu() { pfq_glu<C>(*this); }
+    template <class C> PFQ_MEMBER void mix() { pfq_mix<C>(*this); }
+    template <class C> PFQ_MEMBER void logits() { pfq_logits<C>(*this); }
+    PFQ_MEMBER void choose() { pfq_choose(*this); }
+};
+
+/* ---- the step ---- */
+
+/* M::schedule(role) is the model's. */
+template <class M> PFQ_DEVICE void pfq_decode(const PfqDecodeArgs &a)
+{
+    typedef PfqRoom<M> Room;
+    const PfqRing<M::slots> ring = PfqRing<M::slots>::at(pfq_smem(pfq_shared));
+    const int32_t pos = *(const int32_t *)a.at[PFQ_AT_POSITION];
+    if (threadIdx.x == 0) ring.init(PFQ_WORKER_WARPS);
+    for (int32_t i = (int32_t)threadIdx.x; i < M::layers * M::columns; i += PFQ_DECODE_BLOCK)
+        ((uint64_t *)(pfq_shared + Room::table))[i] = ((const uint64_t *)a.at[PFQ_AT_TABLE])[i];
+    for (int32_t i = (int32_t)threadIdx.x; i < M::units * 64; i += PFQ_DECODE_BLOCK)
+        ((int32_t *)(pfq_shared + Room::acc))[i] = 0;
+    for (int32_t i = (int32_t)threadIdx.x; i < M::rot / 2; i += PFQ_DECODE_BLOCK) {
+        float *turn = (float *)(pfq_shared + Room::turn) + 2 * i;
+        pfq_sincos((double)((const float *)a.at[PFQ_AT_FREQ])[i] * (double)(pos + M::prefix),
+                   turn + 1, turn);
+        turn[0] *= M::rope_scale, turn[1] *= M::rope_scale;
+    }
+    __syncthreads();
+    if (threadIdx.x >= PFQ_WORKERS) {
+        PfqLoader<M> loader = {a, ring, 0, pos, 0};
+        if (threadIdx.x == PFQ_WORKERS) M::schedule(loader);
+        return;
+    }
+    const int32_t base = ((const int32_t *)a.at[PFQ_AT_CONTROL])[1];
+    PfqWorker<M> worker = {a, ring, 0, pos, 0, 0, base, 0, 0, 0.0f, {}};
+    M::schedule(worker);
+}
+
+#endif

@@ -1,0 +1,130 @@
+/* The weight stream of the persistent decode step: how an op's blocks are dealt to thread blocks,
+ * and the ring in shared memory that one loading warp fills ahead of everything.
+ *
+ * A linear op is a struct C of constants:
+ *   N, K       rows, columns; bits of a weight (4 or 8)
+ *   parts      its k is cut in that many equal runs. Units of work are (part, panel of 64 rows),
+ * all panels of a part before those of the next, so that a thread block sees few parts and makes
+ * its activations for those alone. 1 where every block makes all of them planes     bytes of an
+ * activation: 1 (s8) or 2 (s16: 256 * x1 + x0, both s8) w          column of the layer table that
+ * holds the address of its fragments (fragments.cuh) sums       index of the address of its sums,
+ * int32 [planes][N]: see decode.cuh scale      column of its rows' scales, f32 [N] glu        its
+ * rows are gate and up, interleaved (pfq_glu_row); sums are [2][N / 2]
+ *
+ * A slot of the ring holds up to four blocks of 2048 bytes of one unit. The slots of an op, in the
+ * order of the units, are divided evenly and in runs over the thread blocks.
+ *
+ * The loader fills slots in the order of the schedule and waits for nothing but free slots, so that
+ * it runs ahead over dependencies between ops by as much as the ring holds; consumers must
+ * therefore take exactly the slots that it fills: both sides get them from PfqDeal and PfqKeyDeal.
+ */
+#ifndef PFQC_CODEGEN_CUDA_DECODE_RING_CUH
+#define PFQC_CODEGEN_CUDA_DECODE_RING_CUH
+
+#include "grid.cuh"
+#include "fragments.cuh"
+
+enum { PFQ_SLOT = 8192, PFQ_SLOT_BLOCKS = PFQ_SLOT / PFQ_FRAG_BYTES };
+
+template <class C> struct PfqDeal {
+    static constexpr int32_t panels = (C::N + 63) / 64;
+    static constexpr int32_t blocks = (C::K + 127) / 128 * (C::bits == 4 ? 2 : 4); /* of a panel */
+    static constexpr int32_t part_blocks = blocks / C::parts;
+    static constexpr int32_t unit_slots = (part_blocks + PFQ_SLOT_BLOCKS - 1) / PFQ_SLOT_BLOCKS;
+    static constexpr int32_t slots = C::parts * panels * unit_slots;
+    static constexpr int32_t part_k = C::K / C::parts; /* where parts > 1 */
+    static_assert(blocks % C::parts == 0, "parts of whole blocks");
+
+    /* Slots begin .. end of all are the caller's. */
+    int32_t begin, end;
+
+    PFQ_STATIC PfqDeal mine()
+    {
+        return {pfq_share(slots, (int32_t)blockIdx.x), pfq_share(slots, (int32_t)blockIdx.x + 1)};
+    }
+    PFQ_STATIC int32_t unit(int32_t slot) { return slot / unit_slots; }
+    PFQ_STATIC int32_t panel(int32_t u) { return u % panels; }
+    PFQ_STATIC int32_t part(int32_t u) { return u / panels; }
+    /* First block of a slot in its panel; how many it holds. */
+    PFQ_STATIC int32_t block(int32_t slot)
+    {
+        return part(unit(slot)) * part_blocks + slot % unit_slots * PFQ_SLOT_BLOCKS;
+    }
+    PFQ_STATIC int32_t count(int32_t slot)
+    {
+        return part_blocks % PFQ_SLOT_BLOCKS == 0
+                   ? PFQ_SLOT_BLOCKS
+                   : min(PFQ_SLOT_BLOCKS, part_blocks - slot % unit_slots * PFQ_SLOT_BLOCKS);
+    }
+    /* Columns of x that the caller's slots read. */
+    PFQ_MEMBER int32_t first_k() const { return C::parts == 1 ? 0 : part(unit(begin)) * part_k; }
+    PFQ_MEMBER int32_t end_k() const
+    {
+        return C::parts == 1 ? C::K : end > begin ? (part(unit(end - 1)) + 1) * part_k : first_k();
+    }
+};
+
+/* Where a ring lies: addresses of shared memory. The count of slots used so far is each side's own.
+ */
+template <int32_t slots> struct PfqRing {
+    uint32_t data, full, empty;
+
+    PFQ_STATIC uint32_t bytes() { return slots * (PFQ_SLOT + 16); }
+    PFQ_STATIC PfqRing at(uint32_t base)
+    {
+        return {base, base + slots * PFQ_SLOT, base + slots * PFQ_SLOT + 8 * slots};
+    }
+    PFQ_MEMBER void init(uint32_t consumers) const
+    {
+        for (uint32_t i = 0; i < slots; i++) {
+            pfq_mbar_init(full + 8 * i, 1);
+            pfq_mbar_init(empty + 8 * i, consumers);
+        }
+        pfq_mbar_ready();
+    }
+    PFQ_MEMBER uint32_t slot(uint32_t n) const { return data + n % slots * PFQ_SLOT; }
+    /* The loader takes slot n, for that many bytes. */
+    PFQ_MEMBER void take(uint32_t n, uint32_t size) const
+    {
+        pfq_mbar_wait(empty + n % slots * 8, n / slots + 1 & 1);
+        pfq_mbar_expect(full + n % slots * 8, size);
+    }
+    PFQ_MEMBER void load(uint32_t n, uint32_t at, const uint8_t *from, uint32_t size) const
+    {
+        pfq_bulk_load(slot(n) + at, from, size, full + n % slots * 8);
+    }
+    PFQ_MEMBER void wait(uint32_t n) const { pfq_mbar_wait(full + n % slots * 8, n / slots & 1); }
+    PFQ_MEMBER void release(uint32_t n, uint32_t arrivals) const
+    {
+        pfq_mbar_arrive_n(empty + n % slots * 8, arrivals);
+    }
+};
+
+/* Rows of a KV cache that a thread block attends to. An attention is a struct C of constants, see
+ * decode_attend.cuh. Tasks are (kv head, split); a split is a run of the cache's rows before the
+ * token's own. Only with fewer thread blocks than kv heads has one several tasks. */
+template <class C> struct PfqKeyDeal {
+    static constexpr int32_t row = C::kv == PFQ_KV_F16                        ? 2 * C::D
+                                   : C::kv == PFQ_KV_S4 || C::kv == PFQ_KV_U4 ? C::D / 2
+                                                                              : C::D;
+    static constexpr bool ints = C::kv != PFQ_KV_F16;
+    static constexpr bool minima = ints && !C::kv_static && C::kv >= PFQ_KV_U8;
+    /* Runs of a row's numbers beside k and v: f16 scales and minima. */
+    static constexpr int32_t runs = C::kv_static || !ints ? 0 : minima ? 4 : 2;
+    static constexpr int32_t fit = PFQ_SLOT / (2 * row + 2 * runs) / 16 * 16;
+    static constexpr int32_t keys = fit > 64 ? 64 : fit; /* of a slot */
+    static_assert(keys >= 16 && row % 8 == 0, "16 rows of k and v fit a slot");
+
+    int32_t splits, tasks, each, cached;
+
+    /* pos: of the token, which is not in the cache yet. */
+    PFQ_STATIC PfqKeyDeal of(int32_t pos)
+    {
+        const int32_t s = min(max((int32_t)gridDim.x / C::kv_heads, 1), 32);
+        return {s, s * C::kv_heads, ((pos + s - 1) / s + 15) / 16 * 16, pos};
+    }
+    PFQ_MEMBER int32_t begin(int32_t task) const { return min(task % splits * each, cached); }
+    PFQ_MEMBER int32_t end(int32_t task) const { return min(begin(task) + each, cached); }
+};
+
+#endif

@@ -1,0 +1,182 @@
+/* What the persistent kernel needs beyond hopper.cuh: words that blocks of a cooperative grid
+ * share, loads that do not see a stale L1, products of one warp, and exp2. Each has a model for
+ * tests/cuda.
+ *
+ * Blocks that wait for each other are all resident (a cooperative launch). Every wait is bounded as
+ * in hopper.cuh: it ends the kernel with an error.
+ */
+#ifndef PFQC_CODEGEN_CUDA_GRID_CUH
+#define PFQC_CODEGEN_CUDA_GRID_CUH
+
+#include "hopper.cuh"
+
+/* Members of structs. */
+#ifdef PFQ_SIMT
+#define PFQ_MEMBER inline __attribute__((always_inline))
+#define PFQ_STATIC static PFQ_MEMBER
+#else
+#define PFQ_MEMBER __device__ __forceinline__
+#define PFQ_STATIC static PFQ_MEMBER
+#endif
+
+/* Where part i of n equal ones begins, of `all`. */
+PFQ_DEVICE int32_t pfq_share_of(int32_t all, int32_t i, int32_t n)
+{
+    return (int32_t)((int64_t)all * i / n);
+}
+PFQ_DEVICE int32_t pfq_share(int32_t all, int32_t i)
+{
+    return pfq_share_of(all, i, (int32_t)gridDim.x);
+}
+
+struct alignas(16) PfqFour {
+    float v[4];
+};
+struct alignas(16) PfqInts {
+    int32_t v[4];
+};
+struct alignas(16) PfqWords {
+    uint32_t v[4];
+};
+
+#ifdef PFQ_SIMT
+
+PFQ_DEVICE void pfq_red_release(int32_t *p, int32_t v)
+{
+    *p += v;
+    simt_event();
+}
+PFQ_DEVICE void pfq_red_add(int32_t *p, int32_t v)
+{
+    *p += v;
+}
+PFQ_DEVICE void pfq_wait_count(const int32_t *p, int32_t target)
+{
+    while (*(volatile const int32_t *)p - target < 0)
+        simt_park();
+    simt_event();
+}
+template <class T> PFQ_DEVICE T pfq_fresh(const T *p)
+{
+    return *p;
+}
+PFQ_DEVICE void pfq_mbar_arrive_n(uint32_t bar, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        simt_mbar_arrive(bar, 0);
+}
+PFQ_DEVICE float pfq_exp2(float x)
+{
+    return exp2f(x);
+}
+PFQ_DEVICE int64_t pfq_clock()
+{
+    return 0;
+}
+
+/* Of all lanes: what the product reads. */
+struct SimtMma {
+    uint32_t a[4], b[2];
+};
+PFQ_DEVICE void pfq_mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    const int32_t lane = pfq_lane(), g = lane / 4, q = lane % 4;
+    for (int32_t i = 0; i < 4; i++) {
+        /* lane 4 * row + i holds k = 4i .. 4i + 3 (and + 16) of a row of a, and of a column of b */
+        uint32_t w[4];
+        for (int32_t j = 0; j < 4; j++)
+            w[j] = __shfl_sync(~0u, a[j], 4 * g + i);
+        for (int32_t c = 0; c < 2; c++) {
+            const uint32_t x = __shfl_sync(~0u, b0, 4 * (2 * q + c) + i),
+                           y = __shfl_sync(~0u, b1, 4 * (2 * q + c) + i);
+            d[c] = __dp4a((int)w[2], (int)y, __dp4a((int)w[0], (int)x, d[c]));
+            d[2 + c] = __dp4a((int)w[3], (int)y, __dp4a((int)w[1], (int)x, d[2 + c]));
+        }
+    }
+}
+
+#else
+
+/* Adds to a counter; all that the block's threads wrote before a barrier of the block can be read
+ * by whoever sees the sum. */
+PFQ_DEVICE void pfq_red_release(int32_t *p, int32_t v)
+{
+    asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+PFQ_DEVICE void pfq_red_add(int32_t *p, int32_t v)
+{
+    asm volatile("red.relaxed.gpu.global.add.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+PFQ_DEVICE int32_t pfq_load_acquire(const int32_t *p)
+{
+    int32_t v;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+/* Until the counter has reached target; counters may wrap around. */
+PFQ_DEVICE void pfq_wait_count(const int32_t *p, int32_t target)
+{
+    if (pfq_load_acquire(p) - target >= 0) return;
+    const uint64_t end = pfq_nanoseconds() + 2000000000;
+    for (int32_t i = 1; pfq_load_acquire(p) - target < 0; i++)
+        if (i % 1024 == 0 && pfq_nanoseconds() > end) asm volatile("trap;");
+}
+
+/* What other blocks have written. */
+PFQ_DEVICE float pfq_fresh(const float *p)
+{
+    float v;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+    return v;
+}
+PFQ_DEVICE int32_t pfq_fresh(const int32_t *p)
+{
+    int32_t v;
+    asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+PFQ_DEVICE PfqInts pfq_fresh(const PfqInts *p)
+{
+    PfqInts v;
+    asm volatile("ld.global.cg.v4.s32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.v[0]), "=r"(v.v[1]), "=r"(v.v[2]), "=r"(v.v[3])
+                 : "l"(p)
+                 : "memory");
+    return v;
+}
+
+PFQ_DEVICE void pfq_mbar_arrive_n(uint32_t bar, uint32_t n)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(n) : "memory");
+}
+
+/* The multiprocessor's clock. */
+PFQ_DEVICE int64_t pfq_clock()
+{
+    int64_t t;
+    asm volatile("mov.u64 %0, %%clock64;" : "=l"(t)::"memory");
+    return t;
+}
+
+/* 2^x: relative error below 2^-22; 0 for very small x. */
+PFQ_DEVICE float pfq_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* d[16, 8] += a[16, 32] b[8, 32]^T, s8 to s32, by a warp: registers of a as in fragments.cuh (the
+ * rows of a warp), b0 and b1 of lane i: column i / 4, k = 4 * (i % 4) .. + 3 and 16 more; d[2 * h +
+ * e]: row i / 4 + 8 * h, column 2 * (i % 4) + e. */
+PFQ_DEVICE void pfq_mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+#endif
+
+#endif

@@ -1,0 +1,243 @@
+/* The persistent decode step on a GPU: checks one layer at the shapes of Llama-3-8B and
+ * Llama-3.2-1B against a plain computation, then times whole steps of random weights, over sizes of
+ * the ring and contexts, with parts of the work left out.
+ *
+ *   nvcc -std=c++17 -O3 -fmad=false -arch=sm_90a -I ROOT -o decode_bench tests/cuda/decode_bench.cu
+ *   decode_bench [check] [time] [trace]
+ */
+#include "codegen/cuda/kernel.cuh"
+#include "tests/cuda/decode_model.cuh"
+
+#include <algorithm>
+#include <cuda_runtime.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void check_call(cudaError_t e, const char *what)
+{
+    if (e == cudaSuccess) return;
+    printf("%s: %s\n", what, cudaGetErrorString(e));
+    exit(1);
+}
+#define CALL(x) check_call(x, #x)
+
+static std::size_t mem_all;
+static void *mem_pool;
+static void *mem_new(size_t bytes)
+{
+    /* One allocation, so that cases can be dropped at once. */
+    const size_t n = (bytes + 1023) / 1024 * 1024;
+    void *p = (char *)mem_pool + mem_all;
+    mem_all += n;
+    CALL(cudaMemset(p, 0, n));
+    return p;
+}
+static void mem_put(void *to, const void *from, size_t bytes)
+{
+    CALL(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+}
+static void mem_get(void *to, const void *from, size_t bytes)
+{
+    CALL(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
+}
+static void mem_random(void *to, size_t words, uint32_t seed);
+
+#include "tests/cuda/decode_case.h"
+
+__global__ void fill(uint32_t *to, size_t words, uint32_t seed)
+{
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < words;
+         i += (size_t)gridDim.x * blockDim.x)
+        to[i] = case_word(seed, i);
+}
+static void mem_random(void *to, size_t words, uint32_t seed)
+{
+    fill<<<1024, 256>>>((uint32_t *)to, words, seed);
+    CALL(cudaGetLastError());
+}
+
+template <class S>
+__global__ void __launch_bounds__(PFQ_DECODE_BLOCK, 1)
+    decode_step(const __grid_constant__ PfqDecodeArgs a)
+{
+    pfq_decode<LlamaModel<S>>(a);
+}
+
+static int32_t sms;
+
+template <class S> static void prepare()
+{
+    CALL(cudaFuncSetAttribute((const void *)decode_step<S>,
+                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              PfqRoom<LlamaModel<S>>::bytes));
+}
+template <class S> static void launch(const PfqDecodeArgs &a)
+{
+    void *args[] = {(void *)&a};
+    CALL(cudaLaunchCooperativeKernel((const void *)decode_step<S>, dim3((unsigned)sms),
+                                     dim3(PFQ_DECODE_BLOCK), args, PfqRoom<LlamaModel<S>>::bytes,
+                                     0));
+}
+
+template <class Shape> struct Layer : Shape {
+    static constexpr int32_t layers = 1;
+    static constexpr bool keep = true;
+};
+template <class Shape> static void check(int32_t pos)
+{
+    typedef Layer<Shape> S;
+    mem_all = 0;
+    Case<S> c(1088, pos, sms);
+    prepare<S>();
+    launch<S>(c.a);
+    CALL(cudaDeviceSynchronize());
+    c.check();
+}
+
+template <class S> static double bytes_of()
+{
+    typedef LlamaModel<S> M;
+    typedef Case<S> C;
+    return (double)S::layers *
+               (double)(C::packed(C::QKV, S::hidden, 4) + C::packed(S::hidden, S::heads * S::D, 4) +
+                        C::packed(2 * S::ffn, S::hidden, 4) + C::packed(S::hidden, S::ffn, 4)) +
+           (double)C::packed(S::vocab, S::hidden, 8);
+}
+
+static void set_pos(const PfqDecodeArgs &a, int32_t pos)
+{
+    mem_put((void *)a.at[PFQ_AT_POSITION], &pos, 4);
+}
+
+/* Median and range of the time of a step, of `runs` runs of 10 launches. */
+template <class S> static void time_step(const char *name, const PfqDecodeArgs &a, int32_t pos)
+{
+    cudaEvent_t b, e;
+    CALL(cudaEventCreate(&b));
+    CALL(cudaEventCreate(&e));
+    prepare<S>();
+    set_pos(a, pos);
+    CALL(cudaMemset((void *)a.at[PFQ_AT_CONTROL], 0, 64));
+    launch<S>(a);
+    launch<S>(a);
+    std::vector<float> t;
+    for (int i = 0; i < 9; i++) {
+        CALL(cudaEventRecord(b));
+        for (int k = 0; k < 10; k++)
+            launch<S>(a);
+        CALL(cudaEventRecord(e));
+        CALL(cudaEventSynchronize(e));
+        float ms;
+        CALL(cudaEventElapsedTime(&ms, b, e));
+        t.push_back(ms / 10);
+    }
+    std::sort(t.begin(), t.end());
+    int32_t token;
+    mem_get(&token, (void *)a.at[PFQ_AT_TOKEN], 4);
+    printf("%-34s pos %6d  %7.4f ms (%.4f .. %.4f)  %5.0f GB/s of weights  token %d\n", name, pos,
+           t[4], t[0], t[8], bytes_of<S>() / t[4] * 1e-6, token);
+    fflush(stdout);
+}
+
+template <class Shape, int32_t slots_> struct Ring : Shape {
+    static constexpr int32_t slots = slots_;
+};
+template <class Shape> struct NoWait : Shape {
+    static constexpr bool wait = false;
+};
+template <class Shape, int32_t what_> struct Products : Shape {
+    static constexpr int32_t what = what_;
+};
+template <class Shape> struct Trace : Shape {
+    static constexpr bool trace = true;
+};
+
+template <class Shape> static void time_all(const char *model)
+{
+    mem_all = 0;
+    printf("%s: %.3f GB\n", model, bytes_of<Shape>() * 1e-9);
+    Case<Shape> c(16384, 1024, sms);
+    const int32_t ctx = 1024;
+    time_step<Ring<Shape, 8>>("ring 64 KiB", c.a, ctx);
+    time_step<Ring<Shape, 12>>("ring 96 KiB", c.a, ctx);
+    time_step<Ring<Shape, 16>>("ring 128 KiB", c.a, ctx);
+    time_step<Ring<Shape, 19>>("ring 152 KiB", c.a, ctx);
+    time_step<NoWait<Ring<Shape, 19>>>("152, nobody waits", c.a, ctx);
+    time_step<Products<Ring<Shape, 19>, 1>>("152, products alone", c.a, ctx);
+    time_step<Products<Ring<Shape, 19>, 2>>("152, products and meetings", c.a, ctx);
+    time_step<Ring<Shape, 19>>("ring 152 KiB", c.a, 1);
+    time_step<Ring<Shape, 19>>("ring 152 KiB", c.a, 4096);
+    time_step<Ring<Shape, 19>>("ring 152 KiB", c.a, 16000);
+}
+
+/* Mean and worst times of the segments of a layer, over blocks and layers in the middle. */
+template <class Shape> static void trace(const char *model)
+{
+    typedef Trace<Ring<Shape, 19>> S;
+    static const char *const names[] = {"qkv: await", "norm",           "products",   "send",
+                                        "arrive",     "attend: await",  "attend",     "arrive",
+                                        "o: await",   "combine",        "products",   "send",
+                                        "arrive",     "gate/up: await", "norm",       "products",
+                                        "send",       "arrive",         "glu: await", "glu",
+                                        "arrive",     "down: await",    "mix",        "products",
+                                        "send",       "arrive"};
+    enum { EACH = sizeof names / sizeof *names };
+    mem_all = 0;
+    Case<S> c(2048, 1024, sms);
+    prepare<S>();
+    for (int i = 0; i < 3; i++)
+        launch<S>(c.a);
+    std::vector<int64_t> t((size_t)sms * PFQ_MARKS);
+    mem_get(t.data(), (void *)c.a.at[PFQ_AT_TRACE], 8 * t.size());
+    int clock = 0;
+    CALL(cudaDeviceGetAttribute(&clock, cudaDevAttrClockRate, 0));
+    const double us = 1e3 / clock;
+    printf("%s, segments of a layer, us (at %d MHz): mean, least, most of blocks\n", model,
+           clock / 1000);
+    double all = 0;
+    for (int i = 0; i < EACH; i++) {
+        double sum = 0, least = 1e30, most = 0;
+        for (int b = 0; b < sms; b++) {
+            double s = 0;
+            for (int l = 4; l < S::layers - 2; l++) {
+                const int64_t *p = &t[(size_t)b * PFQ_MARKS + (size_t)(l * EACH + i)];
+                s += (double)(p[0] - p[-1]) * us;
+            }
+            s /= S::layers - 6;
+            sum += s / sms, least = std::min(least, s), most = std::max(most, s);
+        }
+        all += sum;
+        printf("  %-16s %7.3f %7.3f %7.3f\n", names[i], sum, least, most);
+    }
+    printf("  %-16s %7.3f\n", "layer", all);
+}
+
+static bool wants(int argc, char **argv, const char *what)
+{
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], what)) return true;
+    return argc == 1;
+}
+
+int main(int argc, char **argv)
+{
+    cudaDeviceProp p;
+    CALL(cudaGetDeviceProperties(&p, 0));
+    sms = p.multiProcessorCount;
+    printf("%s, %d multiprocessors\n", p.name, sms);
+    CALL(cudaMalloc(&mem_pool, (size_t)7 << 30));
+    if (wants(argc, argv, "check")) {
+        check<Llama1b>(0);
+        check<Llama1b>(1000);
+        check<Llama8b>(1023);
+    }
+    if (wants(argc, argv, "time")) {
+        time_all<Llama8b>("Llama-3-8B");
+        time_all<Llama1b>("Llama-3.2-1B");
+    }
+    if (wants(argc, argv, "trace")) {
+        trace<Llama8b>("Llama-3-8B");
+        trace<Llama1b>("Llama-3.2-1B");
+    }
+    return 0;
+}
