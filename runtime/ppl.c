@@ -8,16 +8,13 @@
  * error is that of the mean, carried through exp: ppl * sd / sqrt(n).
  */
 #include "runtime/cli.h"
+#include "runtime/file.h"
 #include "runtime/sample.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { DEFAULT_CHUNK = 2048 };
 
@@ -31,7 +28,7 @@ typedef struct Score {
     int64_t n;
     const float *logits; /* the block: rows row .. row + rows - 1 of the sequence */
     int32_t row, rows;
-    FILE *save; /* NULL: logits are not kept */
+    PfqSave save; /* of the logits */
 } Score;
 
 /* The row at position i holds the prediction of token i + 1. */
@@ -58,9 +55,9 @@ static void score_rows(void *user, int32_t first, int32_t n, const float *logits
     for (int32_t i = 0; i < n; i++) {
         int32_t target = first + i + 1;
         if (target >= s->first && target < s->n_seq) {
-            if (s->save) { /* errors stay with the stream, close_save asks for them */
+            if (s->save.f) {
                 size_t vocab = (size_t)s->cli->model->vocab;
-                fwrite(logits + (size_t)i * vocab, sizeof *logits, vocab, s->save);
+                fwrite(logits + (size_t)i * vocab, sizeof *logits, vocab, s->save.f);
             }
             s->sum += s->nll[i];
             s->sum2 += s->nll[i] * s->nll[i];
@@ -109,42 +106,6 @@ static bool score_chunks(Score *s, int32_t *seq, const int32_t *ids, int64_t chu
     return true;
 }
 
-/* Logits are written to FILE.part, which becomes FILE when it is complete. */
-static bool open_save(Score *s, char **part, PfqErr *err)
-{
-    const char *path = s->cli->opt.save_logits;
-    size_t n = path ? strlen(path) : 0;
-    *part = NULL;
-    if (!path) {
-        return true;
-    }
-    *part = malloc(n + sizeof ".part");
-    if (!*part) {
-        return pfq_fail(err, "out of memory for the name of the logits' file");
-    }
-    memcpy(*part, path, n);
-    memcpy(*part + n, ".part", sizeof ".part");
-    s->save = fopen(*part, "wbe");
-    return s->save || pfq_fail(err, "cannot write '%s': %s", *part, strerror(errno));
-}
-
-static bool close_save(Score *s, char *part, bool ok)
-{
-    PfqErr *err = &s->cli->err;
-    if (s->save) {
-        bool whole = fflush(s->save) == 0 && !ferror(s->save) && fsync(fileno(s->save)) == 0;
-        whole = fclose(s->save) == 0 && whole;
-        if (ok && !(whole && rename(part, s->cli->opt.save_logits) == 0)) {
-            ok = pfq_fail(err, "cannot write '%s': %s", s->cli->opt.save_logits, strerror(errno));
-        }
-        if (!ok) {
-            unlink(part);
-        }
-    }
-    free(part);
-    return ok;
-}
-
 static bool score_tokens(PfqCli *c, const int32_t *ids, int64_t n)
 {
     bool bos = wants_bos(c);
@@ -170,59 +131,22 @@ static bool score_tokens(PfqCli *c, const int32_t *ids, int64_t n)
     }
     Score s = {.cli = c, .nll = malloc((size_t)c->model->rows * sizeof *s.nll)};
     int32_t *seq = malloc((size_t)(len + bos) * sizeof *seq);
-    char *part;
-    bool ok = open_save(&s, &part, &c->err);
+    bool ok = pfq_save_open(&s.save, c->opt.save_logits, &c->err);
     if (ok && (!s.nll || !seq)) {
         ok = pfq_fail(&c->err, "out of memory for a chunk of %lld tokens", (long long)len);
     }
     ok = ok && score_chunks(&s, seq, ids, chunks, (int32_t)len);
-    ok = close_save(&s, part, ok);
+    ok = pfq_save_close(&s.save, ok, &c->err);
     free(seq);
     free(s.nll);
     return ok;
-}
-
-/* The whole of a regular file, malloc'ed. */
-static char *read_file(const char *path, size_t *n, PfqErr *err)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct stat st;
-    char *text = NULL;
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        pfq_fail(err, "cannot open '%s': %s", path, strerror(errno));
-    } else if (!S_ISREG(st.st_mode)) {
-        pfq_fail(err, "'%s' is not a regular file", path);
-    } else if (!(text = malloc((size_t)st.st_size + 1))) {
-        pfq_fail(err, "out of memory for the %lld bytes of '%s'", (long long)st.st_size, path);
-    } else {
-        *n = 0;
-        while (*n < (size_t)st.st_size) {
-            ssize_t got = read(fd, text + *n, (size_t)st.st_size - *n);
-            if (got < 0 && errno == EINTR) {
-                continue;
-            }
-            if (got < 0) {
-                pfq_fail(err, "cannot read '%s': %s", path, strerror(errno));
-                free(text);
-                text = NULL;
-            }
-            if (got <= 0) {
-                break;
-            }
-            *n += (size_t)got;
-        }
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-    return text;
 }
 
 bool pfq_cmd_ppl(PfqCli *c)
 {
     size_t n;
     int32_t *ids = NULL;
-    char *text = read_file(c->opt.operands[0], &n, &c->err);
+    char *text = pfq_read_file(c->opt.operands[0], &n, &c->err);
     if (!text) {
         return false;
     }
