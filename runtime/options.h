@@ -29,6 +29,9 @@ typedef struct PfqOptions {
     int64_t chunks; /* 0: all */
     bool bos;
     const char *save_logits;
+    /* eval */
+    int64_t limit; /* 0: all */
+    const char *delimiter, *log_samples;
     /* bench */
     int64_t n_prompt, n_gen, n_depth, repetitions;
     const char *output;

@@ -270,7 +270,7 @@ class Commands(Base):
 
     def test_help(self):
         self.assertIn("usage:", self.ok("--help"))
-        for cmd in ["run", "ppl", "bench", "logits", "tokenize", "detokenize", "info", "self-test"]:
+        for cmd in ["run", "ppl", "eval", "bench", "logits", "tokenize", "detokenize", "info", "self-test"]:
             self.assertIn("usage: fake_model " + cmd, self.ok(cmd, "--help"))
 
 
@@ -282,7 +282,7 @@ class Usage(Base):
         "--top-k": ("run -n 1 -p x", {"0"}), "--top-p": ("run -n 1 -p x", {"0"}), "--min-p": ("run -n 1 -p x", {"0"}),
         "--seed": ("run -n 1 -p x", {"0", "2147483648"}), "--ctx": ("run -n 1 -p x", set()),
         "--threads": ("run -n 1 -p x", set()), "--cuda-device": ("run -n 1 -p x", {"0"}),
-        "--chunks": ("ppl /dev/null", set()), "--n-prompt": ("bench -n 1 -r 1", {"0"}),
+        "--chunks": ("ppl /dev/null", set()), "--limit": ("eval /dev/null", set()), "--n-prompt": ("bench -n 1 -r 1", {"0"}),
         "--n-gen": ("bench -p 1 -r 1", {"0"}), "--n-depth": ("bench -p 1 -n 0 -r 1", {"0"}),
         "--repetitions": ("bench -p 1 -n 0", set()), "--top": ("logits --tokens 1", set()),
     }
