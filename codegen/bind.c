@@ -154,15 +154,16 @@ static CgRef section(Bind *b, ValueId v, CgSectionKind kind)
     u32 *slot = map_put(&b->section_map, (Str){key, (size_t)n}, &added);
     if (added) {
         *slot = b->p->sections.n;
-        const CgSection s = {v, kind, ir_cstr(b->m, value_at(b->m, v)->name), 0};
+        const CgSection s = {v, kind, ir_cstr(b->m, value_at(b->m, v)->name), 0, NULL};
         vec_push(b->a, &b->p->sections, s);
     }
     return (CgRef){.place = CG_WEIGHT, .section = *slot};
 }
 
-static u64 section_bytes(const Bind *b, const CgSection *s)
+u64 cg_section_bytes(const CgPlan *p, u32 section)
 {
-    u64 n = (u64)type_elems(type_of(b->m, s->value));
+    const CgSection *s = &p->sections.at[section];
+    u64 n = (u64)type_elems(type_of(p->m, s->value));
     if (s->kind == CG_SEC_PACK) return n;
     if (s->kind == CG_SEC_F32) return 4 * n;
     if (s->kind == CG_SEC_F16) return 2 * n;
@@ -362,7 +363,7 @@ static void count_weight_reads(CgPlan *p, const CgPhase *ph)
         for (u32 s = 0; s <= CG_AUX; s++) {
             const CgRef *r = s < CG_AUX ? &c->aux[s] : &c->w;
             if (r->place != CG_WEIGHT) continue;
-            const u64 bytes = p->image[r->section].bytes / (embed ? (u64)k->val[C_N] : 1);
+            const u64 bytes = cg_section_bytes(p, r->section) / (embed ? (u64)k->val[C_N] : 1);
             if (s == CG_AUX) c->weight_bytes = bytes;
             /* A section that several calls of a token read comes from memory once. */
             u64 *read = &p->sections.at[r->section].read_per_token;
@@ -371,19 +372,28 @@ static void count_weight_reads(CgPlan *p, const CgPhase *ph)
     }
 }
 
-static bool lay_out_image(Bind *b)
+static bool lay_out_image(Diag *d, CgPlan *p)
 {
-    CgPlan *p = b->p;
-    p->image = NEWN(b->a, PfqImageSection, p->sections.n + 1);
+    p->image = NEWN(p->a, PfqImageSection, p->sections.n + 1);
     for (u32 i = 0; i < p->sections.n; i++) {
         const CgSection *s = &p->sections.at[i];
         size_t n = strlen(s->name), cap = sizeof p->image[i].name - 1;
         memcpy(p->image[i].name, s->name, n < cap ? n : cap);
-        p->image[i].bytes = section_bytes(b, s);
+        p->image[i].bytes = s->generated ? 0 : cg_section_bytes(p, i);
     }
     return pfq_image_layout(p->image, p->sections.n, &p->data_offset, &p->data_bytes,
                             &p->total_bytes) ||
-           diag_error(b->d, E_LIMIT, LOC_WHAT("weights"), "the weight image is too large");
+           diag_error(d, E_LIMIT, LOC_WHAT("weights"), "the weight image is too large");
+}
+
+bool cg_plan_generate(Diag *d, CgPlan *p)
+{
+    for (u32 i = 0; i < p->sections.n; i++) {
+        CgSection *s = &p->sections.at[i];
+        s->generated = cg_generated(p->a, p->m, s);
+        p->generated = p->generated || s->generated;
+    }
+    return !p->generated || lay_out_image(d, p);
 }
 
 /* The prefix as the pass left it: a count, and ids separated by spaces. */
@@ -443,7 +453,7 @@ bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out)
         b.priv.n = 0;
         ok = bind_fn(&b) && ok;
     }
-    if (!ok || !lay_out_image(&b)) return false;
+    if (!ok || !lay_out_image(d, out)) return false;
     out->scratch_bytes = out->kernel_scratch + b.priv_bytes;
     for (u32 i = 0; i < CG_N_PHASES; i++)
         count_weight_reads(out, &out->phase[i]);

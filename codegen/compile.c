@@ -271,7 +271,7 @@ bool cg_compile(Diag *d, Module *m, const CgOptions *opt, CgResult *res)
     if (!c.opt.threads) c.opt.threads = cpu_count();
     if (!check_name(d, name)) return false;
     if (!cg_targets(d, c.a, opt->targets, opt->n_targets, &c.targets) ||
-        !cg_plan(d, c.a, m, &c.plan))
+        !cg_plan(d, c.a, m, &c.plan) || (!c.targets.n_cpu && !cg_plan_generate(d, &c.plan)))
         return false;
     c.build = (CgBuild){&c.plan, &c.targets, c.targets.n_gpu ? &c.cuda : NULL, &c.opt};
     c.src = io_join(c.a, opt->out_dir, "src");

@@ -8,6 +8,7 @@
 
 void cg_cuda_note_step(Diag *d, const CgPlan *p, u32 phase, u32 step)
 {
+    if (phase == CG_NO_PHASE) return;
     const CgPhase *ph = &p->phase[phase];
     const Fn *fn = &p->m->fns.at[ph->fn];
     diag_note(d, "step %u of @%s", step, ph->name);
@@ -47,7 +48,7 @@ typedef struct Jobs {
     struct Pair {
         CgCode *code;
         u32 kernel;
-    } *todo;
+    } * todo;
 } Jobs;
 
 static bool compile_one(void *arg, u32 i)

@@ -1,6 +1,6 @@
 /* The plan of one GPU code: which row of codegen/cuda/kernels.def computes each call of the plan,
  * for which numbers of rows, in which phases, and what is loaded. Contract: plan.h. */
-#include "codegen/plan.h"
+#include "codegen/cuda_plan.h"
 
 #include "ir/text.h"
 
@@ -24,15 +24,7 @@ static const struct {
 };
 /* Decode first, so that what it uses is numbered, and stored, in its order. */
 static const u32 order[] = {PFQ_CUDA_DECODE, PFQ_CUDA_PREFILL, PFQ_CUDA_LOGITS, PFQ_CUDA_BATCH};
-
-typedef struct Make {
-    Diag *d;
-    Arena *a;
-    CgCuda *cuda;
-    CgCode *code;
-    const CgPlan *p;
-    bool told[CG_N_ROWS];
-} Make;
+enum { N_ORDER = sizeof order / sizeof *order };
 
 /* ---- kernels ---- */
 
@@ -91,7 +83,7 @@ u32 cg_cuda_kernel(CgCuda *cuda, CgCode *code, const CgCudaKernel *want)
 }
 
 /* The constants that a row's template declares; looked up once. */
-static u64 row_uses(const CgCudaRow *row)
+u64 cg_cuda_row_uses(const CgCudaRow *row)
 {
     static u64 known[CG_N_ROWS + 256]; /* + 1 << 63 */
     const size_t i = row->name ? CG_N_ROWS + (size_t)(row - cg_cuda_fast) : (size_t)row->row;
@@ -100,27 +92,27 @@ static u64 row_uses(const CgCudaRow *row)
     return known[i] & ~((u64)1 << 63);
 }
 
-static bool launch_ok(const Make *mk, const CgCudaKernel *k)
+static bool launch_ok(const CgMake *mk, const CgPick *pick, const char *name)
 {
-    const CgLaunch *l = &k->launch;
+    const CgLaunch *l = &pick->launch;
     if (l->block < 1 || l->block > 1024 || l->grid_x < 1 || l->grid_x > INT32_MAX || l->rows < 0 ||
-        l->rows > INT32_MAX || l->shared < 0)
+        l->rows > INT32_MAX || l->shared < 0 || l->work < 0 || l->sync < 0)
         return diag_error(mk->d, E_KERNEL, LOC_NONE,
-                          "kernel %s cannot be launched: %lld blocks of %lld threads", k->name,
+                          "kernel %s cannot be launched: %lld blocks of %lld threads", name,
                           (long long)l->grid_x, (long long)l->block);
     if (mk->code->shared && l->shared > mk->code->shared) {
         diag_error(mk->d, E_KERNEL, LOC_NONE,
-                   "kernel %s needs %lld bytes of shared memory, %s has %lld", k->name,
+                   "kernel %s needs %lld bytes of shared memory, %s has %lld", name,
                    (long long)l->shared, mk->code->arch, (long long)mk->code->shared);
-        cg_cuda_note_step(mk->d, mk->p, k->phase, k->step);
+        cg_cuda_note_step(mk->d, mk->p, pick->phase, pick->c->step);
         return false;
     }
     return true;
 }
 
-/* ---- calls ---- */
+/* ---- which row computes a call ---- */
 
-static i64 capacity(const Make *mk, u32 phase)
+i64 cg_cuda_capacity(const CgMake *mk, u32 phase)
 {
     const char *key = phase == PFQ_CUDA_LOGITS ? "rows" : "chunk";
     const i64 n = phase == PFQ_CUDA_DECODE ? 1 : ir_meta_get_int(mk->p->m, key, 1);
@@ -128,122 +120,168 @@ static i64 capacity(const Make *mk, u32 phase)
 }
 
 /* All constants of a call in this phase. */
-static void constants(const Make *mk, u32 phase, const CgCall *c, double val[CG_N_CONSTS])
+static void constants(const CgMake *mk, u32 phase, const CgCall *c, double val[CG_N_CONSTS])
 {
     memcpy(val, c->val, CG_N_CONSTS * sizeof *val);
-    val[C_cap] = (double)capacity(mk, phase);
+    val[C_cap] = (double)cg_cuda_capacity(mk, phase);
     val[C_each] = phases[phase].each;
 }
 
-/* Adds the call for `from` to `to` rows as `row` does it. */
-static bool add_call(Make *mk, u32 phase, u32 plan_phase, const CgCall *c, const CgCudaRow *row,
-                     i32 from, i32 to)
+static void add_pick(CgMake *mk, u32 phase, CgPick *pick, const CgCudaRow *row, i32 from, i32 to)
 {
-    const CgKernel *plain = &mk->p->kernels.at[c->kernel];
-    CgCudaKernel k = {.row = row,
-                      .what = cg_rows[plain->row].name,
-                      .uses = row_uses(row),
-                      .phase = plan_phase,
-                      .step = c->step};
     double val[CG_N_CONSTS];
-    constants(mk, phase, c, val);
-    for (u32 i = 0; i < CG_N_CONSTS; i++)
-        if (k.uses >> i & 1) k.val[i] = val[i];
-    k.launch = row->launch(val);
-    k.name = row->name ? arena_printf(mk->a, "%s_%s", row->name, plain->name) : plain->name;
-    if (!launch_ok(mk, &k)) return false;
-    CgCudaCall call = {.from = from, .to = to, .c = *c, .phase = plan_phase};
-    call.kernel = cg_cuda_kernel(mk->cuda, mk->code, &k);
-    vec_push(mk->a, &mk->code->call[phase], call);
-    return true;
+    constants(mk, phase, pick->c, val);
+    pick->row = row;
+    pick->launch = row->launch(val);
+    pick->from = from;
+    pick->to = to;
+    vec_push(mk->a, &mk->pick[phase], *pick);
 }
 
-static bool row_fits(const Make *mk, const CgCudaRow *row, u32 phase, const CgCall *c)
+static bool row_fits(const CgMake *mk, const CgCudaRow *row, u32 phase, const CgPick *pick)
 {
-    if (row->row != mk->p->kernels.at[c->kernel].row || !(row->phases & phases[phase].bit) ||
+    if (row->row != mk->p->kernels.at[pick->c->kernel].row || !(row->phases & phases[phase].bit) ||
         strncmp(mk->code->arch, row->chips, strlen(row->chips)) != 0)
         return false;
     double val[CG_N_CONSTS];
-    constants(mk, phase, c, val);
+    constants(mk, phase, pick->c, val);
     if (!row->when(val)) return false;
     const CgLaunch l = row->launch(val);
-    return l.w == LAYOUT_IMAGE && !l.tiles; /* no other layouts yet */
+    const CgRef *w = &pick->c->w;
+    return !(l.tiles && mk->no_tiles[phase][pick->index]) &&
+           (w->place != CG_WEIGHT || cg_cuda_can_pack(mk->p, w->section, l.w));
 }
 
 /* The rows that compute a call: each takes the numbers of rows it names that none before it took,
  * the plain one the rest. */
-static bool choose(Make *mk, u32 phase, u32 plan_phase, const CgCall *c)
+static bool choose(CgMake *mk, u32 phase, CgPick *pick)
 {
-    const CgRowId id = mk->p->kernels.at[c->kernel].row;
+    const CgRowId id = mk->p->kernels.at[pick->c->kernel].row;
     const CgCudaRow *plain = &cg_cuda_rows[id];
     const i32 last = phase == PFQ_CUDA_DECODE ? 1 : INT32_MAX;
     i32 next = 1; /* rows below it are taken */
-    for (const CgCudaRow *row = cg_cuda_fast; row->template && next <= last; row++) {
+    for (const CgCudaRow *row = cg_cuda_fast; row->template; row++) {
         const i32 to = row->to && row->to < last ? row->to : last;
-        if (!row_fits(mk, row, phase, c) || to < next || row->from > last) continue;
+        if (!row_fits(mk, row, phase, pick) || to < next || row->from > last) continue;
         if (row->from > next) {
             if (!plain->template) continue;
-            if (!add_call(mk, phase, plan_phase, c, plain, next, row->from - 1)) return false;
+            add_pick(mk, phase, pick, plain, next, row->from - 1);
             next = row->from;
         }
-        if (!add_call(mk, phase, plan_phase, c, row, next == 1 ? 0 : next, to == last ? 0 : to))
-            return false;
+        add_pick(mk, phase, pick, row, next == 1 ? 0 : next, to == last ? 0 : to);
         if (to == last) return true;
         next = to + 1;
     }
-    if (plain->template) return add_call(mk, phase, plan_phase, c, plain, next == 1 ? 0 : next, 0);
+    if (plain->template) {
+        add_pick(mk, phase, pick, plain, next == 1 ? 0 : next, 0);
+        return true;
+    }
     if (mk->told[id]) return false;
     mk->told[id] = true;
     diag_error(mk->d, E_KERNEL, LOC_NONE, "no CUDA kernel computes %s", cg_rows[id].name);
-    cg_cuda_note_step(mk->d, mk->p, plan_phase, c->step);
+    cg_cuda_note_step(mk->d, mk->p, pick->phase, pick->c->step);
     return false;
 }
 
-/* ---- operands ---- */
+static bool choose_phase(CgMake *mk, u32 phase)
+{
+    bool ok = true;
+    u32 index = 0;
+    mk->pick[phase].n = 0;
+    for (u32 i = 0; i < phases[phase].n; i++) {
+        const u32 from = phases[phase].from[i];
+        const CgPhase *ph = &mk->p->phase[from];
+        for (u32 k = 0; k < ph->calls.n; k++) {
+            CgPick pick = {.c = &ph->calls.at[k], .phase = from, .index = index++};
+            memcpy(pick.in, pick.c->in, sizeof pick.in);
+            memcpy(pick.out, pick.c->out, sizeof pick.out);
+            ok = choose(mk, phase, &pick) && ok;
+        }
+    }
+    return ok;
+}
+
+/* Rows that want tiles give way, call by call, where their neighbours do not. */
+static bool choose_all(CgMake *mk)
+{
+    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++) {
+        for (u32 i = 0; i < phases[p].n; i++)
+            mk->n_calls[p] += mk->p->phase[phases[p].from[i]].calls.n;
+        mk->no_tiles[p] = NEWN(mk->a, bool, mk->n_calls[p] + 1);
+    }
+    do {
+        bool ok = true;
+        for (u32 o = 0; o < N_ORDER; o++)
+            ok = choose_phase(mk, order[o]) && ok;
+        if (!ok) return false;
+    } while (!cg_cuda_tiles(mk));
+    return true;
+}
+
+/* ---- calls ---- */
 
 /* Of a call of this code: what the plan says, but for what differs between its phases and ours. */
-static void operand(const Make *mk, u32 phase, u32 plan_phase, CgRef *r)
+static void operand(const CgMake *mk, u32 phase, u32 plan_phase, CgRef *r)
 {
-    if (r->place == CG_WEIGHT) *r = cg_cuda_packed(mk->cuda, mk->code, r->section, LAYOUT_IMAGE, 0);
+    if (r->place == CG_WEIGHT) *r = cg_cuda_packed(mk->cuda, mk->code, r->section, LAYOUT_IMAGE);
     if (r->place == CG_TOKENS && phase == PFQ_CUDA_BATCH && plan_phase == CG_LOGITS_PHASE)
         r->place = CG_ORDER;
 }
 
-static void resolve(Make *mk, u32 phase, CgCudaCall *call)
+static void operands(const CgMake *mk, u32 phase, const CgPick *pick, CgCall *c)
 {
-    CgCall *c = &call->c;
+    *c = *pick->c;
+    memcpy(c->in, pick->in, sizeof c->in);
+    memcpy(c->out, pick->out, sizeof c->out);
     for (u32 i = 0; i < CG_IN; i++) {
-        operand(mk, phase, call->phase, &c->in[i]);
-        operand(mk, phase, call->phase, &c->out[i]);
-        operand(mk, phase, call->phase, &c->aux[i]);
+        operand(mk, phase, pick->phase, &c->in[i]);
+        operand(mk, phase, pick->phase, &c->aux[i]);
     }
-    operand(mk, phase, call->phase, &c->w);
+    if (c->w.place == CG_WEIGHT)
+        c->w = cg_cuda_packed(mk->cuda, mk->code, c->w.section, pick->launch.w);
 }
 
-CgRef cg_cuda_packed(CgCuda *cuda, CgCode *code, u32 section, CgLayout layout, i64 row_order)
+static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
 {
-    (void)code, (void)layout, (void)row_order;
-    const PfqImageSection *s = &cuda->plan->image[section];
-    return (CgRef){.place = CG_WEIGHT, .section = section, .off = s->offset, .bytes = s->bytes};
+    const CgKernel *plain = &mk->p->kernels.at[pick->c->kernel];
+    const CgCudaRow *row = pick->row;
+    CgCudaKernel k = {.row = row,
+                      .what = cg_rows[plain->row].name,
+                      .uses = cg_cuda_row_uses(row),
+                      .launch = pick->launch,
+                      .phase = pick->phase,
+                      .step = pick->c->step};
+    double val[CG_N_CONSTS];
+    constants(mk, phase, pick->c, val);
+    if (pick->tiles) val[C_tiles] = val[C_cap];
+    for (u32 i = 0; i < CG_N_CONSTS; i++)
+        if (k.uses >> i & 1) k.val[i] = val[i];
+    k.name = row->name ? arena_printf(mk->a, "%s_%s", row->name, plain->name)
+             : pick->tiles && k.val[C_tiles] > 0 ? arena_printf(mk->a, "%s_tiles", plain->name)
+                                                 : plain->name;
+    if (!launch_ok(mk, pick, k.name)) return false;
+    CgCudaCall call = {.from = pick->from, .to = pick->to, .phase = pick->phase};
+    call.kernel = cg_cuda_kernel(mk->cuda, mk->code, &k);
+    operands(mk, phase, pick, &call.c);
+    vec_push(mk->a, &mk->code->call[phase], call);
+    return true;
 }
 
 bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
 {
     const CgPlan *p = cuda->plan;
-    Make mk = {.d = d, .a = p->a, .cuda = cuda, .code = code, .p = p};
-    bool ok = true;
-    for (u32 o = 0; o < sizeof order / sizeof *order; o++) {
-        const u32 phase = order[o];
-        for (u32 i = 0; i < phases[phase].n; i++) {
-            const CgPhase *from = &p->phase[phases[phase].from[i]];
-            for (u32 k = 0; k < from->calls.n; k++)
-                ok = choose(&mk, phase, phases[phase].from[i], &from->calls.at[k]) && ok;
-        }
-        for (u32 k = 0; ok && k < code->call[phase].n; k++)
-            resolve(&mk, phase, &code->call[phase].at[k]);
-    }
-    code->act_bytes = p->act_bytes;
+    CgMake mk = {.d = d, .a = p->a, .cuda = cuda, .code = code, .p = p};
+    if (!choose_all(&mk)) return false;
     code->own_bytes = p->scratch_bytes - p->kernel_scratch;
-    code->weight_bytes = p->data_bytes;
+    code->packs = p->generated;
+    for (u32 i = 0; i < PFQ_CUDA_N_PHASES; i++)
+        for (u32 k = 0; k < mk.pick[i].n; k++)
+            code->packs = code->packs || mk.pick[i].at[k].launch.w != LAYOUT_IMAGE;
+    cg_cuda_arena(&mk);
+    bool ok = true;
+    for (u32 o = 0; ok && o < N_ORDER; o++)
+        for (u32 k = 0; ok && k < mk.pick[order[o]].n; k++)
+            ok = add_call(&mk, order[o], &mk.pick[order[o]].at[k]);
+    if (ok) cg_cuda_loads(cuda, code);
     return ok;
 }

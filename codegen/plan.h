@@ -50,7 +50,6 @@ enum { IN_PREFILL = 1, IN_LOGITS = 2, IN_DECODE = 4, IN_BATCH = 8 };         /* 
 typedef struct CgLaunch { /* kernels.def says what the fields are */
     i64 block, grid_x, rows, shared, per_sm, cluster, flags, work, sync;
     CgLayout w;
-    i64 order;
     bool tiles;
 } CgLaunch;
 
@@ -128,11 +127,21 @@ typedef enum CgSectionKind {
                      padded with 0 */
 } CgSectionKind;
 
+/* A weight that is RTN of a `synthetic` leaf, so that a GPU can make it (codegen/cuda/pack.cu). */
+typedef struct CgGenerated {
+    u64 seed, stream;
+    double scale;       /* of the leaf */
+    double top, factor; /* qparams: factor * max|w| / top */
+    double times;       /* packed scales are multiplied by it */
+    i64 lowest;         /* integers are clamped to -lowest */
+} CgGenerated;
+
 typedef struct CgSection {
     ValueId value;
     CgSectionKind kind;
     const char *name;
-    u64 read_per_token; /* by @decode */
+    u64 read_per_token;           /* by @decode */
+    const CgGenerated *generated; /* the image has no bytes of it; NULL: it has */
 } CgSection;
 
 enum { CG_PREFILL, CG_LOGITS_PHASE, CG_DECODE, CG_N_PHASES };
@@ -146,7 +155,8 @@ typedef struct CgPlan {
     PfqImageSection *image; /* [sections.n]; sums are filled by cg_write_weights */
     u64 data_offset, data_bytes, total_bytes; /* of the image */
     u64 act_bytes, kv_row_bytes;
-    i64 context; /* of the user: without the prefix */
+    bool generated; /* some sections are */
+    i64 context;    /* of the user: without the prefix */
     u32 prefix;
     i32 *prefix_ids; /* [prefix] */
     u64 kernel_scratch,
@@ -171,6 +181,10 @@ u64 cg_row_uses(CgRowId row);
 
 /* ---- bind.c ---- */
 bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out); /* E_KERNEL */
+/* For programs of GPUs alone: takes out of the image what they can generate. */
+bool cg_plan_generate(Diag *d, CgPlan *p);
+/* Bytes of a section in the image's layout, also if the image has none. */
+u64 cg_section_bytes(const CgPlan *p, u32 section);
 
 /* ---- weights.c ---- */
 
@@ -186,6 +200,9 @@ bool cg_expect(Diag *d, CgPlan *p);
 
 /* ---- cuda_plan.c: what follows from the chip, for each code of the program ---- */
 
+#define CG_NO_KERNEL UINT32_MAX
+enum { CG_NO_PHASE = CG_N_PHASES };
+
 typedef struct CgCudaKernel { /* one specialisation; codes that choose the same share it */
     const CgCudaRow *row;
     const char *name;        /* C identifier, unique */
@@ -194,7 +211,7 @@ typedef struct CgCudaKernel { /* one specialisation; codes that choose the same 
     u64 uses;
     CgLaunch launch;
     const char *prelude; /* source between the constants and the template: tables; NULL: none */
-    u32 phase, step;     /* of a call that a reader may look at */
+    u32 phase, step;     /* of a call that a reader may look at; CG_NO_PHASE: it loads weights */
     u32 source; /* the kernel whose code it is: itself, or the same code launched otherwise */
     u32 calls;
 } CgCudaKernel;
@@ -205,7 +222,6 @@ typedef struct CgCudaCall {
     CgCall c;     /* step, layer and operands; in what is CG_WEIGHT, off counts */
     u32 phase;    /* of the plan, which step belongs to */
 } CgCudaCall;
-enum { CG_NO_KERNEL = UINT32_MAX };
 
 typedef struct CgCudaLoad { /* PfqCudaLoad */
     u32 section;            /* of the plan; from it the name, and the bytes if there are any */
@@ -216,7 +232,6 @@ typedef struct CgCudaLoad { /* PfqCudaLoad */
 typedef struct CgPacked { /* a section in the layout that calls of this code want */
     u32 section;
     CgLayout layout;
-    i64 order;
     u64 off, bytes; /* in the code's weights */
 } CgPacked;
 
@@ -230,6 +245,7 @@ typedef struct CgCode { /* what one --gpu-architecture gives */
     VEC(CgCudaCall) call[PFQ_CUDA_N_PHASES];
     VEC(CgCudaLoad) load; /* empty: the image's data as they are */
     VEC(CgPacked) packed;
+    bool packs; /* the weights are in layouts of this code's own, or generated */
     bool used[CG_MAX_CUDA_KERNELS];      /* kernels */
     CgObject image[CG_MAX_CUDA_KERNELS]; /* no data where not used, or the code is another's */
     u64 at[CG_MAX_CUDA_KERNELS];         /* offsets in the blob */
@@ -251,10 +267,17 @@ extern const char *const cg_cuda_phase_names[PFQ_CUDA_N_PHASES];
 /* Kernels and calls of one code, whose arch is set. E_KERNEL if the plan has steps that no CUDA
  * template computes. */
 bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code);
-/* For those who add calls (a step as one kernel): the kernel of these constants, made if new; a
- * section's address in the code's weights, in this layout. */
+/* For those who add calls (a step as one kernel): the kernel of these constants, made if new. */
 u32 cg_cuda_kernel(CgCuda *cuda, CgCode *code, const CgCudaKernel *want);
-CgRef cg_cuda_packed(CgCuda *cuda, CgCode *code, u32 section, CgLayout layout, i64 order);
+
+/* ---- cuda_load.c ---- */
+
+/* A section's place in the code's weights, in this layout; gate and up are interleaved by 32 in
+ * fragments. Only in a code that packs may the layout be another than the image's. */
+CgRef cg_cuda_packed(CgCuda *cuda, CgCode *code, u32 section, CgLayout layout);
+bool cg_cuda_can_pack(const CgPlan *p, u32 section, CgLayout layout);
+/* How a section can be generated; NULL if it cannot. */
+const CgGenerated *cg_generated(Arena *a, const Module *m, const CgSection *s);
 
 /* ---- cuda.c: kernels for GPUs ---- */
 

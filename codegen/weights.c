@@ -53,6 +53,12 @@ static void cut(Writer *w, u32 section)
     const u64 bytes = w->p->image[section].bytes;
     const Op *pack = def_of(w->p->m, s->value);
     Piece piece = {section, 0, 1, 0, bytes};
+    if (s->generated) {
+        PfqSum none;
+        pfq_sum_init(&none);
+        w->p->image[section].sum = pfq_sum_final(&none);
+        return;
+    }
     if (s->kind == CG_SEC_PACK) {
         const Type *t = type_of(w->p->m, pack->in[0]);
         const i64 tiles = pack_tiles(t->dim[0], op_int(pack, A_INTERLEAVE));

@@ -71,5 +71,8 @@ i64 eval_prefix(const Module *m); /* rows of that prefix, 0 if there is none */
  * integers only so that a GPU computes the same value: the high 24 bits of a 64-bit mix of (seed,
  * stream, i), as a signed fraction. */
 float synthetic_value(u64 seed, u64 stream, u64 i);
+/* Where a stream starts in the sequence: unrelated places, so that equal elements of two tensors
+ * are not correlated. Element i is a mix of the key and i alone. */
+u64 synthetic_key(u64 seed, u64 stream);
 
 #endif

@@ -12,9 +12,7 @@ static u64 mix(u64 z)
 enum { GOLDEN_HI = 0x9e3779b9, GOLDEN_LO = 0x7f4a7c15 };
 static const u64 golden = (u64)GOLDEN_HI << 32 | GOLDEN_LO;
 
-/* Streams start at unrelated places of the sequence, so that equal elements of two tensors are not
- * correlated. */
-static u64 stream_key(u64 seed, u64 stream)
+u64 synthetic_key(u64 seed, u64 stream)
 {
     return mix(mix(seed + golden) ^ (stream + 1) * golden);
 }
@@ -27,12 +25,12 @@ static float value(u64 key, u64 i)
 
 float synthetic_value(u64 seed, u64 stream, u64 i)
 {
-    return value(stream_key(seed, stream), i);
+    return value(synthetic_key(seed, stream), i);
 }
 
 void synthetic_fill(u64 seed, u64 stream, u64 first, i64 n, float *out)
 {
-    u64 key = stream_key(seed, stream);
+    u64 key = synthetic_key(seed, stream);
     for (i64 k = 0; k < n; k++)
         out[k] = value(key, first + (u64)k);
 }

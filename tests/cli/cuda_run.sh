@@ -31,21 +31,42 @@ library() { # folder of sources: kernels.so beside the program
     "$clang" -shared -Wl,-z,muldefs "$tmp"/o/*.o "$tmp/simt.o" "$tmp/hopper_simt.o" -lm -o "$out/kernels.so"
     rm -r "$tmp/o"
 }
+compile() { # model.json, targets, options: the program and its kernels for the host in $tmp/out, its name in $name
+    rm -rf "$tmp/out"
+    "$PFQC" "$1" --target "$2" --cache "$tmp/cache" -o "$tmp/out" "${@:3}" 2>"$tmp/err" || fail "$* does not compile"
+    name=$(basename "$tmp/out"/*.weights .weights)
+    library "$tmp/out"
+}
+on_threads() { # options of the program
+    PFQC_CUDA_DRIVER=$tmp/libcuda.so.1 PFQ_STUB_KERNELS=$tmp/out/kernels.so "$tmp/out/$name" "$@" --device cuda
+}
+self_test() { # what it is
+    on_threads self-test >"$tmp/err" 2>&1 || fail "self-test of $1"
+    grep -q 'prefill: ok' "$tmp/err" && grep -q 'decode: ok' "$tmp/err" || fail "nothing was compared with $1"
+}
 check() { # model.json, recipes
-    local model=$1 recipe out name
+    local model=$1 recipe
     shift
     sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$model"
     for recipe in "$@"; do
-        out=$tmp/out
-        rm -rf "$out"
-        "$PFQC" "$model" --recipe $recipe --target cuda:sm_90a --cache "$tmp/cache" -o "$out" 2>"$tmp/err" || fail "$recipe of $model"
-        name=$(basename "$out"/*.weights .weights)
-        library "$out"
-        PFQC_CUDA_DRIVER=$tmp/libcuda.so.1 PFQ_STUB_KERNELS=$out/kernels.so "$out/$name" self-test --device cuda >"$tmp/err" 2>&1 ||
-            fail "self-test of $name, $recipe"
-        grep -q 'prefill: ok' "$tmp/err" && grep -q 'decode: ok' "$tmp/err" || fail "nothing was compared with $name, $recipe"
+        compile "$model" cuda:sm_90a --recipe $recipe
+        self_test "$name, $recipe"
     done
 }
+
+# Made-up weights: the program for GPUs alone makes those that one for CPUs too has in its image.
+cp -r "$root/samples/llama3.2-1b-synthetic" "$tmp/synthetic"
+small=$tmp/synthetic/model.json
+sed -i 's/"dims": .*/"dims": {"L": 2, "hidden": 96, "heads": 6, "kv_heads": 2, "head_dim": 16, "ffn": 176, "vocab": 300, "context": 64},/' "$small"
+for target in sm_90a sm_80; do
+    for cpu in '' ,cpu:x86-64-v3; do
+        compile "$small" cuda:$target$cpu
+        self_test "made-up weights${cpu:+ from the image}"
+        on_threads logits --tokens 1,5,200,7,9,17,33 --all >"$tmp/logits$cpu" || fail "logits of made-up weights"
+    done
+    cmp "$tmp/logits" "$tmp/logits,cpu:x86-64-v3" || fail "generated weights are not those that pfqc computes"
+done
+
 cp -r "$(dirname "$sample")" "$tmp/model"
 check "$tmp/model/model.json" float w4a16 prefixquant-w4a8kv4 ${PFQC_TEST_FULL:+w8a8-dynamic quarot-w4a4kv4}
 

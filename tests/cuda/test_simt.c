@@ -187,6 +187,8 @@ static void test_halves(void)
     }
 }
 
+bool test_pack(void);
+
 int main(void)
 {
     test_right();
@@ -194,6 +196,7 @@ int main(void)
     test_product();
     test_layouts();
     test_contract();
+    expect(test_pack(), "sections of the image become fragments");
     test_halves();
     printf("%d failures\n", failures);
     return failures != 0;

@@ -303,7 +303,7 @@ static void an_image_may_end_with_data(void **state)
         PfqImageSection image = {.name = "x", .bytes = 4 * (u64)n};
         const CgSection s = {ir_op(&b, OP_SYNTHETIC, NULL, 0, ATTRS({A_SEED, .i = 1}),
                                    ir_type(m, DT_F32, 1, &n), "x"),
-                             CG_SEC_F32, "x", 0};
+                             CG_SEC_F32, "x", 0, NULL};
         vec_push(&a, &p.sections, s);
         p.image = &image;
         assert_true(pfq_image_layout(&image, 1, &p.data_offset, &p.data_bytes, &p.total_bytes));

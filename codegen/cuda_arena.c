@@ -1,0 +1,240 @@
+/* Activations of a GPU code: which quantised ones are tiles, and places where these differ in size
+ * from those of the CPUs' plan. Contract: cuda_plan.h.
+ *
+ * The plan's places say which calls share a value: a buffer begins where a call writes a place, and
+ * lives until the last call that reads it. What a phase reads and did not write (the hidden states
+ * that @logits takes from @prefill) is the same buffer in every phase, for the program's life.
+ */
+#include "codegen/cuda_plan.h"
+
+typedef struct Buf {
+    u64 off, bytes;  /* in the plan's arena */
+    i32 first, last; /* calls; first -1: the phase did not write it */
+    bool tiles;
+    u64 size, to; /* in the code's arena */
+} Buf;
+
+typedef struct Bufs {
+    VEC(Buf) all;
+} Bufs;
+
+static bool covers(const Buf *b, const CgRef *r)
+{
+    return b->off <= r->off && r->off + r->bytes <= b->off + b->bytes;
+}
+
+/* The buffer that a place is in when a call begins: the last made that covers it. */
+static Buf *find(Bufs *bufs, const CgRef *r)
+{
+    for (u32 i = bufs->all.n; i-- > 0;)
+        if (covers(&bufs->all.at[i], r)) return &bufs->all.at[i];
+    return NULL;
+}
+
+static Buf *add(CgMake *mk, Bufs *bufs, const CgRef *r, i32 first)
+{
+    const Buf b = {.off = r->off, .bytes = r->bytes, .first = first, .last = first};
+    vec_push(mk->a, &bufs->all, b);
+    return &bufs->all.at[bufs->all.n - 1];
+}
+
+/* ---- buffers of a phase; per pick the buffers of its operands ---- */
+
+typedef struct Sides { /* index into Bufs + 1; 0: not an activation */
+    u32 in[CG_IN], out[CG_OUT];
+} Sides;
+
+static u32 index_of(const Bufs *bufs, const Buf *b)
+{
+    return (u32)(b - bufs->all.at) + 1;
+}
+
+static void collect_call(CgMake *mk, Bufs *bufs, const CgPick *pick, Sides *sides)
+{
+    for (u32 i = 0; i < CG_IN; i++) {
+        const CgRef *r = &pick->c->in[i];
+        if (r->place != CG_ACT) continue;
+        Buf *b = find(bufs, r);
+        if (!b) b = add(mk, bufs, r, -1);
+        b->last = (i32)pick->index;
+        sides->in[i] = index_of(bufs, b);
+    }
+    for (u32 i = 0; i < CG_OUT; i++) {
+        const CgRef *r = &pick->c->out[i];
+        if (r->place != CG_ACT) continue;
+        Buf *b = NULL;
+        for (u32 k = 0; k < CG_IN && !b; k++) /* in place */
+            if (sides->in[k] && pick->c->in[k].off == r->off && pick->c->in[k].bytes == r->bytes)
+                b = &bufs->all.at[sides->in[k] - 1];
+        if (!b) b = add(mk, bufs, r, (i32)pick->index);
+        sides->out[i] = index_of(bufs, b);
+    }
+}
+
+static Sides *collect(CgMake *mk, u32 phase, Bufs *bufs)
+{
+    Sides *sides = NEWN(mk->a, Sides, mk->pick[phase].n + 1);
+    bufs->all.n = 0;
+    for (u32 i = 0; i < mk->pick[phase].n; i++) {
+        const CgPick *pick = &mk->pick[phase].at[i];
+        if (i && pick->index == pick[-1].index)
+            sides[i] = sides[i - 1];
+        else
+            collect_call(mk, bufs, pick, &sides[i]);
+    }
+    return sides;
+}
+
+/* ---- tiles ---- */
+
+/* The operand of a pick that is quantised rows: of a linear in[0], of what makes them out[0]. */
+static u32 quantised(const CgMake *mk, const CgPick *pick, const Sides *s, bool *reads)
+{
+    const CgRowId row = mk->p->kernels.at[pick->c->kernel].row;
+    if ((i64)pick->c->val[C_fmt] != cg_format("s8")) return 0;
+    *reads = cg_row_is(row, "linear");
+    if (*reads) return s->in[0];
+    const bool makes =
+        row == ROW_NORM || row == ROW_QUANT || row == ROW_HADAMARD || row == ROW_ATTEND;
+    return makes ? s->out[0] : 0;
+}
+
+enum { WANT_ROWS = 1, WANT_TILES = 2, WANTED = 4 };
+
+/* What each buffer's users can take, as a set; then those that cannot have what they want give way.
+ */
+static bool agree(CgMake *mk, u32 phase, Bufs *bufs, const Sides *sides)
+{
+    u8 *want = NEWN(mk->a, u8, bufs->all.n + 1);
+    bool ok = true, reads;
+    for (u32 i = 0; i < mk->pick[phase].n; i++) {
+        const CgPick *pick = &mk->pick[phase].at[i];
+        const u32 b = quantised(mk, pick, &sides[i], &reads);
+        if (pick->launch.tiles)
+            want[b] |= WANT_TILES;
+        else if (b && (reads || !(cg_cuda_row_uses(pick->row) >> C_tiles & 1)))
+            want[b] |= WANT_ROWS;
+        if (b && reads) want[b] |= WANTED;
+    }
+    for (u32 i = 0; i < mk->pick[phase].n; i++) {
+        CgPick *pick = &mk->pick[phase].at[i];
+        const u32 b = quantised(mk, pick, &sides[i], &reads);
+        pick->tiles = b && want[b] == (WANT_TILES | WANTED);
+        if (b && pick->tiles) bufs->all.at[b - 1].tiles = true;
+        if (!pick->launch.tiles || pick->tiles) continue;
+        mk->no_tiles[phase][pick->index] = true;
+        ok = false;
+    }
+    return ok;
+}
+
+bool cg_cuda_tiles(CgMake *mk)
+{
+    bool ok = true;
+    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++) {
+        Bufs bufs = {0};
+        const Sides *sides = collect(mk, p, &bufs);
+        ok = agree(mk, p, &bufs, sides) && ok;
+    }
+    return ok;
+}
+
+/* ---- places ---- */
+
+static u64 up1k(u64 n)
+{
+    return (n + 1023) / 1024 * 1024;
+}
+
+/* First fit above `base`, behind the buffers that live at the same time. */
+static void place(Bufs *bufs, u32 n, u64 base)
+{
+    Buf *b = &bufs->all.at[n];
+    b->to = base;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (u32 i = 0; i < n; i++) {
+            const Buf *o = &bufs->all.at[i];
+            if (o->first < 0 || o->last < b->first || b->last < o->first ||
+                o->to + o->size <= b->to || b->to + b->size <= o->to)
+                continue;
+            b->to = o->to + o->size;
+            moved = true;
+        }
+    }
+}
+
+/* Buffers that a phase finds, one for all phases. */
+static Buf *kept(Bufs *keep, const Buf *b)
+{
+    for (u32 i = 0; i < keep->all.n; i++)
+        if (keep->all.at[i].off == b->off && keep->all.at[i].bytes == b->bytes)
+            return &keep->all.at[i];
+    return NULL;
+}
+
+static void size_buffers(const CgMake *mk, u32 phase, Bufs *bufs, const Sides *sides)
+{
+    for (u32 i = 0; i < bufs->all.n; i++)
+        bufs->all.at[i].size = up1k(bufs->all.at[i].bytes);
+    for (u32 i = 0; i < mk->pick[phase].n; i++) {
+        const CgPick *pick = &mk->pick[phase].at[i];
+        bool reads;
+        const u32 b = quantised(mk, pick, &sides[i], &reads);
+        if (!b || !pick->tiles || !reads) continue;
+        const u64 k = (u64)pick->c->val[C_K];
+        bufs->all.at[b - 1].size = up1k((k + 127) / 128 * 128 * (u64)cg_cuda_capacity(mk, phase));
+    }
+}
+
+static void move(CgRef *r, const Bufs *bufs, u32 b)
+{
+    if (b) r->off = bufs->all.at[b - 1].to + (r->off - bufs->all.at[b - 1].off);
+}
+
+static void place_phase(CgMake *mk, u32 phase, Bufs *keep, u64 base)
+{
+    Bufs bufs = {0};
+    const Sides *sides = collect(mk, phase, &bufs);
+    size_buffers(mk, phase, &bufs, sides);
+    for (u32 i = 0; i < bufs.all.n; i++) {
+        Buf *b = &bufs.all.at[i];
+        const Buf *k = kept(keep, b);
+        if (k)
+            b->to = k->to, b->first = -1;
+        else
+            place(&bufs, i, base);
+        if (b->to + b->size > mk->code->act_bytes) mk->code->act_bytes = b->to + b->size;
+    }
+    for (u32 i = 0; i < mk->pick[phase].n; i++) {
+        CgPick *pick = &mk->pick[phase].at[i];
+        for (u32 k = 0; k < CG_IN; k++) {
+            move(&pick->in[k], &bufs, sides[i].in[k]);
+            move(&pick->out[k], &bufs, sides[i].out[k]);
+        }
+    }
+}
+
+void cg_cuda_arena(CgMake *mk)
+{
+    bool tiles = false;
+    Bufs keep = {0}, bufs = {0};
+    u64 base = 0;
+    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++) {
+        for (u32 i = 0; i < mk->pick[p].n; i++)
+            tiles = tiles || mk->pick[p].at[i].tiles;
+        collect(mk, p, &bufs);
+        for (u32 i = 0; i < bufs.all.n; i++) {
+            Buf *b = &bufs.all.at[i];
+            if (b->first >= 0 || kept(&keep, b)) continue;
+            b->to = base;
+            base += up1k(b->bytes);
+            vec_push(mk->a, &keep.all, *b);
+        }
+    }
+    mk->code->act_bytes = mk->p->act_bytes;
+    if (!tiles) return;
+    mk->code->act_bytes = base;
+    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++)
+        place_phase(mk, p, &keep, base);
+}

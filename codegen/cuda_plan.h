@@ -1,0 +1,44 @@
+/* What plans one GPU code: cuda_plan.c chooses kernels, cuda_arena.c places activations,
+ * cuda_load.c the weights. Internal to those three. */
+#ifndef PFQC_CODEGEN_CUDA_PLAN_H
+#define PFQC_CODEGEN_CUDA_PLAN_H
+
+#include "codegen/plan.h"
+
+typedef struct CgPick { /* a call of the plan in a phase of the code, for `from` to `to` rows */
+    const CgCall *c;
+    u32 phase; /* of the plan */
+    u32 index; /* of the call in the code's phase: picks of one call have one */
+    const CgCudaRow *row;
+    CgLaunch launch;
+    i32 from, to;
+    bool tiles; /* its quantised rows are tiles; cuda_arena.c says so */
+    CgRef in[CG_IN], out[CG_OUT];
+} CgPick;
+
+typedef struct CgMake {
+    Diag *d;
+    Arena *a;
+    CgCuda *cuda;
+    CgCode *code;
+    const CgPlan *p;
+    VEC(CgPick) pick[PFQ_CUDA_N_PHASES];
+    u32 n_calls[PFQ_CUDA_N_PHASES];
+    bool *no_tiles[PFQ_CUDA_N_PHASES]; /* [n_calls] rows that want tiles do not fit there */
+    bool told[CG_N_ROWS];
+} CgMake;
+
+/* The constants that a row's template declares. */
+u64 cg_cuda_row_uses(const CgCudaRow *row);
+/* Rows that a phase's activations have room for. */
+i64 cg_cuda_capacity(const CgMake *mk, u32 phase);
+
+/* Decides which activations are tiles, and sets their picks' `tiles`. False: some picks cannot have
+ * the layout they want; no_tiles says so now, and the choice must be made again. */
+bool cg_cuda_tiles(CgMake *mk);
+/* Places activations where they are of another size than the CPUs' plan says; else as there. */
+void cg_cuda_arena(CgMake *mk);
+/* Calls that load what cg_cuda_packed was asked for. */
+void cg_cuda_loads(CgCuda *cuda, CgCode *code);
+
+#endif
