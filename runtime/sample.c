@@ -29,11 +29,10 @@ uint64_t pfq_random(uint64_t *state)
 
 /* ---- exp ---- */
 
-/* Defines void exp_NAME(VEC *v): exp of each lane, and sum_exp_NAME(v, n, max): sum_i exp(v[i] -
- * max) for n a multiple of
- * 8. Arithmetic is elementwise and never contracted, and the sum always has eight lanes: SSE2 and
- * AVX2 give the same bits. (A macro, because the compiler splits vectors of an inline function
- * before it knows who inlines it.)
+/* Defines void exp_NAME(VEC *v): exp of each lane; sum_exp_NAME(v, n, max): sum_i exp(v[i] - max);
+ * divergence_NAME, as pfq_divergence; both for n a multiple of 8. Arithmetic is elementwise and
+ * never contracted, and the sum always has eight lanes: SSE2 and AVX2 give the same bits. (A macro,
+ * because the compiler splits vectors of an inline function before it knows who inlines it.)
  *
  * exp(x) = 2^k * exp(r), k = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by its Taylor series to
  * r^13. Adding 1.5 * 2^52 leaves k in the low mantissa bits, ready to be shifted into the exponent.
@@ -81,9 +80,33 @@ uint64_t pfq_random(uint64_t *state)
             }                                                                                      \
         }                                                                                          \
         memcpy(lane, sum, sizeof sum);                                                             \
-        return ((lane[0] + lane[1]) + (lane[2] + lane[3])) +                                       \
-               ((lane[4] + lane[5]) + (lane[6] + lane[7]));                                        \
+        return add8(lane);                                                                         \
+    }                                                                                              \
+                                                                                                   \
+    TARGET static double divergence_##NAME(const float *p, double zp, const float *q, double zq,   \
+                                           int32_t n)                                              \
+    {                                                                                              \
+        Vec_##NAME sum[8 / LANES];                                                                 \
+        double lane[8];                                                                            \
+        memset(sum, 0, sizeof sum);                                                                \
+        for (int32_t i = 0; i < n; i += 8) {                                                       \
+            for (int32_t j = 0; j < 8 / LANES; j++) {                                              \
+                const Floats_##NAME *fp = (const Floats_##NAME *)(p + i + j * LANES),              \
+                                    *fq = (const Floats_##NAME *)(q + i + j * LANES);              \
+                Vec_##NAME x = __builtin_convertvector(*fp, Vec_##NAME) - zp;                      \
+                Vec_##NAME d = x - (__builtin_convertvector(*fq, Vec_##NAME) - zq);                \
+                exp_##NAME(&x);                                                                    \
+                sum[j] += x * d;                                                                   \
+            }                                                                                      \
+        }                                                                                          \
+        memcpy(lane, sum, sizeof sum);                                                             \
+        return add8(lane);                                                                         \
     }
+
+static double add8(const double v[8])
+{
+    return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+}
 
 DEFINE_EXP(sse2, , 2)
 DEFINE_EXP(avx2, __attribute__((target("avx2"))), 4)
@@ -158,6 +181,18 @@ double pfq_log_sum_exp(const float *v, int32_t n)
 {
     double max = (double)max_of(v, n);
     return isfinite(max) ? max + log(sum_exp(v, n, max)) : max;
+}
+
+double pfq_divergence(const float *p, double zp, const float *q, double zq, int32_t n)
+{
+    int32_t even = n - n % 8;
+    double sum = __builtin_cpu_supports("avx2") ? divergence_avx2(p, zp, q, zq, even)
+                                                : divergence_sse2(p, zp, q, zq, even);
+    for (int32_t i = even; i < n; i++) {
+        double x = (double)p[i] - zp;
+        sum += pfq_exp(x) * (x - ((double)q[i] - zq));
+    }
+    return sum > 0 ? sum : sum <= 0 ? 0 : sum; /* NaN stays */
 }
 
 /* ---- ranking ---- */

@@ -1,5 +1,5 @@
-/* From logits to a token: greedy, temperature, top-k, top-p, min-p; and the log-sum-exp that
- * perplexity needs.
+/* From logits to a token: greedy, temperature, top-k, top-p, min-p; and what perplexity and the
+ * distance of two models are made of.
  *
  * Order, as llama.cpp's default chain: keep the top_k largest logits; of these, the fewest whose
  * probabilities (at temperature 1) reach top_p; of these, those at least min_p times as likely as
@@ -48,6 +48,10 @@ void pfq_top(const float *v, int32_t n, int32_t k, PfqCandidate *out);
 
 /* log(sum_i exp(v[i])) in double. */
 double pfq_log_sum_exp(const float *v, int32_t n);
+
+/* Kullback-Leibler divergence KL(P || Q) in nats, >= 0, of the distributions that logits p and q
+ * make; zp and zq are their pfq_log_sum_exp. */
+double pfq_divergence(const float *p, double zp, const float *q, double zq, int32_t n);
 
 double pfq_exp(double x); /* for x <= 709; 0 below -708; within 2 ulp */
 uint64_t pfq_random(uint64_t *state);

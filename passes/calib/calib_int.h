@@ -146,9 +146,6 @@ const char *calib_cache_path(const CalibCache *c);
 void fast_ops(OpEval **out);
 /* Share `part` of `parts` of a transform (op `hadamard`) of x[rows, cols], in place. */
 void transform_dense(Eval *e, const Op *op, float *x, i64 rows, i64 cols, i64 part, i64 parts);
-/* sum(exp(x[i] - top)), and the largest of x. */
-double calib_exp_sum(const float *x, i64 n, float top);
-float calib_max(const float *x, i64 n);
 i64 calib_elems(const Tensor *t);
 
 #endif

@@ -106,23 +106,7 @@ WIDE static float exp_n(float *x, i64 n, float scale, float top)
     return sum;
 }
 
-WIDE double calib_exp_sum(const float *x, i64 n, float top)
-{
-    double s[8] = {0}, sum = 0;
-    for (i64 i = 0; i < n; i += 8) {
-        F8 v;
-        load8(x + i, n - i, &v);
-        v -= top;
-        exp8(&v);
-        for (int j = 0; j < 8; j++)
-            if (i + j < n) s[j] += (double)v[j];
-    }
-    for (int j = 0; j < 8; j++)
-        sum += s[j];
-    return sum;
-}
-
-WIDE float calib_max(const float *x, i64 n)
+WIDE static float max_n(const float *x, i64 n)
 {
     F8 m = (F8){0} + x[0], v;
     i64 i = 0;
@@ -265,9 +249,9 @@ static void gemm(bool turned, i64 m, i64 n, i64 k, const float *a, i64 lda, cons
 static void softmax_row(const Heads *h, float *row, i64 t, i64 k0, i64 k1)
 {
     i64 lo = h->window > 0 && t - h->window + 1 > k0 ? t - h->window + 1 : k0, p = h->prefix;
-    float *keys = row + p - k0, top = calib_max(keys + lo, t + 1 - lo), sum = 0;
+    float *keys = row + p - k0, top = max_n(keys + lo, t + 1 - lo), sum = 0;
     if (p) {
-        float m = calib_max(row, p);
+        float m = max_n(row, p);
         top = m > top ? m : top;
     }
     for (i64 j = k0; j < lo; j++)

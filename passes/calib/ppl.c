@@ -2,6 +2,7 @@
 
 #include "ir/base/meter.h"
 #include "passes/calib/calib_int.h"
+#include "runtime/sample.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,33 +47,6 @@ static bool only_show(void *user, const CalibCall *call)
     return true;
 }
 
-/* log(sum(exp(x))), from the largest on. */
-static double log_sum_exp(const float *x, i64 n)
-{
-    float top = calib_max(x, n);
-    return (double)top + log(calib_exp_sum(x, n, top));
-}
-
-static i64 arg_max(const float *x, i64 n)
-{
-    float top = calib_max(x, n);
-    i64 i = 0;
-    while (i + 1 < n && !(x[i] >= top))
-        i++;
-    return i;
-}
-
-/* KL of the distributions of logits p and q, whose logarithms of sums are zp and zq. */
-static double divergence(const float *p, double zp, const float *q, double zq, i64 n)
-{
-    double sum = 0;
-    for (i64 i = 0; i < n; i++) {
-        double lp = (double)p[i] - zp;
-        if (lp > -30) sum += exp(lp) * (lp - ((double)q[i] - zq));
-    }
-    return sum > 0 ? sum : 0;
-}
-
 static bool capture(void *user, const CalibCall *call)
 {
     Score *s = user;
@@ -96,13 +70,13 @@ static bool score(void *user, const CalibCall *call)
         if (t + 1 >= c->length) break;
         if (tokens[t + 1] < 0 || tokens[t + 1] >= vocab) return false;
         const float *row = call->out[0].f + r * vocab;
-        double z = log_sum_exp(row, vocab);
+        double z = pfq_log_sum_exp(row, (i32)vocab);
         s->nll[at] = z - (double)row[tokens[t + 1]];
         if (!s->ref.c && !s->saved) continue;
         const float *ref = s->saved ? s->saved + (call->sequence * (c->length - 1) + t) * vocab
                                     : s->logits + (t - s->row0) * vocab;
-        s->kl[at] = divergence(ref, log_sum_exp(ref, vocab), row, z, vocab);
-        s->same[at] = arg_max(ref, vocab) == arg_max(row, vocab);
+        s->kl[at] = pfq_divergence(ref, pfq_log_sum_exp(ref, (i32)vocab), row, z, (i32)vocab);
+        s->same[at] = pfq_argmax(ref, (i32)vocab) == pfq_argmax(row, (i32)vocab);
     }
     return true;
 }

@@ -13,7 +13,7 @@ check() { # folder, then a regular expression of allowed targets
 }
 check ir 'ir/'
 check frontend 'frontend/|ir/|runtime/tokenizer\.h"'
-check passes 'passes/|ir/|runtime/tokenizer\.h"'
+check passes 'passes/|ir/|runtime/(tokenizer|sample)\.h"'
 check codegen 'codegen/|ir/|runtime/(abi|image)\.h"'
 check runtime 'runtime/'
 [ $bad -eq 0 ] && echo "include matrix holds"

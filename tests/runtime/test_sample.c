@@ -88,6 +88,29 @@ static void log_sum_exp_in_double(void **state)
     assert_true(pfq_log_sum_exp(v, 2) == 88);
 }
 
+/* Against the definition, in long double; of equal rows it is 0, and it is never negative. */
+static void divergence_in_double(void **state)
+{
+    (void)state;
+    float p[N], q[N];
+    uint64_t s = 6;
+    for (int32_t n = 1; n < N; n = n < 40 ? n + 1 : n * 2) {
+        for (int32_t i = 0; i < n; i++) {
+            p[i] = 40 * noise(&s);
+            q[i] = p[i] + 3 * noise(&s);
+        }
+        double zp = pfq_log_sum_exp(p, n), zq = pfq_log_sum_exp(q, n);
+        long double want = 0;
+        for (int32_t i = 0; i < n; i++) {
+            long double lp = (long double)p[i] - zp;
+            want += expl(lp) * (lp - ((long double)q[i] - zq));
+        }
+        double got = pfq_divergence(p, zp, q, zq, n);
+        assert_true(got >= 0 && fabs(got - (double)want) < 1e-12);
+        assert_true(pfq_divergence(p, zp, p, zp, n) == 0);
+    }
+}
+
 static int by_rank(const void *a, const void *b)
 {
     const PfqCandidate *x = a, *y = b;
@@ -254,6 +277,7 @@ int main(void)
         cmocka_unit_test(random_numbers_are_the_published_ones),
         cmocka_unit_test(argmax_of_any_length),
         cmocka_unit_test(log_sum_exp_in_double),
+        cmocka_unit_test(divergence_in_double),
         cmocka_unit_test(top_is_a_sorts_head),
         cmocka_unit_test(draws_follow_the_order),
         cmocka_unit_test(same_seed_same_tokens),
