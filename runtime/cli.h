@@ -29,6 +29,7 @@ typedef bool PfqCmd(PfqCli *c);
 
 PfqCmd pfq_cmd_run, pfq_cmd_tokenize, pfq_cmd_detokenize; /* cli.c */
 PfqCmd pfq_cmd_ppl;                                       /* ppl.c */
+PfqCmd pfq_cmd_kld;                                       /* kld.c */
 PfqCmd pfq_cmd_eval;                                      /* eval.c */
 PfqCmd pfq_cmd_bench;                                     /* bench.c */
 PfqCmd pfq_cmd_logits, pfq_cmd_info, pfq_cmd_self_test;   /* inspect.c */

@@ -61,14 +61,22 @@ bool pfq_save_open(PfqSave *s, const char *path, PfqErr *err)
     return s->f || pfq_fail(err, "cannot write '%s': %s", name, strerror(errno));
 }
 
+void pfq_save_write(PfqSave *s, const void *bytes, size_t n)
+{
+    if (s->f && !s->error && fwrite(bytes, 1, n, s->f) != n) {
+        s->error = errno;
+    }
+}
+
 bool pfq_save_close(PfqSave *s, bool ok, PfqErr *err)
 {
     if (s->f) {
-        bool whole = fflush(s->f) == 0 && !ferror(s->f);
+        bool whole = !s->error && fflush(s->f) == 0 && !ferror(s->f);
         whole = (!s->part || fsync(fileno(s->f)) == 0) && whole;
         whole = fclose(s->f) == 0 && whole;
         if (ok && !(whole && (!s->part || rename(s->part, s->path) == 0))) {
-            ok = pfq_fail(err, "cannot write '%s': %s", s->path, strerror(errno));
+            ok = pfq_fail(err, "cannot write '%s': %s", s->path,
+                          strerror(s->error ? s->error : errno));
         }
         if (!ok && s->part) {
             unlink(s->part);

@@ -29,6 +29,8 @@ typedef struct PfqOptions {
     int64_t chunks; /* 0: all */
     bool bos;
     const char *save_logits;
+    /* kld */
+    const char *base;
     /* eval */
     int64_t limit; /* 0: all */
     const char *delimiter, *log_samples;

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct Ppl {
     PfqCli *cli;
@@ -38,10 +39,7 @@ static void score_rows(void *user, const int32_t *targets, int32_t n, const floa
     for (int32_t i = 0; i < n; i++) {
         pfq_nll_add(&p->nll, p->value[i]);
     }
-    if (p->save.f) {
-        const size_t vocab = (size_t)p->cli->model->vocab;
-        fwrite(logits, vocab * sizeof *logits, (size_t)n, p->save.f);
-    }
+    pfq_save_write(&p->save, logits, (size_t)n * (size_t)p->cli->model->vocab * sizeof *logits);
 }
 
 static bool end_chunk(void *user, int64_t k, char note[64])
@@ -50,6 +48,10 @@ static bool end_chunk(void *user, int64_t k, char note[64])
     if (!isfinite(p->nll.sum)) {
         return pfq_fail(&p->cli->err, "the model's logits are not finite in chunk %lld",
                         (long long)k);
+    }
+    if (p->save.error) { /* why go on? */
+        return pfq_fail(&p->cli->err, "cannot write '%s': %s", p->save.path,
+                        strerror(p->save.error));
     }
     snprintf(note, 64, "ppl %.4f", exp(p->nll.sum / (double)p->nll.n));
     return true;

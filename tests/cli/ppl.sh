@@ -41,6 +41,15 @@ grep -qE '^against float: kl 0\.0[0-9]+ top1 0\.[789]' "$tmp/err" && tail -n 1 "
 "$PFQC" "$sample" --recipe w4a16 -o "$tmp/out" >"$tmp/err" 2>&1 || fail "compile w4a16"
 "$tmp/out/tinystories" ppl "$text" -c 128 --chunks 2 --save-logits "$tmp/w4a16.logits" >"$tmp/err" 2>&1 || fail "--save-logits"
 [ "$(stat -c %s "$tmp/w4a16.logits")" = $((4 * 2 * 127 * 2048)) ] && [ ! -e "$tmp/w4a16.logits.part" ] || fail "size of the logits"
+# The distance of two programs is that of their recipes.
+"$PFQC" "$sample" --recipe float -o "$tmp/float" >"$tmp/err" 2>&1 || fail "compile float"
+against=$("$PFQC" ppl "$sample" "$text" --recipe w4a16 --against float -c 128 --chunks 2 2>"$tmp/err" | head -n 1) || fail "--against"
+there=$("$tmp/out/tinystories" kld --base "$tmp/float" "$text" -c 128 --chunks 2 2>"$tmp/err" | tail -n 1) || fail "kld"
+awk -v a="$against" -v b="$there" 'BEGIN {
+    split(a, x, " "); split(b, y, " ")
+    d = x[4] / y[2] - 1
+    exit !(y[1] == "kl" && y[12] == 254 && d * d < 1e-4 && (x[6] - y[8]) ^ 2 < 1e-4) }' ||
+    fail "kld: '$there', the evaluator says '$against'"
 "$PFQC" ppl "$sample" "$text" --recipe w4a16 --against "$tmp/w4a16.logits" -c 128 --chunks 2 >"$tmp/err" 2>&1 || fail "--against logits"
 grep -qE '^against .*w4a16.logits: kl 0\.0000[0-9]+ top1 (1\.0000|0\.99)' "$tmp/err" || fail "the program is far from the evaluator"
 "$tmp/out/tinystories" ppl "$text" -c 128 --chunks 2 --save-logits "$tmp/no/such" >"$tmp/err" 2>&1 && fail "logits into no folder"

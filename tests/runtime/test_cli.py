@@ -270,7 +270,7 @@ class Commands(Base):
 
     def test_help(self):
         self.assertIn("usage:", self.ok("--help"))
-        for cmd in ["run", "ppl", "eval", "bench", "logits", "tokenize", "detokenize", "info", "self-test"]:
+        for cmd in ["run", "ppl", "kld", "eval", "bench", "logits", "tokenize", "detokenize", "info", "self-test"]:
             self.assertIn("usage: fake_model " + cmd, self.ok(cmd, "--help"))
 
 

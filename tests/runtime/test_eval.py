@@ -1,7 +1,10 @@
-"""`eval` of the toy model against a scorer of its own: test_eval.py BUILD_DIR. Tokens and scores as lm-eval has them."""
+"""`eval` and `kld` of the toy model against scorers of their own: test_eval.py BUILD_DIR. Tokens and scores as lm-eval has them."""
+import array
 import json
 import math
 import os
+import random
+import shutil
 import tempfile
 import unittest
 
@@ -206,6 +209,143 @@ class Eval(cli.Base):
         self.write(CLOZE)
         self.assertIn("cannot write '/dev/full'", run_message("eval", self.path, "--log-samples", "/dev/full"))
         self.assertIn("No such file", run_message("eval", self.path, "--log-samples", self.dir.name + "/no/x"))
+
+
+def log_sum_exp(row):
+    return max(row) + math.log(sum(math.exp(v - max(row)) for v in row))
+
+
+def percentile(values, share):
+    at = share * (len(values) - 1)
+    i = int(at)
+    return values[i] + (at - i) * (values[min(i + 1, len(values) - 1)] - values[i])
+
+
+class Kld(cli.Base):
+    TEXT = bytes(32 + i * i % 61 for i in range(300)).replace(b"N", b"~")
+    BASE = """#!/bin/sh
+env | grep PFQC_ >%(dir)s/env
+echo "$@" >>%(dir)s/args
+[ "$1" = info ] && { printf 'x\\nvocabulary: 320\\n'; exit 0; }
+%(then)s
+"""
+
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.text = self.file("text", self.TEXT)
+        self.logits = self.dir.name + "/x.logits"
+
+    def tearDown(self):
+        self.dir.cleanup()
+
+    def file(self, name, data, mode=0o644):
+        path = os.path.join(self.dir.name, name)
+        with open(path, "wb") as f:
+            f.write(data)
+        os.chmod(path, mode)
+        return path
+
+    def script(self, then):
+        return self.file("base", (self.BASE % {"dir": self.dir.name, "then": then}).encode(), 0o755)
+
+    def rows(self, c, chunks, bos=False):
+        """Of scored tokens: this model's logits, the base's (others, by a fixed generator), the token."""
+        rng = random.Random(c)
+        for k in range(chunks):
+            chunk = list(self.TEXT[k * c:k * c + c])
+            for i in range(1, c):
+                q = cli.logit_row([cli.BOS] * bos + chunk[:i])
+                yield q, array.array("f", (v + rng.gauss(0, 0.7) for v in q)), chunk[i]
+
+    def expect(self, c, chunks, bos=False):
+        kl, nll, base, same, data = [], [], [], 0, b""
+        for q, p, token in self.rows(c, chunks, bos):
+            zq, zp = log_sum_exp(q), log_sum_exp(p)
+            kl.append(sum(math.exp(b - zp) * ((b - zp) - (a - zq)) for a, b in zip(q, p)))
+            nll.append(zq - q[token])
+            base.append(zp - p[token])
+            same += q.index(max(q)) == p.index(max(p))
+            data += p.tobytes()
+        with open(self.logits, "wb") as f:
+            f.write(data)
+        n, top1 = len(kl), same / len(kl)
+        (m, se), (b, base_se), (d, diff_se), (mean, kl_se) = (mean_se(v) for v in (nll, base, [x - y for x, y in zip(nll, base)], kl))
+        kl.sort()
+        self.base_ppl = math.exp(b)
+        return (f"ppl {math.exp(m):.4f} se {math.exp(m) * se:.4f} base {math.exp(b):.4f} se {math.exp(b) * base_se:.4f}\n"
+                f"kl median {percentile(kl, .5):.6f} p90 {percentile(kl, .9):.6f} p99 {percentile(kl, .99):.6f}\n"
+                f"stderr kl {kl_se:.6f} top1 {math.sqrt(top1 * (1 - top1) / (n - 1)):.4f} ratio {math.exp(d) * diff_se:.4f}\n"
+                f"kl {mean:.6f} p99.9 {percentile(kl, .999):.6f} max {kl[-1]:.6f} top1 {top1:.4f} ratio {math.exp(d):.4f} tokens {n}\n")
+
+    def test_by_hand(self):
+        for c, chunks, bos in [(17, 17, False), (17, 3, True), (64, 2, False), (2, 9, False)]:
+            want = self.expect(c, chunks, bos)
+            args = ["kld", self.text, "-c", str(c), "--chunks", str(chunks)] + ["--bos"] * bos
+            for threads in ["1", "3"]:
+                self.assertEqual(self.ok(*args, "-t", threads, "--base", self.logits), want)
+            line = f"ppl {self.base_ppl:.4f} se 0.1 tokens {chunks * (c - 1)}"
+            base = self.script(f"cat {self.logits} >/dev/fd/3; echo noise; echo '{line}'")
+            self.assertEqual(self.ok(*args, "--base", base), want)
+
+    def test_itself(self):
+        home = os.path.join(self.dir.name, "out")
+        os.mkdir(home)
+        shutil.copy(cli.EXE, home)
+        shutil.copy(cli.EXE + ".weights", home)
+        for base in [cli.EXE, home]:
+            got = self.ok("kld", self.text, "-c", "17", "--base", base)
+            self.assertTrue(got.endswith("kl 0.000000 p99.9 0.000000 max 0.000000 top1 1.0000 ratio 1.0000 tokens 272\n"), got)
+        shutil.copy(cli.EXE, home + "/other")
+        self.assertIn("has 2 programs, expected one", self.fails(1, "kld", self.text, "--base", home))
+
+    def test_what_the_child_gets(self):
+        self.expect(9, 4)
+        base = self.script(f"cat {self.logits} >/dev/fd/3; echo ppl {self.base_ppl:.4f} se 1 tokens 32")
+        self.ok("kld", self.text, "--base", base, "-t", "2", "--device", "cpu",
+                env={"PFQC_CTX": "9", "PFQC_CHUNKS": "4", "PFQC_WEIGHTS": cli.EXE + ".weights"})
+        with open(self.dir.name + "/env") as f:
+            self.assertEqual(f.read(), "")
+        with open(self.dir.name + "/args") as f:
+            self.assertEqual(f.read(), f"info\nppl -c 9 --chunks 4 --save-logits /dev/fd/3 -t 2 --device cpu -- {self.text}\n")
+
+    def test_bad_bases(self):
+        self.expect(17, 17)
+        args = ["kld", self.text, "-c", "17", "--base"]
+        good = f"cat {self.logits} >/dev/fd/3"
+        for then, message in [
+                ("exit 3", "ended with status 3"), ("kill -9 $$", "was ended by signal 9"),
+                ("echo first >&2; echo 'no such thing' >&2; exit 1", "the base failed: no such thing"),
+                ("head -c 1000 " + self.logits + " >/dev/fd/3; exit 0", "end too early"),
+                (good + "; exit 1", "ended with status 1"), (good, "the base's '' is not the"),
+                (good + "; echo ppl 5.0 se 0 tokens 272", "is not the"),
+                (good + f"; echo ppl {self.base_ppl:.4f} se 0 tokens 271", "its tokens are others"),
+                (f"cat {self.logits} {self.logits} >/dev/fd/3", "go on: its tokens are others"),
+                ("yes >/dev/fd/3", "go on: its tokens are others"),
+                ("head -c 400000 /dev/zero | tr '\\0' '\\377' >/dev/fd/3", "the logits of the base are not finite in chunk 1")]:
+            self.assertIn(message, self.fails(1, *args, self.script(then)), then)
+        for info, message in [("echo vocabulary: 320", "names no vocabulary"), ("printf 'a\\nvocabulary: 321\\n'", "vocabulary of 321 tokens"),
+                              ("exit 9", "status 9")]:
+            self.assertIn(message, self.fails(1, *args, self.file("base", b"#!/bin/sh\n" + info.encode() + b"\n", 0o755)))
+        self.assertIn("cannot start", self.fails(1, *args, self.file("base", b"#!/no/such\n", 0o755)))
+        self.assertIn("has 3 bytes, but logits of these chunks 348160", self.fails(1, *args, self.file("x", b"abc")))
+        self.assertIn("neither a program, nor its folder", self.fails(1, *args, "/dev/null"))
+        self.assertIn("No such file", self.fails(1, *args, self.dir.name + "/none"))
+        self.assertIn("has 0 programs", self.fails(1, *args, os.path.dirname(self.file("base", b""))))
+        self.assertIn("needs a base", self.fails(2, "kld", self.text))
+        self.fails(2, "kld", "--base", "x")
+
+
+class SaveLogits(cli.Base):
+    def test_into_a_pipe(self):
+        with tempfile.NamedTemporaryFile() as f:
+            f.write(Kld.TEXT)
+            f.flush()
+            args = f"{cli.EXE} ppl {f.name} -c 9 --chunks 3 --save-logits"
+            r = cli.run("-c", f"{args} {f.name}.logits >&2 && {args} /dev/fd/3 3>&1 >&2 | cmp - {f.name}.logits", exe="/bin/sh")
+            os.unlink(f.name + ".logits")
+            self.assertEqual([r.returncode, r.stdout], [0, b""])
+            r = cli.run("-c", f"{args} /dev/fd/3 3>&1 >&2 | true", exe="/bin/sh")
+            self.assertIn(b"cannot write '/dev/fd/3': Broken pipe", r.stderr)
 
 
 def run_message(*args):
