@@ -175,6 +175,22 @@ static char *log_text(const Nvrtc *n, NvrtcProgram *p, int result)
     return text;
 }
 
+/* PTX says that it needs the newest ISA its compiler knows, and drivers refuse what is newer than
+ * they are, although nothing in it is: templates for PTX use what compute_80 has had from its first
+ * day. It is made to ask for the first ISA of the same major version instead, that is for the
+ * drivers on which cubins of the same compiler run: ".version 9.5" becomes 9.0. */
+static void lower_ptx_version(char *ptx)
+{
+    static const char key[] = "\n.version ";
+    char *p = strstr(ptx, key);
+    if (!p) return;
+    p += sizeof key - 1;
+    p += strspn(p, "0123456789");
+    if (*p++ != '.') return;
+    for (char digit = '0'; *p >= '0' && *p <= '9'; p++, digit = ' ')
+        *p = digit;
+}
+
 void nvrtc_compile(const Nvrtc *n, const NvrtcSource *s, const char *arch, CgObject *out)
 {
     NvrtcProgram *p = NULL;
@@ -186,6 +202,7 @@ void nvrtc_compile(const Nvrtc *n, const NvrtcSource *s, const char *arch, CgObj
     if (r == OK) {
         out->data = xmalloc(out->bytes, 1);
         r = (ptx ? n->GetPTX : n->GetCUBIN)(p, (char *)out->data);
+        if (r == OK && ptx) lower_ptx_version((char *)out->data);
     }
     if (r != OK) out->error = log_text(n, p, r);
     if (p) n->DestroyProgram(&p);

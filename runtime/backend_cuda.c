@@ -3,7 +3,8 @@
 
 static bool cuda_choose(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
-    if (!pfq_gpu_choose(&e->gpu_choice, e->model, c->cuda_driver, c->cuda_device, err)) {
+    const PfqGpuWish wish = {c->cuda_driver, c->cuda_device, c->cuda_code};
+    if (!pfq_gpu_choose(&e->gpu_choice, e->model, &wish, err)) {
         return false;
     }
     e->code = e->gpu_choice.code->target;

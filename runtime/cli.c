@@ -46,6 +46,7 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
                               .cpu = c->opt.cpu,
                               .cuda_device = (int)c->opt.cuda_device,
                               .cuda_driver = c->opt.cuda_driver,
+                              .cuda_code = c->opt.cuda_code,
                               .cuda_sync = c->opt.cuda_sync,
                               .weights = c->opt.weights,
                               .sparse = sparse,

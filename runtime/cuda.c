@@ -42,8 +42,12 @@ static const char *const sync_names[PFQ_CUDA_N_PHASES] = {
     "a kernel of a batch, which --cuda-sync names",
 };
 
+/* Tiles of activations (codegen/cuda/tiles.cuh) lie at multiples of ALIGN; the driver promises
+ * less. */
+enum { ALIGN = 1024, DRIVERS_ALIGN = 256 };
+
 typedef struct Buffer {
-    uint64_t at, bytes; /* at: 0 until allocated */
+    uint64_t block, at, bytes; /* block: what the driver gave, 0 until then; at: where it begins */
 } Buffer;
 
 typedef struct Phase {
@@ -150,10 +154,17 @@ static bool size_buffers(PfqGpu *g, uint64_t *total, PfqErr *err)
     *total = 0;
     for (int i = 0; !bad && i < N_BUFFERS; i++) {
         bad = __builtin_add_overflow(*total, b[i].bytes, total) ||
-              __builtin_add_overflow(*total, 511, total);
+              __builtin_add_overflow(*total, ALIGN + 511, total);
         *total &= ~(uint64_t)511;
     }
     return !bad || pfq_fail(err, "the size of the model's buffers overflows");
+}
+
+/* What buffer i is filled with. Kernels read nothing that none has written, except counters, which
+ * begin at 0; whoever looks for an error with --cuda-sync finds NaN if they do. */
+static unsigned char first_byte(const PfqGpu *g, int i)
+{
+    return g->sync && i != BUF_SYNC ? 0xff : 0;
 }
 
 /* Every buffer has an address, also one of no bytes, so that operands in it are not NULL. */
@@ -174,12 +185,14 @@ static bool allocate(PfqGpu *g, const char *gpu_name, uint64_t total, PfqErr *er
         char what[96];
         snprintf(what, sizeof what, "%.1f MiB for %s", mib(b->bytes), buffer_names[i]);
         const uint64_t bytes = b->bytes ? b->bytes : 1;
-        uint64_t at = 0;
-        if (!CALL(g, cuMemAlloc_v2, what, &at, bytes)) {
+        uint64_t block = 0;
+        if (!CALL(g, cuMemAlloc_v2, what, &block, bytes + ALIGN - DRIVERS_ALIGN)) {
             return false;
         }
-        b->at = at;
-        if (i < BUF_WEIGHTS && !CALL(g, cuMemsetD8Async, what, at, 0, bytes, g->stream)) {
+        b->block = block;
+        b->at = up(block, ALIGN);
+        if (i < BUF_WEIGHTS &&
+            !CALL(g, cuMemsetD8Async, what, b->at, first_byte(g, i), bytes, g->stream)) {
             return false;
         }
     }
@@ -391,9 +404,9 @@ static bool load_weights(PfqGpu *g, const PfqGpuConfig *c, PfqErr *err)
 
 static bool free_staged(PfqGpu *g, PfqErr *err)
 {
-    const uint64_t at = g->buf[BUF_STAGED].at;
-    g->buf[BUF_STAGED].at = 0;
-    return CALL(g, cuMemFree_v2, buffer_names[BUF_STAGED], at);
+    const uint64_t block = g->buf[BUF_STAGED].block;
+    g->buf[BUF_STAGED].block = 0;
+    return CALL(g, cuMemFree_v2, buffer_names[BUF_STAGED], block);
 }
 
 /* ---- open and close ---- */
@@ -508,8 +521,8 @@ static void release(PfqGpu *g)
         }
     }
     for (int i = N_BUFFERS; i-- > 0;) {
-        if (g->buf[i].at) {
-            d->cuMemFree_v2(g->buf[i].at);
+        if (g->buf[i].block) {
+            d->cuMemFree_v2(g->buf[i].block);
         }
     }
     if (g->stream) {

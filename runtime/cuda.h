@@ -64,9 +64,14 @@ typedef struct PfqGpuChoice {
     const PfqCudaCode *code;      /* the best for it */
 } PfqGpuChoice;
 
-/* Finds the driver, the GPU that the driver counts as `ordinal` and the model's code for it. */
-bool pfq_gpu_choose(PfqGpuChoice *out, const PfqModel *m, const char *driver, int ordinal,
-                    PfqErr *err);
+typedef struct PfqGpuWish {
+    const char *driver; /* file of its library; NULL: libcuda.so.1 */
+    int device;         /* as the driver counts them */
+    const char *code;   /* target whose code is wanted; NULL: the best that runs there */
+} PfqGpuWish;
+
+/* Finds the driver, the GPU and the model's code for it. */
+bool pfq_gpu_choose(PfqGpuChoice *out, const PfqModel *m, const PfqGpuWish *wish, PfqErr *err);
 
 /* The targets of the model's code, for messages: "sm_90a, compute_80". */
 void pfq_gpu_targets(const PfqModel *m, char *out, size_t cap);

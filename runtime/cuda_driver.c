@@ -73,12 +73,15 @@ static int32_t fitness(const PfqCudaCode *c, int32_t major, int32_t minor)
     return (c->exact ? same : family) ? 100000 + 2 * c->minor + c->exact : 0;
 }
 
-static const PfqCudaCode *best_code(const PfqCuda *cuda, int32_t major, int32_t minor)
+/* `name`: NULL, or the target that alone is considered. */
+static const PfqCudaCode *best_code(const PfqCuda *cuda, int32_t major, int32_t minor,
+                                    const char *name)
 {
     const PfqCudaCode *best = NULL;
     for (int32_t i = 0; i < cuda->n_codes; i++) {
         const PfqCudaCode *c = &cuda->code[i];
-        if (fitness(c, major, minor) > (best ? fitness(best, major, minor) : 0)) {
+        if ((!name || strcmp(name, c->target) == 0) &&
+            fitness(c, major, minor) > (best ? fitness(best, major, minor) : 0)) {
             best = c;
         }
     }
@@ -139,23 +142,23 @@ static bool describe_device(PfqGpuChoice *g, PfqErr *err)
     return pfq_cuda_check(d, r, "cuDeviceGetAttribute", g->name, err);
 }
 
-bool pfq_gpu_choose(PfqGpuChoice *out, const PfqModel *m, const char *driver, int ordinal,
-                    PfqErr *err)
+bool pfq_gpu_choose(PfqGpuChoice *out, const PfqModel *m, const PfqGpuWish *wish, PfqErr *err)
 {
     memset(out, 0, sizeof *out);
     if (!m->cuda) {
         return pfq_fail(err, "this program has no CUDA code");
     }
-    if (!pfq_cuda_driver(&out->driver, driver, err) || !check_version(&out->driver, m->cuda, err) ||
-        !find_device(out, ordinal, err) || !describe_device(out, err)) {
+    if (!pfq_cuda_driver(&out->driver, wish->driver, err) || !check_version(&out->driver, m->cuda, err) ||
+        !find_device(out, wish->device, err) || !describe_device(out, err)) {
         return false;
     }
-    out->code = best_code(m->cuda, out->major, out->minor);
+    out->code = best_code(m->cuda, out->major, out->minor, wish->code);
     if (!out->code) {
         char targets[256];
         pfq_gpu_targets(m, targets, sizeof targets);
-        return pfq_fail(err, "this program has no code for the GPU '%s' (sm_%d%d); it has: %s",
-                        out->name, out->major, out->minor, targets);
+        return pfq_fail(err, "this program has no %s%scode for the GPU '%s' (sm_%d%d); it has: %s",
+                        wish->code ? wish->code : "", wish->code ? " " : "", out->name, out->major,
+                        out->minor, targets);
     }
     return true;
 }

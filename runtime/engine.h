@@ -25,6 +25,7 @@ typedef struct PfqEngineConfig {
     const char *cpu;    /* variant to force, or NULL */
     int cuda_device;    /* the GPU, as the driver counts */
     const char *cuda_driver; /* file of the CUDA driver's library, or NULL */
+    const char *cuda_code;   /* target whose code is used, or NULL: the best */
     bool cuda_sync;          /* wait after every kernel, so that an error names it */
     const char *weights;     /* weights file, or NULL to look beside and inside the binary */
     bool sparse; /* ctx is a guess, most of it may stay unused: no huge pages for the KV cache

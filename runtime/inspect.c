@@ -128,7 +128,8 @@ static void print_image(PfqCli *c)
 
 static bool find_gpu(PfqCli *c, PfqGpuChoice *gpu, PfqErr *err)
 {
-    return pfq_gpu_choose(gpu, c->model, c->opt.cuda_driver, (int)c->opt.cuda_device, err);
+    const PfqGpuWish wish = {c->opt.cuda_driver, (int)c->opt.cuda_device, c->opt.cuda_code};
+    return pfq_gpu_choose(gpu, c->model, &wish, err);
 }
 
 static void print_gpu(PfqCli *c)

@@ -43,7 +43,7 @@ typedef struct PfqOptions {
     int64_t top; /* 0: not given */
     /* loading */
     int64_t ctx, threads; /* 0: not given */
-    const char *device, *cpu, *weights, *cuda_driver;
+    const char *device, *cpu, *weights, *cuda_driver, *cuda_code;
     int64_t cuda_device;
     bool copy_weights, cuda_sync;
 } PfqOptions;

@@ -93,6 +93,9 @@ compile w4a16 cpu:x86-64-v3,cuda:sm_86,cuda:sm_89,cuda:sm_100a,cuda:sm_103a,cuda
 sources "$tmp/all"
 "$tmp/all/tinystories" self-test --device cpu >"$tmp/err" 2>&1 || fail "self-test on the CPU"
 
+# PTX asks for no newer a driver than the cubins of the same compiler.
+if grep -aoE '^\.version [0-9]+\.[0-9]+' "$tmp/all/tinystories" | grep -v '\.0$'; then fail "PTX wants a newer driver than cubins"; fi
+
 # 6. The same bytes again, with another number of threads, over what another compile left.
 mkdir -p "$tmp/a b"
 compile float cpu:x86-64-v3,cuda:sm_80,cuda:sm_90a "$tmp/a b/out"

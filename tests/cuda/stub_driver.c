@@ -369,7 +369,9 @@ int cuMemAlloc_v2(uint64_t *at, size_t bytes)
     }
     Object *o = make(MEMORY);
     o->bytes = bytes;
-    o->block = aligned_alloc(GUARD, (2 * GUARD + bytes + GUARD - 1) & ~(size_t)(GUARD - 1));
+    /* Memory lies at a multiple of 256, all that CUDA promises, and of no more. */
+    o->block =
+        aligned_alloc(4 * GUARD, (2 * GUARD + bytes + 4 * GUARD - 1) & ~(size_t)(4 * GUARD - 1));
     if (!o->block) {
         bug(__func__, "out of memory");
     }

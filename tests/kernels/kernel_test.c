@@ -36,7 +36,7 @@ static size_t variant_of(const char *name)
 
 bool kt_variant_runs(const char *variant)
 {
-    if (!strcmp(variant, "cuda"))
+    if (!strcmp(variant, "cuda") || !strcmp(variant, "gpu"))
         return true;
     uint32_t need = variants[variant_of(variant)].bits;
     if (strchr(variant, '-'))
@@ -58,11 +58,16 @@ const char *kt_variant_flags(const char *variant)
     return text;
 }
 
+static KtFindBlock find_block;
+
 KtLib kt_open(const char *path, const char *variant)
 {
     KtLib lib = {dlopen(path, RTLD_NOW | RTLD_LOCAL), variant};
     if (!lib.handle)
         die("cannot load", dlerror());
+    KtFindBlock **hook = dlsym(lib.handle, "kt_find_block");
+    if (hook)
+        *hook = find_block;
     return lib;
 }
 
@@ -181,8 +186,8 @@ PfqKernel *kt_specialise(const char *source, const char *variant, const char *pa
 /* ---- memory ---- */
 
 typedef struct Block {
-    void *map;
-    size_t bytes;
+    char *map;
+    size_t bytes, body; /* of all; of what kt_alloc's caller may use */
 } Block;
 
 static Block blocks[256];
@@ -195,9 +200,22 @@ void *kt_alloc(size_t bytes)
     if (p == MAP_FAILED || n_blocks == sizeof blocks / sizeof *blocks)
         die("out of memory", "kt_alloc");
     mprotect(p + size - 4096, 4096, PROT_NONE);
-    blocks[n_blocks++] = (Block){p, size};
+    blocks[n_blocks++] = (Block){p, size, body};
     memset(p, 0xff, size - 4096);
     return p + size - 4096 - body;
+}
+
+static bool find_block(const void *p, void **block, size_t *bytes)
+{
+    for (size_t i = 0; i < n_blocks; i++) {
+        char *end = blocks[i].map + blocks[i].bytes - 4096, *begin = end - blocks[i].body;
+        if ((const char *)p < begin || (const char *)p > end)
+            continue;
+        *block = begin;
+        *bytes = blocks[i].body;
+        return true;
+    }
+    return false;
 }
 
 void kt_free_all(void)

@@ -25,7 +25,7 @@ typedef struct KtLib {
 } KtLib;
 
 /* A variant is a row of codegen/variants.def, or NAME-emulated: with tests/kernels/amx_emulated.h for AMX; or "cuda", which
- * is emulated everywhere (tests/cuda). */
+ * is emulated everywhere, or "gpu" (tests/cuda). */
 bool kt_variant_runs(const char *variant); /* this CPU has what the variant needs */
 const char *kt_variant_flags(const char *variant); /* clang's, until the next call */
 KtLib kt_open(const char *path, const char *variant);
@@ -45,6 +45,10 @@ PfqKernel *kt_specialise(const char *source, const char *variant, const char *pa
  * is followed by an unreadable page. */
 void *kt_alloc(size_t bytes);
 void kt_free_all(void);
+
+/* The block of kt_alloc that p points into or right behind, without its padding in front. A library whose kernels run in
+ * other memory has a variable kt_find_block, which kt_open sets to the function of that type. */
+typedef bool KtFindBlock(const void *p, void **block, size_t *bytes);
 
 /* Numbers in [-1, 1) and integers in [lo, hi], from one seeded stream. */
 void kt_seed(uint64_t seed);

@@ -169,7 +169,8 @@ static void test_attend(const AttendCase *c)
     cases++;
     kt_seed((uint64_t)(c->heads * 1000 + c->D * 10 + c->T + c->pos + c->prefix));
     const double scale = 1.0 / sqrt((double)c->D);
-    const float out_scale = 0.01f;
+    float *out_scale = kt_alloc(4);
+    *out_scale = 0.01f;
     const KtConst consts[] = {{"heads", c->heads},
                               {"kv_heads", c->kv_heads},
                               {"head_dim", c->D},
@@ -197,7 +198,7 @@ static void test_attend(const AttendCase *c)
     void *out[2];
     for (int pass = 0; pass < 2; pass++) {
         PfqArgs a = {.in = {q.in, k.rows, v.rows},
-                     .aux = {hk, hv, k.fixed, v.fixed, q.scales, &out_scale},
+                     .aux = {hk, hv, k.fixed, v.fixed, q.scales, out_scale},
                      .T = c->T,
                      .pos = c->pos,
                      .ctx = ctx};
@@ -213,7 +214,7 @@ static void test_attend(const AttendCase *c)
         int *got = kt_alloc(T * n * sizeof *got);
         for (size_t i = 0; i < T * n; i++) {
             got[i] = ((uint8_t *)out[0])[i / n * stride + i % n] - 128;
-            want[i] /= (double)out_scale;
+            want[i] /= (double)*out_scale;
         }
         compare_ints(what, got, want, T * n, -8, 7);
     }
@@ -534,11 +535,12 @@ static void test_quantised(const char *kernel, int K, int N, int base, int T, co
     const KtWeight b = kt_weight(KT_F32, base, base, 1);
     float *x = random_floats(n), *gain = random_floats((size_t)K), *y = x,
           *scale = filled((size_t)T * 4);
-    const float fixed_scale = 1.5f / (float)(f->hi + 1);
+    float *fixed_scale = kt_alloc(4);
+    *fixed_scale = 1.5f / (float)(f->hi + 1);
     if (T > 1) memset(x, 0, (size_t)K * 4); /* a row of zeros, and what no integer holds */
     x[n - 1] = 1e30f * (strcmp(kernel, "quant") == 0), x[n - 2] = -x[n - 1];
     const double clip = 0.9;
-    PfqArgs a = {.in = {x}, .w = base > 1 ? b.packed : NULL, .aux = {gain, &fixed_scale}, .T = T};
+    PfqArgs a = {.in = {x}, .w = base > 1 ? b.packed : NULL, .aux = {gain, fixed_scale}, .T = T};
     for (int pass = 0; pass < 2; pass++) {
         const KtConst consts[] = {{"K", K},       {"N", N},          {"base", base},
                                   {"eps", 1e-5},  {"scale", 0.3},    {"gain", 1},
@@ -557,7 +559,7 @@ static void test_quantised(const char *kernel, int K, int N, int base, int T, co
         double top = 0;
         for (size_t k = 0; k < (size_t)K; k++)
             top = fmax(top, fabs((double)y[t * (size_t)K + k]));
-        const double s = fixed ? (double)fixed_scale : top * clip / f->top;
+        const double s = fixed ? (double)*fixed_scale : top * clip / f->top;
         if (!fixed && fabs((double)scale[t] - s) > 1e-6 * s) fail(what, "another scale");
         for (size_t k = 0; k < (size_t)K; k++) {
             got[k] = ((uint8_t *)a.out[0])[t * stride + k] - 128;

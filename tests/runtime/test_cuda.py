@@ -109,6 +109,10 @@ class Cuda(unittest.TestCase):
         self.assertEqual(self.info(exe=BOTH)["targets"], "never fast plain sm_90a sm_86 compute_80 sm_80")
         self.assertEqual(self.info()["gpu"], "Stub 0 (sm_90, 1024 MiB)")
         self.assertIn("not usable: no GPU", self.info(devices=0)["gpu"])
+        self.assertEqual(self.info(PFQC_CUDA_CODE="compute_80")["gpu code"], "compute_80")
+        self.assertEqual(self.info(PFQC_CUDA_CODE="compute_80", capability=86)["gpu code"], "compute_80")
+        self.assertIn("no sm_86 code for the GPU 'Stub 0' (sm_90)", self.info(PFQC_CUDA_CODE="sm_86")["gpu"])
+        self.assertEqual(self.ok("run", "-p", "abc", "-n", "3", "--cuda-code", "compute_80"), self.ok("run", "-p", "abc", "-n", "3"))
 
     # ---- refusals, before any kernel ----
 

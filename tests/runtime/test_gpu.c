@@ -110,7 +110,8 @@ static void a_batch_is_many_sequences(void **state)
     pfq_engine_close(&e);
     PfqGpuChoice choice;
     PfqImage image;
-    assert_true(pfq_gpu_choose(&choice, &pfq_model, "./libstub_driver.so", 0, &err));
+    const PfqGpuWish wish = {.driver = "./libstub_driver.so"};
+    assert_true(pfq_gpu_choose(&choice, &pfq_model, &wish, &err));
     assert_true(
         pfq_image_open(&image, "fake_model.weights", pfq_model.name, pfq_model.image_id, &err));
     for (int graphs = 0; graphs < 2; graphs++) {

@@ -1,0 +1,417 @@
+/* The CUDA kernels on a real GPU under the entries of the CPU's: what test_kernels loads as the
+ * variant "gpu".
+ *
+ * Code comes from the folder PFQ_GPU_CODE/ARCH, which gpu_code makes: per template one module whose
+ * constants are a variable in constant memory, set before each launch. A call copies every block
+ * that its arguments point into to the GPU, launches the row of codegen/cuda/kernels.def once, on
+ * thread 0, and copies back what lies behind out[]; other blocks, and the bytes between blocks,
+ * must be as they were. Blocks begin 64 bytes behind a multiple of 128, which is all that templates
+ * may ask for. Environment:
+ *
+ *   PFQ_GPU_ARCH     folder of the code instead of that of the GPU: compute_80 is PTX
+ *   PFQ_GPU_EXACT    every block is an allocation of its own size, for compute-sanitizer (slow)
+ *   PFQ_GPU_RECORD   no GPU, no launch: sources of some calls, specialised as in a model, are
+ *                    written to this folder; compiled by gpu_code, they are what runs for these
+ *                    calls
+ */
+#include "runtime/abi.h"
+#include "runtime/cuda.h"
+#include "tests/kernels/kernel_test.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_SHARED_ATTRIBUTE = 8, PLAIN_SHARED = 49152, SLOTS = 8, MAX_ROWS = 1024 };
+enum { MAX_BLOCKS = 3 * SLOTS + 1, GAP = 64 }; /* GAP: bytes between blocks, at least */
+enum { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
+
+typedef enum RowId {
+#define CUDA(id, template, entry, block, grid_x, rows, shared) ROW_##id,
+#include "codegen/cuda/kernels.def"
+    N_ROWS
+} RowId;
+
+static const struct Row {
+    const char *template, *entry;
+} rows[] = {
+#define CUDA(id, template, entry, block, grid_x, rows, shared) {template, entry},
+#include "codegen/cuda/kernels.def"
+};
+
+#define CONSTANT(name, type, def, doc) extern type c_##name;
+#define KERNEL(id, name, template, entry, scratch, doc)                                            \
+    void call_##id(const PfqArgs *a, int tid, int nt) __asm__(entry);
+#include "codegen/cpu/kernels.def"
+#define CUDA_CONSTANT(name, type, def, doc) extern type c_##name;
+#include "codegen/cuda/kernels.def"
+
+/* As gpu_code states it for the device. */
+typedef struct Constants {
+#define CONSTANT(name, type, def, doc) type v_##name;
+#include "codegen/cpu/kernels.def"
+#define CUDA_CONSTANT(name, type, def, doc) type v_##name;
+#include "codegen/cuda/kernels.def"
+} Constants;
+
+typedef struct Launch {
+    RowId row;
+    int64_t block, grid_x, rows, shared;
+} Launch;
+
+typedef struct Code {
+    void *module, *function;
+    uint64_t constants; /* address of pfq_test_constants; 0: the code is specialised */
+    int64_t shared;     /* allowed so far */
+} Code;
+
+typedef struct Block {
+    char *host;
+    size_t bytes;
+    uint64_t at;
+    bool out;
+} Block;
+
+static struct {
+    PfqCudaDriver cuda;
+    int (*global)(uint64_t *at, size_t *bytes, void *module, const char *name);
+    void *context, *stream;
+    char folder[600];
+    Code generic[N_ROWS];
+    uint64_t arena, arena_bytes, positions;
+    char *staging;
+    long launches, specialised;
+} gpu;
+
+KtFindBlock *kt_find_block; /* set by kt_open */
+
+static _Noreturn void die(const char *what, const char *text)
+{
+    printf("FAIL %s: %s\n", what, text);
+    fflush(stdout);
+    _exit(1);
+}
+
+static void check(int result, const char *call, const char *what)
+{
+    PfqErr err;
+    if (!pfq_cuda_check(&gpu.cuda, result, call, what, &err)) die("the GPU", err.text);
+}
+
+#define CALL(symbol, what, ...) check(gpu.cuda.symbol(__VA_ARGS__), #symbol, what)
+
+/* ---- opening ---- */
+
+static void at_exit(void)
+{
+    printf("gpu: %ld launches from %s, %ld of them of specialised code\n", gpu.launches, gpu.folder,
+           gpu.specialised);
+    for (int i = 0; i < N_ROWS; i++)
+        if (gpu.generic[i].module) CALL(cuModuleUnload, rows[i].entry, gpu.generic[i].module);
+    if (gpu.arena) CALL(cuMemFree_v2, "the arena", gpu.arena);
+    CALL(cuMemFree_v2, "the rows", gpu.positions);
+    CALL(cuStreamDestroy_v2, "the stream", gpu.stream);
+    CALL(cuDevicePrimaryCtxRelease_v2, "GPU 0", 0);
+    free(gpu.staging);
+}
+
+static void find_folder(void)
+{
+    const char *code = getenv("PFQ_GPU_CODE"), *arch = getenv("PFQ_GPU_ARCH");
+    int major = 0, minor = 0;
+    CALL(cuDeviceGetAttribute, "the GPU", &major, CAPABILITY_MAJOR, 0);
+    CALL(cuDeviceGetAttribute, "the GPU", &minor, CAPABILITY_MINOR, 0);
+    char name[32];
+    snprintf(name, sizeof name, "sm_%d%d%s", major, minor, major >= 9 ? "a" : "");
+    snprintf(gpu.folder, sizeof gpu.folder, "%s/%s", code ? code : "gpu", arch ? arch : name);
+}
+
+/* Why the tests cannot run; NULL if they can. test_kernels asks before the first call. */
+const char *kt_skip(void);
+const char *kt_skip(void)
+{
+    static PfqErr err;
+    static char text[800];
+    int count = 0;
+    if (getenv("PFQ_GPU_RECORD")) return NULL;
+    if (!pfq_cuda_driver(&gpu.cuda, NULL, &err)) return err.text;
+    if (gpu.cuda.cuInit(0) || gpu.cuda.cuDeviceGetCount(&count) || !count)
+        return "the NVIDIA driver sees no GPU";
+    find_folder();
+    if (access(gpu.folder, R_OK)) {
+        snprintf(text, sizeof text, "there is no code in %s", gpu.folder);
+        return text;
+    }
+    void *lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    *(void **)&gpu.global = dlsym(lib, "cuModuleGetGlobal_v2");
+    CALL(cuDevicePrimaryCtxRetain, "GPU 0", &gpu.context, 0);
+    CALL(cuCtxSetCurrent, "GPU 0", gpu.context);
+    CALL(cuStreamCreate, "GPU 0", &gpu.stream, 1);
+    CALL(cuMemAlloc_v2, "the rows", &gpu.positions, MAX_ROWS * sizeof(PfqRow));
+    if (!getenv("PFQ_GPU_EXACT")) {
+        gpu.arena_bytes = (uint64_t)256 << 20;
+        gpu.staging = malloc(2 * gpu.arena_bytes);
+        CALL(cuMemAlloc_v2, "the arena", &gpu.arena, gpu.arena_bytes);
+        if (!gpu.staging) die("staging", "out of memory");
+    }
+    atexit(at_exit);
+    return NULL;
+}
+
+/* false: there is no such file. */
+static bool load(const char *name, const char *entry, bool generic, Code *out)
+{
+    char path[800];
+    snprintf(path, sizeof path, "%s/%.*s.code", gpu.folder, (int)strcspn(name, "."), name);
+    FILE *f = fopen(path, "r");
+    if (!f) return false;
+    fseek(f, 0, SEEK_END);
+    const size_t bytes = (size_t)ftell(f);
+    rewind(f);
+    char *image = calloc(1, bytes + 1);
+    if (!image || fread(image, 1, bytes, f) != bytes) die(path, "cannot be read");
+    fclose(f);
+    CALL(cuModuleLoadData, path, &out->module, image);
+    CALL(cuModuleGetFunction, path, &out->function, out->module, entry);
+    free(image);
+    size_t size = 0;
+    if (generic)
+        check(gpu.global(&out->constants, &size, out->module, "pfq_test_constants"),
+              "cuModuleGetGlobal_v2", path);
+    if (generic && size != sizeof(Constants)) die(path, "was made of another table of constants");
+    out->shared = PLAIN_SHARED;
+    return true;
+}
+
+/* ---- specialised code ---- */
+
+static Constants constants(void)
+{
+    Constants c;
+    memset(&c, 0, sizeof c);
+#define CONSTANT(name, type, def, doc) c.v_##name = c_##name;
+#include "codegen/cpu/kernels.def"
+#define CUDA_CONSTANT(name, type, def, doc) c.v_##name = c_##name;
+#include "codegen/cuda/kernels.def"
+    return c;
+}
+
+static uint64_t hash(const void *data, size_t bytes, uint64_t h)
+{
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ ((const unsigned char *)data)[i]) * 0x100000001b3u;
+    return h ^ h >> 29;
+}
+
+static void special_name(const Launch *l, const Constants *c, char *out, size_t cap)
+{
+    snprintf(out, cap, "%s_%016llx", rows[l->row].entry,
+             (unsigned long long)hash(c, sizeof *c, 0xcbf29ce484222325u));
+}
+
+/* One of many, evenly over rows: there are thousands of shapes of linears and attention. */
+static bool wanted(const Launch *l)
+{
+    static unsigned seen[N_ROWS];
+    const bool many = l->row == ROW_ATTEND || strstr(rows[l->row].entry, "linear");
+    return seen[l->row]++ % (many ? 61 : 7) == 0;
+}
+
+static void print_constant(FILE *f, const char *name, const char *type, double value)
+{
+    if (strcmp(type, "float") == 0)
+        fprintf(f, "static const float c_%s = %af;\n", name, value);
+    else
+        fprintf(f, "static const int32_t c_%s = %d;\n", name, (int32_t)value);
+}
+
+static void record(const Launch *l)
+{
+    static char last[N_ROWS][64];
+    const Constants c = constants();
+    const char *entry = rows[l->row].entry;
+    char name[64], path[800];
+    special_name(l, &c, name, sizeof name);
+    if (strcmp(last[l->row], name) == 0) return; /* the second pass of a case */
+    memcpy(last[l->row], name, sizeof name);
+    if (!wanted(l)) return;
+    snprintf(path, sizeof path, "%s/%s.cu", getenv("PFQ_GPU_RECORD"), name);
+    FILE *f = fopen(path, "w");
+    if (!f) die(path, "cannot be written");
+    fprintf(
+        f,
+        "#define PFQ_ENTRY\n#define PFQ_WANT_%s , PFQ_GLOBAL\n#include \"templates/kernel.cuh\"\n",
+        entry);
+#define CONSTANT(name, type, def, doc) print_constant(f, #name, #type, (double)c.v_##name);
+#include "codegen/cpu/kernels.def"
+#define CUDA_CONSTANT(name, type, def, doc) print_constant(f, #name, #type, (double)c.v_##name);
+#include "codegen/cuda/kernels.def"
+    fprintf(f, "#define %s %s\n#include \"templates/%s\"\n", entry, name, rows[l->row].template);
+    fclose(f);
+}
+
+/* The code of a call; *special is unloaded by the caller. */
+static Code *code_of(const Launch *l, Code *special)
+{
+    const Constants c = constants();
+    char name[64];
+    special_name(l, &c, name, sizeof name);
+    if (load(name, name, false, special)) {
+        gpu.specialised++;
+        return special;
+    }
+    Code *code = &gpu.generic[l->row];
+    if (!code->module && !load(rows[l->row].template, rows[l->row].entry, true, code))
+        die(rows[l->row].template, "has no code");
+    CALL(cuMemcpyHtoDAsync_v2, "constants", code->constants, &c, sizeof c, gpu.stream);
+    return code;
+}
+
+/* ---- memory ---- */
+
+typedef struct Blocks {
+    Block at[MAX_BLOCKS];
+    int n;
+    size_t total;
+} Blocks;
+
+/* Enters the block that p points into. */
+static void add_block(Blocks *b, const void *p, bool out)
+{
+    void *host;
+    size_t bytes;
+    if (!p) return;
+    if (!kt_find_block(p, &host, &bytes)) die("an argument", "points into no block of kt_alloc");
+    for (int i = 0; i < b->n; i++)
+        if (b->at[i].host == host) {
+            b->at[i].out |= out;
+            return;
+        }
+    Block *k = &b->at[b->n++];
+    *k = (Block){host, bytes, 0, out};
+    if (getenv("PFQ_GPU_EXACT")) {
+        CALL(cuMemAlloc_v2, "a block", &k->at, bytes ? bytes : 1);
+        return;
+    }
+    b->total += GAP;
+    if (b->total % 128 == 0) b->total += GAP;
+    k->at = gpu.arena + b->total;
+    b->total += bytes;
+    if (b->total + GAP > gpu.arena_bytes) die("the arena", "is full");
+}
+
+static uint64_t device(const Blocks *b, const void *p)
+{
+    for (int i = 0; p && i < b->n; i++) {
+        const Block *k = &b->at[i];
+        if ((const char *)p >= k->host && (const char *)p <= k->host + k->bytes)
+            return k->at + (uint64_t)((const char *)p - k->host);
+    }
+    return 0;
+}
+
+static void upload(const Blocks *b)
+{
+    if (getenv("PFQ_GPU_EXACT")) {
+        for (int i = 0; i < b->n; i++)
+            if (b->at[i].bytes)
+                CALL(cuMemcpyHtoDAsync_v2, "a block", b->at[i].at, b->at[i].host, b->at[i].bytes,
+                     gpu.stream);
+        return;
+    }
+    memset(gpu.staging, 0xff, b->total + GAP);
+    for (int i = 0; i < b->n; i++)
+        memcpy(gpu.staging + (b->at[i].at - gpu.arena), b->at[i].host, b->at[i].bytes);
+    CALL(cuMemcpyHtoDAsync_v2, "the arena", gpu.arena, gpu.staging, b->total + GAP, gpu.stream);
+}
+
+static void take_back(const Block *k, const char *now, const char *entry)
+{
+    if (k->out)
+        memcpy(k->host, now, k->bytes);
+    else if (memcmp(k->host, now, k->bytes))
+        die(entry, "changes what it may only read");
+}
+
+static void download(const Blocks *b, const char *entry)
+{
+    if (getenv("PFQ_GPU_EXACT")) {
+        for (int i = 0; i < b->n; i++) {
+            const Block *k = &b->at[i];
+            char *now = malloc(k->bytes + 1);
+            if (k->bytes) CALL(cuMemcpyDtoHAsync_v2, entry, now, k->at, k->bytes, gpu.stream);
+            CALL(cuStreamSynchronize, entry, gpu.stream);
+            take_back(k, now, entry);
+            free(now);
+            CALL(cuMemFree_v2, "a block", k->at);
+        }
+        return;
+    }
+    char *now = gpu.staging + gpu.arena_bytes;
+    CALL(cuMemcpyDtoHAsync_v2, entry, now, gpu.arena, b->total + GAP, gpu.stream);
+    CALL(cuStreamSynchronize, entry, gpu.stream);
+    size_t end = 0;
+    for (int i = 0; i <= b->n; i++) {
+        const size_t begin = i < b->n ? b->at[i].at - gpu.arena : b->total + GAP;
+        for (size_t k = end; k < begin; k++)
+            if ((unsigned char)now[k] != 0xff) die(entry, "writes outside its blocks");
+        if (i == b->n) break;
+        take_back(&b->at[i], now + begin, entry);
+        end = begin + b->at[i].bytes;
+    }
+}
+
+/* ---- calls ---- */
+
+static void launch(const PfqArgs *a, int tid, const Launch *l)
+{
+    if (tid) return;
+    if (getenv("PFQ_GPU_RECORD")) {
+        record(l);
+        return;
+    }
+    const char *entry = rows[l->row].entry;
+    Blocks b = {0};
+    for (int i = 0; i < SLOTS; i++) {
+        add_block(&b, a->in[i], false);
+        add_block(&b, a->out[i], true);
+        add_block(&b, a->aux[i], false);
+    }
+    add_block(&b, a->w, false);
+    PfqCudaArgs c = {.w = device(&b, a->w), .rows = gpu.positions, .T = a->T, .ctx = a->ctx};
+    PfqRow position[MAX_ROWS];
+    for (int32_t t = 0; t < a->T; t++)
+        position[t] = (PfqRow){.pos = a->pos + t};
+    CALL(cuMemcpyHtoDAsync_v2, "the rows", gpu.positions, position, (size_t)a->T * sizeof *position,
+         gpu.stream);
+    for (int i = 0; i < SLOTS; i++) {
+        c.in[i] = device(&b, a->in[i]);
+        c.out[i] = device(&b, a->out[i]);
+        c.aux[i] = device(&b, a->aux[i]);
+    }
+    Code special = {0}, *code = code_of(l, &special);
+    if (l->shared > code->shared) {
+        CALL(cuFuncSetAttribute, entry, code->function, MAX_SHARED_ATTRIBUTE, (int)l->shared);
+        code->shared = l->shared;
+    }
+    upload(&b);
+    void *params[] = {&c};
+    CALL(cuLaunchKernel, entry, code->function, (unsigned)l->grid_x,
+         (unsigned)((a->T + l->rows - 1) / l->rows), 1, (unsigned)l->block, 1, 1,
+         (unsigned)l->shared, gpu.stream, params, NULL);
+    download(&b, entry);
+    gpu.launches++;
+    if (special.module) CALL(cuModuleUnload, entry, special.module);
+}
+
+#define CUDA(id, template, entry, block, grid_x, rows, shared)                                     \
+    void call_##id(const PfqArgs *a, int tid, int nt)                                              \
+    {                                                                                              \
+        const int64_t N = c_N, K = c_K, H = c_heads, G = c_kv_heads, D = c_head_dim;               \
+        (void)N, (void)K, (void)H, (void)G, (void)D, (void)nt;                                     \
+        const Launch l = {ROW_##id, block, grid_x, rows, shared};                                  \
+        launch(a, tid, &l);                                                                        \
+    }
+#include "codegen/cuda/kernels.def"

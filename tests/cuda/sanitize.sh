@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# compute-sanitizer over everything that runs on a GPU: memcheck, racecheck, initcheck and synccheck of programs (prefill of many
+# tokens, logits of many rows, decode; the recorded graph and single launches) and of a quarter of test_kernels' cases, each
+# operand in an allocation of its own.
+#
+#   sanitize.sh [-k CODE] [-t TOOL]... [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; FOLDER -: no programs
+#
+# $PFQC_BIN as there; $PFQC_JOBS: how many at a time. Exit status: 1 if anything is found, 77 where there is no GPU or no
+# compute-sanitizer. The reports of what failed are printed.
+. "$(dirname "$0")/gpu.bash"
+code=
+tools=
+while getopts k:t: option; do
+    case $option in
+    k) code=$OPTARG ;;
+    t) tools="$tools $OPTARG" ;;
+    *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+tools=${tools:-memcheck racecheck initcheck synccheck}
+export PATH=$PATH:/usr/local/cuda/bin
+command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; exit 77; }
+
+# A line per run: name, then the command. Ports differ, so that runs beside each other do not meet.
+n=0
+>"$tmp/runs"
+add() { # name, command
+    for tool in $tools; do
+        n=$((n + 1))
+        local options="--tool $tool --error-exitcode 9 --print-limit 4 --launch-timeout 120 --base-port $((20000 + 16 * n))"
+        [ $tool != memcheck ] || options="$options --leak-check full"
+        printf '%s\t%s\n' "$tool-$1" "compute-sanitizer $options ${*:2}" >>"$tmp/runs"
+    done
+}
+
+programs() { # folder
+    local binary name ids
+    binary=$(echo "$1"/*.weights)
+    binary=${binary%.weights}
+    name=$(basename "$1")
+    ids=$(seq -s, 3 130)
+    add "$name-prefill" "$binary" logits --device cuda --tokens "$ids" --all ${PFQC_RUN_OPTIONS:-}
+    add "$name-graph" "$binary" run --device cuda -p Once -n 40 -c 64 ${PFQC_RUN_OPTIONS:-}
+    add "$name-launches" "$binary" self-test --device cuda --cuda-sync ${PFQC_RUN_OPTIONS:-}
+}
+
+if [ "$code" != - ]; then
+    [ -n "$code" ] || kernel_code "${code:=$tmp/code}"
+    add kernels env PFQ_GPU_EXACT=1 PFQ_QUARTER=1 PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
+fi
+if [ $# -gt 0 ]; then
+    for folder in "$@"; do [ "$folder" = - ] || programs "$folder"; done
+else
+    each_recipe cuda:sm_80,cuda:sm_90a programs
+fi
+one() { # line of $tmp/runs, folder
+    local name=${1%%$'\t'*} command=${1#*$'\t'}
+    timeout ${PFQC_TIMEOUT:-580} $command >"$2/$name.log" 2>&1
+    local r=$?
+    if [ $r = 0 ]; then
+        echo "ok     $name"
+    else
+        echo "FAILED $name ($r)"
+        grep -m1 'ERROR SUMMARY\|RACECHECK SUMMARY' "$2/$name.log"
+        grep '^=========' "$2/$name.log" | head -30
+        grep -v '^=========' "$2/$name.log" | tail -3 | cut -c1-300
+        touch "$2/failed"
+    fi
+}
+export -f one
+tr '\n' '\0' <"$tmp/runs" | xargs -0 -P "${PFQC_JOBS:-4}" -I{} bash -c 'one "$1" "$2"' _ {} "$tmp"
+[ ! -e "$tmp/failed" ] || { echo "sanitize: something is found"; exit 1; }
+echo "sanitize: $(wc -l <"$tmp/runs") runs, nothing is found"
