@@ -3,17 +3,20 @@
 # tokens, logits of many rows, decode; the recorded graph and single launches) and of a quarter of test_kernels' cases, each
 # operand in an allocation of its own.
 #
-#   sanitize.sh [-k CODE] [-t TOOL]... [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; FOLDER -: no programs
+#   sanitize.sh [-k CODE] [-t TOOL]... [-s N] [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; -s: only every Nth
+#                                                             of their cases; FOLDER -: no programs
 #
 # $PFQC_BIN as there; $PFQC_JOBS: how many at a time. Exit status: 1 if anything is found, 77 where there is no GPU or no
 # compute-sanitizer. The reports of what failed are printed.
 . "$(dirname "$0")/gpu.bash"
 code=
 tools=
-while getopts k:t: option; do
+thin=1
+while getopts k:t:s: option; do
     case $option in
     k) code=$OPTARG ;;
     t) tools="$tools $OPTARG" ;;
+    s) thin=$OPTARG ;;
     *) exit 2 ;;
     esac
 done
@@ -28,7 +31,7 @@ n=0
 add() { # name, command
     for tool in $tools; do
         n=$((n + 1))
-        local options="--tool $tool --error-exitcode 9 --print-limit 4 --launch-timeout 120 --base-port $((20000 + 16 * n))"
+        local options="--tool $tool --error-exitcode 9 --print-limit 4 --launch-timeout 120 --port $((20000 + 16 * n))"
         [ $tool != memcheck ] || options="$options --leak-check full"
         printf '%s\t%s\n' "$tool-$1" "compute-sanitizer $options ${*:2}" >>"$tmp/runs"
     done
@@ -47,7 +50,10 @@ programs() { # folder
 
 if [ "$code" != - ]; then
     [ -n "$code" ] || kernel_code "${code:=$tmp/code}"
-    add kernels env PFQ_GPU_EXACT=1 PFQ_QUARTER=1 PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
+    jobs=${PFQC_JOBS:-4}
+    for ((shard = 0; shard < jobs; shard++)); do
+        add kernels-$shard env PFQ_GPU_EXACT=1 PFQ_QUARTER=1 PFQ_SHARD=$((shard * thin))/$((jobs * thin)) PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
+    done
 fi
 if [ $# -gt 0 ]; then
     for folder in "$@"; do [ "$folder" = - ] || programs "$folder"; done
@@ -64,7 +70,7 @@ one() { # line of $tmp/runs, folder
         echo "FAILED $name ($r)"
         grep -m1 'ERROR SUMMARY\|RACECHECK SUMMARY' "$2/$name.log"
         grep '^=========' "$2/$name.log" | head -30
-        grep -v '^=========' "$2/$name.log" | tail -3 | cut -c1-300
+        grep -v '^=========' "$2/$name.log" | sed -n '1,2p;$p' | cut -c1-300
         touch "$2/failed"
     fi
 }

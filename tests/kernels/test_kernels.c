@@ -33,6 +33,14 @@ static bool left_out(const char *name)
     return state >> 30 != 0;
 }
 
+/* PFQ_SHARD=i/n: only every n-th case, from the i-th on, for n processes beside each other. */
+static bool other_shard(void)
+{
+    static int count;
+    const char *shard = getenv("PFQ_SHARD"), *n = shard ? strchr(shard, '/') : NULL;
+    return n && atoi(n + 1) > 0 && count++ % atoi(n + 1) != atoi(shard);
+}
+
 bool tested(const char *name)
 {
     static const char *missing[32];
@@ -40,7 +48,7 @@ bool tested(const char *name)
     if (strcmp(lib.variant, "cuda") != 0 && strcmp(lib.variant, "gpu") != 0)
         return true;
     if (kt_has(&lib, name)) {
-        const bool out = left_out(name);
+        const bool out = left_out(name) || other_shard();
         skipped += out;
         return !out;
     }

@@ -12,7 +12,8 @@ extern int cases;
 
 /* Whether the next case of kernel `name` runs. Not for the variants "cuda" and "gpu" if the kernel has no CUDA template yet,
  * which is said once; and since emulation is slow, a fixed quarter of the cases of linears and attention, unless PFQ_ALL is
- * set in the environment. "gpu" runs that quarter with PFQ_QUARTER. */
+ * set in the environment. "gpu" runs that quarter with PFQ_QUARTER, and a share of what
+ * is left with PFQ_SHARD. */
 bool tested(const char *name);
 /* Runs kernel `name` for nt threads in sequence. */
 void run(const char *name, PfqArgs *a, int nt, int64_t K, int64_t D);
