@@ -8,7 +8,8 @@
 #include "codegen/cuda_plan.h"
 
 typedef struct Buf {
-    u64 off, bytes;  /* in the plan's arena */
+    CgPlace place; /* in the plan: CG_ACT, or CG_PRIVATE, which on a GPU is no different */
+    u64 off, bytes;
     i32 first, last; /* calls; first -1: the phase did not write it */
     bool tiles;
     u64 size, to; /* in the code's arena */
@@ -18,9 +19,14 @@ typedef struct Bufs {
     VEC(Buf) all;
 } Bufs;
 
+static bool is_activation(const CgRef *r)
+{
+    return r->place == CG_ACT || r->place == CG_PRIVATE;
+}
+
 static bool covers(const Buf *b, const CgRef *r)
 {
-    return b->off <= r->off && r->off + r->bytes <= b->off + b->bytes;
+    return b->place == r->place && b->off <= r->off && r->off + r->bytes <= b->off + b->bytes;
 }
 
 /* The buffer that a place is in when a call begins: the last made that covers it. */
@@ -33,7 +39,8 @@ static Buf *find(Bufs *bufs, const CgRef *r)
 
 static Buf *add(CgMake *mk, Bufs *bufs, const CgRef *r, i32 first)
 {
-    const Buf b = {.off = r->off, .bytes = r->bytes, .first = first, .last = first};
+    const Buf b = {
+        .place = r->place, .off = r->off, .bytes = r->bytes, .first = first, .last = first};
     vec_push(mk->a, &bufs->all, b);
     return &bufs->all.at[bufs->all.n - 1];
 }
@@ -53,7 +60,7 @@ static void collect_call(CgMake *mk, Bufs *bufs, const CgPick *pick, Sides *side
 {
     for (u32 i = 0; i < CG_IN; i++) {
         const CgRef *r = &pick->c->in[i];
-        if (r->place != CG_ACT) continue;
+        if (!is_activation(r)) continue;
         Buf *b = find(bufs, r);
         if (!b) b = add(mk, bufs, r, -1);
         b->last = (i32)pick->index;
@@ -61,10 +68,11 @@ static void collect_call(CgMake *mk, Bufs *bufs, const CgPick *pick, Sides *side
     }
     for (u32 i = 0; i < CG_OUT; i++) {
         const CgRef *r = &pick->c->out[i];
-        if (r->place != CG_ACT) continue;
+        if (!is_activation(r)) continue;
         Buf *b = NULL;
         for (u32 k = 0; k < CG_IN && !b; k++) /* in place */
-            if (sides->in[k] && pick->c->in[k].off == r->off && pick->c->in[k].bytes == r->bytes)
+            if (sides->in[k] && pick->c->in[k].place == r->place && pick->c->in[k].off == r->off &&
+                pick->c->in[k].bytes == r->bytes)
                 b = &bufs->all.at[sides->in[k] - 1];
         if (!b) b = add(mk, bufs, r, (i32)pick->index);
         sides->out[i] = index_of(bufs, b);
@@ -168,7 +176,8 @@ static void place(Bufs *bufs, u32 n, u64 base)
 static Buf *kept(Bufs *keep, const Buf *b)
 {
     for (u32 i = 0; i < keep->all.n; i++)
-        if (keep->all.at[i].off == b->off && keep->all.at[i].bytes == b->bytes)
+        if (keep->all.at[i].place == b->place && keep->all.at[i].off == b->off &&
+            keep->all.at[i].bytes == b->bytes)
             return &keep->all.at[i];
     return NULL;
 }
@@ -189,7 +198,9 @@ static void size_buffers(const CgMake *mk, u32 phase, Bufs *bufs, const Sides *s
 
 static void move(CgRef *r, const Bufs *bufs, u32 b)
 {
-    if (b) r->off = bufs->all.at[b - 1].to + (r->off - bufs->all.at[b - 1].off);
+    if (!b) return;
+    r->off = bufs->all.at[b - 1].to + (r->off - bufs->all.at[b - 1].off);
+    r->place = CG_ACT;
 }
 
 static void place_phase(CgMake *mk, u32 phase, Bufs *keep, u64 base)
@@ -232,9 +243,9 @@ void cg_cuda_arena(CgMake *mk)
             vec_push(mk->a, &keep.all, *b);
         }
     }
-    mk->code->act_bytes = mk->p->act_bytes;
+    mk->code->act_bytes = tiles ? base : mk->p->act_bytes;
+    mk->code->own_bytes = tiles ? 0 : mk->p->scratch_bytes - mk->p->kernel_scratch;
     if (!tiles) return;
-    mk->code->act_bytes = base;
     for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++)
         place_phase(mk, p, &keep, base);
 }

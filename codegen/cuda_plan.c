@@ -272,7 +272,6 @@ bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
     const CgPlan *p = cuda->plan;
     CgMake mk = {.d = d, .a = p->a, .cuda = cuda, .code = code, .p = p};
     if (!choose_all(&mk)) return false;
-    code->own_bytes = p->scratch_bytes - p->kernel_scratch;
     code->packs = p->generated;
     for (u32 i = 0; i < PFQ_CUDA_N_PHASES; i++)
         for (u32 k = 0; k < mk.pick[i].n; k++)

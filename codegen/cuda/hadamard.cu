@@ -81,7 +81,7 @@ PFQ_KERNEL(pfq_cu_hadamard, 512)
     }
     const float inv = c_static ? pfq_inv(*(const float *)a.aux[1])
                                : pfq_quant_dynamic(largest(b, x), (float *)a.out[1] + t);
-    uint8_t *ints = (uint8_t *)a.out[0] + t * pfq_quant_stride(PFQ_FMT_S8, c_K);
     for (int32_t k = (int32_t)threadIdx.x; k < c_K; k += (int32_t)blockDim.x)
-        ints[k] = pfq_quant_byte(result(b, x, k), inv);
+        pfq_quant_put(a.out[0], t, c_K, k, result(b, x, k), inv);
+    pfq_quant_pad(a.out[0], t, c_K);
 }

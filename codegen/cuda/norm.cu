@@ -22,11 +22,10 @@ PFQ_DEVICE void finish(const PfqCudaArgs &a, const float *y)
             out[k] = y[k];
         return;
     }
-    uint8_t *ints = (uint8_t *)a.out[0] + t * pfq_quant_stride(c_fmt, c_K);
     if (c_static)
-        pfq_quant_bytes(y, c_K, ints, pfq_inv(*(const float *)a.aux[1]));
+        pfq_quant_bytes(y, c_K, a.out[0], t, pfq_inv(*(const float *)a.aux[1]));
     else
-        pfq_quant_row(c_fmt, y, c_K, ints, (float *)a.out[1] + t * pfq_quant_scales(c_fmt, c_K));
+        pfq_quant_row(c_fmt, y, c_K, a.out[0], t, (float *)a.out[1]);
 }
 
 PFQ_KERNEL(pfq_cu_norm, 256)

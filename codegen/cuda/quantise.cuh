@@ -8,11 +8,13 @@
 #define PFQC_CODEGEN_CUDA_QUANTISE_CUH
 
 #include "reduce.cuh"
+#include "tiles.cuh"
 
 PFQ_CONST(int32_t, c_qlo);
 PFQ_CONST(int32_t, c_qhi);
 PFQ_CONST(float, c_qtop);
 PFQ_CONST(float, c_clip);
+PFQ_CONST(int32_t, c_tiles);
 
 /* Bytes of one row of integers. */
 PFQ_DEVICE int64_t pfq_quant_stride(int32_t fmt, int32_t K)
@@ -41,11 +43,29 @@ PFQ_DEVICE float pfq_quant_dynamic(float m, float *scale)
     return m > 0.0f ? c_qtop / m : 0.0f;
 }
 
-/* Integers of format s8 of the row. */
-PFQ_DEVICE void pfq_quant_bytes(const float *y, int32_t K, uint8_t *ints, float inv)
+/* Column k of row t of format s8, or with c_tiles of tiles of c_tiles rows. */
+PFQ_DEVICE void pfq_quant_put(uint64_t out, int64_t t, int32_t K, int32_t k, float x, float inv)
+{
+    const uint8_t byte = pfq_quant_byte(x, inv);
+    if (c_tiles)
+        ((uint8_t *)out)[pfq_tile_at(c_tiles, (int32_t)t, k)] = byte ^ 128;
+    else
+        ((uint8_t *)out)[t * pfq_quant_stride(PFQ_FMT_S8, K) + k] = byte;
+}
+
+/* The columns of padding that a tile's row ends in, by the block. */
+PFQ_DEVICE void pfq_quant_pad(uint64_t out, int64_t t, int32_t K)
+{
+    for (int32_t k = K + (int32_t)threadIdx.x; c_tiles && k < pfq_up(K, 128); k += blockDim.x)
+        ((uint8_t *)out)[pfq_tile_at(c_tiles, (int32_t)t, k)] = 0;
+}
+
+/* Integers of row t, of format s8. */
+PFQ_DEVICE void pfq_quant_bytes(const float *y, int32_t K, uint64_t out, int64_t t, float inv)
 {
     for (int32_t k = (int32_t)threadIdx.x; k < K; k += (int32_t)blockDim.x)
-        ints[k] = pfq_quant_byte(y[k], inv);
+        pfq_quant_put(out, t, K, k, y[k], inv);
+    pfq_quant_pad(out, t, K);
 }
 
 PFQ_DEVICE float pfq_row_absmax(const float *y, int32_t K)
@@ -80,11 +100,14 @@ PFQ_DEVICE void pfq_quant_row_s16g32(const float *y, int32_t K, uint8_t *ints, f
     }
 }
 
-/* Dynamic quantisation of the row to fmt, which is not f32. */
-PFQ_DEVICE void pfq_quant_row(int32_t fmt, const float *y, int32_t K, uint8_t *ints, float *scale)
+/* Dynamic quantisation of row t to fmt, which is not f32. */
+PFQ_DEVICE void pfq_quant_row(int32_t fmt, const float *y, int32_t K, uint64_t out, int64_t t,
+                              float *scales)
 {
+    uint8_t *ints = (uint8_t *)out + t * pfq_quant_stride(fmt, K);
+    float *scale = scales + t * pfq_quant_scales(fmt, K);
     if (fmt == PFQ_FMT_S8)
-        pfq_quant_bytes(y, K, ints, pfq_quant_dynamic(pfq_row_absmax(y, K), scale));
+        pfq_quant_bytes(y, K, out, t, pfq_quant_dynamic(pfq_row_absmax(y, K), scale));
     else if (fmt == PFQ_FMT_S16)
         pfq_quant_row_s16(y, K, ints, scale);
     else
