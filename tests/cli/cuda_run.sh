@@ -40,7 +40,8 @@ compile() { # model.json, targets, options: the program and its kernels for the 
 on_threads() { # options of the program
     PFQC_CUDA_DRIVER=$tmp/libcuda.so.1 PFQ_STUB_KERNELS=$tmp/out/kernels.so "$tmp/out/$name" "$@" --device cuda
 }
-self_test() { # what it is
+self_test() { # what it is; also in memory full of NaN
+    on_threads self-test --cuda-sync >"$tmp/err" 2>&1 || fail "self-test of $1 with --cuda-sync"
     on_threads self-test >"$tmp/err" 2>&1 || fail "self-test of $1"
     grep -q 'prefill: ok' "$tmp/err" && grep -q 'decode: ok' "$tmp/err" || fail "nothing was compared with $1"
 }

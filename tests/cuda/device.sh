@@ -1,109 +1,115 @@
 #!/usr/bin/env bash
-# Programs on a real GPU against themselves on the CPU: self-test (recorded decode and one kernel at a time), perplexity within
-# 0.5 %, probabilities, the likeliest tokens, greedy text; and the code made for the GPU against the plain kernels' PTX.
+# Programs on a real GPU against themselves on the CPU, and the code made for the GPU against the plain kernels' PTX on the same GPU:
+# self-test (recorded decode and one kernel at a time, in memory full of NaN), logits after prompts of some lengths and of decode,
+# perplexity within 0.5 %, greedy text.
 #
-#   device.sh [FOLDER...]    folders of programs, best with code for both; without any, tinystories is compiled under every
-#                            recipe with $PFQC, and the checkpoint $PFQC_SMOLLM2 under some, if that is set
+#   device.sh [FOLDER...]    folders of programs, best with code for CPUs too; without any, these are compiled with $PFQC: tinystories
+#                            under every recipe, the tiny checkpoints of tests/data/arch, and $PFQC_SMOLLM2, a checkpoint, if it is set
 #
-# $PFQC_BIN: see gpu.bash. $PFQC_RUN_OPTIONS: further options of every run on the GPU. Exit status 77 where there is no GPU.
+# $PFQC_BIN: see gpu.bash. $PFQC_RUN_OPTIONS: further options of every run on the GPU. $PFQC_LENGTHS: of prompts. Exit status 77 where
+# there is no GPU.
 . "$(dirname "$0")/gpu.bash"
 failed=0
 gpu="--device cuda ${PFQC_RUN_OPTIONS:-}"
+prompt="Once upon a time there was a little"
 
-problem() { # program, what; the last output is in $tmp/log
-    echo "FAILED $1: $2"
+problem() { # what; the last output is in $tmp/log
+    echo "FAILED $name: $*"
     tail -5 "$tmp/log"
     failed=$((failed + 1))
+    return 1
 }
 field() { # name, in $tmp/log
     sed -n "s/.*\b$1 \([-0-9.e+]*\).*/\1/p" "$tmp/log" | tail -1
 }
-greedy() { # binary, options: 200 tokens
-    timeout 120 "$1" run -p "$prompt" -n 200 -c 256 --temp 0 ${@:2} 2>"$tmp/log"
+compare() { # two files of logits, the least share of equal likeliest tokens; the result is in $tmp/log
+    "$bin/compare_logits" "$vocabulary" "$1" "$2" ${PFQC_MAX_KL:-5e-3} "$3" >"$tmp/log" 2>&1
 }
 
-# What is scored: text of the program itself on the CPU, which is likely enough to be sharp and unlike between models.
-make_text() { # binary
-    for seed in 1 2 3 4 5 6; do
-        timeout 300 "$1" run -p "$prompt" -n 240 -c 256 --temp 0.8 --seed $seed --device cpu 2>"$tmp/log" || return 1
-        echo
-    done >"$tmp/text"
+self_tests() {
+    local option
+    for option in "" --cuda-sync; do
+        timeout 120 "$binary" self-test $gpu $option >"$tmp/log" 2>&1 || { problem self-test $option; return; }
+        grep -q 'prefill: ok' "$tmp/log" && grep -q 'decode: ok' "$tmp/log" || echo "$name: self-test $option has no logits to compare with"
+    done
 }
 
-# The GPU's code against PTX of the plain kernels on the same GPU, in prefills of some lengths and one decode: rows of logits.
-check_codes() { # binary, name
-    local worst="0 equal" got n way
-    timeout 60 "$1" info $gpu >"$tmp/log" 2>&1
-    grep -q 'targets:.*compute_80' "$tmp/log" && ! grep -q 'gpu code: compute_80' "$tmp/log" || return
-    for n in $lengths; do
+# Prompts of some lengths, whole and one token at a time: prints the worst of them.
+lengths() { # what it is compared with, options for that
+    local n way all worst="0 all equal" length=${PFQC_LENGTHS:-1 2 7 16 17 33 64 100 129 200 -40}
+    [ "$vocabulary" -gt 4096 ] || all=--all
+    for n in $length; do
         way=
         [ $n -gt 0 ] || way=--decode
-        for code in "" compute_80; do
-            timeout 200 "$1" logits --tokens $(seq -s, 5 $((n > 0 ? 4 + n : 44))) $way $gpu ${code:+--cuda-code $code} \
-                >"$tmp/code$code.json" 2>"$tmp/log" || { problem "$2" "logits of $n tokens, code $code"; return; }
+        for side in ref gpu; do
+            timeout 200 "$binary" logits --tokens "$(seq -s, 5 $((n > 0 ? 4 + n : 4 - n)))" $way ${all:-} \
+                $([ $side = ref ] && echo "$2" || echo "$gpu") >"$tmp/$side.json" 2>"$tmp/log" || { problem "logits of $n tokens, $side"; return; }
         done
-        got=$("$bin/compare_logits" "$vocabulary" "$tmp/codecompute_80.json" "$tmp/code.json" ${PFQC_MAX_KL:-5e-3} 0 2>&1) ||
-            { echo "$got" >"$tmp/log"; problem "$2" "$n tokens $way: sm_90a against compute_80"; }
-        worst=$(printf '%s\n%s\n' "$worst" "$(echo "$got" | awk '{print $2}') $n tokens $way: $got" | sort -g | tail -1)
+        compare "$tmp/ref.json" "$tmp/gpu.json" 0 || problem "$n tokens $way against $1"
+        worst=$(printf '%s\n%s\n' "$worst" "$(awk '{print $2}' "$tmp/log") $n tokens $way: $(cat "$tmp/log")" | sort -g | tail -1)
     done
-    echo "    code against compute_80, worst: ${worst#* }"
+    echo "    against $1, worst: ${worst#* }"
 }
-lengths="1 2 7 16 17 64 100 129 200 0"
+
+# What is scored is text of the program itself on the CPU, which is likely enough to be sharp and differs between models.
+perplexity() {
+    local seed cpu cuda away
+    for seed in 1 2 3 4 5 6; do
+        timeout 300 "$binary" run -p "$prompt" -n 240 -c 256 --temp 0.8 --seed $seed --device cpu 2>"$tmp/log" || { problem "run on the CPU"; return; }
+        echo
+    done >"$tmp/text"
+    timeout 300 "$binary" ppl "$tmp/text" -c 128 --device cpu --save-logits "$tmp/ref.logits" >"$tmp/log" 2>&1 || { problem "ppl on the CPU"; return; }
+    cpu=$(field ppl)
+    timeout 300 "$binary" ppl "$tmp/text" -c 128 $gpu --save-logits "$tmp/gpu.logits" >"$tmp/log" 2>&1 || { problem "ppl on the GPU"; return; }
+    cuda=$(field ppl)
+    away=$(awk "BEGIN { printf \"%.3f\", 100 * ($cuda / $cpu - 1) }")
+    awk "BEGIN { exit !($away > -0.5 && $away < 0.5) }" || problem "ppl $cpu on the CPU, $cuda on the GPU"
+    compare "$tmp/ref.logits" "$tmp/gpu.logits" ${PFQC_MIN_TOP1:-0.97} || problem "logits of ppl"
+    echo "    ppl $cpu on the CPU, $cuda on the GPU ($away %): $(cat "$tmp/log")"
+}
+
+greedy() { # file, options
+    timeout 120 "$binary" run -p "$prompt" -n 200 -c 256 --temp 0 ${@:2} >"$tmp/$1" 2>"$tmp/log" || problem "greedy text, ${*:2}"
+}
+greedy_text() {
+    greedy cpu.txt --device cpu && greedy gpu.txt $gpu && greedy again.txt $gpu || return
+    cmp -s "$tmp/gpu.txt" "$tmp/again.txt" || problem "two greedy runs on the GPU differ"
+    cmp -s "$tmp/cpu.txt" "$tmp/gpu.txt" && echo "    greedy text equal" ||
+        echo "    greedy text differs from byte $(cmp "$tmp/cpu.txt" "$tmp/gpu.txt" | sed 's/.*byte \([0-9]*\).*/\1/') of $(wc -c <"$tmp/cpu.txt") on"
+}
 
 check() { # folder
-    local binary name vocabulary cpu cuda away
-    binary=$(echo "$1"/*.weights)
-    binary=${binary%.weights}
+    local cpu=
     name=$(basename "$1")
-    prompt="Once upon a time there was a little"
-    timeout 60 "$binary" info --device cuda >"$tmp/log" 2>&1 || { problem "$name" "info"; return; }
+    binary=$(program_in "$1")
+    timeout 60 "$binary" info $gpu >"$tmp/log" 2>&1 || { problem info; return; }
+    grep -q '^gpu code:' "$tmp/log" || { problem "the GPU is not usable"; return; }
     vocabulary=$(field vocabulary:)
-    if ! grep -q 'cpu variant:' "$tmp/log"; then
-        echo "$name: has no code for CPUs"
-        check_codes "$binary" "$name"
-        return
+    echo "$name, $(sed -n 's/^gpu code: //p' "$tmp/log")"
+    local targets code
+    targets=$(sed -n 's/^targets: //p' "$tmp/log")
+    code=$(sed -n 's/^gpu code: //p' "$tmp/log")
+    grep -q '^cpu variant:' "$tmp/log" && cpu=yes
+    self_tests || return
+    [ -z "$cpu" ] || lengths "the CPU" "--device cpu"
+    case "$targets" in *compute_80*) [ $code = compute_80 ] || lengths compute_80 "--device cuda --cuda-code compute_80" ;; esac
+    if [ -n "$cpu" ] && timeout 60 "$binary" tokenize "$prompt" >"$tmp/log" 2>&1; then
+        perplexity && greedy_text
     fi
-    for option in "" --cuda-sync; do
-        timeout 120 "$binary" self-test $gpu $option >"$tmp/log" 2>&1 || { problem "$name" "self-test $option"; return; }
-        grep -q 'prefill: ok' "$tmp/log" && grep -q 'decode: ok' "$tmp/log" || problem "$name" "self-test $option compares nothing"
-    done
-    make_text "$binary" || { problem "$name" "run on the CPU"; return; }
-    for device in "--device cpu" "$gpu"; do
-        timeout 300 "$binary" ppl "$tmp/text" -c 128 $device --save-logits "$tmp/${device:9:4}.logits" >"$tmp/log" 2>&1 ||
-            { problem "$name" "ppl $device"; return; }
-        [ "$device" = "--device cpu" ] && cpu=$(field ppl) || cuda=$(field ppl)
-    done
-    away=$(awk "BEGIN { printf \"%.3f\", 100 * ($cuda / $cpu - 1) }")
-    awk "BEGIN { exit !($away > -0.5 && $away < 0.5) }" || problem "$name" "ppl $cpu on the CPU, $cuda on the GPU"
-    "$bin/compare_logits" "$vocabulary" "$tmp/cpu.logits" "$tmp/cuda.logits" ${PFQC_MAX_KL:-5e-3} ${PFQC_MIN_TOP1:-0.97} >"$tmp/log" 2>&1 ||
-        problem "$name" "logits of ppl"
-    local logits
-    logits=$(cat "$tmp/log")
-    greedy "$binary" --device cpu >"$tmp/cpu.txt" || { problem "$name" "greedy text on the CPU"; return; }
-    greedy "$binary" $gpu >"$tmp/cuda.txt" || { problem "$name" "greedy text on the GPU"; return; }
-    greedy "$binary" $gpu >"$tmp/again.txt"
-    cmp -s "$tmp/cuda.txt" "$tmp/again.txt" || problem "$name" "two greedy runs on the GPU differ"
-    local text=equal
-    cmp -s "$tmp/cpu.txt" "$tmp/cuda.txt" || text="differs at $(cmp "$tmp/cpu.txt" "$tmp/cuda.txt" | sed 's/.*byte \([0-9]*\).*/\1/') of $(wc -c <"$tmp/cpu.txt") bytes"
-    local ids decode
-    ids=$(timeout 60 "$binary" tokenize "$(head -c 700 "$tmp/text" | tr '\n' ' ')" 2>"$tmp/log" | tr ' ' '\n' | head -150 | paste -sd,)
-    for device in "--device cpu" "$gpu"; do
-        timeout 120 "$binary" logits --tokens "$ids" --all --decode $device >"$tmp/${device:9:4}.json" 2>"$tmp/log" ||
-            { problem "$name" "decode $device"; return; }
-    done
-    "$bin/compare_logits" "$vocabulary" "$tmp/cpu.json" "$tmp/cuda.json" ${PFQC_MAX_KL:-5e-3} ${PFQC_MIN_TOP1:-0.97} >"$tmp/log" 2>&1 ||
-        problem "$name" "logits of decode"
-    decode=$(cat "$tmp/log")
-    printf '%-30s ppl %s %s (%s %%)\n    prefill %s\n    decode  %s\n    greedy text %s\n' "$name" "$cpu" "$cuda" "$away" "$logits" \
-        "$decode" "$text"
-    check_codes "$binary" "$name"
 }
 
-smollm2() { # recipe
-    local folder=$tmp/smollm2-$1
-    "$PFQC" "$tmp/smollm2.json" --recipe "$1" --target "$targets" --cache "$tmp/cache" -o "$folder" >"$tmp/log" 2>&1 ||
-        { problem "$folder" "compile"; return; }
-    check "$folder"
+compile() { # model.json, recipe, name
+    name=$3
+    "$PFQC" "$1" --recipe "$2" --target "$targets" --cache "$tmp/cache" -o "$tmp/$name" >"$tmp/log" 2>&1 || { problem compile; return; }
+    check "$tmp/$name"
+}
+arch() { # checkpoint's folder
+    local model=$tmp/$(basename "$1").json src=$1 recipe
+    [ ! -f "$1/$(basename "$1").gguf" ] || src=$1/$(basename "$1").gguf
+    name=$(basename "$1")
+    "$PFQC" init "$src" -o "$model" 2>"$tmp/log" || { problem init; return; }
+    sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$model"
+    for recipe in float w4a16 prefixquant-w4a8kv4 prefixquant-w8a8kv8-dynamic; do compile "$model" $recipe "$(basename "$1")-$recipe"; done
 }
 
 targets=cpu,cuda:sm_80,cuda:sm_90a
@@ -111,10 +117,12 @@ if [ $# -gt 0 ]; then
     for folder in "$@"; do check "$folder"; done
 else
     each_recipe $targets check
+    for folder in "$root"/tests/data/arch/*/golden.json; do PFQC_LENGTHS="1 5 12 -9" arch "$(dirname "$folder")"; done
     if [ -n "${PFQC_SMOLLM2:-}" ]; then
-        "$PFQC" init "$PFQC_SMOLLM2" -o "$tmp/smollm2.json" >"$tmp/log" 2>&1 || problem smollm2 "init"
-        for recipe in float w4a16 prefixquant-w4a8kv4 prefixquant-w4a4kv4-dynamic; do smollm2 $recipe; done
+        name=smollm2
+        "$PFQC" init "$PFQC_SMOLLM2" -o "$tmp/smollm2.json" >"$tmp/log" 2>&1 || problem init
+        for recipe in float w4a16 prefixquant-w4a8kv4 prefixquant-w4a4kv4-dynamic; do compile "$tmp/smollm2.json" $recipe smollm2-$recipe; done
     fi
 fi
 [ $failed = 0 ] || { echo "device: $failed failures"; exit 1; }
-echo "device: GPU and CPU agree"
+echo "device: the GPU agrees"

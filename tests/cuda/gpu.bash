@@ -24,6 +24,11 @@ kernel_code() { # folder: templates as code and PTX, and specialised code of som
     "$bin/gpu_code" "$1/special" "$(gpu_arch)" "$tmp"/sources/*.cu || exit $?
 }
 
+program_in() { # folder: the file
+    local f
+    for f in "$1"/*; do case $f in *.so) ;; *) [ ! -f "$f" ] || [ ! -x "$f" ] || echo "$f" ;; esac; done
+}
+
 each_recipe() { # target, command, arguments: the command with a folder of tinystories compiled by $PFQC under each recipe
     local recipe folder
     for recipe in "$root"/passes/recipes/*.json; do

@@ -39,12 +39,11 @@ add() { # name, command
 
 programs() { # folder
     local binary name ids
-    binary=$(echo "$1"/*.weights)
-    binary=${binary%.weights}
+    binary=$(program_in "$1")
     name=$(basename "$1")
     ids=$(seq -s, 3 130)
     add "$name-prefill" "$binary" logits --device cuda --tokens "$ids" --all ${PFQC_RUN_OPTIONS:-}
-    add "$name-graph" "$binary" run --device cuda -p Once -n 40 -c 64 ${PFQC_RUN_OPTIONS:-}
+    add "$name-graph" "$binary" logits --device cuda --tokens "$(seq -s, 3 40)" --decode ${PFQC_RUN_OPTIONS:-}
     add "$name-launches" "$binary" self-test --device cuda --cuda-sync ${PFQC_RUN_OPTIONS:-}
 }
 
