@@ -182,7 +182,11 @@ static int compile(Cli *c)
     u32 n_targets = ok ? choose_targets(c, &f, targets) : 0;
     if (!ok || !cg_check_targets(c->d, c->a, targets, n_targets)) return 1;
     TokBlob tok = {0};
-    if (f.tokenizer && !fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok)) return 1;
+    TplBlob chat = {0};
+    if (f.tokenizer &&
+        (!fe_tokenizer_load(c->d, c->a, f.tokenizer, &tok) ||
+         (f.chat && !fe_template_load(c->d, c->a, f.tokenizer, f.chat_template, &tok, &chat))))
+        return 1;
     PassOptions po = pass_options(c);
     CalibSource calib;
     if (opt_flag(c, "check")) pipeline_cut(&recipe.pipeline, NULL); /* calibration reads weights */
@@ -202,6 +206,8 @@ static int compile(Cli *c)
         .threads = (u32)opt(c, "threads")->i,
         .tokenizer = tok.data,
         .tokenizer_bytes = tok.n,
+        .chat = chat.data,
+        .chat_bytes = chat.n,
         .version = PFQC_VERSION,
         .recipe = recipe.name,
         .progress = progress,

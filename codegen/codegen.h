@@ -28,6 +28,8 @@ typedef struct CgOptions {
     u32 threads;           /* 0: one per CPU that this process may use */
     const void *tokenizer; /* blob for runtime/tokenizer.h; NULL: the program has no tokenizer */
     size_t tokenizer_bytes;
+    const void *chat; /* blob for runtime/template.h; NULL: the program has no chat template */
+    size_t chat_bytes;
     const char *version, *recipe; /* for `info` */
     /* Called from the calling thread, now and then; done and total count bytes of weights. May be
      * NULL. */

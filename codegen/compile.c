@@ -16,7 +16,7 @@ typedef struct Compile {
     CgBuild build;
     CgTargets targets;
     CgCuda cuda;
-    CgObject *objects; /* [n_cpu * kernels], then the tokenizer's and CUDA's */
+    CgObject *objects; /* [n_cpu * kernels], then the tokenizer's, the chat templates' and CUDA's */
     u32 n_objects;
     char *src;
     CgResult *res;
@@ -51,7 +51,7 @@ static bool specialise(Compile *c)
     const CgPlan *p = &c->plan;
     const u32 n = c->targets.n_cpu * p->kernels.n;
     CgSpec *specs = NEWN(c->a, CgSpec, n);
-    c->objects = NEWN(c->a, CgObject, n + 2);
+    c->objects = NEWN(c->a, CgObject, n + 3);
     for (u32 i = 0; i < n; i++) {
         const CgTarget *t = &c->targets.cpu[i / p->kernels.n];
         const CgKernel *k = &p->kernels.at[i % p->kernels.n];
@@ -74,6 +74,7 @@ static bool specialise(Compile *c)
     if (!cg_specialise_all(c->d, specs, c->objects, n, c->opt.threads)) return false;
     return (!c->opt.tokenizer ||
             add_data(c, "pfq_tokenizer_blob", c->opt.tokenizer, c->opt.tokenizer_bytes)) &&
+           (!c->opt.chat || add_data(c, "pfq_chat_blob", c->opt.chat, c->opt.chat_bytes)) &&
            (!c->build.cuda || add_data(c, "pfq_cuda_code", c->cuda.blob, c->cuda.bytes));
 }
 

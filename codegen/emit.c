@@ -291,6 +291,7 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     const CgPlan *p = b->plan;
     const CgOptions *opt = b->opt;
     if (opt->tokenizer) sb_str(o, "\nextern const unsigned char pfq_tokenizer_blob[];\n");
+    if (opt->chat) sb_str(o, "\nextern const unsigned char pfq_chat_blob[];\n");
     sb_str(o, "\nconst PfqModel pfq_model = {\n    .abi = PFQ_ABI_VERSION,\n");
     field_str(o, "name", ir_cstr(p->m, p->m->name));
     field_str(o, "recipe", opt->recipe);
@@ -327,6 +328,8 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     if (opt->tokenizer)
         sb_printf(o, "    .tokenizer = pfq_tokenizer_blob,\n    .tokenizer_bytes = %zu,\n",
                   opt->tokenizer_bytes);
+    if (opt->chat)
+        sb_printf(o, "    .chat = pfq_chat_blob,\n    .chat_bytes = %zu,\n", opt->chat_bytes);
     if (p->expect) sb_str(o, "    .expect = &expect,\n");
     sb_str(o, "};\n");
 }

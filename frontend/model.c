@@ -227,6 +227,20 @@ static bool read_text(Load *l, const char *key, const char **out)
     return true;
 }
 
+/* "chat_template": the path of one, or false for none. */
+static bool read_chat(Load *l)
+{
+    const Json *v = json_get(l->root, "chat_template");
+    l->out->chat = !v || v->kind != JSON_BOOL;
+    if (!v || (v->kind == JSON_BOOL && !v->b)) return true;
+    if (v->kind != JSON_STRING || v->str.n == 0)
+        return diag_error(l->d, E_JSON_TYPE, at(l, v),
+                          "\"chat_template\" is %s, expected the path of a file, or false",
+                          v->kind == JSON_BOOL ? "true" : json_kind_name(v->kind));
+    l->out->chat_template = io_join(l->a, l->out->dir, v->str.p);
+    return true;
+}
+
 static bool ends_with(const char *s, const char *tail)
 {
     size_t n = strlen(s), k = strlen(tail);
@@ -248,7 +262,7 @@ static bool read_choices(Load *l, const char **arch)
                         "starts with a letter or digit");
     o->recipe = FE_DEFAULT_RECIPE;
     ok &= read_text(l, "tokenizer", &o->tokenizer) & read_text(l, "recipe", &o->recipe) &
-          read_text(l, "arch", arch);
+          read_text(l, "arch", arch) & read_chat(l);
     if (o->tokenizer) o->tokenizer = io_join(l->a, o->dir, o->tokenizer);
     if (ends_with(o->recipe, ".json")) o->recipe = io_join(l->a, o->dir, o->recipe);
     ok &= strings(l, l->root, "targets", &o->targets, &o->n_targets);
@@ -269,9 +283,9 @@ static bool read_version(Load *l)
 
 bool fe_model_parse(Diag *d, Arena *a, const Source *src, const char *dir, FeModel *out)
 {
-    static const char *const keys[] = {"pfqc",      "name",    "arch",  "weights", "tensors",
-                                       "tokenizer", "dims",    "graph", "recipe",  "calibration",
-                                       "targets",   "options", "note"};
+    static const char *const keys[] = {
+        "pfqc",  "name",   "arch",        "weights", "tensors", "tokenizer", "dims",
+        "graph", "recipe", "calibration", "targets", "options", "note",      "chat_template"};
     *out = (FeModel){.dir = dir};
     Load l = {.d = d, .a = a, .src = src, .out = out, .dims = {.a = a}};
     l.root = json_parse(d, a, src);

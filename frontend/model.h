@@ -24,16 +24,18 @@ typedef struct FeModel {
     const char *name;           /* of the program: out/NAME */
     const char *dir;            /* folder of model.json: relative paths start there */
     const char *tokenizer;      /* path to open, NULL if the model has none */
+    bool chat;                  /* false: make the program without chat templates */
+    const char *chat_template;  /* path of one to take; NULL: those beside the tokenizer */
     const char *recipe;         /* name, or path to open when it ends in .json */
     const char *const *targets; /* [n_targets], at least one */
     u32 n_targets;
     const char *const *calib_text; /* [n_calib] paths to open */
     u32 n_calib;
     i64 calib_seed, calib_samples,
-        calib_length;   /* samples and tokens per sample; 0: the recipe's default */
-    double calib_max;   /* of synthetic weights: the magnitude that activations are taken to have */
+        calib_length; /* samples and tokens per sample; 0: the recipe's default */
+    double calib_max; /* of synthetic weights: the magnitude that activations are taken to have */
     const char *calib_prefix; /* as --prefix; NULL: not given */
-    bool embed_weights; /* append the weights to the binary */
+    bool embed_weights;       /* append the weights to the binary */
 } FeModel;
 
 bool fe_model_load(Diag *d, Arena *a, const char *path, FeModel *out);

@@ -222,6 +222,8 @@ typedef struct PfqModel {
     uint64_t tokenizer_bytes;
     const PfqExpect *expect; /* NULL if none was recorded */
     uint64_t params;         /* parameters of the checkpoint, 0 if unknown (bench prints it) */
+    const unsigned char *chat; /* chat templates for runtime/template.h; NULL: none */
+    uint64_t chat_bytes;
 } PfqModel;
 
 extern const PfqModel pfq_model;

@@ -16,6 +16,12 @@ typedef struct PfqUcPair {
     uint32_t first, second, composite;
 } PfqUcPair;
 
+typedef struct PfqUcRange { /* first, first + step, ..., last */
+    uint32_t first, last;
+    int32_t delta; /* to the other case; columns */
+    uint32_t step;
+} PfqUcRange;
+
 #include "unicode_tables.h"
 
 const uint32_t pfq_uc_version = UC_VERSION;
@@ -40,6 +46,39 @@ uint32_t pfq_uc_bits(uint32_t c)
 unsigned pfq_uc_ccc(uint32_t c)
 {
     return prop(c).ccc;
+}
+
+/* The delta of the range that holds c, else `none`. */
+static int32_t in_ranges(const PfqUcRange *at, size_t n, uint32_t c, int32_t none)
+{
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        const size_t mid = lo + (hi - lo) / 2;
+        if (at[mid].last < c)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    const bool in = lo < n && at[lo].first <= c && (c - at[lo].first) % at[lo].step == 0;
+    return in ? at[lo].delta : none;
+}
+
+#define IN_RANGES(table, c, none) in_ranges(table, sizeof table / sizeof *table, c, none)
+
+uint32_t pfq_uc_upper(uint32_t c)
+{
+    return c + (uint32_t)IN_RANGES(uc_upper, c, 0);
+}
+
+uint32_t pfq_uc_lower(uint32_t c)
+{
+    return c + (uint32_t)IN_RANGES(uc_lower, c, 0);
+}
+
+int pfq_uc_width(uint32_t c)
+{
+    if (c >= 0x20 && c < 0x7f) return 1;
+    return IN_RANGES(uc_width, c, 1);
 }
 
 uint32_t pfq_utf8_next(const char *s, size_t n, size_t *i)

@@ -1,10 +1,10 @@
-/* UTF-8, general categories and NFC for the tokenizer, over tables made at build time
+/* UTF-8, general categories, case, widths and NFC, over tables made at build time
  * (scripts/gen_unicode.c).
  *
  * Text is any bytes. A byte that is not part of well-formed UTF-8 (RFC 3629: no overlong forms,
  * surrogates or values past U+10FFFF) counts as one character of its own, PFQ_UC_BAD | byte, in
- * category Cn. Thread-safe, no state. Only pfq_nfc allocates. Not here: case mapping, compatibility
- * forms.
+ * category Cn. Thread-safe, no state. Only pfq_nfc allocates. Not here: case mapping to several
+ * characters, compatibility forms.
  */
 #ifndef PFQC_RUNTIME_UNICODE_H
 #define PFQC_RUNTIME_UNICODE_H
@@ -38,6 +38,13 @@ extern const uint32_t pfq_uc_version; /* 0x0F0000 = Unicode 15.0.0 */
 
 uint32_t pfq_uc_bits(uint32_t c); /* category bit of a code point, or PFQ_UC_CN past U+10FFFF */
 unsigned pfq_uc_ccc(uint32_t c);  /* canonical combining class */
+
+/* Simple case mapping: one character to one; c itself where there is none. */
+uint32_t pfq_uc_upper(uint32_t c);
+uint32_t pfq_uc_lower(uint32_t c);
+
+/* Columns of a terminal that c takes: 0, 1 or 2; 0 for control characters. */
+int pfq_uc_width(uint32_t c);
 
 /* Decodes the character at s[*i] (*i < n) and moves *i past it. */
 uint32_t pfq_utf8_next(const char *s, size_t n, size_t *i);

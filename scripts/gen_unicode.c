@@ -2,7 +2,8 @@
  *
  * usage: gen_unicode OUTPUT
  * The output is C: a two-stage table from code point to property (general category and canonical
- * combining class), the canonical decompositions, and the pairs that compose. The shipped runtime
+ * combining class), the canonical decompositions, the pairs that compose, and ranges of simple case
+ * mappings and of characters that do not take one column. The shipped runtime
  * therefore needs no Unicode library. The Unicode version is that of utf8proc and is written into
  * the output.
  */
@@ -151,6 +152,47 @@ static void write_compositions(FILE *f)
     fprintf(f, "\n};\n");
 }
 
+/* ---- ranges of equal deltas ---- */
+
+static int32_t to_upper(int32_t c)
+{
+    return utf8proc_toupper(c) - c;
+}
+
+static int32_t to_lower(int32_t c)
+{
+    return utf8proc_tolower(c) - c;
+}
+
+static int32_t width(int32_t c)
+{
+    return utf8proc_charwidth(c);
+}
+
+/* Ranges of code points with one delta, other than `none`; in case mappings every second one too
+ * (step 2), where upper and lower case alternate. Ranges are in order and do not overlap. */
+static void write_ranges(FILE *f, const char *name, int32_t (*delta)(int32_t), int32_t none,
+                         int max_step)
+{
+    fprintf(f, "static const PfqUcRange %s[] = {\n", name);
+    for (int32_t c = 0; c < N_CP;) {
+        const int32_t d = delta(c);
+        int32_t last = c, step = 1;
+        if (d == none) {
+            c++;
+            continue;
+        }
+        if (max_step == 2 && c + 2 < N_CP && delta(c + 1) == none && delta(c + 2) == d) step = 2;
+        while (last + step < N_CP && delta(last + step) == d &&
+               (step == 1 || delta(last + 1) == none))
+            last += step;
+        fprintf(f, "    {0x%" PRIX32 ", 0x%" PRIX32 ", %" PRId32 ", %" PRId32 "},\n", (uint32_t)c,
+                (uint32_t)last, d, step);
+        c = last + 1;
+    }
+    fprintf(f, "};\n");
+}
+
 int main(int argc, char **argv)
 {
     unsigned v[3] = {0, 0, 0};
@@ -165,6 +207,9 @@ int main(int argc, char **argv)
     write_properties(f);
     write_decompositions(f);
     write_compositions(f);
+    write_ranges(f, "uc_upper", to_upper, 0, 2);
+    write_ranges(f, "uc_lower", to_lower, 0, 2);
+    write_ranges(f, "uc_width", width, 1, 1);
     if (fclose(f) != 0) fail("cannot write the output file");
     return 0;
 }

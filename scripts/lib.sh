@@ -8,6 +8,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 build_packages=(gcc libc6-dev cmake ninja-build clang-19 llvm-19-dev libcjson-dev libutf8proc-dev libopenblas-dev)
 test_packages=(llvm-19-tools libcmocka-dev libclang-rt-19-dev libpcre2-dev python3 gdb)
+pypi_packages=(jinja2==3.1.6 markupsafe==3.0.3 trl==1.16.0) # trl for the chat templates that it carries
 demo_packages=(python3 python3-pip unzip ca-certificates)
 
 need_packages() { # installs what is missing of the packages named
@@ -39,6 +40,20 @@ need_nvrtc() { # NVRTC, which compiles CUDA kernels without GPU or driver: PFQC_
     python3 -m pip install -q --no-deps --target "$dir.new" "$package" ||
         die "pip could not install $package (PFQC_NVRTC names an NVRTC that is here)"
     mv "$dir.new" "$dir"
+}
+
+need_pypi() { # PyPI packages that tests compare with, in build/pypi/ (tests that miss one say so and are skipped)
+    local dir="$root/build/pypi" stamp="${pypi_packages[*]}"
+    [ "$(cat "$dir/.packages" 2>/dev/null)" != "$stamp" ] || return 0
+    python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip ca-certificates
+    step "install ${pypi_packages[*]} in build/pypi/"
+    rm -rf "$dir" "$dir.new"
+    if python3 -m pip install -q --no-deps --target "$dir.new" "${pypi_packages[@]}"; then
+        printf '%s\n' "$stamp" >"$dir.new/.packages"
+        mv "$dir.new" "$dir"
+    else
+        step "pip could not install them: tests with the label pypi will be skipped"
+    fi
 }
 
 configure_and_build() { # folder, then cmake options

@@ -12,7 +12,7 @@ check() { # folder, then a regular expression of allowed targets
     done < <(grep -rnE '^#include "' "$1" --include='*.c' --include='*.h' --include='*.inc' | grep -E '"[a-z_]+/' | grep -vE "#include \"($2)" || true)
 }
 check ir 'ir/'
-check frontend 'frontend/|ir/|runtime/tokenizer\.h"'
+check frontend 'frontend/|ir/|runtime/(tokenizer|template|unicode)\.h"|runtime/template\.def"'
 check passes 'passes/|ir/|runtime/(tokenizer|sample)\.h"'
 check codegen 'codegen/|ir/|runtime/(abi|image)\.h"'
 check runtime 'runtime/'
