@@ -241,6 +241,38 @@ static void operands(const CgMake *mk, u32 phase, const CgPick *pick, CgCall *c)
         c->w = cg_cuda_packed(mk->cuda, mk->code, c->w.section, pick->launch.w);
 }
 
+/* Rows that the plan's places are sized for. */
+static u64 plan_rows(const CgMake *mk, u32 plan_phase)
+{
+    if (plan_phase == CG_DECODE) return 1;
+    return (u64)ir_meta_get_int(mk->p->m, plan_phase == CG_PREFILL ? "chunk" : "rows", 1);
+}
+
+static u64 row_bytes(const CgMake *mk, u32 plan_phase, const CgRef *r)
+{
+    switch (r->place) {
+    case CG_ACT:
+    case CG_PRIVATE: return r->bytes / plan_rows(mk, plan_phase);
+    case CG_LOGITS: return 4 * (u64)ir_meta_get_int(mk->p->m, "vocab", 0);
+    default: return 0;
+    }
+}
+
+static PfqCudaCost cost_of(const CgMake *mk, const CgPick *pick)
+{
+    const CgCall *c = pick->c;
+    const bool attend = mk->p->kernels.at[c->kernel].row == ROW_ATTEND;
+    PfqCudaCost cost = {.weights = c->weight_bytes};
+    *(attend ? &cost.key_ops : &cost.ops) = c->flops;
+    for (u32 i = 0; i < CG_IN; i++) {
+        cost.row_bytes += row_bytes(mk, pick->phase, &c->in[i]);
+        cost.row_bytes += row_bytes(mk, pick->phase, &c->out[i]);
+        if (c->in[i].place == CG_KV) cost.cache_bytes += c->in[i].bytes;
+        if (c->out[i].place == CG_KV) cost.row_bytes += c->out[i].bytes;
+    }
+    return cost;
+}
+
 static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
 {
     const CgKernel *plain = &mk->p->kernels.at[pick->c->kernel];
@@ -260,7 +292,8 @@ static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
              : pick->tiles && k.val[C_tiles] > 0 ? arena_printf(mk->a, "%s_tiles", plain->name)
                                                  : plain->name;
     if (!launch_ok(mk, pick, k.name)) return false;
-    CgCudaCall call = {.from = pick->from, .to = pick->to, .phase = pick->phase};
+    CgCudaCall call = {
+        .from = pick->from, .to = pick->to, .phase = pick->phase, .cost = cost_of(mk, pick)};
     call.kernel = cg_cuda_kernel(mk->cuda, mk->code, &k);
     operands(mk, phase, pick, &call.c);
     vec_push(mk->a, &mk->code->call[phase], call);

@@ -55,6 +55,10 @@ static void emit_call(const CgCuda *cuda, const CgCudaCall *c, StrBuf *o)
     if (c->from) sb_printf(o, ", .from = %d", c->from);
     if (c->to) sb_printf(o, ", .to = %d", c->to);
     cg_emit_operands(o, cuda->plan, &c->c, ref);
+    if (c->kernel != CG_NO_KERNEL)
+        sb_printf(o, ", .cost = {%llu, %llu, %llu, %llu, %llu}", LL(c->cost.ops),
+                  LL(c->cost.key_ops), LL(c->cost.weights), LL(c->cost.row_bytes),
+                  LL(c->cost.cache_bytes));
     sb_ch(o, '}');
 }
 

@@ -221,6 +221,7 @@ typedef struct CgCudaCall {
     i32 from, to; /* rows; 0: no bound */
     CgCall c;     /* step, layer and operands; in what is CG_WEIGHT, off counts */
     u32 phase;    /* of the plan, which step belongs to */
+    PfqCudaCost cost;
 } CgCudaCall;
 
 typedef struct CgCudaLoad { /* PfqCudaLoad */

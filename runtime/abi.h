@@ -118,10 +118,20 @@ typedef struct PfqCudaRef {
     uint64_t place : 8, off : 56; /* PfqPlace */
 } PfqCudaRef;
 
+/* What a call computes and moves at least, for `bench`. */
+typedef struct PfqCudaCost {
+    uint64_t ops;         /* of a row */
+    uint64_t key_ops;     /* of a row and each key it attends to */
+    uint64_t weights;     /* bytes of a call */
+    uint64_t row_bytes;   /* of a row: activations, and what it adds to the cache */
+    uint64_t cache_bytes; /* of a sequence and each of its keys */
+} PfqCudaCost;
+
 typedef struct PfqCudaCall {
     int32_t kernel;
     int32_t from, to; /* only for calls of this many rows; 0: no bound */
     PfqCudaRef in[8], out[8], w, aux[8];
+    PfqCudaCost cost;
 } PfqCudaCall;
 
 enum {

@@ -16,7 +16,13 @@ static bool cuda_open(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
     const PfqGpuConfig config = {.weights = e->image.data,
                                  .ctx = pfq_padded_ctx(e),
-                                 .sync = c->cuda_sync};
+                                 .slots = c->slots,
+                                 .sync = c->cuda_sync,
+                                 .plain = c->cuda_graph};
+    if (c->slots > pfq_gpu_slots(e->model)) {
+        return pfq_fail(err, "a batch of %d is too large: this program decodes up to %d together",
+                        c->slots, pfq_gpu_slots(e->model));
+    }
     e->gpu = pfq_gpu_open(&e->gpu_choice, e->model, &config, err);
     return e->gpu != NULL;
 }

@@ -4,11 +4,10 @@
  * Beside each measurement the same threads read the weight bytes of one token, so that every figure
  * carries the memory speed of the same moment: hosts are noisy. gb_s is weight bytes streamed per
  * second (pp: once per chunk), bw_pct its share of the plain read. Tokens are synthetic and always
- * the same. One warm-up run comes before the measured ones. On a GPU the plain read is not measured
- * (null, or - in the table).
+ * the same. One warm-up run comes before the measured ones. GPUs: bench_cuda.c.
  */
 #include "runtime/backend.h"
-#include "runtime/cli.h"
+#include "runtime/bench.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -79,12 +78,6 @@ static double read_gb_s(PfqEngine *e, uint64_t bytes)
     return (double)bytes * (double)passes / (now - start) / 1e9;
 }
 
-/* NaN where it is not measured: on a GPU. */
-static double plain_read(PfqEngine *e, uint64_t bytes)
-{
-    return e->chip ? NAN : bytes ? read_gb_s(e, bytes) : 0;
-}
-
 /* ---- measurements ---- */
 
 static int32_t synthetic(const PfqModel *m, int64_t i)
@@ -129,7 +122,7 @@ static bool measure(PfqCli *c, Test *tests, int n_tests, const int32_t *tokens, 
     pfq_progress_start(&progress, "bench");
     for (int64_t r = 0; r < reps; r++) {
         for (int i = 0; i < n_tests; i++) {
-            tests[i].read_gb_s[r] = plain_read(&c->engine, bytes);
+            tests[i].read_gb_s[r] = bytes ? read_gb_s(&c->engine, bytes) : 0;
             if (!run_once(c, &tests[i], tokens, &seconds)) {
                 return false;
             }
@@ -172,11 +165,10 @@ static void human(char *out, size_t cap, double v, bool bytes)
 
 static void print_md(PfqCli *c, const Test *tests, int n_tests, uint64_t bytes)
 {
-    char model[96], size[32], params[32], backend[192], of_read[32];
+    char model[96], size[32], params[32], backend[192];
     const PfqEngine *e = &c->engine;
     snprintf(model, sizeof model, "%s %s", c->model->name, c->model->recipe);
-    snprintf(backend, sizeof backend, "%s %s%s%s", e->backend->title, e->code, e->chip ? ", " : "",
-             e->chip ? e->chip : "");
+    snprintf(backend, sizeof backend, "%s %s", e->backend->title, e->code);
     human(size, sizeof size, (double)c->model->weight_bytes, true);
     human(params, sizeof params, (double)c->model->params, false);
     pfq_out_printf(
@@ -184,10 +176,9 @@ static void print_md(PfqCli *c, const Test *tests, int n_tests, uint64_t bytes)
                 "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n");
     for (int i = 0; i < n_tests; i++) {
         Row r = summary(&tests[i], (int)c->opt.repetitions, bytes);
-        snprintf(of_read, sizeof of_read, isnan(r.bw_pct) ? "-" : "%.1f", r.bw_pct);
-        pfq_out_printf(c->out, "| %s | %s | %s | %s | %d | %s | %.2f \u00b1 %.2f | %.2f | %s |\n",
+        pfq_out_printf(c->out, "| %s | %s | %s | %s | %d | %s | %.2f \u00b1 %.2f | %.2f | %.1f |\n",
                        model, size, params, backend, c->engine.threads, tests[i].name, r.tok_s,
-                       r.sd, r.gb_s, of_read);
+                       r.sd, r.gb_s, r.bw_pct);
     }
 }
 
@@ -229,10 +220,6 @@ static void print_json(PfqCli *c, const Test *tests, int n_tests, uint64_t bytes
         pfq_out_json_string(out, c->model->recipe);
         pfq_out_printf(out, ", \"backend\": \"%s\", \"variant\": ", c->engine.backend->title);
         pfq_out_json_string(out, c->engine.code);
-        if (c->engine.chip) {
-            pfq_out_printf(out, ", \"device\": ");
-            pfq_out_json_string(out, c->engine.chip);
-        }
         pfq_out_printf(out, ", \"test\": ");
         pfq_out_json_string(out, tests[i].name);
         for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) {
@@ -280,6 +267,10 @@ bool pfq_cmd_bench(PfqCli *c)
     if (!pfq_cli_load(c, ctx, false)) {
         return false;
     }
+    if (!c->engine.gpu && (c->opt.batch > 1 || c->opt.per_kernel || c->opt.trace)) {
+        return pfq_fail(&c->err, "-b, --per-kernel and --trace are for GPUs: on a CPU tokens of "
+                                 "one sequence are decoded, and kernels are not timed");
+    }
     uint64_t bytes = c->model->weight_bytes_per_token;
     bytes = bytes < c->engine.image.header->data_bytes ? bytes : c->engine.image.header->data_bytes;
     int64_t n_tokens = longest > c->opt.n_depth ? longest : c->opt.n_depth;
@@ -295,10 +286,13 @@ bool pfq_cmd_bench(PfqCli *c)
         tests[i].tok_s = samples + 2 * i * reps;
         tests[i].read_gb_s = tests[i].tok_s + reps;
     }
-    ok = ok && measure(c, tests, n_tests, tokens, bytes);
-    if (ok) {
+    if (ok && c->engine.gpu) {
+        ok = pfq_bench_cuda(c, tokens);
+    } else if (ok && measure(c, tests, n_tests, tokens, bytes)) {
         bool json = c->opt.output && strcmp(c->opt.output, "json") == 0;
         (json ? print_json : print_md)(c, tests, n_tests, bytes);
+    } else {
+        ok = false;
     }
     free(samples);
     free(tokens);

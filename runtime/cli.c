@@ -48,6 +48,8 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
                               .cuda_driver = c->opt.cuda_driver,
                               .cuda_code = c->opt.cuda_code,
                               .cuda_sync = c->opt.cuda_sync,
+                              .cuda_graph = c->opt.cuda_decode && c->opt.cuda_decode[0] == 'g',
+                              .slots = c->opt.command == PFQ_CMD_BENCH ? (int32_t)c->opt.batch : 1,
                               .weights = c->opt.weights,
                               .sparse = sparse,
                               .copy = c->opt.copy_weights};

@@ -1,5 +1,5 @@
 /* A model on one GPU. Contract: cuda.h. */
-#include "runtime/cuda.h"
+#include "runtime/cuda_int.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,21 +12,6 @@ enum { RELAXED = 2 };          /* CUstreamCaptureMode */
 
 #define PIECE ((uint64_t)64 << 20) /* of the weights, per copy */
 
-/* What is allocated on the GPU. Staged: sections of the image that a kernel packs; freed when all
- * are loaded. */
-enum {
-    BUF_ACT,
-    BUF_KV,
-    BUF_OWN,
-    BUF_IO,
-    BUF_ORDER,
-    BUF_LOGITS,
-    BUF_WORK,
-    BUF_SYNC,
-    BUF_WEIGHTS,
-    BUF_STAGED,
-    N_BUFFERS
-};
 static const char *const buffer_names[N_BUFFERS] = {
     "the activations", "the KV cache",        "the kernels' own memory", "tokens and positions",
     "row numbers",     "the logits",          "the kernels' scratch",    "the kernels' counters",
@@ -45,44 +30,6 @@ static const char *const sync_names[PFQ_CUDA_N_PHASES] = {
 /* Tiles of activations (codegen/cuda/tiles.cuh) lie at multiples of ALIGN; the driver promises
  * less. */
 enum { ALIGN = 1024, DRIVERS_ALIGN = 256 };
-
-typedef struct Buffer {
-    uint64_t block, at, bytes; /* block: what the driver gave, 0 until then; at: where it begins */
-} Buffer;
-
-typedef struct Phase {
-    const PfqCudaPhase *table;
-    PfqCudaArgs *args; /* [table->n]; T is set at each run */
-    uint64_t rows_at;  /* in the io buffer, behind this phase's tokens */
-} Phase;
-
-typedef struct Recorded { /* a phase's launches for n rows, ready to go */
-    void *graph;          /* NULL: launched one by one */
-    int32_t n;            /* 0: not yet tried */
-} Recorded;
-
-struct PfqGpu {
-    PfqCudaDriver driver;
-    const PfqModel *model;
-    const PfqCudaCode *code;
-    int32_t device, sms, ctx, slots;
-    void *context, *stream;
-    Buffer buf[N_BUFFERS];
-    void **module, **function; /* [n_kernels]; NULL until loaded */
-    uint64_t *sync_at;         /* [n_kernels] in BUF_SYNC */
-    Phase phase[PFQ_CUDA_N_PHASES];
-    Recorded recorded[PFQ_CUDA_N_PHASES];
-    char *io;       /* the host's copy of BUF_IO: of a phase its tokens, then its PfqRows */
-    int32_t *order; /* [max_rows] 0, 1, 2 ... */
-    bool plain;     /* PfqGpuConfig */
-    bool sync;      /* wait after every kernel */
-    bool broken;    /* a run has failed: */
-    PfqErr fault;   /* with this sentence */
-};
-
-/* Calls the driver; false and a sentence on failure. `what` says what for. */
-#define CALL(g, symbol, what, ...)                                                                 \
-    pfq_cuda_check(&(g)->driver, (g)->driver.symbol(__VA_ARGS__), #symbol, what, err)
 
 /* ---- memory ---- */
 
@@ -343,13 +290,22 @@ static bool launch(PfqGpu *g, const char *phase, int32_t i, const PfqCudaCall *c
     return pfq_cuda_check(&g->driver, r, call, what, err);
 }
 
+bool pfq_gpu_wanted(const PfqCudaCall *c, int32_t n)
+{
+    return n >= c->from && (!c->to || n <= c->to);
+}
+
+bool pfq_gpu_launch(PfqGpu *g, int phase, int32_t i, int32_t n, PfqErr *err)
+{
+    const Phase *p = &g->phase[phase];
+    return launch(g, phase_names[phase], i, &p->table->call[i], n, &p->args[i], err);
+}
+
 static bool launch_all(PfqGpu *g, int id, int32_t n, PfqErr *err)
 {
-    const Phase *p = &g->phase[id];
-    for (int32_t i = 0; i < p->table->n; i++) {
-        const PfqCudaCall *c = &p->table->call[i];
-        const bool wanted = n >= c->from && (!c->to || n <= c->to);
-        if (wanted && !launch(g, phase_names[id], i, c, n, &p->args[i], err)) {
+    const PfqCudaPhase *t = g->phase[id].table;
+    for (int32_t i = 0; i < t->n; i++) {
+        if (pfq_gpu_wanted(&t->call[i], n) && !pfq_gpu_launch(g, id, i, n, err)) {
             return false;
         }
     }
@@ -457,7 +413,7 @@ static bool load_kernels(PfqGpu *g, PfqErr *err)
     return true;
 }
 
-static int decode_phase(const PfqGpu *g)
+PfqCudaPhaseId pfq_gpu_decode_phase(const PfqGpu *g)
 {
     return g->phase[PFQ_CUDA_STEP].table->n && !g->plain ? PFQ_CUDA_STEP : PFQ_CUDA_DECODE;
 }
@@ -473,7 +429,7 @@ static bool open_gpu(PfqGpu *g, const char *gpu_name, const PfqGpuConfig *c, Pfq
         return false;
     }
     if (!g->sync) {
-        record(g, decode_phase(g), 1);
+        record(g, pfq_gpu_decode_phase(g), 1);
     }
     return CALL(g, cuStreamSynchronize, "loading", g->stream);
 }
@@ -562,34 +518,46 @@ static bool enqueue(PfqGpu *g, int id, int32_t n, PfqErr *err)
                                  : launch_all(g, id, n, err);
 }
 
-static bool run(PfqGpu *g, int id, int32_t n, float *logits, PfqErr *err)
+/* Row i is of rows[i], or of slot 0 at position pos + i. */
+static bool start(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, int32_t pos,
+                  int32_t n, PfqErr *err)
 {
-    const uint64_t up_bytes = g->phase[id].rows_at + (uint64_t)n * sizeof(PfqRow),
-                   down = logits ? (uint64_t)n * (uint64_t)g->model->vocab * sizeof(float) : 0;
-    const char *what = phase_names[id];
-    return CALL(g, cuMemcpyHtoDAsync_v2, what, g->buf[BUF_IO].at, g->io, up_bytes, g->stream) &&
-           enqueue(g, id, n, err) &&
-           (!down ||
-            CALL(g, cuMemcpyDtoHAsync_v2, what, logits, g->buf[BUF_LOGITS].at, down, g->stream)) &&
+    PfqRow *to = (PfqRow *)(void *)(g->io + g->phase[id].rows_at);
+    memcpy(g->io, tokens, (size_t)n * sizeof *tokens);
+    for (int32_t i = 0; i < n; i++) {
+        to[i] = rows ? rows[i] : (PfqRow){.pos = pos + i};
+    }
+    const uint64_t bytes = g->phase[id].rows_at + (uint64_t)n * sizeof(PfqRow);
+    return CALL(g, cuMemcpyHtoDAsync_v2, phase_names[id], g->buf[BUF_IO].at, g->io, bytes,
+                g->stream) &&
+           enqueue(g, id, n, err);
+}
+
+static bool finish(PfqGpu *g, int id, int32_t n, float *logits, PfqErr *err)
+{
+    const uint64_t down = logits ? (uint64_t)n * (uint64_t)g->model->vocab * sizeof(float) : 0;
+    return (!down || CALL(g, cuMemcpyDtoHAsync_v2, phase_names[id], logits, g->buf[BUF_LOGITS].at,
+                          down, g->stream)) &&
            CALL(g, cuStreamSynchronize, sync_names[id], g->stream);
 }
 
-/* Row i is of rows[i], or of slot 0 at position pos + i. */
-static bool run_rows(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, int32_t pos,
-                     int32_t n, float *logits, PfqErr *err)
+/* After a failure nothing is run, and every call says what it was. */
+static bool keep_fault(PfqGpu *g, bool ok, PfqErr *err)
 {
-    if (!g->broken) {
-        PfqRow *to = (PfqRow *)(void *)(g->io + g->phase[id].rows_at);
-        memcpy(g->io, tokens, (size_t)n * sizeof *tokens);
-        for (int32_t i = 0; i < n; i++) {
-            to[i] = rows ? rows[i] : (PfqRow){.pos = pos + i};
-        }
-        g->broken = !run(g, id, n, logits, &g->fault);
-    }
+    g->broken = g->broken || !ok;
     if (g->broken) {
         *err = g->fault;
     }
     return !g->broken;
+}
+
+static bool run_rows(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, int32_t pos,
+                     int32_t n, float *logits, PfqErr *err)
+{
+    return keep_fault(g,
+                      g->broken || (start(g, id, tokens, rows, pos, n, &g->fault) &&
+                                    finish(g, id, n, logits, &g->fault)),
+                      err);
 }
 
 bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, int32_t pos,
@@ -597,7 +565,7 @@ bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, 
 {
     const int id = phase == PFQ_PREFILL  ? PFQ_CUDA_PREFILL
                    : phase == PFQ_LOGITS ? PFQ_CUDA_LOGITS
-                                         : decode_phase(g);
+                                         : (int)pfq_gpu_decode_phase(g);
     return run_rows(g, id, tokens, NULL, pos, n, phase == PFQ_PREFILL ? NULL : logits, err);
 }
 
@@ -605,4 +573,22 @@ bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t
                    PfqErr *err)
 {
     return run_rows(g, PFQ_CUDA_BATCH, tokens, rows, 0, n, logits, err);
+}
+
+bool pfq_gpu_start(PfqGpu *g, PfqCudaPhaseId phase, const int32_t *tokens, const PfqRow *rows,
+                   int32_t n, PfqErr *err)
+{
+    return keep_fault(g, g->broken || start(g, phase, tokens, rows, 0, n, &g->fault), err);
+}
+
+bool pfq_gpu_wait(PfqGpu *g, PfqErr *err)
+{
+    return keep_fault(g, g->broken || finish(g, PFQ_CUDA_DECODE, 0, NULL, &g->fault), err);
+}
+
+bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, PfqErr *err)
+{
+    const uint64_t bytes = g->model->kv_row_bytes * (uint64_t)g->ctx, at = g->buf[BUF_KV].at;
+    return !bytes || CALL(g, cuMemcpyDtoDAsync_v2, "the cache of a sequence",
+                          at + bytes * (uint64_t)to, at + bytes * (uint64_t)from, bytes, g->stream);
 }

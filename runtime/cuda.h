@@ -61,7 +61,8 @@ typedef struct PfqGpuChoice {
     int32_t sms;                  /* its multiprocessors */
     char name[128];               /* "NVIDIA H100 80GB HBM3" */
     uint64_t bytes;               /* of its memory */
-    const PfqCudaCode *code;      /* the best for it */
+    double ops_rate; /* of its tensor cores, 8-bit integer operations per second; 0: not known */
+    const PfqCudaCode *code; /* the best for it */
 } PfqGpuChoice;
 
 typedef struct PfqGpuWish {
@@ -100,5 +101,40 @@ bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, 
 /* Decodes one token of each of n sequences; row i's logits are logits[i]. NULL: they stay there. */
 bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,
                    PfqErr *err);
+
+/* ---- for bench: the same without waiting and without logits, and what single calls take ---- */
+
+PfqCudaPhaseId pfq_gpu_decode_phase(const PfqGpu *g); /* what decoding one token is */
+bool pfq_gpu_start(PfqGpu *g, PfqCudaPhaseId phase, const int32_t *tokens, const PfqRow *rows,
+                   int32_t n, PfqErr *err);
+bool pfq_gpu_wait(PfqGpu *g, PfqErr *err);
+/* The cache of one sequence becomes that of another. */
+bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, PfqErr *err);
+
+/* Bytes per second, read plus written, that the GPU copies in its own memory. 0 if it has no room
+ * for two buffers beside the model. */
+bool pfq_gpu_copy_rate(PfqGpu *g, double *rate, PfqErr *err);
+
+typedef struct PfqGpuWork { /* of a phase or a call */
+    double ops, bytes;
+} PfqGpuWork;
+
+/* At least, for n rows that have `keys` keys each: of one sequence after the other, or (each) of
+ * one sequence per row. */
+PfqGpuWork pfq_gpu_work(const PfqGpu *g, PfqCudaPhaseId phase, int32_t n, double keys, bool each);
+
+typedef struct PfqGpuTime {
+    const char *kernel; /* PfqCudaKernel.name */
+    int32_t call;       /* in its phase's table */
+    double start, us;   /* from the first call on */
+    PfqGpuWork work;
+} PfqGpuTime;
+
+/* The calls of a phase for n rows, one by one, between two events each: *out [pfq_gpu_calls] gets
+ * the *n_out that are made. What pfq_gpu_start uploaded last for this phase is what they read. An
+ * event costs about a microsecond, which is part of each time. */
+int32_t pfq_gpu_calls(const PfqGpu *g, PfqCudaPhaseId phase);
+bool pfq_gpu_times(PfqGpu *g, PfqCudaPhaseId phase, int32_t n, double keys, bool each,
+                   PfqGpuTime *out, int32_t *n_out, PfqErr *err);
 
 #endif

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* CUdevice_attribute */
-enum { MULTIPROCESSORS = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
+enum { CLOCK_RATE = 13, MULTIPROCESSORS = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
 
 typedef void AnyFunction(void);
 
@@ -123,6 +123,13 @@ static bool find_device(PfqGpuChoice *g, int ordinal, PfqErr *err)
     return pfq_cuda_check(d, d->cuDeviceGet(&g->device, ordinal), "cuDeviceGet", "the GPU", err);
 }
 
+/* 8-bit integer operations of a multiprocessor's tensor cores (data sheets: their rate over SMs and
+ * clock). */
+static double ops_per_clock(int32_t major, int32_t minor)
+{
+    return major == 8 && minor == 0 ? 4096 : major == 9 ? 8192 : major == 10 ? 16384 : 2048;
+}
+
 static bool describe_device(PfqGpuChoice *g, PfqErr *err)
 {
     const PfqCudaDriver *d = &g->driver;
@@ -139,6 +146,9 @@ static bool describe_device(PfqGpuChoice *g, PfqErr *err)
     r = d->cuDeviceGetAttribute(&g->major, CAPABILITY_MAJOR, g->device);
     r = r ? r : d->cuDeviceGetAttribute(&g->minor, CAPABILITY_MINOR, g->device);
     r = r ? r : d->cuDeviceGetAttribute(&g->sms, MULTIPROCESSORS, g->device);
+    int khz = 0;
+    r = r ? r : d->cuDeviceGetAttribute(&khz, CLOCK_RATE, g->device);
+    g->ops_rate = 1e3 * (double)khz * g->sms * ops_per_clock(g->major, g->minor);
     return pfq_cuda_check(d, r, "cuDeviceGetAttribute", g->name, err);
 }
 
@@ -148,8 +158,9 @@ bool pfq_gpu_choose(PfqGpuChoice *out, const PfqModel *m, const PfqGpuWish *wish
     if (!m->cuda) {
         return pfq_fail(err, "this program has no CUDA code");
     }
-    if (!pfq_cuda_driver(&out->driver, wish->driver, err) || !check_version(&out->driver, m->cuda, err) ||
-        !find_device(out, wish->device, err) || !describe_device(out, err)) {
+    if (!pfq_cuda_driver(&out->driver, wish->driver, err) ||
+        !check_version(&out->driver, m->cuda, err) || !find_device(out, wish->device, err) ||
+        !describe_device(out, err)) {
         return false;
     }
     out->code = best_code(m->cuda, out->major, out->minor, wish->code);

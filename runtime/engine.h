@@ -27,7 +27,9 @@ typedef struct PfqEngineConfig {
     const char *cuda_driver; /* file of the CUDA driver's library, or NULL */
     const char *cuda_code;   /* target whose code is used, or NULL: the best */
     bool cuda_sync;          /* wait after every kernel, so that an error names it */
-    const char *weights;     /* weights file, or NULL to look beside and inside the binary */
+    bool cuda_graph;         /* decode by a graph of kernels, though a step is one kernel */
+    int32_t slots;       /* sequences that the KV cache has room for; 0: one. Only GPUs take more */
+    const char *weights; /* weights file, or NULL to look beside and inside the binary */
     bool sparse; /* ctx is a guess, most of it may stay unused: no huge pages for the KV cache
                     (their zeroing would cost 0.1 s at start for a model of 135M) */
     bool copy; /* read the weights from a copy in anonymous huge pages, not from the mapped file */

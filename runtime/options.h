@@ -35,15 +35,16 @@ typedef struct PfqOptions {
     int64_t limit; /* 0: all */
     const char *delimiter, *log_samples;
     /* bench */
-    int64_t n_prompt, n_gen, n_depth, repetitions;
-    const char *output;
+    int64_t n_prompt, n_gen, n_depth, repetitions, batch;
+    const char *output, *trace;
+    bool per_kernel;
     /* logits */
     const char *tokens;
     bool all, decode;
     int64_t top; /* 0: not given */
     /* loading */
     int64_t ctx, threads; /* 0: not given */
-    const char *device, *cpu, *weights, *cuda_driver, *cuda_code;
+    const char *device, *cpu, *weights, *cuda_driver, *cuda_code, *cuda_decode;
     int64_t cuda_device;
     bool copy_weights, cuda_sync;
 } PfqOptions;

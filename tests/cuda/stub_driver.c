@@ -53,11 +53,11 @@ enum { N_ERRORS = sizeof errors / sizeof *errors };
 
 enum { GUARD = 256, GUARD_BYTE = 0xa5, PLAIN_SHARED = 49152, MAX_SHARED = 232448 };
 enum { MAX_THREADS = 1024, MAX_GRID_Y = 65535, DYNAMIC_SHARED = 8 };
-enum { SMS = 16, MAJOR = 75, MINOR = 76 };
+enum { CLOCK = 13, SMS = 16, MAJOR = 75, MINOR = 76 };
 
-typedef enum Kind { MEMORY, STREAM, MODULE, FUNCTION, GRAPH, EXEC, CONTEXT } Kind;
+typedef enum Kind { MEMORY, STREAM, MODULE, FUNCTION, GRAPH, EXEC, EVENT, CONTEXT } Kind;
 static const char *const kind_names[] = {"memory", "stream", "module", "function",
-                                         "graph",  "exec",   "context"};
+                                         "graph",  "exec",   "event",  "context"};
 
 typedef void Kernel(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared);
 
@@ -71,7 +71,7 @@ typedef struct Launch {
 typedef struct Object {
     struct Object *next;
     Kind kind;
-    uint64_t bytes;       /* memory */
+    uint64_t bytes;       /* memory; event: when it was recorded */
     unsigned char *block; /* memory: guard, bytes, guard */
     Kernel *kernel;       /* function */
     int32_t shared;       /* function: allowed */
@@ -298,8 +298,11 @@ int cuDeviceGetAttribute(int *value, int attribute, int device)
     (void)device;
     *value = attribute == MAJOR   ? capability / 10
              : attribute == MINOR ? capability % 10
+             : attribute == CLOCK ? 1000000
                                   : (int)setting("PFQ_STUB_SMS", 3);
-    return attribute == MAJOR || attribute == MINOR || attribute == SMS ? OK : INVALID_VALUE;
+    return attribute == MAJOR || attribute == MINOR || attribute == CLOCK || attribute == SMS
+               ? OK
+               : INVALID_VALUE;
 }
 
 static size_t total_memory(void)
@@ -409,6 +412,19 @@ int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream)
     check(stream, STREAM, __func__);
     memory_at(from, bytes, __func__);
     memcpy(to, (const void *)(uintptr_t)from, bytes);
+    return OK;
+}
+
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream)
+{
+    ENTER_CONTEXT();
+    check(stream, STREAM, __func__);
+    memory_at(from, bytes, __func__);
+    memory_at(to, bytes, __func__);
+    if (to < from + bytes && from < to + bytes) {
+        bug(__func__, "the places overlap");
+    }
+    memcpy((void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes);
     return OK;
 }
 
@@ -582,6 +598,43 @@ int cuLaunchKernelEx(const PfqCudaLaunch *c, void *function, void **params, void
         return INVALID_VALUE;
     }
     return launch(function, c->grid, c->block, c->shared, c->stream, params, extra, __func__);
+}
+
+/* ---- events: the clock counts those recorded ---- */
+
+int cuEventCreate(void **event, unsigned flags)
+{
+    ENTER_CONTEXT();
+    (void)flags;
+    *event = make(EVENT);
+    return OK;
+}
+
+int cuEventRecord(void *event, void *stream)
+{
+    ENTER_CONTEXT();
+    static uint64_t clock;
+    check(stream, STREAM, __func__);
+    check(event, EVENT, __func__)->bytes = ++clock;
+    return OK;
+}
+
+int cuEventElapsedTime(float *ms, void *from, void *to)
+{
+    ENTER_CONTEXT();
+    const Object *a = check(from, EVENT, __func__), *b = check(to, EVENT, __func__);
+    if (!a->bytes || !b->bytes) {
+        return INVALID_HANDLE;
+    }
+    *ms = (float)(b->bytes - a->bytes) * 0.001f;
+    return OK;
+}
+
+int cuEventDestroy_v2(void *event)
+{
+    int r = enter_context(__func__);
+    drop(check(event, EVENT, __func__));
+    return r;
 }
 
 int cuStreamBeginCapture_v2(void *stream, int mode)

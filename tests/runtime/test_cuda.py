@@ -66,8 +66,37 @@ class Cuda(unittest.TestCase):
         for r in rows:
             self.assertEqual([r["backend"], r["variant"], r["device"]], ["CUDA", "sm_90a", "Stub 0"])
             self.assertGreater(r["tok_s"], 0)
-            self.assertIsNone(r["bw_pct"])
-        self.assertIn("| CUDA sm_90a, Stub 0 |", self.ok("bench", "-p", "4", "-n", "4", "-r", "1"))
+            self.assertGreater(r["copy_gb_s"], 0)
+            self.assertAlmostEqual(r["ms"] * r["tok_s"], 1e3 * (r["n_prompt"] or r["batch"]), delta=1000)
+        self.assertIn("on CUDA sm_90a, Stub 0;", self.ok("bench", "-p", "4", "-n", "4", "-r", "1"))
+        # a copy needs memory for two buffers
+        rows = json.loads(self.ok("bench", "-p", "20", "-n", "0", "-r", "1", "-o", "json", memory=2))
+        self.assertIsNone(rows[0]["copy_pct"])
+        self.assertEqual(rows[0]["copy_gb_s"], 0)
+
+    def test_bench_batch(self):
+        args = ["bench", "-p", "0", "-n", "5", "-d", "7", "-r", "2"]
+        for graphs in 0, 1:
+            table = self.ok(*args, "-b", "3", graphs=graphs)
+            self.assertIn("| tg5 b3 @ d7 |", table)
+        self.assertIn("up to 3 together", self.fails(*args, "-b", "4"))
+        for args in ["-b", "2"], ["--per-kernel"], ["--trace", "/dev/null"]:
+            r = cli.run("bench", "-p", "2", "-n", "2", *args, exe=CPU)
+            self.assertEqual(r.returncode, 1)
+            self.assertIn("for GPUs", r.stderr.decode())
+
+    def test_bench_kernels(self):
+        with tempfile.TemporaryDirectory() as d:
+            path = os.path.join(d, "trace.json")
+            table = self.ok("bench", "-p", "10", "-n", "5", "-r", "2", "-b", "2", "--per-kernel", "--trace", path)
+            self.assertEqual(sum(line.startswith("| append | 1 |") for line in table.split("\n")), 2)
+            self.assertEqual(sum(line.startswith("| head | 1 |") for line in table.split("\n")), 1)
+            with open(path) as f:
+                events = json.load(f)["traceEvents"]
+            self.assertEqual([e["name"] for e in events], ["append", "hash", "append", "hash", "head"])
+            self.assertEqual([e["tid"] for e in events], [0, 0, 1, 1, 1])
+            for e in events:
+                self.assertAlmostEqual(e["dur"], 1, 3)
 
     def test_self_test(self):
         both = self.ok("self-test", exe=BOTH)
