@@ -17,7 +17,8 @@
 #include <unistd.h>
 
 static const char *const templates[] = {
-#define CUDA(id, file, entry, block, grid_x, rows, shared) file,
+#define CUDA(id, file, entry, block, grid_x, rows, shared)       file,
+#define FAST(name, id, chips, phases, when, from, to, file, ...) file,
 #include "codegen/cuda/kernels.def"
 };
 enum { N_TEMPLATES = sizeof templates / sizeof *templates };
@@ -110,6 +111,13 @@ static bool compile(void *arg, u32 i)
     return true;
 }
 
+static bool seen(const char *template, u32 before)
+{
+    for (u32 i = 0; i < before; i++)
+        if (strcmp(template, templates[i]) == 0) return true;
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 3) {
@@ -136,7 +144,7 @@ int main(int argc, char **argv)
     for (u32 i = 0; i < most; i++) {
         const bool generic = i < N_TEMPLATES;
         const char *name = generic ? templates[i] : argv[3 + i - N_TEMPLATES];
-        if (generic && i && strcmp(name, templates[i - 1]) == 0) continue; /* rows of one file */
+        if (generic && seen(name, i)) continue; /* rows of one file */
         Unit *u = &jobs.unit[n++];
         u->source = headers;
         u->source.name = name;

@@ -5,18 +5,20 @@
  * constants are a variable in constant memory, set before each launch. A call copies every block
  * that its arguments point into to the GPU, launches the row of codegen/cuda/kernels.def once, on
  * thread 0, and copies back what lies behind out[]; other blocks, and the bytes between blocks,
- * must be as they were. Blocks begin 64 bytes behind a multiple of 128, which is all that templates
- * may ask for. Environment:
+ * must be as they were. Blocks begin 64 bytes behind a multiple of 128, which is all that plain
+ * templates may ask for. Environment:
  *
  *   PFQ_GPU_ARCH     folder of the code instead of that of the GPU: compute_80 is PTX
  *   PFQ_GPU_EXACT    every block is an allocation of its own size, for compute-sanitizer (slow)
  *   PFQ_GPU_RECORD   no GPU, no launch: sources of some calls, specialised as in a model, are
  *                    written to this folder; compiled by gpu_code, they are what runs for these
  *                    calls
+ *   PFQ_FAST         rows for some chips, see gpu_fast.c
+ *   PFQC_CUDA_DRIVER, PFQ_STUB_KERNELS   the driver is stub_driver.c, the kernels are emulated
  */
-#include "runtime/abi.h"
+#include "tests/cuda/gpu_rows.h"
+
 #include "runtime/cuda.h"
-#include "tests/kernels/kernel_test.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -25,28 +27,17 @@
 #include <unistd.h>
 
 enum { MAX_SHARED_ATTRIBUTE = 8, PLAIN_SHARED = 49152, SLOTS = 8, MAX_ROWS = 1024 };
-enum { MAX_BLOCKS = 3 * SLOTS + 1, GAP = 64 }; /* GAP: bytes between blocks, at least */
-enum { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
+enum {
+    MAX_BLOCKS = 3 * SLOTS + 1,
+    GAP = 64,
+    WIDE = 1024
+}; /* GAP: bytes between blocks, at least */
+enum { MULTIPROCESSORS = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
+enum { MAX_CODES = 256 };
 
-typedef enum RowId {
-#define CUDA(id, template, entry, block, grid_x, rows, shared) ROW_##id,
-#include "codegen/cuda/kernels.def"
-    N_ROWS
-} RowId;
-
-static const struct Row {
-    const char *template, *entry;
-} rows[] = {
-#define CUDA(id, template, entry, block, grid_x, rows, shared) {template, entry},
-#include "codegen/cuda/kernels.def"
-};
-
-#define CONSTANT(name, type, def, doc) extern type c_##name;
 #define KERNEL(id, name, template, entry, scratch, doc)                                            \
     void call_##id(const PfqArgs *a, int tid, int nt) __asm__(entry);
 #include "codegen/cpu/kernels.def"
-#define CUDA_CONSTANT(name, type, def, doc) extern type c_##name;
-#include "codegen/cuda/kernels.def"
 
 /* As gpu_code states it for the device. */
 typedef struct Constants {
@@ -56,21 +47,20 @@ typedef struct Constants {
 #include "codegen/cuda/kernels.def"
 } Constants;
 
-typedef struct Launch {
-    RowId row;
-    int64_t block, grid_x, rows, shared;
-} Launch;
-
 typedef struct Code {
+    const char *entry;
     void *module, *function;
     uint64_t constants; /* address of pfq_test_constants; 0: the code is specialised */
-    int64_t shared;     /* allowed so far */
+    uint64_t sync, sync_bytes;
+    int64_t shared; /* allowed so far */
+    unsigned calls; /* recorded */
+    char last[64];  /* recorded */
 } Code;
 
 typedef struct Block {
     char *host;
     size_t bytes;
-    uint64_t at;
+    uint64_t at, block; /* block: what was allocated for it */
     bool out;
 } Block;
 
@@ -79,15 +69,19 @@ static struct {
     int (*global)(uint64_t *at, size_t *bytes, void *module, const char *name);
     void *context, *stream;
     char folder[600];
-    Code generic[N_ROWS];
+    bool emulated; /* the driver is the stub: there are no files of code */
+    Code code[MAX_CODES];
+    int sms;
+    uint64_t work, work_bytes;
     uint64_t arena, arena_bytes, positions;
     char *staging;
     long launches, specialised;
 } gpu;
 
-KtFindBlock *kt_find_block; /* set by kt_open */
+KtFindBlock *kt_find_block; /* set by kt_open, as is: */
+KtAlloc *kt_alloc_block;
 
-static _Noreturn void die(const char *what, const char *text)
+_Noreturn void gpu_die(const char *what, const char *text)
 {
     printf("FAIL %s: %s\n", what, text);
     fflush(stdout);
@@ -97,7 +91,7 @@ static _Noreturn void die(const char *what, const char *text)
 static void check(int result, const char *call, const char *what)
 {
     PfqErr err;
-    if (!pfq_cuda_check(&gpu.cuda, result, call, what, &err)) die("the GPU", err.text);
+    if (!pfq_cuda_check(&gpu.cuda, result, call, what, &err)) gpu_die("the GPU", err.text);
 }
 
 #define CALL(symbol, what, ...) check(gpu.cuda.symbol(__VA_ARGS__), #symbol, what)
@@ -108,8 +102,12 @@ static void at_exit(void)
 {
     printf("gpu: %ld launches from %s, %ld of them of specialised code\n", gpu.launches, gpu.folder,
            gpu.specialised);
-    for (int i = 0; i < N_ROWS; i++)
-        if (gpu.generic[i].module) CALL(cuModuleUnload, rows[i].entry, gpu.generic[i].module);
+    gpu_fast_report();
+    for (int i = 0; i < MAX_CODES; i++) {
+        if (gpu.code[i].module) CALL(cuModuleUnload, gpu.code[i].entry, gpu.code[i].module);
+        if (gpu.code[i].sync) CALL(cuMemFree_v2, "counters", gpu.code[i].sync);
+    }
+    if (gpu.work) CALL(cuMemFree_v2, "scratch", gpu.work);
     if (gpu.arena) CALL(cuMemFree_v2, "the arena", gpu.arena);
     CALL(cuMemFree_v2, "the rows", gpu.positions);
     CALL(cuStreamDestroy_v2, "the stream", gpu.stream);
@@ -123,6 +121,7 @@ static void find_folder(void)
     int major = 0, minor = 0;
     CALL(cuDeviceGetAttribute, "the GPU", &major, CAPABILITY_MAJOR, 0);
     CALL(cuDeviceGetAttribute, "the GPU", &minor, CAPABILITY_MINOR, 0);
+    CALL(cuDeviceGetAttribute, "the GPU", &gpu.sms, MULTIPROCESSORS, 0);
     char name[32];
     snprintf(name, sizeof name, "sm_%d%d%s", major, minor, major >= 9 ? "a" : "");
     snprintf(gpu.folder, sizeof gpu.folder, "%s/%s", code ? code : "gpu", arch ? arch : name);
@@ -136,15 +135,17 @@ const char *kt_skip(void)
     static char text[800];
     int count = 0;
     if (getenv("PFQ_GPU_RECORD")) return NULL;
-    if (!pfq_cuda_driver(&gpu.cuda, NULL, &err)) return err.text;
+    const char *driver = getenv("PFQC_CUDA_DRIVER");
+    if (!pfq_cuda_driver(&gpu.cuda, driver, &err)) return err.text;
     if (gpu.cuda.cuInit(0) || gpu.cuda.cuDeviceGetCount(&count) || !count)
         return "the NVIDIA driver sees no GPU";
     find_folder();
-    if (access(gpu.folder, R_OK)) {
+    gpu.emulated = getenv("PFQ_STUB_KERNELS") != NULL;
+    if (!gpu.emulated && access(gpu.folder, R_OK)) {
         snprintf(text, sizeof text, "there is no code in %s", gpu.folder);
         return text;
     }
-    void *lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    void *lib = dlopen(driver ? driver : "libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     *(void **)&gpu.global = dlsym(lib, "cuModuleGetGlobal_v2");
     CALL(cuDevicePrimaryCtxRetain, "GPU 0", &gpu.context, 0);
     CALL(cuCtxSetCurrent, "GPU 0", gpu.context);
@@ -154,25 +155,33 @@ const char *kt_skip(void)
         gpu.arena_bytes = (uint64_t)256 << 20;
         gpu.staging = malloc(2 * gpu.arena_bytes);
         CALL(cuMemAlloc_v2, "the arena", &gpu.arena, gpu.arena_bytes);
-        if (!gpu.staging) die("staging", "out of memory");
+        if (!gpu.staging) gpu_die("staging", "out of memory");
     }
     atexit(at_exit);
     return NULL;
 }
 
-/* false: there is no such file. */
-static bool load(const char *name, const char *entry, bool generic, Code *out)
+/* A file, malloc'ed; NULL: there is none. */
+static char *read_code(const char *path)
 {
-    char path[800];
-    snprintf(path, sizeof path, "%s/%.*s.code", gpu.folder, (int)strcspn(name, "."), name);
     FILE *f = fopen(path, "r");
-    if (!f) return false;
+    if (!f) return NULL;
     fseek(f, 0, SEEK_END);
     const size_t bytes = (size_t)ftell(f);
     rewind(f);
     char *image = calloc(1, bytes + 1);
-    if (!image || fread(image, 1, bytes, f) != bytes) die(path, "cannot be read");
+    if (!image || fread(image, 1, bytes, f) != bytes) gpu_die(path, "cannot be read");
     fclose(f);
+    return image;
+}
+
+/* false: there is no such code. */
+static bool load(const char *name, const char *entry, bool generic, Code *out)
+{
+    char path[800];
+    snprintf(path, sizeof path, "%s/%.*s.code", gpu.folder, (int)strcspn(name, "."), name);
+    char *image = !gpu.emulated ? read_code(path) : generic ? calloc(1, 1) : NULL;
+    if (!image) return false;
     CALL(cuModuleLoadData, path, &out->module, image);
     CALL(cuModuleGetFunction, path, &out->function, out->module, entry);
     free(image);
@@ -180,7 +189,8 @@ static bool load(const char *name, const char *entry, bool generic, Code *out)
     if (generic)
         check(gpu.global(&out->constants, &size, out->module, "pfq_test_constants"),
               "cuModuleGetGlobal_v2", path);
-    if (generic && size != sizeof(Constants)) die(path, "was made of another table of constants");
+    if (generic && size != sizeof(Constants))
+        gpu_die(path, "was made of another table of constants");
     out->shared = PLAIN_SHARED;
     return true;
 }
@@ -205,18 +215,21 @@ static uint64_t hash(const void *data, size_t bytes, uint64_t h)
     return h ^ h >> 29;
 }
 
-static void special_name(const Launch *l, const Constants *c, char *out, size_t cap)
+static void special_name(const GpuLaunch *l, const Constants *c, char *out, size_t cap)
 {
-    snprintf(out, cap, "%s_%016llx", rows[l->row].entry,
+    snprintf(out, cap, "%s_%016llx", l->entry,
              (unsigned long long)hash(c, sizeof *c, 0xcbf29ce484222325u));
 }
 
-/* One of many, evenly over rows: there are thousands of shapes of linears and attention. */
-static bool wanted(const Launch *l)
+/* The place of a kernel's generic code. */
+static Code *code_named(const char *entry)
 {
-    static unsigned seen[N_ROWS];
-    const bool many = l->row == ROW_ATTEND || strstr(rows[l->row].entry, "linear");
-    return seen[l->row]++ % (many ? 61 : 7) == 0;
+    for (int i = 0; i < MAX_CODES; i++) {
+        Code *c = &gpu.code[i];
+        if (!c->entry) c->entry = entry;
+        if (strcmp(c->entry, entry) == 0) return c;
+    }
+    gpu_die(entry, "is one kernel too many");
 }
 
 static void print_constant(FILE *f, const char *name, const char *type, double value)
@@ -227,33 +240,34 @@ static void print_constant(FILE *f, const char *name, const char *type, double v
         fprintf(f, "static const int32_t c_%s = %d;\n", name, (int32_t)value);
 }
 
-static void record(const Launch *l)
+/* One of many, evenly over kernels: there are thousands of shapes of linears and attention. */
+static void record(const GpuLaunch *l)
 {
-    static char last[N_ROWS][64];
     const Constants c = constants();
-    const char *entry = rows[l->row].entry;
+    const bool many = strstr(l->entry, "attend") || strstr(l->entry, "linear");
+    Code *code = code_named(l->entry);
     char name[64], path[800];
     special_name(l, &c, name, sizeof name);
-    if (strcmp(last[l->row], name) == 0) return; /* the second pass of a case */
-    memcpy(last[l->row], name, sizeof name);
-    if (!wanted(l)) return;
+    if (strcmp(code->last, name) == 0) return; /* the second pass of a case */
+    memcpy(code->last, name, sizeof name);
+    if (code->calls++ % (many ? 61 : 7)) return;
     snprintf(path, sizeof path, "%s/%s.cu", getenv("PFQ_GPU_RECORD"), name);
     FILE *f = fopen(path, "w");
-    if (!f) die(path, "cannot be written");
-    fprintf(
-        f,
-        "#define PFQ_ENTRY\n#define PFQ_WANT_%s , PFQ_GLOBAL\n#include \"templates/kernel.cuh\"\n",
-        entry);
+    if (!f) gpu_die(path, "cannot be written");
+    fprintf(f,
+            "#define PFQ_ENTRY\n#define PFQ_WANT_%s , PFQ_GLOBAL\n"
+            "#include \"templates/kernel.cuh\"\n",
+            l->entry);
 #define CONSTANT(name, type, def, doc) print_constant(f, #name, #type, (double)c.v_##name);
 #include "codegen/cpu/kernels.def"
 #define CUDA_CONSTANT(name, type, def, doc) print_constant(f, #name, #type, (double)c.v_##name);
 #include "codegen/cuda/kernels.def"
-    fprintf(f, "#define %s %s\n#include \"templates/%s\"\n", entry, name, rows[l->row].template);
+    fprintf(f, "#define %s %s\n#include \"templates/%s\"\n", l->entry, name, l->template);
     fclose(f);
 }
 
 /* The code of a call; *special is unloaded by the caller. */
-static Code *code_of(const Launch *l, Code *special)
+static Code *code_of(const GpuLaunch *l, Code *special)
 {
     const Constants c = constants();
     char name[64];
@@ -262,9 +276,9 @@ static Code *code_of(const Launch *l, Code *special)
         gpu.specialised++;
         return special;
     }
-    Code *code = &gpu.generic[l->row];
-    if (!code->module && !load(rows[l->row].template, rows[l->row].entry, true, code))
-        die(rows[l->row].template, "has no code");
+    Code *code = code_named(l->entry);
+    if (!code->module && !load(l->template, l->entry, true, code))
+        gpu_die(l->template, "has no code");
     CALL(cuMemcpyHtoDAsync_v2, "constants", code->constants, &c, sizeof c, gpu.stream);
     return code;
 }
@@ -278,28 +292,33 @@ typedef struct Blocks {
 } Blocks;
 
 /* Enters the block that p points into. */
-static void add_block(Blocks *b, const void *p, bool out)
+static void add_block(Blocks *b, const void *p, bool out, bool wide)
 {
     void *host;
     size_t bytes;
     if (!p) return;
-    if (!kt_find_block(p, &host, &bytes)) die("an argument", "points into no block of kt_alloc");
+    if (!kt_find_block(p, &host, &bytes))
+        gpu_die("an argument", "points into no block of kt_alloc");
     for (int i = 0; i < b->n; i++)
         if (b->at[i].host == host) {
             b->at[i].out |= out;
             return;
         }
     Block *k = &b->at[b->n++];
-    *k = (Block){host, bytes, 0, out};
+    *k = (Block){.host = host, .bytes = bytes, .out = out};
     if (getenv("PFQ_GPU_EXACT")) {
-        CALL(cuMemAlloc_v2, "a block", &k->at, bytes ? bytes : 1);
+        CALL(cuMemAlloc_v2, "a block", &k->block, wide ? bytes + WIDE : bytes ? bytes : 1);
+        k->at = wide ? (k->block + WIDE - 1) / WIDE * WIDE : k->block;
         return;
     }
     b->total += GAP;
-    if (b->total % 128 == 0) b->total += GAP;
+    if (wide)
+        b->total = (b->total + WIDE - 1) / WIDE * WIDE;
+    else if (b->total % 128 == 0)
+        b->total += GAP;
     k->at = gpu.arena + b->total;
     b->total += bytes;
-    if (b->total + GAP > gpu.arena_bytes) die("the arena", "is full");
+    if (b->total + GAP > gpu.arena_bytes) gpu_die("the arena", "is full");
 }
 
 static uint64_t device(const Blocks *b, const void *p)
@@ -332,7 +351,7 @@ static void take_back(const Block *k, const char *now, const char *entry)
     if (k->out)
         memcpy(k->host, now, k->bytes);
     else if (memcmp(k->host, now, k->bytes))
-        die(entry, "changes what it may only read");
+        gpu_die(entry, "changes what it may only read");
 }
 
 static void download(const Blocks *b, const char *entry)
@@ -345,7 +364,7 @@ static void download(const Blocks *b, const char *entry)
             CALL(cuStreamSynchronize, entry, gpu.stream);
             take_back(k, now, entry);
             free(now);
-            CALL(cuMemFree_v2, "a block", k->at);
+            CALL(cuMemFree_v2, "a block", k->block);
         }
         return;
     }
@@ -356,7 +375,7 @@ static void download(const Blocks *b, const char *entry)
     for (int i = 0; i <= b->n; i++) {
         const size_t begin = i < b->n ? b->at[i].at - gpu.arena : b->total + GAP;
         for (size_t k = end; k < begin; k++)
-            if ((unsigned char)now[k] != 0xff) die(entry, "writes outside its blocks");
+            if ((unsigned char)now[k] != 0xff) gpu_die(entry, "writes outside its blocks");
         if (i == b->n) break;
         take_back(&b->at[i], now + begin, entry);
         end = begin + b->at[i].bytes;
@@ -365,21 +384,79 @@ static void download(const Blocks *b, const char *entry)
 
 /* ---- calls ---- */
 
-static void launch(const PfqArgs *a, int tid, const Launch *l)
+/* Memory of the kernels' own: scratch holds anything, counters are 0 before the first launch. */
+static void give_memory(const GpuLaunch *l, Code *code, PfqCudaArgs *c)
 {
-    if (tid) return;
+    if ((uint64_t)l->work > gpu.work_bytes) {
+        if (gpu.work) CALL(cuMemFree_v2, "scratch", gpu.work);
+        CALL(cuMemAlloc_v2, "scratch", &gpu.work, (size_t)l->work);
+        CALL(cuMemsetD8Async, "scratch", gpu.work, 0xff, (size_t)l->work, gpu.stream);
+        gpu.work_bytes = (uint64_t)l->work;
+    }
+    if ((uint64_t)l->sync > code->sync_bytes) {
+        if (code->sync) CALL(cuMemFree_v2, "counters", code->sync);
+        CALL(cuMemAlloc_v2, "counters", &code->sync, (size_t)l->sync);
+        CALL(cuMemsetD8Async, "counters", code->sync, 0, (size_t)l->sync, gpu.stream);
+        code->sync_bytes = (uint64_t)l->sync;
+    }
+    c->work = gpu.work;
+    c->sync = code->sync;
+}
+
+static uint32_t least(int64_t a, int64_t b)
+{
+    return (uint32_t)(a < b ? a : b);
+}
+
+/* As runtime/cuda.c launches. */
+static void launch(const GpuLaunch *l, const Code *code, PfqCudaArgs *c)
+{
+    const int64_t y = l->rows ? (c->T + l->rows - 1) / l->rows : 1, all = l->grid_x * y;
+    PfqCudaAttribute attribute[3];
+    memset(attribute, 0, sizeof attribute);
+    uint32_t n = 0;
+    for (int32_t i = 0; i < 2; i++) {
+        static const int32_t flag[] = {PFQ_CUDA_COOPERATIVE, PFQ_CUDA_OVERLAP},
+                             id[] = {PFQ_LAUNCH_COOPERATIVE, PFQ_LAUNCH_OVERLAP};
+        if (!(l->flags & flag[i])) continue;
+        attribute[n].id = id[i];
+        attribute[n++].value.on = 1;
+    }
+    if (l->cluster) {
+        attribute[n].id = PFQ_LAUNCH_CLUSTER;
+        attribute[n].value.cluster.x = (uint32_t)l->cluster;
+        attribute[n].value.cluster.y = attribute[n].value.cluster.z = 1;
+        n++;
+    }
+    PfqCudaLaunch config = {.grid = {(uint32_t)l->grid_x, (uint32_t)y, 1},
+                            .block = {(uint32_t)l->block, 1, 1},
+                            .shared = (uint32_t)l->shared,
+                            .stream = gpu.stream,
+                            .attribute = attribute,
+                            .n_attributes = n};
+    if (l->per_sm) {
+        config.grid[0] = least(all, l->per_sm * gpu.sms);
+        config.grid[1] = 1;
+        if (l->cluster && all > config.grid[0])
+            config.grid[0] -= config.grid[0] % (uint32_t)l->cluster;
+    }
+    void *params[] = {c};
+    CALL(cuLaunchKernelEx, l->entry, &config, code->function, params, NULL);
+}
+
+void gpu_call(const PfqArgs *a, const GpuLaunch *l)
+{
     if (getenv("PFQ_GPU_RECORD")) {
         record(l);
         return;
     }
-    const char *entry = rows[l->row].entry;
     Blocks b = {0};
     for (int i = 0; i < SLOTS; i++) {
-        add_block(&b, a->in[i], false);
-        add_block(&b, a->out[i], true);
-        add_block(&b, a->aux[i], false);
+        add_block(&b, a->in[i], false, i == 0 && l->wide & WIDE_IN);
+        add_block(&b, a->out[i], true, i == 0 && l->wide & WIDE_OUT);
+        add_block(&b, a->aux[i], false, false);
     }
-    add_block(&b, a->w, false);
+    add_block(&b, a->w, false, l->wide & WIDE_W);
     PfqCudaArgs c = {.w = device(&b, a->w), .rows = gpu.positions, .T = a->T, .ctx = a->ctx};
     PfqRow position[MAX_ROWS];
     for (int32_t t = 0; t < a->T; t++)
@@ -393,25 +470,35 @@ static void launch(const PfqArgs *a, int tid, const Launch *l)
     }
     Code special = {0}, *code = code_of(l, &special);
     if (l->shared > code->shared) {
-        CALL(cuFuncSetAttribute, entry, code->function, MAX_SHARED_ATTRIBUTE, (int)l->shared);
+        CALL(cuFuncSetAttribute, l->entry, code->function, MAX_SHARED_ATTRIBUTE, (int)l->shared);
         code->shared = l->shared;
     }
     upload(&b);
-    void *params[] = {&c};
-    CALL(cuLaunchKernel, entry, code->function, (unsigned)l->grid_x,
-         (unsigned)((a->T + l->rows - 1) / l->rows), 1, (unsigned)l->block, 1, 1,
-         (unsigned)l->shared, gpu.stream, params, NULL);
-    download(&b, entry);
+    give_memory(l, code, &c);
+    launch(l, code, &c);
+    download(&b, l->entry);
     gpu.launches++;
-    if (special.module) CALL(cuModuleUnload, entry, special.module);
+    if (special.sync) CALL(cuMemFree_v2, "counters", special.sync);
+    if (special.module) CALL(cuModuleUnload, l->entry, special.module);
 }
 
-#define CUDA(id, template, entry, block, grid_x, rows, shared)                                     \
+static void call(RowId id, const PfqArgs *a, int tid, const GpuLaunch *l)
+{
+    if (tid || (getenv("PFQ_FAST") && gpu_fast(id, a, l))) return;
+    gpu_call(a, l);
+}
+
+#define CUDA(id, file, symbol, block_, grid_x_, rows_, shared_)                                    \
     void call_##id(const PfqArgs *a, int tid, int nt)                                              \
     {                                                                                              \
         const int64_t N = c_N, K = c_K, H = c_heads, G = c_kv_heads, D = c_head_dim;               \
         (void)N, (void)K, (void)H, (void)G, (void)D, (void)nt;                                     \
-        const Launch l = {ROW_##id, block, grid_x, rows, shared};                                  \
-        launch(a, tid, &l);                                                                        \
+        const GpuLaunch l = {.template = file,                                                     \
+                             .entry = symbol,                                                      \
+                             .block = block_,                                                      \
+                             .grid_x = grid_x_,                                                    \
+                             .rows = rows_,                                                        \
+                             .shared = shared_};                                                   \
+        call(ROW_##id, a, tid, &l);                                                                \
     }
 #include "codegen/cuda/kernels.def"

@@ -15,6 +15,8 @@
 #define KERNEL(id, name, template, entry, scratch, doc)                                            \
     void call_##id(const PfqArgs *a, int tid, int nt) __asm__(entry);
 #include "codegen/cpu/kernels.def"
+#define CUDA_CONSTANT(name, type, def, doc) extern type c_##name;
+#include "codegen/cuda/kernels.def"
 
 typedef struct Launch {
     SimtKernel *kernel;
@@ -49,3 +51,23 @@ static void launch(const PfqArgs *a, int tid, int nt, const Launch *l)
         launch(a, tid, nt, &l);                                                                    \
     }
 #include "codegen/cuda/kernels.def"
+
+/* For gpu_rows.c on the stub of the driver: the constants as a kernel's module has them, which the
+ * stub asks to be spread before each launch. */
+typedef struct Constants {
+#define CONSTANT(name, type, def, doc) type v_##name;
+#include "codegen/cpu/kernels.def"
+#define CUDA_CONSTANT(name, type, def, doc) type v_##name;
+#include "codegen/cuda/kernels.def"
+} Constants;
+extern Constants pfq_test_constants;
+Constants pfq_test_constants;
+void pfq_before_launch(void);
+
+void pfq_before_launch(void)
+{
+#define CONSTANT(name, type, def, doc) c_##name = pfq_test_constants.v_##name;
+#include "codegen/cpu/kernels.def"
+#define CUDA_CONSTANT(name, type, def, doc) c_##name = pfq_test_constants.v_##name;
+#include "codegen/cuda/kernels.def"
+}

@@ -18,6 +18,7 @@
 #include "runtime/cuda.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,8 @@
 
 #define CUDA_CALL(symbol, params) int symbol params;
 #include "runtime/cuda.def"
+int cuModuleGetGlobal_v2(uint64_t *at, size_t *bytes, void *module,
+                         const char *name); /* for tests */
 
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
 enum { INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_HANDLE = 400, NOT_FOUND = 500 };
@@ -85,6 +88,9 @@ static struct {
     Object *context, *current; /* the primary one; what is current */
     Object *capture;           /* the graph in recording */
     uint64_t used;
+    uint64_t variable, variable_bytes; /* of a module, the one that was asked for */
+    void (*before)(void);              /* called before each launch: PFQ_STUB_KERNELS' function
+                                          pfq_before_launch, if it has one */
     long calls;
     int sticky;
     bool initialised;
@@ -212,6 +218,10 @@ static void check_guards(const Object *o, const char *call)
 
 static Object *memory_at(uint64_t at, uint64_t bytes, const char *call)
 {
+    static Object variable;
+    if (at >= stub.variable && at + bytes <= stub.variable + stub.variable_bytes) {
+        return &variable;
+    }
     for (Object *o = stub.objects; o; o = o->next) {
         const uint64_t base = (uint64_t)(uintptr_t)o->block + GUARD;
         if (o->kind == MEMORY && at >= base && at <= base + o->bytes &&
@@ -490,27 +500,55 @@ static void nothing(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, 
     (void)a, (void)grid, (void)block, (void)shared;
 }
 
+/* The library whose functions are the kernels; NULL: launches do nothing. */
+static void *kernels_library(const char *call)
+{
+    const char *file = getenv("PFQ_STUB_KERNELS");
+    void *lib = file ? dlopen(file, RTLD_NOW | RTLD_LOCAL) : NULL;
+    if (file && !lib) {
+        bug(call, dlerror());
+    }
+    return lib;
+}
+
+/* A kernel is the function `name`, or name_simt, in a library of templates. */
 int cuModuleGetFunction(void **function, void *module, const char *name)
 {
     ENTER_CONTEXT();
     Object *m = check(module, MODULE, __func__);
-    const char *file = getenv("PFQ_STUB_KERNELS");
+    void *lib = kernels_library(__func__);
     Kernel *kernel = nothing;
-    if (file) {
-        void *lib = dlopen(file, RTLD_NOW | RTLD_LOCAL);
-        if (!lib) {
-            bug(__func__, dlerror());
-        }
-        kernel = (Kernel *)(uintptr_t)dlsym(lib, name);
-        if (!kernel) {
+    if (lib) {
+        char longer[256];
+        snprintf(longer, sizeof longer, "%s_simt", name);
+        void *f = dlsym(lib, name);
+        f = f ? f : dlsym(lib, longer);
+        if (!f) {
             return NOT_FOUND;
         }
+        kernel = (Kernel *)(uintptr_t)f;
+        stub.before = (void (*)(void))(uintptr_t)dlsym(lib, "pfq_before_launch");
     }
     Object *f = make(FUNCTION);
     f->owner = m;
     f->kernel = kernel;
     f->shared = PLAIN_SHARED;
     *function = f;
+    return OK;
+}
+
+int cuModuleGetGlobal_v2(uint64_t *at, size_t *bytes, void *module, const char *name)
+{
+    ENTER_CONTEXT();
+    check(module, MODULE, __func__);
+    void *lib = kernels_library(__func__), *p = lib ? dlsym(lib, name) : NULL;
+    Dl_info info;
+    ElfW(Sym) * symbol;
+    if (!p || !dladdr1(p, &info, (void **)&symbol, RTLD_DL_SYMENT)) {
+        return NOT_FOUND;
+    }
+    *at = stub.variable = (uint64_t)(uintptr_t)p;
+    *bytes = stub.variable_bytes = symbol->st_size;
     return OK;
 }
 
@@ -539,6 +577,9 @@ static void record(Object *graph, const Launch *l)
 
 static void play(const Launch *l)
 {
+    if (stub.before) {
+        stub.before();
+    }
     l->kernel(&l->args, l->grid, l->block, l->shared);
 }
 

@@ -68,6 +68,9 @@ KtLib kt_open(const char *path, const char *variant)
     KtFindBlock **hook = dlsym(lib.handle, "kt_find_block");
     if (hook)
         *hook = find_block;
+    KtAlloc **alloc = dlsym(lib.handle, "kt_alloc_block");
+    if (alloc)
+        *alloc = kt_alloc;
     return lib;
 }
 

@@ -1,0 +1,145 @@
+/* Rows FAST of codegen/cuda/kernels.def under the CPU's interface: weights become fragments,
+ * quantised activations tiles, and results rows again. PFQ_FAST=1 takes the first row that a
+ * program's plan would take, PFQ_FAST=NAME that row alone; kernels that have none but can write
+ * tiles do that. Contract: gpu_rows.h.
+ */
+#include "tests/cuda/gpu_rows.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* forms.cu */
+int64_t forms_weight_bytes(int32_t bits, int32_t N, int32_t K, bool gated);
+void forms_weights(const void *from, int32_t bits, int32_t N, int32_t K, bool gated, void *to);
+void forms_rows(const float *from, int32_t N, bool gated, float *to);
+int64_t forms_tile_bytes(int32_t cap, int32_t K);
+void forms_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
+bool forms_from_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
+
+enum { IN_PREFILL = 1, IN_LOGITS = 2, IN_DECODE = 4, IN_BATCH = 8 };
+enum { S8 = 1, SWIGLU = 2 }; /* c_fmt, c_epi */
+
+#define C(name) ((int64_t)c_##name)
+#define SHAPE                                                                                      \
+    const int64_t N = C(N), K = C(K), H = C(heads), G = C(kv_heads), D = C(head_dim);              \
+    (void)N, (void)K, (void)H, (void)G, (void)D
+
+#define FAST(name, id, chips, phases, when, from, to, file, symbol, block_, grid_x_, rows_,        \
+             shared_, ...)                                                                         \
+    static GpuLaunch launch_##name(void)                                                           \
+    {                                                                                              \
+        SHAPE;                                                                                     \
+        return (GpuLaunch){.template = file,                                                       \
+                           .entry = symbol,                                                        \
+                           .block = block_,                                                        \
+                           .grid_x = grid_x_,                                                      \
+                           .rows = rows_,                                                          \
+                           .shared = shared_ __VA_OPT__(, ) __VA_ARGS__};                          \
+    }                                                                                              \
+    static bool fits_##name(void)                                                                  \
+    {                                                                                              \
+        SHAPE;                                                                                     \
+        return when;                                                                               \
+    }
+#include "codegen/cuda/kernels.def"
+
+static struct FastRow {
+    const char *name;
+    RowId id;
+    const char *chips;
+    int phases;
+    int32_t from, to;
+    bool (*fits)(void);
+    GpuLaunch (*launch)(void);
+    long calls;
+} fast[] = {
+#define FAST(name, id, chips, phases, when, from, to, ...)                                         \
+    {#name, ROW_##id, chips, phases, from, to, fits_##name, launch_##name, 0},
+#include "codegen/cuda/kernels.def"
+};
+enum { N_FAST = sizeof fast / sizeof *fast };
+static long with_tiles;
+
+void gpu_fast_report(void)
+{
+    if (!getenv("PFQ_FAST")) return;
+    for (int i = 0; i < N_FAST; i++)
+        printf("gpu: %ld launches of %s\n", fast[i].calls, fast[i].name);
+    printf("gpu: %ld of plain kernels that write tiles\n", with_tiles);
+}
+
+static struct FastRow *pick(RowId id, int32_t T)
+{
+    const char *name = getenv("PFQ_FAST"), *chip = getenv("PFQ_GPU_ARCH");
+    const int phases = T == 1 ? IN_PREFILL | IN_LOGITS | IN_DECODE : IN_PREFILL | IN_LOGITS;
+    if (!chip) chip = "sm_90a";
+    for (int i = 0; i < N_FAST; i++) {
+        struct FastRow *f = &fast[i];
+        if (f->id == id && f->phases & phases && T >= f->from && (!f->to || T <= f->to) &&
+            strncmp(chip, f->chips, strlen(f->chips)) == 0 && f->fits() &&
+            (strcmp(name, "1") == 0 || strcmp(name, f->name) == 0))
+            return f;
+    }
+    return NULL;
+}
+
+static bool is_linear(RowId id)
+{
+    return id == ROW_LINEAR_F32 || id == ROW_LINEAR_S8 || id == ROW_LINEAR_S4 ||
+           id == ROW_LINEAR_U4G32;
+}
+
+static bool can_write_tiles(RowId id)
+{
+    return c_fmt == S8 &&
+           (id == ROW_NORM || id == ROW_QUANT || id == ROW_HADAMARD || id == ROW_ATTEND);
+}
+
+static void give_linear(PfqArgs *a, GpuLaunch *l)
+{
+    const bool gated = c_epi == SWIGLU;
+    if (l->w != LAYOUT_IMAGE) {
+        const int32_t bits = l->w == LAYOUT_FRAG4 ? 4 : 8;
+        void *w = kt_alloc_block((size_t)forms_weight_bytes(bits, c_N, c_K, gated));
+        forms_weights(a->w, bits, c_N, c_K, gated, w);
+        a->w = w;
+        l->wide |= WIDE_W;
+    }
+    if (l->w != LAYOUT_IMAGE && c_bias) {
+        float *bias = kt_alloc_block(((size_t)c_N + 128) * sizeof *bias);
+        forms_rows(a->aux[0], c_N, gated, bias);
+        a->aux[0] = bias;
+    }
+    if (l->tiles) {
+        void *x = kt_alloc_block((size_t)forms_tile_bytes(c_cap, c_K));
+        forms_tiles(a->in[0], a->T, c_K, c_cap, x);
+        a->in[0] = x;
+        l->wide |= WIDE_IN;
+    }
+}
+
+bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
+{
+    struct FastRow *f = pick(id, a->T);
+    GpuLaunch l;
+    PfqArgs b = *a;
+    void *tiles = NULL;
+    const int32_t K = id == ROW_ATTEND ? c_heads * c_head_dim : c_K;
+    if (!f && !can_write_tiles(id)) return false;
+    c_cap = (a->T + 7) / 8 * 8 + 8;
+    l = f ? f->launch() : *plain; /* it may ask for c_cap */
+    c_tiles = !f || l.tiles ? c_cap : 0;
+    if (is_linear(id)) {
+        give_linear(&b, &l);
+    } else if (c_tiles && c_fmt == S8) {
+        tiles = b.out[0] = kt_alloc_block((size_t)forms_tile_bytes(c_cap, K));
+        l.wide |= WIDE_OUT;
+    }
+    gpu_call(&b, &l);
+    if (tiles && !forms_from_tiles(tiles, a->T, K, c_cap, a->out[0]))
+        gpu_die(l.entry, "leaves columns of tiles behind the last that are not 0");
+    *(f ? &f->calls : &with_tiles) += 1;
+    c_cap = c_tiles = 0;
+    return true;
+}
