@@ -306,7 +306,7 @@ void pfq_options_help(PfqOut *out, const char *program, const char *model)
     for (int c = 0; c < PFQ_N_COMMANDS; c++) {
         char left[64];
         snprintf(left, sizeof left, "%s %s", commands[c].name, commands[c].operands);
-        pfq_out_printf(out, "  %-18s %s\n", left, commands[c].help);
+        pfq_out_printf(out, "  %-22s  %s\n", left, commands[c].help);
     }
     pfq_out_printf(out, "\n'%s COMMAND --help' lists the options of a command.\n", program);
 }
@@ -322,7 +322,7 @@ static void help_option(PfqOut *out, const Option *opt)
     if ((opt->type == INT || opt->type == REAL) && opt->def >= opt->min) {
         snprintf(def, sizeof def, " (default %g)", opt->def);
     }
-    pfq_out_printf(out, "  %-24s %s%s [%s]\n", left, opt->help, def, env);
+    pfq_out_printf(out, "  %-27s  %s%s [%s]\n", left, opt->help, def, env);
 }
 
 void pfq_options_help_command(PfqOut *out, const char *program, PfqCommand command)
