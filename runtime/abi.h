@@ -230,8 +230,8 @@ typedef struct PfqModel {
     const PfqCuda *cuda;            /* NULL: no CUDA target */
     const unsigned char *tokenizer; /* tables for runtime/tokenizer.h */
     uint64_t tokenizer_bytes;
-    const PfqExpect *expect; /* NULL if none was recorded */
-    uint64_t params;         /* parameters of the checkpoint, 0 if unknown (bench prints it) */
+    const PfqExpect *expect;   /* NULL if none was recorded */
+    uint64_t params;           /* parameters of the checkpoint, 0 if unknown (bench prints it) */
     const unsigned char *chat; /* chat templates for runtime/template.h; NULL: none */
     uint64_t chat_bytes;
 } PfqModel;

@@ -35,6 +35,15 @@ void pfq_mean_sd(const double *v, int n, double *mean, double *sd)
     *sd = n > 1 ? sqrt(dev / (n - 1)) : 0;
 }
 
+/* Sequences that the command decodes together. */
+static int32_t slots_of(const PfqCli *c)
+{
+    const int32_t most = pfq_gpu_slots(c->model);
+    return c->opt.command == PFQ_CMD_BENCH       ? (int32_t)c->opt.batch
+           : c->opt.command == PFQ_CMD_SELF_TEST ? (most < PFQ_TEST_SLOTS ? most : PFQ_TEST_SLOTS)
+                                                 : 1;
+}
+
 bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
 {
     if (ctx > c->model->context) {
@@ -50,7 +59,7 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
                               .cuda_code = c->opt.cuda_code,
                               .cuda_sync = c->opt.cuda_sync,
                               .cuda_graph = c->opt.cuda_decode && c->opt.cuda_decode[0] == 'g',
-                              .slots = c->opt.command == PFQ_CMD_BENCH ? (int32_t)c->opt.batch : 1,
+                              .slots = slots_of(c),
                               .weights = c->opt.weights,
                               .sparse = sparse,
                               .copy = c->opt.copy_weights};

@@ -323,7 +323,7 @@ static void record(PfqGpu *g, int id, int32_t n)
     if (r->graph) {
         d->cuGraphExecDestroy(r->graph);
     }
-    *r = (Recorded){.n = n};
+    *r = (Recorded){.n = n, .last = n};
     if (d->cuStreamBeginCapture_v2(g->stream, RELAXED) != PFQ_CUDA_OK) {
         return;
     }
@@ -510,10 +510,11 @@ void pfq_gpu_close(PfqGpu *g)
 
 static bool enqueue(PfqGpu *g, int id, int32_t n, PfqErr *err)
 {
-    const Recorded *r = &g->recorded[id];
-    if (id == PFQ_CUDA_BATCH && !g->sync && r->n != n) {
+    Recorded *r = &g->recorded[id];
+    if (!g->sync && r->n != n && r->last == n) {
         record(g, id, n);
     }
+    r->last = n;
     return r->graph && r->n == n ? CALL(g, cuGraphLaunch, phase_names[id], r->graph, g->stream)
                                  : launch_all(g, id, n, err);
 }

@@ -33,6 +33,7 @@ typedef struct Phase {
 typedef struct Recorded { /* a phase's launches for n rows, ready to go */
     void *graph;          /* NULL: launched one by one */
     int32_t n;            /* 0: not yet tried */
+    int32_t last;         /* rows of the phase's last run: what comes twice is recorded */
 } Recorded;
 
 struct PfqGpu {

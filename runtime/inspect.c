@@ -253,13 +253,61 @@ static bool test_logits(PfqCli *c)
     return compare(c, "decode", e->logits);
 }
 
+/* Step i of a batch in which sequence s, in the last slot but s, begins s steps late: n rows. */
+static int32_t batch_step(const PfqExpect *x, int32_t i, int32_t slots, int32_t *tokens,
+                          PfqRow *rows)
+{
+    int32_t n = 0;
+    for (int32_t s = 0; s < slots; s++) {
+        if (i >= s && i - s < x->n_tokens) {
+            tokens[n] = x->tokens[i - s];
+            rows[n++] = (PfqRow){.pos = i - s, .slot = slots - 1 - s};
+        }
+    }
+    return n;
+}
+
+/* The sequence that is first in a batch is the one that ends first. */
+static bool test_batch(PfqCli *c)
+{
+    const PfqExpect *x = c->model->expect;
+    PfqEngine *e = &c->engine;
+    const int32_t most = pfq_gpu_slots(c->model),
+                  slots = most < PFQ_TEST_SLOTS ? most : PFQ_TEST_SLOTS;
+    for (int32_t i = 0; i < x->n_tokens + slots - 1; i++) {
+        int32_t tokens[PFQ_TEST_SLOTS];
+        PfqRow rows[PFQ_TEST_SLOTS];
+        const int32_t n = batch_step(x, i, slots, tokens, rows);
+        if (!pfq_gpu_batch(e->gpu, tokens, rows, n, e->logits, &c->err) ||
+            (i + 1 >= x->n_tokens && !compare(c, "batch", e->logits))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* What a GPU does besides: decoding by a graph, where a step is one kernel, and batches. */
+static bool test_more(PfqCli *c)
+{
+    if (!test_batch(c)) {
+        return false;
+    }
+    if (pfq_gpu_decode_phase(c->engine.gpu) != PFQ_CUDA_STEP) {
+        return true;
+    }
+    pfq_engine_close(&c->engine);
+    c->opt.cuda_decode = "graph";
+    return pfq_cli_load(c, c->model->expect->n_tokens, false) && test_logits(c);
+}
+
 /* Opens the engine anew, on that device and CPU variant, and tests it. */
 static bool test_on(PfqCli *c, const char *device, const char *cpu)
 {
     pfq_engine_close(&c->engine);
     c->opt.device = device;
     c->opt.cpu = cpu;
-    return pfq_cli_load(c, c->model->expect->n_tokens, false) && test_logits(c);
+    return pfq_cli_load(c, c->model->expect->n_tokens, false) && test_logits(c) &&
+           (!c->engine.gpu || test_more(c));
 }
 
 static bool test_variants(PfqCli *c, const char *only)

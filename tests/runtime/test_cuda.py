@@ -67,7 +67,8 @@ class Cuda(unittest.TestCase):
             self.assertEqual([r["backend"], r["variant"], r["device"]], ["CUDA", "sm_90a", "Stub 0"])
             self.assertGreater(r["tok_s"], 0)
             self.assertGreater(r["copy_gb_s"], 0)
-            self.assertAlmostEqual(r["ms"] * r["tok_s"], 1e3 * (r["n_prompt"] or r["batch"]), delta=1000)
+            s = r["samples_s"]
+            self.assertAlmostEqual(r["ms"] * (r["n_gen"] or 1) / 1e3, sum(s) / len(s), 6)
         self.assertIn("on CUDA sm_90a, Stub 0;", self.ok("bench", "-p", "4", "-n", "4", "-r", "1"))
         # a copy needs memory for two buffers
         rows = json.loads(self.ok("bench", "-p", "20", "-n", "0", "-r", "1", "-o", "json", memory=2))
@@ -101,6 +102,7 @@ class Cuda(unittest.TestCase):
     def test_self_test(self):
         both = self.ok("self-test", exe=BOTH)
         self.assertIn("sm_90a decode: ok", both)
+        self.assertEqual(both.count("sm_90a batch: ok"), 3)
         self.assertIn("plain decode: ok", both)
         self.assertNotIn("sm_90a", self.ok("self-test", "--device", "cpu", exe=BOTH))
         self.assertNotIn("plain", self.ok("self-test", "--device", "cuda", exe=BOTH))
