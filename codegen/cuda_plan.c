@@ -305,7 +305,8 @@ bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
     const CgPlan *p = cuda->plan;
     CgMake mk = {.d = d, .a = p->a, .cuda = cuda, .code = code, .p = p};
     if (!choose_all(&mk)) return false;
-    code->packs = p->generated;
+    const bool step = cg_cuda_step_fits(&mk);
+    code->packs = p->generated || step;
     for (u32 i = 0; i < PFQ_CUDA_N_PHASES; i++)
         for (u32 k = 0; k < mk.pick[i].n; k++)
             code->packs = code->packs || mk.pick[i].at[k].launch.w != LAYOUT_IMAGE;
@@ -314,6 +315,7 @@ bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
     for (u32 o = 0; ok && o < N_ORDER; o++)
         for (u32 k = 0; ok && k < mk.pick[order[o]].n; k++)
             ok = add_call(&mk, order[o], &mk.pick[order[o]].at[k]);
+    if (ok && step) cg_cuda_step(&mk);
     if (ok) cg_cuda_loads(cuda, code);
     return ok;
 }

@@ -1,5 +1,5 @@
 /* What plans one GPU code: cuda_plan.c chooses kernels, cuda_arena.c places activations,
- * cuda_load.c the weights. Internal to those three. */
+ * cuda_load.c the weights, cuda_step.c decoding as one kernel. Internal to those four. */
 #ifndef PFQC_CODEGEN_CUDA_PLAN_H
 #define PFQC_CODEGEN_CUDA_PLAN_H
 
@@ -40,5 +40,13 @@ bool cg_cuda_tiles(CgMake *mk);
 void cg_cuda_arena(CgMake *mk);
 /* Calls that load what cg_cuda_packed was asked for. */
 void cg_cuda_loads(CgCuda *cuda, CgCode *code);
+
+/* ---- cuda_step.c: decoding as one kernel ---- */
+
+/* Whether the calls of @decode are what that kernel does. */
+bool cg_cuda_step_fits(CgMake *mk);
+/* Adds it as phase PFQ_CUDA_STEP; false if it is not there after all, and CgCode.no_step says why.
+ */
+bool cg_cuda_step(CgMake *mk);
 
 #endif

@@ -21,7 +21,7 @@ static void c_string(StrBuf *o, const char *s)
     sb_ch(o, '"');
 }
 
-static void c_float(StrBuf *o, double v)
+void cg_emit_float(StrBuf *o, double v)
 {
     const size_t at = o->n;
     sb_f32(o, (float)v);
@@ -255,13 +255,13 @@ static void emit_expect(const PfqExpect *e, StrBuf *o)
     sb_str(o, "};\nstatic const float expect_logits[] = {");
     for (i32 i = 0; i < e->n_top; i++) {
         if (i) sb_str(o, ", ");
-        c_float(o, (double)e->top_logits[i]);
+        cg_emit_float(o, (double)e->top_logits[i]);
     }
     sb_printf(
         o,
         "};\nstatic const PfqExpect expect = {%d, expect_tokens, %d, expect_ids, expect_logits, ",
         e->n_tokens, e->n_top);
-    c_float(o, (double)e->tolerance);
+    cg_emit_float(o, (double)e->tolerance);
     sb_str(o, "};\n");
 }
 
@@ -374,7 +374,7 @@ void cg_emit_constants(StrBuf *o, const double *val, u64 which)
         sb_printf(o, "static const %s %s = ", cg_const_info[i].is_float ? "float" : "int32_t",
                   cg_const_info[i].name);
         if (cg_const_info[i].is_float)
-            c_float(o, val[i]);
+            cg_emit_float(o, val[i]);
         else
             sb_printf(o, "%.0f", val[i]);
         sb_str(o, ";\n");

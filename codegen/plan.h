@@ -246,7 +246,8 @@ typedef struct CgCode { /* what one --gpu-architecture gives */
     VEC(CgCudaCall) call[PFQ_CUDA_N_PHASES];
     VEC(CgCudaLoad) load; /* empty: the image's data as they are */
     VEC(CgPacked) packed;
-    bool packs; /* the weights are in layouts of this code's own, or generated */
+    const char *no_step; /* why decoding is no single kernel; NULL: it is, or the chip has none */
+    bool packs;          /* the weights are in layouts of this code's own, or generated */
     bool used[CG_MAX_CUDA_KERNELS];      /* kernels */
     CgObject image[CG_MAX_CUDA_KERNELS]; /* no data where not used, or the code is another's */
     u64 at[CG_MAX_CUDA_KERNELS];         /* offsets in the blob */
@@ -314,6 +315,7 @@ void cg_emit_step_ops(StrBuf *o, Module *m, const CgPhase *ph, u32 step, const c
 typedef void CgEmitRef(StrBuf *o, const CgPlan *p, const CgRef *r);
 void cg_emit_operands(StrBuf *o, const CgPlan *p, const CgCall *c, CgEmitRef *emit);
 void cg_emit_constants(StrBuf *o, const double *val, u64 which);
+void cg_emit_float(StrBuf *o, double v); /* as a literal of C */
 void cg_emit_plan_json(const CgBuild *b, StrBuf *out);
 
 #endif

@@ -133,7 +133,14 @@ static void emit_kernels(const CgBuild *b, StrBuf *o)
     sb_str(o, "  \"cuda_kernels\": [");
     for (u32 i = 0; i < b->cuda->kernels.n; i++)
         emit_cuda_kernel(b->cuda, i, o);
-    sb_str(o, "\n  ],\n");
+    sb_str(o, "\n  ],\n  \"cuda_decode\": {");
+    for (u32 i = 0; i < b->cuda->n_codes; i++) {
+        const CgCode *c = &b->cuda->code[i];
+        sb_printf(o, "%s\"%s\": \"%s%s%s\"", i ? ", " : "", c->arch,
+                  c->call[PFQ_CUDA_STEP].n ? "one kernel" : "a graph of kernels",
+                  c->no_step ? ": " : "", c->no_step ? c->no_step : "");
+    }
+    sb_str(o, "},\n");
 }
 
 static void emit_refs(StrBuf *o, const CgPlan *p, const char *key, const CgRef *r, u32 n)

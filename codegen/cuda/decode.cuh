@@ -39,17 +39,21 @@ enum {
 };
 enum { PFQ_GROUPS = PFQ_WORKER_WARPS / 4 }; /* of four warps, which take a slot together */
 
-/* Entries of PfqDecodeArgs.at that all models have; a model's own follow. */
+/* Entries of PfqDecodeArgs.at that all models have; the sums of a model's ops follow. */
 enum {
     PFQ_AT_CONTROL,  /* int32 [2]: the counter of meetings; what it was when the step began */
-    PFQ_AT_TABLE,    /* uint64 [layers][columns] */
+    PFQ_AT_TABLE,    /* tests: uint64 [layers][columns] */
+    PFQ_AT_WEIGHTS,  /* where the weights begin */
+    PFQ_AT_CACHE,    /* where the sequence's KV cache begins */
     PFQ_AT_POSITION, /* int32: of the token, the prefix not counted */
+    PFQ_AT_IDS,      /* int32: the token */
+    PFQ_AT_EMBED,    /* the table of embeddings */
     PFQ_AT_FREQ,     /* f32 [rot / 2], RoPE */
-    PFQ_AT_EMBED,    /* f32 [hidden]: the token's row */
+    PFQ_AT_BASE,     /* the transform's base, f32 in packed tiles of 16 rows */
     PFQ_AT_PARTS,    /* attention's partial results: see decode_attend.cuh */
     PFQ_AT_MIXED,    /* f32 [ffn]: between the two halves of the transform in front of down */
     PFQ_AT_LOGITS,   /* f32 [vocabulary] */
-    PFQ_AT_BEST, /* int32 [2][blocks]: the blocks' largest logits, as ordered integers, and where */
+    PFQ_AT_BEST, /* int32 [blocks][2]: the blocks' largest logits, as ordered integers, and where */
     PFQ_AT_TOKEN, /* int32: the greedy choice */
     PFQ_AT_DUMP,  /* tests: int8 activations of the ops, 64 KiB each */
     PFQ_AT_TRACE, /* measuring: int64 [blocks][PFQ_MARKS] of the clock */
@@ -59,9 +63,20 @@ enum {
 enum { PFQ_MARKS = 2048 };
 
 struct PfqDecodeArgs {
-    uint64_t at[32];
+    uint64_t at[40];
     int32_t ctx;
+    int32_t flight; /* instead of a model's, where that is 0 */
 };
+
+/* Formats of an embedding table. */
+enum { PFQ_EMBED_ROWS = 0, PFQ_EMBED_F32 = 1, PFQ_EMBED_S8 = 2, PFQ_EMBED_U4G32 = 3 };
+
+/* Tables of a model, in front of the kernel. */
+#ifdef PFQ_SIMT
+#define PFQ_TABLE static const
+#else
+#define PFQ_TABLE static __device__ const
+#endif
 
 /* Where the byte of column k lies in activations: 64 columns are 64 bytes, of which lane quarter q
  * reads 16: words of four columns 4q, 4q + 16, 4q + 32, 4q + 48. What an mma of 64 k needs, in one
@@ -77,7 +92,8 @@ template <class M> struct PfqRoom {
     static constexpr int32_t act = M::slots * (PFQ_SLOT + 16);
     static constexpr int32_t acc = act + (M::act + 127) / 128 * 128;
     static constexpr int32_t scratch = acc + M::units * 256;
-    static constexpr int32_t reduce = scratch + (M::scratch + 127) / 128 * 128;
+    static constexpr int32_t base = scratch + (M::scratch + 127) / 128 * 128; /* of the transform */
+    static constexpr int32_t reduce = base + (M::base > 1 ? (M::base + 15) / 16 * 64 * M::base : 0);
     static constexpr int32_t turn = reduce + 2 * 4 * PFQ_WORKER_WARPS;
     static constexpr int32_t table = turn + 4 * M::rot + (16 - 4 * M::rot % 16) % 16;
     static constexpr int32_t bytes = table + 8 * M::layers * M::columns;
@@ -94,7 +110,7 @@ template <class M> struct PfqLoader {
 
     PFQ_MEMBER uint64_t column(int32_t c) const
     {
-        return ((const uint64_t *)a.at[PFQ_AT_TABLE])[l * M::columns + c];
+        return ((const uint64_t *)(pfq_shared + PfqRoom<M>::table))[l * M::columns + c];
     }
     PFQ_MEMBER void layer(int32_t to) { l = to; }
     template <class C> PFQ_MEMBER void gemv()
@@ -106,7 +122,7 @@ template <class M> struct PfqLoader {
             const int64_t block =
                 (int64_t)Deal::panel(Deal::unit(i)) * Deal::blocks + Deal::block(i);
             const uint32_t size = (uint32_t)Deal::count(i) * PFQ_FRAG_BYTES;
-            ring.take(n, size);
+            ring.take(n, size, M::flight ? M::flight : (uint32_t)a.flight);
             ring.load(n, 0, w + block * PFQ_FRAG_BYTES, size);
         }
     }
@@ -120,7 +136,8 @@ template <class M> struct PfqLoader {
             for (int32_t j = d.begin(task); j < d.end(task); j += Keys::keys, n++) {
                 const int32_t rows = (min(Keys::keys, d.end(task) - j) + 15) / 16 * 16;
                 const uint32_t size = (uint32_t)rows * Keys::row, half = (uint32_t)rows * 2;
-                ring.take(n, 2 * size + Keys::runs * half);
+                ring.take(n, 2 * size + Keys::runs * half,
+                          M::flight ? M::flight : (uint32_t)a.flight);
                 for (uint32_t i = 0; i < 2; i++)
                     ring.load(n, i * Keys::keys * Keys::row,
                               (const uint8_t *)column(C::cache + (int32_t)i) +
@@ -144,6 +161,27 @@ template <class M> struct PfqLoader {
     PFQ_MEMBER void await() {}
     PFQ_MEMBER void choose() {}
 };
+
+/* Element k of row id of a table [N, K] at w. */
+template <class C, int32_t K> PFQ_DEVICE float pfq_embedding(uint64_t w, int32_t id, int32_t k)
+{
+    if (C::format == PFQ_EMBED_ROWS) return ((const float *)w)[(int64_t)id * K + k];
+    if (C::format == PFQ_EMBED_F32)
+        return ((const float *)w)[(int64_t)(id / 16) * 16 * K + 16 * (int64_t)k + id % 16] *
+               C::scale;
+    if (C::format == PFQ_EMBED_S8) {
+        const uint8_t *tile = (const uint8_t *)w + id / 16 * (128 + 64 * (int64_t)((K + 3) / 4));
+        const int8_t q = (int8_t)tile[128 + 64 * (int64_t)(k / 4) + id % 16 * 4 + k % 4];
+        return (float)q * ((const float *)tile)[id % 16] * C::scale;
+    }
+    const int32_t r = id % 16, i = k % 32;
+    const uint8_t *group =
+        (const uint8_t *)w + id / 16 * (320 * (int64_t)((K + 31) / 32)) + 320 * (int64_t)(k / 32);
+    const uint16_t *head = (const uint16_t *)group;
+    const uint8_t b = group[64 + 64 * (i / 8) + 4 * r + i % 4];
+    return ((float)(i & 4 ? b >> 4 : b & 15) * pfq_h_to_f(head[r]) + pfq_h_to_f(head[16 + r])) *
+           C::scale;
+}
 
 /* ---- the workers ---- */
 
@@ -247,10 +285,14 @@ template <class M> struct PfqWorker {
     /* ---- activations ---- */
 
     /* What a quantiser C (lo, hi, top, clip; fixed: its scale is the f32 at column C::scale_at,
-     * else it follows from the largest, m) multiplies by. */
-    template <class C> PFQ_MEMBER float inverse(float m)
+     * else it follows from the largest, m) multiplies by. The scale's load is slow, so phases ask
+     * for it before they wait. */
+    template <class C> PFQ_MEMBER float fixed_scale() const
     {
-        if (C::fixed) return pfq_inv(*(const float *)column(C::scale_at));
+        return C::fixed ? *(const float *)column(C::scale_at) : 0.0f;
+    }
+    template <class C> PFQ_MEMBER float dynamic_inverse(float m)
+    {
         m *= C::clip;
         dynamic = m / C::top;
         return m > 0.0f ? C::top / m : 0.0f;
@@ -261,6 +303,13 @@ template <class M> struct PfqWorker {
         *(uint32_t *)(act() + plane * plane_bytes + pfq_b_at(k)) =
             (uint32_t)(v[0] & 255) | (uint32_t)(v[1] & 255) << 8 | (uint32_t)(v[2] & 255) << 16 |
             (uint32_t)v[3] << 24;
+    }
+    /* Column k alone. */
+    template <class C> PFQ_MEMBER void quantise(int32_t k, float y, float inv) const
+    {
+        const int32_t v = pfq_quant(y, inv, C::lo, C::hi), lo = (int8_t)v;
+        act()[pfq_b_at(k)] = (int8_t)(C::planes == 2 ? (v - lo) >> 8 : v);
+        if (C::planes == 2) act()[C::plane + pfq_b_at(k)] = (int8_t)lo;
     }
     template <class C> PFQ_MEMBER void quantise4(int32_t k, const float *y, float inv) const
     {
@@ -285,16 +334,19 @@ template <class M> struct PfqWorker {
                 to[p * plane + k] = act()[p * plane + pfq_b_at(k)];
     }
 
+    /* x = the token's row of the table [N, hidden], times C::scale; C::format says how it lies
+     * (embed.cu). */
     template <class C> PFQ_MEMBER void embed()
     {
+        const int32_t id = min(max(*(const int32_t *)a.at[PFQ_AT_IDS], 0), C::N - 1);
         PFQ_UNROLL
         for (int32_t i = 0; i < quads; i++) {
-            const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
-            const PfqFour v = k < M::hidden
-                                  ? *(const PfqFour *)((const float *)a.at[PFQ_AT_EMBED] + k)
-                                  : PfqFour{{0, 0, 0, 0}};
-            for (int32_t j = 0; j < 4; j++)
-                x[i][j] = v.v[j];
+            PFQ_UNROLL
+            for (int32_t j = 0; j < 4; j++) {
+                const int32_t k = 4 * (tid() + PFQ_WORKERS * i) + j;
+                x[i][j] =
+                    k < M::hidden ? pfq_embedding<C, M::hidden>(a.at[PFQ_AT_EMBED], id, k) : 0.0f;
+            }
         }
     }
 
@@ -309,13 +361,15 @@ template <class M> struct PfqWorker {
         for (int32_t i = 0; i < quads; i++)
             if (add) {
                 const int32_t k = min(4 * (tid() + PFQ_WORKERS * i), M::hidden - 4);
-                const float *scale =
-                    (const float *)(C::prior ? before(From::scale) : column(From::scale));
-                const PfqFour v = *(const PfqFour *)(scale + k);
+                const uint64_t of = C::prior ? before(From::scale) : column(From::scale);
+                const PfqFour v = *(const PfqFour *)((const float *)of + k);
                 PFQ_UNROLL
                 for (int32_t j = 0; j < 4; j++)
                     factor[i][j] = From::fixed ? v.v[j] : v.v[j] * dynamic;
             }
+        float gain[quads][4];
+        norm_gain<C>(gain);
+        const float scale = fixed_scale<C>();
         await();
         PFQ_UNROLL
         for (int32_t i = 0; i < quads; i++) {
@@ -332,36 +386,38 @@ template <class M> struct PfqWorker {
                 s = fmaf(x[i][j], x[i][j], s);
         }
         const float r = 1.0f / sqrtf(sum(s) / (float)M::hidden + C::eps);
-        norm_put<C>(r);
+        norm_put<C>(r, gain, pfq_inv(scale));
         sync();
         dump(C::dump, 0, M::hidden, C::plane, C::planes);
     }
-    /* Column k's gain times r. */
-    template <class C> PFQ_MEMBER void norm_quad(int32_t i, float r, float *y) const
+    template <class C> PFQ_MEMBER void norm_gain(float (&gain)[quads][4]) const
     {
         PFQ_UNROLL
-        for (int32_t j = 0; j < 4; j++) {
-            const int32_t k = 4 * (tid() + PFQ_WORKERS * i) + j;
-            y[j] = C::gain < 0
-                       ? x[i][j] * r
-                       : x[i][j] * r * ((const float *)column(C::gain))[min(k, M::hidden - 1)];
+        for (int32_t i = 0; i < quads; i++) {
+            const int32_t k = min(4 * (tid() + PFQ_WORKERS * i), M::hidden - 4);
+            const PfqFour v = C::gain < 0 ? PfqFour{{1.0f, 1.0f, 1.0f, 1.0f}}
+                                          : *(const PfqFour *)((const float *)column(C::gain) + k);
+            PFQ_UNROLL
+            for (int32_t j = 0; j < 4; j++)
+                gain[i][j] = v.v[j];
         }
     }
-    template <class C> PFQ_MEMBER void norm_put(float r)
+    template <class C> PFQ_MEMBER void norm_put(float r, const float (&gain)[quads][4], float inv)
     {
         float m = 0.0f, y[4];
         PFQ_UNROLL
         for (int32_t i = 0; i < quads && !C::fixed; i++) {
-            norm_quad<C>(i, r, y);
             PFQ_UNROLL
             for (int32_t j = 0; j < 4; j++)
-                m = fmaxf(m, fabsf(y[j]));
+                m = fmaxf(m, fabsf(x[i][j] * r * gain[i][j]));
         }
-        const float inv = inverse<C>(C::fixed ? 0.0f : largest(m));
+        if (!C::fixed) inv = dynamic_inverse<C>(largest(m));
         PFQ_UNROLL
         for (int32_t i = 0; i < quads; i++) {
             const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
-            norm_quad<C>(i, r, y);
+            PFQ_UNROLL
+            for (int32_t j = 0; j < 4; j++)
+                y[j] = x[i][j] * r * gain[i][j];
             if (k < M::hidden) quantise4<C>(k, y, inv);
         }
     }
@@ -389,18 +445,29 @@ template <class M> struct PfqWorker {
         pfq_mma_s8(c[0], high, x4.v[0], x4.v[1]);
         pfq_mma_s8(c[1], low, x4.v[2], x4.v[3]);
     }
-    /* Adds the warp's sums to those of unit u of the block's, and zeroes them. */
-    template <class C> PFQ_MEMBER void keep_sums(int32_t (&c)[2][4], int32_t u) const
+    /* Adds the warp's sums to those of unit u of the block's, `first` its first, and zeroes them.
+     * Of more units than shared memory has room for, the last go to memory at once. */
+    template <class C> PFQ_MEMBER void keep_sums(int32_t (&c)[2][4], int32_t u, int32_t first) const
     {
-        int32_t *acc = (int32_t *)(pfq_shared + Room::acc) + u * 64 * C::planes;
+        typedef PfqDeal<C> Deal;
+        constexpr int32_t room = M::units / C::planes;
+        int32_t *acc = (int32_t *)(pfq_shared + Room::acc) + (u - first) * 64 * C::planes;
         const int32_t row = pfq_warp() % 4 * 16 + pfq_lane() / 4;
         PFQ_UNROLL
         for (int32_t i = 0; i < 4; i++) {
-            const int32_t v = c[0][i] + c[1][i];
-            if (pfq_lane() % 4 == 0 && i % 2 < C::planes)
-                atomicAdd(acc + i % 2 * 64 + pfq_frag_row(row + i / 2 * 8), v);
+            const int32_t v = c[0][i] + c[1][i], to = pfq_frag_row(row + i / 2 * 8);
             c[0][i] = c[1][i] = 0;
+            if (pfq_lane() % 4 || i % 2 >= C::planes) continue;
+            if (u - first < room)
+                atomicAdd(acc + i % 2 * 64 + to, v);
+            else
+                pfq_red_add(sum_at<C>(i % 2, Deal::panel(u) * 64 + to), C::bits == 4 ? v >> 4 : v);
         }
+    }
+    /* The sum of a plane's row. */
+    template <class C> PFQ_MEMBER int32_t *sum_at(int32_t plane, int32_t row) const
+    {
+        return (int32_t *)a.at[C::sums] + plane * (PfqDeal<C>::panels * 64) + row;
     }
     /* Sums of op C over the activations, for the block's slots. */
     template <class C> PFQ_MEMBER void gemv()
@@ -416,7 +483,7 @@ template <class M> struct PfqWorker {
         for (int32_t i = d.begin + pfq_warp() / 4; i < d.end; i += PFQ_GROUPS) {
             const uint32_t s = n + (uint32_t)(i - d.begin);
             const uint8_t *w = pfq_shared + s % M::slots * PFQ_SLOT + at;
-            if (u >= 0 && Deal::unit(i) != u) keep_sums<C>(c, u - first);
+            if (u >= 0 && Deal::unit(i) != u) keep_sums<C>(c, u, first);
             u = Deal::unit(i);
             const int32_t k = Deal::block(i), count = Deal::count(i);
             ring.wait(s);
@@ -429,7 +496,7 @@ template <class M> struct PfqWorker {
             __syncwarp();
             if (lane == 0) ring.release(s, 4);
         }
-        if (u >= 0) keep_sums<C>(c, u - first);
+        if (u >= 0) keep_sums<C>(c, u, first);
         n += (uint32_t)(d.end - d.begin);
         sync();
         mark();
@@ -440,13 +507,11 @@ template <class M> struct PfqWorker {
     {
         typedef PfqDeal<C> Deal;
         if (d.begin == d.end) return;
-        const int32_t units = Deal::unit(d.end - 1) - first + 1;
+        const int32_t units = min(Deal::unit(d.end - 1) - first + 1, M::units / C::planes);
         int32_t *acc = (int32_t *)(pfq_shared + Room::acc);
         for (int32_t i = tid(); i < units * 64 * C::planes; i += PFQ_WORKERS) {
             const int32_t u = i / (64 * C::planes), row = Deal::panel(first + u) * 64 + i % 64;
-            const int32_t v = C::bits == 4 ? acc[i] >> 4 : acc[i];
-            pfq_red_add((int32_t *)a.at[C::sums] + i / 64 % C::planes * (Deal::panels * 64) + row,
-                        v);
+            pfq_red_add(sum_at<C>(i / 64 % C::planes, row), C::bits == 4 ? acc[i] >> 4 : acc[i]);
             acc[i] = 0;
         }
     }
@@ -474,9 +539,12 @@ template <class M> PFQ_DEVICE void pfq_decode(const PfqDecodeArgs &a)
     const int32_t pos = *(const int32_t *)a.at[PFQ_AT_POSITION];
     if (threadIdx.x == 0) ring.init(PFQ_WORKER_WARPS);
     for (int32_t i = (int32_t)threadIdx.x; i < M::layers * M::columns; i += PFQ_DECODE_BLOCK)
-        ((uint64_t *)(pfq_shared + Room::table))[i] = ((const uint64_t *)a.at[PFQ_AT_TABLE])[i];
+        ((uint64_t *)(pfq_shared + Room::table))[i] = M::address(a, i);
     for (int32_t i = (int32_t)threadIdx.x; i < M::units * 64; i += PFQ_DECODE_BLOCK)
         ((int32_t *)(pfq_shared + Room::acc))[i] = 0;
+    for (int32_t i = (int32_t)threadIdx.x; i < (Room::reduce - Room::base) / 4;
+         i += PFQ_DECODE_BLOCK)
+        ((float *)(pfq_shared + Room::base))[i] = ((const float *)a.at[PFQ_AT_BASE])[i];
     for (int32_t i = (int32_t)threadIdx.x; i < M::rot / 2; i += PFQ_DECODE_BLOCK) {
         float *turn = (float *)(pfq_shared + Room::turn) + 2 * i;
         pfq_sincos((double)((const float *)a.at[PFQ_AT_FREQ])[i] * (double)(pos + M::prefix),

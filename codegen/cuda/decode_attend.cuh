@@ -230,14 +230,14 @@ template <class C> PFQ_DEVICE float pfq_most(const float *v, float sign)
  * same bytes at `mine` and what they are worth at worth[0], worth[1] (a minimum). */
 template <class C, class W>
 PFQ_DEVICE void pfq_append(const W &w, int32_t which, int32_t head, const float *v, uint8_t *mine,
-                           float *worth)
+                           float *worth, float fixed)
 {
     typedef PfqAttend<C> A;
     const int64_t row = (int64_t)head * w.a.ctx + w.pos;
     uint8_t *to = (uint8_t *)w.column(C::cache + which) + row * PfqKeyDeal<C>::row;
     float scale = 1.0f, minimum = 0.0f, inv = 0.0f;
     if (A::ints && C::kv_static) {
-        scale = ((const float *)w.column(which ? C::v_scale : C::k_scale))[head];
+        scale = fixed;
         inv = pfq_inv(scale);
     } else if (PfqKeyDeal<C>::minima) {
         const float lo = -pfq_most<C>(v, -1.0f), hi = pfq_most<C>(v, 1.0f);
@@ -279,11 +279,10 @@ PFQ_DEVICE void pfq_append(const W &w, int32_t which, int32_t head, const float 
     }
 }
 
-/* Query h of the group, v[D], to its place: s8, or f32 where it is. */
-template <class C, class W>
-PFQ_DEVICE void pfq_put_query(const W &w, int32_t head, const float *v, int8_t *ints)
+/* A query v[D] as s8. */
+template <class C> PFQ_DEVICE void pfq_put_query(const float *v, float scale, int8_t *ints)
 {
-    const float inv = pfq_inv(((const float *)w.column(C::q_scale))[head]);
+    const float inv = pfq_inv(scale);
     for (int32_t d = pfq_lane(); d < C::D; d += 32)
         ints[d] = (int8_t)pfq_quant(v[d], inv, -C::q8, 127);
 }
@@ -294,19 +293,24 @@ template <class C> struct PfqToken {
     int8_t *q;      /* [group][D] */
     uint8_t *k, *v; /* a row each */
     float *worth;   /* [4]: of k, of v */
+    float *scale;   /* [group + 2]: of queries, of the head's k and v, where they are constants */
 
     static PFQ_MEMBER PfqToken at(uint8_t *scratch)
     {
         typedef PfqAttend<C> A;
         uint8_t *p = scratch + A::made;
-        return {(float *)scratch, (int8_t *)p, p + A::group * C::D, p + (A::group + 2) * C::D,
-                (float *)(p + (A::group + 4) * C::D)};
+        return {(float *)scratch,
+                (int8_t *)p,
+                p + A::group * C::D,
+                p + (A::group + 2) * C::D,
+                (float *)(p + (A::group + 4) * C::D),
+                (float *)(p + (A::group + 4) * C::D) + 4};
     }
 };
 
 /* The task's heads, from the sums of q, k and v: a warp each. `last`: k and v too, to the cache. */
 template <class C, class W>
-PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last)
+PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last, bool prefix)
 {
     typedef PfqAttend<C> A;
     typedef typename C::From From;
@@ -323,7 +327,21 @@ PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last)
             const float f = ((const float *)w.column(From::scale))[head * C::D + lane + 32 * i];
             factor[i] = From::fixed ? f : f * w.dynamic;
         }
+    if (prefix)
+        for (int32_t j = warp; j < C::prefix; j += PFQ_WORKER_WARPS) {
+            const int64_t at = ((int64_t)j * C::kv_heads + g) * C::D + min(16 * lane, C::D - 1);
+            pfq_prefetch((const uint16_t *)w.column(C::prefix_k) + at);
+            pfq_prefetch((const uint16_t *)w.column(C::prefix_v) + at);
+        }
+    /* Thread i of the first asks for scale i of the task's; they are passed on behind the wait. */
+    float scale = 0.0f;
+    if (w.tid() < A::group && C::q8)
+        scale = ((const float *)w.column(C::q_scale))[g * A::group + w.tid()];
+    else if (w.tid() >= A::group && w.tid() < A::group + 2 && A::ints && C::kv_static)
+        scale = ((const float *)w.column(w.tid() == A::group ? C::k_scale : C::v_scale))[g];
     w.await();
+    if (w.tid() < A::group + 2) t.scale[w.tid()] = scale;
+    w.sync();
     if (mine) {
         const int32_t *sums = (const int32_t *)w.a.at[From::sums] + head * C::D;
         float *v = t.made + warp * C::D;
@@ -338,16 +356,15 @@ PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last)
                              (const float *)(pfq_shared + W::Room::turn));
         if (warp >= A::group)
             pfq_append<C>(w, warp - A::group, g, v, warp == A::group ? t.k : t.v,
-                          t.worth + 2 * (warp - A::group));
+                          t.worth + 2 * (warp - A::group), t.scale[warp]);
         else if (C::q8)
-            pfq_put_query<C>(w, head, v, t.q + warp * C::D);
+            pfq_put_query<C>(v, t.scale[warp], t.q + warp * C::D);
     }
     w.sync();
 }
 
 /* The lane's part of the queries, an empty softmax. */
-template <class C, class W>
-PFQ_DEVICE void pfq_begin(const W &w, PfqAttend<C> &s, const PfqToken<C> &t, int32_t g)
+template <class C> PFQ_DEVICE void pfq_begin(PfqAttend<C> &s, const PfqToken<C> &t)
 {
     typedef PfqAttend<C> A;
     PFQ_UNROLL
@@ -369,7 +386,7 @@ PFQ_DEVICE void pfq_begin(const W &w, PfqAttend<C> &s, const PfqToken<C> &t, int
             }
         }
         s.sum[h] = PfqKeyDeal<C>::minima ? pfq_warp_sum(sum) : 0.0f;
-        const float scale = C::q8 ? ((const float *)w.column(C::q_scale))[g * A::group + h] : 1.0f;
+        const float scale = C::q8 ? t.scale[h] : 1.0f;
         s.factor[h] = scale * C::score * PFQ_LOG2E;
         s.m[h] = PFQ_NO_SCORE;
         s.l[h] = 0.0f;
@@ -485,12 +502,11 @@ template <class C, class W> PFQ_DEVICE void pfq_attend(W &w)
         const int32_t g = task / d.splits, split = task % d.splits;
         const bool last = split == d.splits - 1;
         PfqAttend<C> s;
-        pfq_make_token<C>(w, t, g, last);
-        pfq_begin<C>(w, s, t, g);
+        pfq_make_token<C>(w, t, g, last, split == 0);
+        pfq_begin<C>(s, t);
         PfqNumbers fixed = {1.0f, 1.0f, 0.0f, 0.0f};
         if (A::ints && C::kv_static)
-            fixed = {((const float *)w.column(C::k_scale))[g] * A::unit,
-                     ((const float *)w.column(C::v_scale))[g] * A::unit, 0.0f, 0.0f};
+            fixed = {t.scale[A::group] * A::unit, t.scale[A::group + 1] * A::unit, 0.0f, 0.0f};
         if (split == 0) pfq_take_prefix<C>(w, s, g);
         if (last && pfq_warp() == PFQ_WORKER_WARPS - 1) {
             float x[1][A::group], v[1][A::runs * 4];
@@ -511,7 +527,8 @@ template <class C, class W> PFQ_DEVICE void pfq_attend(W &w)
     }
 }
 
-/* ---- the splits added up: activations of op C::To, quantised as C says (PfqWorker::inverse) ----
+/* ---- the splits added up: activations of op C::To, quantised as C says (PfqWorker::fixed_scale)
+ * ----
  */
 
 template <class C, class W> PFQ_DEVICE void pfq_combine(W &w)
@@ -525,8 +542,17 @@ template <class C, class W> PFQ_DEVICE void pfq_combine(W &w)
     const float *parts = (const float *)w.a.at[PFQ_AT_PARTS],
                 *ml = parts + (int64_t)At::heads * PFQ_SPLITS * At::D;
     float *weight = w.template scratch<float>(); /* [heads][PFQ_SPLITS] */
-    const float inv = w.template inverse<C>(0.0f);
+    const float scale = w.template fixed_scale<C>();
     w.await();
+    const float inv = pfq_inv(scale);
+    /* The thread's first column is asked for with the weights: one trip to memory for both. */
+    const auto part = [&](int32_t k) {
+        return parts + (int64_t)(k / At::D) * PFQ_SPLITS * At::D + k % At::D;
+    };
+    float o[PFQ_SPLITS];
+    PFQ_UNROLL
+    for (int32_t s = 0; s < PFQ_SPLITS; s++)
+        o[s] = k0 + w.tid() < k1 && s < splits ? pfq_fresh(part(k0 + w.tid()) + s * At::D) : 0.0f;
     for (int32_t h = pfq_warp(); h < heads; h += PFQ_WORKER_WARPS) {
         const int32_t s = pfq_lane(), at = ((h0 + h) * PFQ_SPLITS + min(s, splits - 1)) * 2;
         const float m = s < splits ? pfq_fresh(ml + at) : PFQ_NO_SCORE,
@@ -535,15 +561,24 @@ template <class C, class W> PFQ_DEVICE void pfq_combine(W &w)
         weight[h * PFQ_SPLITS + s] = e / all;
     }
     w.sync();
+    float *y = weight + heads * PFQ_SPLITS, m = 0.0f; /* [k1 - k0], to find the largest */
     for (int32_t k = k0 + w.tid(); k < k1; k += PFQ_WORKERS) {
-        const int32_t h = k / At::D;
-        const float *o = parts + (int64_t)h * PFQ_SPLITS * At::D + k % At::D,
-                    *e = weight + (h - h0) * PFQ_SPLITS;
-        float y = 0.0f;
+        const float *e = weight + (k / At::D - h0) * PFQ_SPLITS;
+        float v = 0.0f;
         PFQ_UNROLL
-        for (int32_t s = 0; s < PFQ_SPLITS; s++)
-            if (s < splits) y = fmaf(e[s], pfq_fresh(o + s * At::D), y);
-        w.act()[pfq_b_at(k)] = (int8_t)pfq_quant(y, inv, C::lo, C::hi);
+        for (int32_t s = 0; s < PFQ_SPLITS; s++) {
+            if (k >= k0 + PFQ_WORKERS && s < splits) o[s] = pfq_fresh(part(k) + s * At::D);
+            if (s < splits) v = fmaf(e[s], o[s], v);
+        }
+        if (C::fixed)
+            w.template quantise<C>(k, v, inv);
+        else
+            y[k - k0] = v, m = fmaxf(m, fabsf(v));
+    }
+    if (!C::fixed) {
+        const float dynamic = w.template dynamic_inverse<C>(w.largest(m));
+        for (int32_t k = k0 + w.tid(); k < k1; k += PFQ_WORKERS)
+            w.template quantise<C>(k, y[k - k0], dynamic);
     }
     w.sync();
     w.dump(C::dump, k0, k1, 0, 1);

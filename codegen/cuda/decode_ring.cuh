@@ -83,9 +83,11 @@ template <int32_t slots> struct PfqRing {
         pfq_mbar_ready();
     }
     PFQ_MEMBER uint32_t slot(uint32_t n) const { return data + n % slots * PFQ_SLOT; }
-    /* The loader takes slot n, for that many bytes. */
-    PFQ_MEMBER void take(uint32_t n, uint32_t size) const
+    /* The loader takes slot n, for that many bytes, once all but `flight` of those before it have
+     * landed. */
+    PFQ_MEMBER void take(uint32_t n, uint32_t size, uint32_t flight) const
     {
+        if (flight < slots && n >= flight) wait(n - flight);
         pfq_mbar_wait(empty + n % slots * 8, n / slots + 1 & 1);
         pfq_mbar_expect(full + n % slots * 8, size);
     }

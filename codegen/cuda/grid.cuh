@@ -73,6 +73,7 @@ PFQ_DEVICE int64_t pfq_clock()
 {
     return 0;
 }
+PFQ_DEVICE void pfq_prefetch(const void *) {}
 
 /* Of all lanes: what the product reads. */
 struct SimtMma {
@@ -119,7 +120,8 @@ PFQ_DEVICE void pfq_wait_count(const int32_t *p, int32_t target)
     if (pfq_load_acquire(p) - target >= 0) return;
     const uint64_t end = pfq_nanoseconds() + 2000000000;
     for (int32_t i = 1; pfq_load_acquire(p) - target < 0; i++)
-        if (i % 1024 == 0 && pfq_nanoseconds() > end) asm volatile("trap;");
+        if (i % 1024 == 0 && pfq_nanoseconds() > end)
+            PFQ_TIMEOUT((uint32_t)pfq_load_acquire(p), (uint32_t)target);
 }
 
 /* What other blocks have written. */
@@ -148,6 +150,12 @@ PFQ_DEVICE PfqInts pfq_fresh(const PfqInts *p)
 PFQ_DEVICE void pfq_mbar_arrive_n(uint32_t bar, uint32_t n)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(n) : "memory");
+}
+
+/* Brings the line at p to L2. */
+PFQ_DEVICE void pfq_prefetch(const void *p)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 /* The multiprocessor's clock. */

@@ -25,6 +25,11 @@ PFQ_DEVICE uint64_t pfq_wgmma_desc(uint32_t at)
 
 #ifndef PFQ_SIMT /* the models are in tests/cuda/simt.h */
 
+/* A wait that takes too long: of what, for what. A program for a GPU may say more. */
+#ifndef PFQ_TIMEOUT
+#define PFQ_TIMEOUT(of, wanted) asm volatile("trap;")
+#endif
+
 PFQ_DEVICE uint32_t pfq_smem(const void *p)
 {
     uint64_t at;
@@ -80,7 +85,7 @@ PFQ_DEVICE void pfq_mbar_wait(uint32_t bar, uint32_t parity)
     if (pfq_mbar_try(bar, parity)) return;
     const uint64_t end = pfq_nanoseconds() + 2000000000;
     while (!pfq_mbar_try(bar, parity))
-        if (pfq_nanoseconds() > end) asm volatile("trap;");
+        if (pfq_nanoseconds() > end) PFQ_TIMEOUT(bar, parity);
 }
 
 /* Copies to shared memory; addresses and size are multiples of 16. Arrives at bar with its bytes.

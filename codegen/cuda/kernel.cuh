@@ -33,7 +33,8 @@ typedef unsigned int uint32_t;
 typedef long int64_t; /* as glibc has it, which nvcc reads before this */
 typedef unsigned long uint64_t;
 #define PFQ_CONST(type, name) /* it stands in front of the template */
-/* PFQ_KERNEL(name, threads of a block) or (name, threads, blocks that an SM shall hold). */
+/* PFQ_KERNEL(name, threads of a block) or (name, threads, blocks that an SM shall hold).
+ * PFQ_COOPERATIVE: one whose blocks wait for each other, launched as PFQ_CUDA_COOPERATIVE. */
 #define PFQ_GLOBAL(name, ...)                                                                      \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__)                                      \
         name(const __grid_constant__ PfqCudaArgs a)
@@ -44,8 +45,10 @@ typedef unsigned long uint64_t;
 #define PFQ_SECOND(first, second, ...) second
 #define PFQ_PICK(...)                  PFQ_SECOND(__VA_ARGS__, PFQ_DROPPED, )
 #define PFQ_KERNEL(name, ...)          PFQ_PICK(PFQ_WANT_##name)(name, __VA_ARGS__)
+#define PFQ_COOPERATIVE(name, ...)     PFQ_PICK(PFQ_WANT_##name)(name, __VA_ARGS__)
 #else
-#define PFQ_KERNEL(name, ...) PFQ_GLOBAL(name, __VA_ARGS__)
+#define PFQ_KERNEL(name, ...)      PFQ_GLOBAL(name, __VA_ARGS__)
+#define PFQ_COOPERATIVE(name, ...) PFQ_GLOBAL(name, __VA_ARGS__)
 #endif
 #define PFQ_DEVICE static __device__ __forceinline__
 extern __shared__ __align__(128) unsigned char pfq_shared[];

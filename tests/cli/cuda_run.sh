@@ -42,6 +42,7 @@ on_threads() { # options of the program
 }
 self_test() { # what it is; also in memory full of NaN
     on_threads self-test --cuda-sync >"$tmp/err" 2>&1 || fail "self-test of $1 with --cuda-sync"
+    on_threads self-test --cuda-decode graph >"$tmp/err" 2>&1 || fail "self-test of $1 with a graph of kernels"
     on_threads self-test >"$tmp/err" 2>&1 || fail "self-test of $1"
     grep -q 'prefill: ok' "$tmp/err" && grep -q 'decode: ok' "$tmp/err" && grep -q 'batch: ok' "$tmp/err" || fail "nothing was compared with $1"
 }

@@ -5,6 +5,15 @@
  *   nvcc -std=c++17 -O3 -fmad=false -arch=sm_90a -I ROOT -o decode_bench tests/cuda/decode_bench.cu
  *   decode_bench [check] [time] [trace]
  */
+#include <stdio.h>
+#ifndef SLOTS
+#define SLOTS 16 /* of the ring */
+#endif
+#ifndef SHAPES
+#define SHAPES(f) f(Llama8b) f(Llama1b)
+#endif
+#define PFQ_TIMEOUT(of, wanted)                                                                    \
+    (printf("block %u thread %u waits for %u: %u\n", blockIdx.x, threadIdx.x, wanted, of), __trap())
 #include "codegen/cuda/kernel.cuh"
 #include "tests/cuda/decode_model.cuh"
 
@@ -12,6 +21,7 @@
 #include <cuda_runtime.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <vector>
 
 static void check_call(cudaError_t e, const char *what)
 {
@@ -64,6 +74,7 @@ __global__ void __launch_bounds__(PFQ_DECODE_BLOCK, 1)
 }
 
 static int32_t sms;
+static const char *only; /* names of variants contain it */
 
 template <class S> static void prepare()
 {
@@ -79,15 +90,25 @@ template <class S> static void launch(const PfqDecodeArgs &a)
                                      0));
 }
 
+template <class Shape, int32_t slots_> struct Ring : Shape {
+    static constexpr int32_t slots = slots_;
+#ifdef FLIGHTS
+    static constexpr int32_t flight = 0; /* at run time */
+#endif
+#ifdef O_PARTS
+    static constexpr int32_t o_parts = O_PARTS, down_parts = DOWN_PARTS;
+#endif
+};
 template <class Shape> struct Layer : Shape {
     static constexpr int32_t layers = 1;
     static constexpr bool keep = true;
 };
 template <class Shape> static void check(int32_t pos)
 {
-    typedef Layer<Shape> S;
+    typedef Layer<Ring<Shape, SLOTS>> S;
     mem_all = 0;
     Case<S> c(1088, pos, sms);
+    c.a.flight = 6;
     prepare<S>();
     launch<S>(c.a);
     CALL(cudaDeviceSynchronize());
@@ -112,6 +133,7 @@ static void set_pos(const PfqDecodeArgs &a, int32_t pos)
 /* Median and range of the time of a step, of `runs` runs of 10 launches. */
 template <class S> static void time_step(const char *name, const PfqDecodeArgs &a, int32_t pos)
 {
+    if (only && !strstr(name, only)) return;
     cudaEvent_t b, e;
     CALL(cudaEventCreate(&b));
     CALL(cudaEventCreate(&e));
@@ -139,9 +161,6 @@ template <class S> static void time_step(const char *name, const PfqDecodeArgs &
     fflush(stdout);
 }
 
-template <class Shape, int32_t slots_> struct Ring : Shape {
-    static constexpr int32_t slots = slots_;
-};
 template <class Shape> struct NoWait : Shape {
     static constexpr bool wait = false;
 };
@@ -158,22 +177,29 @@ template <class Shape> static void time_all(const char *model)
     printf("%s: %.3f GB\n", model, bytes_of<Shape>() * 1e-9);
     Case<Shape> c(16384, 1024, sms);
     const int32_t ctx = 1024;
-    time_step<Ring<Shape, 8>>("ring 64 KiB", c.a, ctx);
-    time_step<Ring<Shape, 12>>("ring 96 KiB", c.a, ctx);
-    time_step<Ring<Shape, 16>>("ring 128 KiB", c.a, ctx);
-    time_step<Ring<Shape, 19>>("ring 152 KiB", c.a, ctx);
-    time_step<NoWait<Ring<Shape, 19>>>("152, nobody waits", c.a, ctx);
-    time_step<Products<Ring<Shape, 19>, 1>>("152, products alone", c.a, ctx);
-    time_step<Products<Ring<Shape, 19>, 2>>("152, products and meetings", c.a, ctx);
-    time_step<Ring<Shape, 19>>("ring 152 KiB", c.a, 1);
-    time_step<Ring<Shape, 19>>("ring 152 KiB", c.a, 4096);
-    time_step<Ring<Shape, 19>>("ring 152 KiB", c.a, 16000);
+    for (int32_t flight : {5, 6, 7, 20})
+        if (Ring<Shape, SLOTS>::flight == 0) {
+            c.a.flight = flight;
+            char name[32];
+            snprintf(name, sizeof name, "step, %d on their way", flight);
+            time_step<Ring<Shape, SLOTS>>(name, c.a, ctx);
+        }
+    c.a.flight = getenv("FLIGHT") ? atoi(getenv("FLIGHT")) : 6;
+    time_step<Ring<Shape, SLOTS>>("step", c.a, ctx);
+    time_step<Ring<Shape, SLOTS>>("step", c.a, 1);
+    time_step<Ring<Shape, SLOTS>>("step", c.a, 4096);
+    time_step<Ring<Shape, SLOTS>>("step", c.a, 16000);
+#ifdef PARTS
+    time_step<NoWait<Ring<Shape, SLOTS>>>("nobody waits", c.a, ctx);
+    time_step<Products<Ring<Shape, SLOTS>, 1>>("products alone", c.a, ctx);
+    time_step<Products<Ring<Shape, SLOTS>, 2>>("products and meetings", c.a, ctx);
+#endif
 }
 
 /* Mean and worst times of the segments of a layer, over blocks and layers in the middle. */
 template <class Shape> static void trace(const char *model)
 {
-    typedef Trace<Ring<Shape, 19>> S;
+    typedef Trace<Ring<Shape, SLOTS>> S;
     static const char *const names[] = {"qkv: await", "norm",           "products",   "send",
                                         "arrive",     "attend: await",  "attend",     "arrive",
                                         "o: await",   "combine",        "products",   "send",
@@ -184,6 +210,7 @@ template <class Shape> static void trace(const char *model)
     enum { EACH = sizeof names / sizeof *names };
     mem_all = 0;
     Case<S> c(2048, 1024, sms);
+    c.a.flight = getenv("FLIGHT") ? atoi(getenv("FLIGHT")) : 6;
     prepare<S>();
     for (int i = 0; i < 3; i++)
         launch<S>(c.a);
@@ -224,20 +251,20 @@ int main(int argc, char **argv)
     cudaDeviceProp p;
     CALL(cudaGetDeviceProperties(&p, 0));
     sms = p.multiProcessorCount;
+    only = getenv("ONLY");
     printf("%s, %d multiprocessors\n", p.name, sms);
     CALL(cudaMalloc(&mem_pool, (size_t)7 << 30));
+#define CHECK(shape) check<shape>(0), check<shape>(1023);
+#define TIME(shape)  time_all<shape>(#shape);
+#define TRACE(shape) trace<shape>(#shape);
     if (wants(argc, argv, "check")) {
-        check<Llama1b>(0);
-        check<Llama1b>(1000);
-        check<Llama8b>(1023);
+        SHAPES(CHECK)
     }
     if (wants(argc, argv, "time")) {
-        time_all<Llama8b>("Llama-3-8B");
-        time_all<Llama1b>("Llama-3.2-1B");
+        SHAPES(TIME)
     }
     if (wants(argc, argv, "trace")) {
-        trace<Llama8b>("Llama-3-8B");
-        trace<Llama1b>("Llama-3.2-1B");
+        SHAPES(TRACE)
     }
     return 0;
 }

@@ -171,6 +171,7 @@ template <class S> struct Case {
         mem_put((void *)a.at[PFQ_AT_TABLE], table.at, 8 * table.n);
         a.at[PFQ_AT_POSITION] = zeros(4);
         mem_put((void *)a.at[PFQ_AT_POSITION], &pos, 4);
+        a.at[PFQ_AT_IDS] = zeros(4);
         a.at[PFQ_AT_FREQ] = put(freq);
         a.at[PFQ_AT_EMBED] = put(embed);
         a.at[PFQ_AT_PARTS] = zeros((size_t)S::heads * 32 * (S::D + 2) * 4);
@@ -185,7 +186,7 @@ template <class S> struct Case {
         a.at[SUM_GU] = zeros(4 * (2 * S::ffn + 128));
         a.at[SUM_DOWN] = zeros(4 * (S::hidden + 64));
         a.at[SUM_HEAD] = zeros(8 * (S::vocab + 64));
-        a.at[BASE] = put(base);
+        a.at[PFQ_AT_BASE] = put(base);
     }
 
     /* ---- what the step made ---- */

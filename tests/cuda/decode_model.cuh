@@ -43,10 +43,18 @@ enum {
     N_COLUMNS
 };
 /* Entries of PfqDecodeArgs.at. */
-enum { SUM_QKV = PFQ_AT_SUMS, SUM_O, SUM_GU, SUM_DOWN, SUM_HEAD, BASE };
+enum { SUM_QKV = PFQ_AT_SUMS, SUM_O, SUM_GU, SUM_DOWN, SUM_HEAD };
 
 template <class S> struct LlamaModel {
+    static constexpr int32_t N = 1, format = PFQ_EMBED_ROWS; /* the token's row itself */
+    static constexpr float scale = 1.0f;
+    PFQ_STATIC uint64_t address(const PfqDecodeArgs &a, int32_t i)
+    {
+        return ((const uint64_t *)a.at[PFQ_AT_TABLE])[i];
+    }
+
     static constexpr int32_t layers = S::layers, columns = N_COLUMNS, hidden = S::hidden;
+    static constexpr int32_t base = S::base, flight = S::flight;
     static constexpr int32_t slots = S::slots, units = S::units, rot = S::D, prefix = S::prefix;
     static constexpr int32_t act = S::ffn > 2 * S::hidden ? S::ffn : 2 * S::hidden;
     static constexpr float rope_scale = 1.0f;
@@ -109,8 +117,9 @@ template <class S> struct LlamaModel {
         typedef GateUp From;
         typedef Down To;
         static constexpr int32_t ffn = S::ffn, base = S::base, outer = S::outer, inner = S::inner,
-                                 kind = PFQ_ACT_SILU, matrix = S::base == 1 ? -1 : (int32_t)BASE;
+                                 kind = PFQ_ACT_SILU;
         static constexpr float scale = S::glu_scale;
+        static constexpr bool turn = true;
     };
     struct Mix : Quantiser<X_DOWN, 3>, Glu {
         typedef Down To;
@@ -184,7 +193,7 @@ struct Llama8b {
                              units = 40;
     static constexpr float glu_scale = 0.008351967f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0;
+    static constexpr int32_t what = 0, flight = 6;
 };
 struct Llama1b {
     static constexpr int32_t layers = 16, hidden = 2048, heads = 32, kv_heads = 8, D = 64,
@@ -193,7 +202,7 @@ struct Llama1b {
                              units = 80;
     static constexpr float glu_scale = 0.011048543f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0;
+    static constexpr int32_t what = 0, flight = 6;
 };
 struct LlamaTiny {
     static constexpr int32_t layers = 2, hidden = 128, heads = 8, kv_heads = 4, D = 16, ffn = 384,
@@ -201,7 +210,7 @@ struct LlamaTiny {
                              down_parts = 6, prefix = 2, kv = PFQ_KV_S4, slots = 4, units = 16;
     static constexpr float glu_scale = 0.051031036f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0;
+    static constexpr int32_t what = 0, flight = 6;
 };
 
 #endif

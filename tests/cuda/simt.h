@@ -99,6 +99,20 @@ void simt_event(void); /* something of that kind */
         simt_launch(#name, name##_thread, a, grid, block, SIMT_FIRST(__VA_ARGS__, ), shared);      \
     }                                                                                              \
     static void name##_body([[maybe_unused]] const PfqCudaArgs &a)
+/* Written again: names do not survive a second macro, where they are macros themselves. */
+#define PFQ_COOPERATIVE(name, ...)                                                                 \
+    static void name##_body(const PfqCudaArgs &a);                                                 \
+    static void name##_thread(const void *a)                                                       \
+    {                                                                                              \
+        name##_body(*(const PfqCudaArgs *)a);                                                      \
+    }                                                                                              \
+    extern "C" void name##_simt(const PfqCudaArgs *a, const int32_t grid[3], int32_t block,        \
+                                int32_t shared)                                                    \
+    {                                                                                              \
+        simt_launch_cooperative(#name, name##_thread, a, grid, block, SIMT_FIRST(__VA_ARGS__, ),   \
+                                shared);                                                           \
+    }                                                                                              \
+    static void name##_body([[maybe_unused]] const PfqCudaArgs &a)
 
 #define __shared__      static
 #define __align__(n)    __attribute__((aligned(n)))
