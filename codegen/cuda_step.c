@@ -11,7 +11,15 @@
 
 #define LL(x) ((unsigned long long)(x))
 
-enum { SLOT = 8192, WORKERS = 512, SHARED = 227 * 1024, UNITS = 40, FLIGHT = 6, SPLITS = 32 };
+enum {
+    SLOT = 8192,
+    WORKERS = 512,
+    SHARED = 227 * 1024,
+    UNITS = 40,
+    FLIGHT = 6,
+    SPLITS = 32,
+    MAX_WORDS = 6
+};
 enum { ALIGN = 1024, CONTROL = 256 };
 
 typedef struct Layer { /* the calls of a layer; `join` and `mix` quantise the inputs of o and down
@@ -324,22 +332,32 @@ static i64 planes(const CgCall *c)
     return I(c, C_fmt) == 2 ? 2 : 1;
 }
 
+/* How many blocks at most share a row of sums, if that is few enough to hand them over as words
+ * that carry a flag; 0: they are added up in memory. Chips of sm_90a have 132 multiprocessors. */
+static i64 words_of(const Whole *st, const CgCall *c)
+{
+    const i64 blocks = up(I(c, C_K), 128) / (bits(st, c) == 4 ? 64 : 32), unit = (blocks + 3) / 4,
+              words = unit * 132 / ((i64)panels(c) * unit) + 2;
+    return words <= MAX_WORDS && planes(c) == 1 ? words : 0;
+}
+
 static void emit_linear(Whole *st, const char *name, const CgCall *c, const char *column, i64 parts,
-                        Sums sums)
+                        i64 words, Sums sums)
 {
     const i64 width = up(I(c, C_K), 128), bytes = planes(c) * width;
     if (bytes > st->act) st->act = bytes;
     st->sum_at[sums] = st->sync;
-    st->sync += panels(c) * 256 * (u64)planes(c);
+    st->sync += panels(c) * 256 * (u64)(words ? 2 * words : planes(c));
     sb_printf(&st->o,
               "    struct %s {\n        static constexpr int32_t N = %lld, K = %lld, bits = %lld, "
-              "parts = %lld, w = W_%s, scale = S_%s, sums = PFQ_AT_SUMS + %d, planes = %lld, "
-              "plane = %lld;\n        static constexpr bool fixed = %s;\n    };\n",
+              "parts = %lld, w = W_%s, scale = S_%s, sums = PFQ_AT_SUMS + %d, words = %lld, "
+              "planes = %lld, plane = %lld;\n        static constexpr bool fixed = %s;\n    };\n",
               name,
               I(c, C_epi) == cg_epilogue("swiglu") ? (long long)panels(c) * 64
                                                    : (long long)I(c, C_N),
               (long long)I(c, C_K), (long long)bits(st, c), (long long)parts, column, column,
-              (int)sums, (long long)planes(c), (long long)width, I(c, C_static) ? "true" : "false");
+              (int)sums, (long long)words, (long long)planes(c), (long long)width,
+              I(c, C_static) ? "true" : "false");
 }
 
 static void emit_float(Whole *st, const char *name, double v)
@@ -442,7 +460,7 @@ static const char schedule[] = "    template <class R> PFQ_STATIC void schedule(
                                "            r.layer(l);\n"
                                "            r.template norm<First>();\n"
                                "            r.template gemv<Qkv>();\n"
-                               "            r.meet();\n"
+                               "            r.template meet_for<Qkv>();\n"
                                "            r.template attend<Attend>();\n"
                                "            r.meet();\n"
                                "            if (l > 0) r.template clear<Down>();\n"
@@ -452,7 +470,7 @@ static const char schedule[] = "    template <class R> PFQ_STATIC void schedule(
                                "            r.template norm<Second>();\n"
                                "            r.template clear<Qkv>();\n"
                                "            r.template gemv<GateUp>();\n"
-                               "            r.meet();\n"
+                               "            r.template meet_for<GateUp>();\n"
                                "            r.template glu<Glu>();\n"
                                "            r.template clear<O>();\n"
                                "            r.meet();\n"
@@ -482,11 +500,11 @@ static void emit_ops(Whole *st)
         (long long)I(st->embed, C_N), formats[row_of(st, st->embed) - ROW_EMBED_F32]);
     emit_float(st, "scale", st->embed->val[C_scale]);
     sb_str(&st->o, "    };\n");
-    emit_linear(st, "Qkv", l->qkv, "QKV", 1, SUM_QKV);
-    emit_linear(st, "O", l->o, "O", o_parts, SUM_O);
-    emit_linear(st, "GateUp", l->gate_up, "GATE_UP", 1, SUM_GATE_UP);
-    emit_linear(st, "Down", l->down, "DOWN", down_parts, SUM_DOWN);
-    emit_linear(st, "Head", st->head, "HEAD", 1, SUM_HEAD);
+    emit_linear(st, "Qkv", l->qkv, "QKV", 1, words_of(st, l->qkv), SUM_QKV);
+    emit_linear(st, "O", l->o, "O", o_parts, 0, SUM_O);
+    emit_linear(st, "GateUp", l->gate_up, "GATE_UP", 1, words_of(st, l->gate_up), SUM_GATE_UP);
+    emit_linear(st, "Down", l->down, "DOWN", down_parts, 0, SUM_DOWN);
+    emit_linear(st, "Head", st->head, "HEAD", 1, 0, SUM_HEAD);
     emit_norm(st, "First", l->first, l->qkv, "Down", true, "FIRST");
     emit_norm(st, "Second", l->second, l->gate_up, "O", false, "SECOND");
     emit_norm(st, "Last", st->last, st->head, "Down", false, "LAST");

@@ -158,6 +158,7 @@ template <class M> struct PfqLoader {
     template <class C> PFQ_MEMBER void logits() {}
     template <class C> PFQ_MEMBER void clear() {}
     PFQ_MEMBER void meet() {}
+    template <class C> PFQ_MEMBER void meet_for() {}
     PFQ_MEMBER void await() {}
     PFQ_MEMBER void choose() {}
 };
@@ -243,6 +244,41 @@ template <class M> struct PfqWorker {
         sync();
         mark();
     }
+    /* The same for the sums of op C, which may come as words. */
+    template <class C> PFQ_MEMBER bool direct() const
+    {
+        return PfqDeal<C>::direct(M::units / C::planes);
+    }
+    template <class C> PFQ_MEMBER void meet_for()
+    {
+        if (direct<C>())
+            mark(), mark();
+        else
+            meet();
+    }
+    template <class C> PFQ_MEMBER void await_for()
+    {
+        if (direct<C>())
+            sync(), mark();
+        else
+            await();
+    }
+    /* What flags say in this phase: of no phase before it. */
+    PFQ_MEMBER int32_t flag() const { return base + meetings + 1; }
+    /* The sum of a row of op C, behind await_for. */
+    template <class C> PFQ_MEMBER int32_t sum_of(int32_t row) const
+    {
+        typedef PfqDeal<C> Deal;
+        if (!direct<C>()) return pfq_fresh((const int32_t *)a.at[C::sums] + row);
+        const uint64_t *word = (const uint64_t *)a.at[C::sums] + row;
+        const int32_t blocks = Deal::blocks_of(row / 64);
+        int32_t s = 0;
+        PFQ_UNROLL
+        for (int32_t i = 0; i < C::words; i++)
+            if (i < blocks && M::wait) s += pfq_get_word(word + i * (Deal::panels * 64), flag());
+        return s;
+    }
+
     /* Of all workers, in every one, in one order. */
     PFQ_MEMBER const float *of_warps(float v)
     {
@@ -277,7 +313,7 @@ template <class M> struct PfqWorker {
         const int32_t all = PfqDeal<C>::panels * 64 * C::planes,
                       begin = pfq_share(all, (int32_t)blockIdx.x),
                       end = pfq_share(all, (int32_t)blockIdx.x + 1);
-        if (M::keep) return;
+        if (M::keep || direct<C>()) return;
         for (int32_t i = begin + tid(); i < end; i += PFQ_WORKERS)
             ((int32_t *)a.at[C::sums])[i] = 0;
     }
@@ -506,12 +542,31 @@ template <class M> struct PfqWorker {
     template <class C> PFQ_MEMBER void send(const PfqDeal<C> &d, int32_t first) const
     {
         typedef PfqDeal<C> Deal;
+        int32_t *acc = (int32_t *)(pfq_shared + Room::acc);
+        if (direct<C>()) {
+            send_words<C>(d, first, acc);
+            return;
+        }
         if (d.begin == d.end) return;
         const int32_t units = min(Deal::unit(d.end - 1) - first + 1, M::units / C::planes);
-        int32_t *acc = (int32_t *)(pfq_shared + Room::acc);
         for (int32_t i = tid(); i < units * 64 * C::planes; i += PFQ_WORKERS) {
             const int32_t u = i / (64 * C::planes), row = Deal::panel(first + u) * 64 + i % 64;
             pfq_red_add(sum_at<C>(i / 64 % C::planes, row), C::bits == 4 ? acc[i] >> 4 : acc[i]);
+            acc[i] = 0;
+        }
+    }
+    /* The same as flagged words; of a block without slots inside a unit, zeros. */
+    template <class C>
+    PFQ_MEMBER void send_words(const PfqDeal<C> &d, int32_t first, int32_t *acc) const
+    {
+        typedef PfqDeal<C> Deal;
+        const bool none = d.begin == d.end;
+        if (none && d.begin % Deal::unit_slots == 0) return;
+        const int32_t units = none ? 1 : Deal::unit(d.end - 1) - first + 1;
+        for (int32_t i = tid(); i < units * 64; i += PFQ_WORKERS) {
+            const int32_t u = first + i / 64, j = (int32_t)blockIdx.x - Deal::first_block(u);
+            pfq_put_word((uint64_t *)a.at[C::sums] + j * (Deal::panels * 64) + u * 64 + i % 64,
+                         C::bits == 4 ? acc[i] >> 4 : acc[i], flag());
             acc[i] = 0;
         }
     }

@@ -339,16 +339,16 @@ PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last,
         scale = ((const float *)w.column(C::q_scale))[g * A::group + w.tid()];
     else if (w.tid() >= A::group && w.tid() < A::group + 2 && A::ints && C::kv_static)
         scale = ((const float *)w.column(w.tid() == A::group ? C::k_scale : C::v_scale))[g];
-    w.await();
+    w.template await_for<From>();
     if (w.tid() < A::group + 2) t.scale[w.tid()] = scale;
     w.sync();
     if (mine) {
-        const int32_t *sums = (const int32_t *)w.a.at[From::sums] + head * C::D;
         float *v = t.made + warp * C::D;
         PFQ_UNROLL
         for (int32_t i = 0; i < each; i++)
             if (lane + 32 * i < C::D)
-                v[lane + 32 * i] = (float)pfq_fresh(sums + lane + 32 * i) * factor[i];
+                v[lane + 32 * i] =
+                    (float)w.template sum_of<From>(head * C::D + lane + 32 * i) * factor[i];
         __syncwarp();
         const int32_t gain = warp < A::group ? C::q_gain : C::k_gain;
         if (warp <= A::group)
@@ -497,7 +497,8 @@ template <class C, class W> PFQ_DEVICE void pfq_attend(W &w)
     typedef PfqKeyDeal<C> Keys;
     const Keys d = Keys::of(w.pos);
     const PfqToken<C> t = PfqToken<C>::at(w.template scratch<uint8_t>());
-    if ((int32_t)blockIdx.x >= d.tasks) w.await(); /* in step with the others */
+    if ((int32_t)blockIdx.x >= d.tasks)
+        w.template await_for<typename C::From>(); /* in step with the others */
     for (int32_t task = (int32_t)blockIdx.x; task < d.tasks; task += (int32_t)gridDim.x) {
         const int32_t g = task / d.splits, split = task % d.splits;
         const bool last = split == d.splits - 1;

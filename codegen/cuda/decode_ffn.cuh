@@ -22,7 +22,6 @@ template <class C, class W> PFQ_DEVICE void pfq_glu(W &w)
     typedef typename C::From From;
     const int32_t c0 = pfq_share(C::inner, (int32_t)blockIdx.x),
                   cols = pfq_share(C::inner, (int32_t)blockIdx.x + 1) - c0;
-    const int32_t *sums = (const int32_t *)w.a.at[From::sums];
     const float *scale = (const float *)w.column(From::scale);
     constexpr int32_t twos = C::outer / C::base;
     float *x = w.template scratch<float>(); /* [outer][cols] */
@@ -34,15 +33,15 @@ template <class C, class W> PFQ_DEVICE void pfq_glu(W &w)
     };
     const int32_t c1 = channel(w.tid());
     float gate_scale = scale[pfq_glu_row(c1, 0)], up_scale = scale[pfq_glu_row(c1, 1)];
-    w.await();
+    w.template await_for<From>();
     for (int32_t i = w.tid(); i < C::outer * cols; i += PFQ_WORKERS) {
         const int32_t c = channel(i);
         if (i >= PFQ_WORKERS) {
             gate_scale = scale[pfq_glu_row(c, 0)];
             up_scale = scale[pfq_glu_row(c, 1)];
         }
-        const int32_t g = pfq_fresh(sums + pfq_glu_row(c, 0)),
-                      u = pfq_fresh(sums + pfq_glu_row(c, 1));
+        const int32_t g = w.template sum_of<From>(pfq_glu_row(c, 0)),
+                      u = w.template sum_of<From>(pfq_glu_row(c, 1));
         const float gate = (float)g * (gate_scale * f), up = (float)u * (up_scale * f);
         x[i] = pfq_act(C::kind, gate) * up * C::scale;
     }

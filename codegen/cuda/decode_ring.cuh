@@ -2,14 +2,16 @@
  * and the ring in shared memory that one loading warp fills ahead of everything.
  *
  * A linear op is a struct C of constants:
- *   N, K       rows, columns; bits of a weight (4 or 8)
- *   parts      its k is cut in that many equal runs. Units of work are (part, panel of 64 rows),
- * all panels of a part before those of the next, so that a thread block sees few parts and makes
- * its activations for those alone. 1 where every block makes all of them planes     bytes of an
- * activation: 1 (s8) or 2 (s16: 256 * x1 + x0, both s8) w          column of the layer table that
- * holds the address of its fragments (fragments.cuh) sums       index of the address of its sums,
- * int32 [planes][N]: see decode.cuh scale      column of its rows' scales, f32 [N] glu        its
- * rows are gate and up, interleaved (pfq_glu_row); sums are [2][N / 2]
+ *   - N, K: rows (gate and up: as pfq_glu_row interleaves them), columns; bits of a weight, 4 or 8
+ *   - parts: its k is cut in that many equal runs. Units of work are (part, panel of 64 rows), all
+ *     panels of a part before those of the next, so that a thread block sees few parts and makes
+ * its activations for those alone. 1 where every block makes all of them
+ *   - planes: bytes of an activation, 1 (s8) or 2 (s16: 256 * x1 + x0, both s8)
+ *   - w, scale: columns of the layer table: its fragments (fragments.cuh), its rows' scales, f32
+ * [N]
+ *   - sums: index of the address of its sums, int32 [planes][N]: see decode.cuh
+ *   - words: 0, or how many blocks at most share a row where sums are words that carry a flag,
+ * uint64 [words][N]: readers then wait for the words themselves, and there is no meeting (one part)
  *
  * A slot of the ring holds up to four blocks of 2048 bytes of one unit. The slots of an op, in the
  * order of the units, are divided evenly and in runs over the thread blocks.
@@ -56,6 +58,23 @@ template <class C> struct PfqDeal {
                    ? PFQ_SLOT_BLOCKS
                    : min(PFQ_SLOT_BLOCKS, part_blocks - slot % unit_slots * PFQ_SLOT_BLOCKS);
     }
+    /* The block that a slot is dealt to, and of a unit's blocks the first; how many there are.
+     * Blocks without slots count where they lie between two others. */
+    PFQ_STATIC int32_t owner(int32_t slot) { return ((slot + 1) * (int32_t)gridDim.x - 1) / slots; }
+    PFQ_STATIC int32_t first_block(int32_t u) { return owner(u * unit_slots); }
+    PFQ_STATIC int32_t blocks_of(int32_t u)
+    {
+        return owner((u + 1) * unit_slots - 1) - first_block(u) + 1;
+    }
+    /* Sums are flagged words: where no unit has more blocks than C::words, and no block more units
+     * than `room`. */
+    PFQ_STATIC bool direct(int32_t room)
+    {
+        const int32_t grid = (int32_t)gridDim.x, each = (slots + grid - 1) / grid;
+        return C::words && unit_slots * grid / slots + 2 <= C::words &&
+               (each + unit_slots - 2) / unit_slots + 1 <= room;
+    }
+
     /* Columns of x that the caller's slots read. */
     PFQ_MEMBER int32_t first_k() const { return C::parts == 1 ? 0 : part(unit(begin)) * part_k; }
     PFQ_MEMBER int32_t end_k() const

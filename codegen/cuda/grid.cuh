@@ -60,6 +60,18 @@ template <class T> PFQ_DEVICE T pfq_fresh(const T *p)
 {
     return *p;
 }
+PFQ_DEVICE void pfq_put_word(uint64_t *p, int32_t v, int32_t flag)
+{
+    *p = (uint64_t)(uint32_t)flag << 32 | (uint32_t)v;
+    simt_event();
+}
+PFQ_DEVICE int32_t pfq_get_word(const uint64_t *p, int32_t flag)
+{
+    while ((int32_t)(*(volatile const uint64_t *)p >> 32) != flag)
+        simt_park();
+    simt_event();
+    return (int32_t)*p;
+}
 PFQ_DEVICE void pfq_mbar_arrive_n(uint32_t bar, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -122,6 +134,33 @@ PFQ_DEVICE void pfq_wait_count(const int32_t *p, int32_t target)
     for (int32_t i = 1; pfq_load_acquire(p) - target < 0; i++)
         if (i % 1024 == 0 && pfq_nanoseconds() > end)
             PFQ_TIMEOUT((uint32_t)pfq_load_acquire(p), (uint32_t)target);
+}
+
+/* A word and the flag that says that it is there, in one store; the word, once its flag is there.
+ */
+PFQ_DEVICE void pfq_put_word(uint64_t *p, int32_t v, int32_t flag)
+{
+    asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(p),
+                 "l"((uint64_t)(uint32_t)flag << 32 | (uint32_t)v)
+                 : "memory");
+}
+PFQ_DEVICE uint64_t pfq_load_word(const uint64_t *p)
+{
+    uint64_t v;
+    asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    return v;
+}
+PFQ_DEVICE int32_t pfq_get_word(const uint64_t *p, int32_t flag)
+{
+    uint64_t v = pfq_load_word(p);
+    if ((int32_t)(v >> 32) == flag) return (int32_t)v;
+    const uint64_t end = pfq_nanoseconds() + 2000000000;
+    for (int32_t i = 1; (int32_t)(v >> 32) != flag; i++) {
+        if (i % 1024 == 0 && pfq_nanoseconds() > end)
+            PFQ_TIMEOUT((uint32_t)(v >> 32), (uint32_t)flag);
+        v = pfq_load_word(p);
+    }
+    return (int32_t)v;
 }
 
 /* What other blocks have written. */

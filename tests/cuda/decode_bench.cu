@@ -95,6 +95,9 @@ template <class Shape, int32_t slots_> struct Ring : Shape {
 #ifdef FLIGHTS
     static constexpr int32_t flight = 0; /* at run time */
 #endif
+#ifdef WORDS
+    static constexpr int32_t words = WORDS;
+#endif
 #ifdef O_PARTS
     static constexpr int32_t o_parts = O_PARTS, down_parts = DOWN_PARTS;
 #endif
@@ -177,7 +180,7 @@ template <class Shape> static void time_all(const char *model)
     printf("%s: %.3f GB\n", model, bytes_of<Shape>() * 1e-9);
     Case<Shape> c(16384, 1024, sms);
     const int32_t ctx = 1024;
-    for (int32_t flight : {5, 6, 7, 20})
+    for (int32_t flight : {4, 6, 8, 20})
         if (Ring<Shape, SLOTS>::flight == 0) {
             c.a.flight = flight;
             char name[32];

@@ -61,15 +61,17 @@ template <class S> struct LlamaModel {
     static constexpr bool keep = S::keep, wait = S::wait, trace = S::trace;
 
     template <int32_t N_, int32_t K_, int32_t bits_, int32_t parts_, int32_t w_, int32_t sums_,
-              int32_t scale_, int32_t planes_ = 1>
+              int32_t scale_, int32_t planes_ = 1, int32_t words_ = 0>
     struct Linear {
         static constexpr int32_t N = N_, K = K_, bits = bits_, parts = parts_, w = w_, sums = sums_,
-                                 scale = scale_, planes = planes_, plane = K_;
+                                 scale = scale_, planes = planes_, plane = K_, words = words_;
         static constexpr bool fixed = planes_ == 1;
     };
-    typedef Linear<(S::heads + 2 * S::kv_heads) * S::D, S::hidden, 4, 1, W_QKV, SUM_QKV, S_QKV> Qkv;
+    typedef Linear<(S::heads + 2 * S::kv_heads) * S::D, S::hidden, 4, 1, W_QKV, SUM_QKV, S_QKV, 1,
+                   S::words>
+        Qkv;
     typedef Linear<S::hidden, S::heads * S::D, 4, S::o_parts, W_O, SUM_O, S_O> O;
-    typedef Linear<2 * S::ffn, S::hidden, 4, 1, W_GU, SUM_GU, S_GU> GateUp;
+    typedef Linear<2 * S::ffn, S::hidden, 4, 1, W_GU, SUM_GU, S_GU, 1, S::words> GateUp;
     typedef Linear<S::hidden, S::ffn, 4, S::down_parts, W_DOWN, SUM_DOWN, S_DOWN> Down;
     typedef Linear<S::vocab, S::hidden, 8, 1, W_HEAD, SUM_HEAD, S_HEAD, 2> Head;
 
@@ -155,7 +157,7 @@ template <class S> struct LlamaModel {
             r.layer(l);
             r.template norm<NormQkv>();
             r.template gemv<Qkv>();
-            r.meet();
+            r.template meet_for<Qkv>();
             r.template attend<Attend>();
             r.meet();
             if (l > 0) r.template clear<Down>();
@@ -165,7 +167,7 @@ template <class S> struct LlamaModel {
             r.template norm<NormGu>();
             r.template clear<Qkv>();
             r.template gemv<GateUp>();
-            r.meet();
+            r.template meet_for<GateUp>();
             r.template glu<Glu>();
             r.template clear<O>();
             r.meet();
@@ -193,7 +195,7 @@ struct Llama8b {
                              units = 40;
     static constexpr float glu_scale = 0.008351967f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6;
+    static constexpr int32_t what = 0, flight = 6, words = 6;
 };
 struct Llama1b {
     static constexpr int32_t layers = 16, hidden = 2048, heads = 32, kv_heads = 8, D = 64,
@@ -202,7 +204,7 @@ struct Llama1b {
                              units = 80;
     static constexpr float glu_scale = 0.011048543f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6;
+    static constexpr int32_t what = 0, flight = 6, words = 6;
 };
 struct LlamaTiny {
     static constexpr int32_t layers = 2, hidden = 128, heads = 8, kv_heads = 4, D = 16, ffn = 384,
@@ -210,7 +212,7 @@ struct LlamaTiny {
                              down_parts = 6, prefix = 2, kv = PFQ_KV_S4, slots = 4, units = 16;
     static constexpr float glu_scale = 0.051031036f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6;
+    static constexpr int32_t what = 0, flight = 6, words = 6;
 };
 
 #endif
