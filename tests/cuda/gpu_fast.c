@@ -1,7 +1,6 @@
 /* Rows FAST of codegen/cuda/kernels.def under the CPU's interface: weights become fragments,
- * quantised activations tiles, and results rows again. PFQ_FAST=1 takes the first row that a
- * program's plan would take, PFQ_FAST=NAME that row alone; kernels that have none but can write
- * tiles do that. Contract: gpu_rows.h.
+ * quantised activations tiles, and results rows again. PFQ_FAST=1 takes a row wherever there is one,
+ * PFQ_FAST=NAME that row alone; kernels that have none but can write tiles do that. Contract: gpu_rows.h.
  */
 #include "tests/cuda/gpu_rows.h"
 
@@ -61,6 +60,21 @@ static struct FastRow {
 enum { N_FAST = sizeof fast / sizeof *fast };
 static long with_tiles;
 
+/* Attention on tensor cores has probabilities in 16 bits: as integers, or as f16. */
+static const struct {
+    const char *name;
+    double slack;
+} slacks[] = {{"split", 0x1p-13}, {"wgmma", 0x1p-11}};
+extern double kt_slack;
+double kt_slack;
+
+static double slack_of(const struct FastRow *f)
+{
+    for (size_t i = 0; f && i < sizeof slacks / sizeof *slacks; i++)
+        if (strcmp(f->name, slacks[i].name) == 0) return slacks[i].slack;
+    return 0;
+}
+
 void gpu_fast_report(void)
 {
     if (!getenv("PFQ_FAST")) return;
@@ -69,19 +83,25 @@ void gpu_fast_report(void)
     printf("gpu: %ld of plain kernels that write tiles\n", with_tiles);
 }
 
-static struct FastRow *pick(RowId id, int32_t T)
+static bool takes(const struct FastRow *f, RowId id, int32_t T)
 {
     const char *name = getenv("PFQ_FAST"), *chip = getenv("PFQ_GPU_ARCH");
-    const int phases = T == 1 ? IN_PREFILL | IN_LOGITS | IN_DECODE : IN_PREFILL | IN_LOGITS;
     if (!chip) chip = "sm_90a";
-    for (int i = 0; i < N_FAST; i++) {
-        struct FastRow *f = &fast[i];
-        if (f->id == id && f->phases & phases && T >= f->from && (!f->to || T <= f->to) &&
-            strncmp(chip, f->chips, strlen(f->chips)) == 0 && f->fits() &&
-            (strcmp(name, "1") == 0 || strcmp(name, f->name) == 0))
-            return f;
-    }
-    return NULL;
+    return f->id == id && T >= f->from && (!f->to || T <= f->to) &&
+           strncmp(chip, f->chips, strlen(f->chips)) == 0 && f->fits() &&
+           (strcmp(name, "1") == 0 || strcmp(name, f->name) == 0);
+}
+
+/* Rows for any phase, because tokens of one sequence are a batch, too: each has its position. Of
+ * several the shape of the call says which, so that the same call twice gives the same bits. */
+static struct FastRow *pick(RowId id, const PfqArgs *a)
+{
+    const int32_t shape = c_N + c_K + c_heads + c_head_dim + c_kv + a->T + a->pos;
+    struct FastRow *found[N_FAST];
+    int n = 0;
+    for (int i = 0; i < N_FAST; i++)
+        if (takes(&fast[i], id, a->T)) found[n++] = &fast[i];
+    return n ? found[shape % n] : NULL;
 }
 
 static bool is_linear(RowId id)
@@ -119,20 +139,43 @@ static void give_linear(PfqArgs *a, GpuLaunch *l)
     }
 }
 
+/* The same cache of rows of `bytes` with room for ctx tokens; what is new is NaN. */
+static const void *roomy(const void *from, const PfqArgs *a, int32_t ctx, size_t bytes)
+{
+    if (!from) return NULL;
+    const size_t old = (size_t)a->ctx * bytes, now = (size_t)ctx * bytes;
+    char *to = kt_alloc_block((size_t)c_kv_heads * now);
+    memset(to, 0xff, (size_t)c_kv_heads * now);
+    for (int32_t h = 0; h < c_kv_heads; h++)
+        memcpy(to + (size_t)h * now, (const char *)from + (size_t)h * old, old);
+    return to;
+}
+
+/* Programs' caches have room for a multiple of 64. */
+static void give_attend(PfqArgs *b, const PfqArgs *a)
+{
+    static const int bits[] = {32, 16, 8, 4, 8, 4}; /* by c_kv */
+    b->ctx = (a->ctx + 63) / 64 * 64;
+    for (int i = 1; i < 7; i++)
+        b->in[i] = roomy(a->in[i], a, b->ctx, i < 3 ? (size_t)(c_head_dim * bits[c_kv] / 8) : 2);
+}
+
 bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
 {
-    struct FastRow *f = pick(id, a->T);
+    struct FastRow *f = pick(id, a);
     GpuLaunch l;
     PfqArgs b = *a;
+    kt_slack = slack_of(f);
     void *tiles = NULL;
     const int32_t K = id == ROW_ATTEND ? c_heads * c_head_dim : c_K;
     if (!f && !can_write_tiles(id)) return false;
     c_cap = (a->T + 7) / 8 * 8 + 8;
     l = f ? f->launch() : *plain; /* it may ask for c_cap */
-    c_tiles = !f || l.tiles ? c_cap : 0;
-    if (is_linear(id)) {
-        give_linear(&b, &l);
-    } else if (c_tiles && c_fmt == S8) {
+    c_each = f && !(f->phases & (IN_PREFILL | IN_LOGITS)) && a->T > 1;
+    c_tiles = !f || l.tiles || (can_write_tiles(id) && f->calls % 2) ? c_cap : 0; /* or rows */
+    if (is_linear(id)) give_linear(&b, &l);
+    if (id == ROW_ATTEND) give_attend(&b, a);
+    if (!is_linear(id) && c_tiles && c_fmt == S8) {
         tiles = b.out[0] = kt_alloc_block((size_t)forms_tile_bytes(c_cap, K));
         l.wide |= WIDE_OUT;
     }
@@ -140,6 +183,6 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     if (tiles && !forms_from_tiles(tiles, a->T, K, c_cap, a->out[0]))
         gpu_die(l.entry, "leaves columns of tiles behind the last that are not 0");
     *(f ? &f->calls : &with_tiles) += 1;
-    c_cap = c_tiles = 0;
+    c_cap = c_tiles = c_each = 0;
     return true;
 }

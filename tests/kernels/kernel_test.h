@@ -49,6 +49,7 @@ void kt_free_all(void);
 /* The block of kt_alloc that p points into or right behind, without its padding in front. A library whose kernels run in
  * other memory has a variable kt_find_block, which kt_open sets to the function of that type. */
 typedef bool KtFindBlock(const void *p, void **block, size_t *bytes);
+/* A library's variable kt_slack, a double: what its last kernel may be off, relative to the largest of the results. */
 typedef void *KtAlloc(size_t bytes); /* kt_alloc, in the same way as kt_alloc_block */
 
 /* Numbers in [-1, 1) and integers in [lo, hi], from one seeded stream. */
