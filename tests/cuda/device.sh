@@ -4,7 +4,8 @@
 # perplexity within 0.5 %, greedy text.
 #
 #   device.sh [FOLDER...]    folders of programs, best with code for CPUs too; without any, these are compiled with $PFQC: tinystories
-#                            under every recipe, the tiny checkpoints of tests/data/arch, and $PFQC_SMOLLM2, a checkpoint, if it is set
+#                            under every recipe, made-up models, the tiny checkpoints of tests/data/arch, and $PFQC_SMOLLM2, a
+#                            checkpoint, if it is set
 #
 # $PFQC_BIN: see gpu.bash. $PFQC_RUN_OPTIONS: further options of every run on the GPU. $PFQC_LENGTHS: of prompts. Exit status 77 where
 # there is no GPU.
@@ -112,11 +113,20 @@ arch() { # checkpoint's folder
     for recipe in float w4a16 prefixquant-w4a8kv4 prefixquant-w8a8kv8-dynamic; do compile "$model" $recipe "$(basename "$1")-$recipe"; done
 }
 
+synthetic() { # head_dim, heads, kv heads: made-up weights, with the head sizes of large models
+    local sample=$root/samples/llama3.2-1b-synthetic dims
+    dims="{\"L\": 2, \"hidden\": 512, \"heads\": $2, \"kv_heads\": $3, \"head_dim\": $1, \"ffn\": 1024, \"vocab\": 512, \"context\": 512}"
+    sed "s/\"dims\": .*/\"dims\": $dims,/" "$sample/model.json" >"$tmp/synthetic-$1.json"
+    compile "$tmp/synthetic-$1.json" "$sample/recipe.json" synthetic-$1
+}
+
 targets=cpu,cuda:sm_80,cuda:sm_90a
 if [ $# -gt 0 ]; then
     for folder in "$@"; do check "$folder"; done
 else
     each_recipe $targets check
+    synthetic 64 8 2
+    synthetic 128 4 1
     for folder in "$root"/tests/data/arch/*/golden.json; do PFQC_LENGTHS="1 5 12 -9" arch "$(dirname "$folder")"; done
     if [ -n "${PFQC_SMOLLM2:-}" ]; then
         name=smollm2
