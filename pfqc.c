@@ -7,12 +7,24 @@
 #include "ir/text.h"
 #include "passes/calib/ppl.h"
 #include "passes/passes.h"
+#include "runtime/options.h"
+#include "runtime/usage.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { COMPILE = 1, INIT = 2, OPT_ = 4, EXPLAIN = 8, DOC = 16, PPL = 32, ANY = 63 };
+enum {
+    COMPILE = 1,
+    INIT = 2,
+    OPT_ = 4,
+    EXPLAIN = 8,
+    DOC = 16,
+    PPL = 32,
+    MAN = 64,
+    COMPLETION = 128,
+    ANY = 255
+};
 
 static const OptRow rows[] = {
 #define OPT(name, letter, kind, commands, value, doc)                                              \
@@ -317,8 +329,106 @@ static int explain(Cli *c)
     return 0;
 }
 
-/* Reference pages made from the tables, so that docs/ cannot drift from the code (a test compares
- * them). */
+static int doc(Cli *c), man(Cli *c), completion(Cli *c);
+
+static const struct Command {
+    const char *name; /* NULL: none, the first word is a model */
+    u32 bit;
+    int (*run)(Cli *c);
+    const char *operands, *help;
+} commands[] = {
+    {NULL, COMPILE, compile, "MODEL.json", "compile a model into a program"},
+    {"init", INIT, init, "CHECKPOINT", "write model.json for an HF folder or a .gguf"},
+    {"opt", OPT_, opt_ir, "IN.pfir",
+     "run passes on a dump; without --passes: verify it and print it"},
+    {"ppl", PPL, ppl, "MODEL.json FILE", "perplexity of a text, before kernels are made"},
+    {"explain", EXPLAIN, explain, "CODE", "what an error code means"},
+    {"doc", DOC, doc, "ops|errors|passes|pfqc|program", "print a reference page (Markdown)"},
+    {"man", MAN, man, "", "print the manual page"},
+    {"completion", COMPLETION, completion, PFQ_USE_SHELLS,
+     "print a script that completes pfqc's command lines"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void help(Arena *a, u32 command)
+{
+    StrBuf b = {.a = a};
+    for (u32 i = 0; i < N_COMMANDS; i++)
+        if (command == COMPILE || command == commands[i].bit) {
+            const char *name = commands[i].name, *operands = commands[i].operands;
+            int n = (int)b.n;
+            sb_printf(&b, "pfqc %s%s%s", name ? name : "", name && *operands ? " " : "", operands);
+            sb_printf(&b, "%*s %s\n", 41 - ((int)b.n - n), "", commands[i].help);
+        }
+    sb_str(&b, "\n");
+    options_help(&b, rows, N_OPTS, command);
+    fputs(b.p, stdout);
+}
+
+/* ---- reference pages, manual page, completion: from the tables, so that none can drift ---- */
+
+static const PfqUseText texts[] = {
+    {"Environment", "Every option NAME can also be given as the variable PFQC_NAME, in capitals "
+                    "and with '_' for '-'. The command line wins."},
+    {"Exit status", "0: done. 1: an input is wrong; diagnostics on standard error say where and "
+                    "why. 2: the command line is wrong. 70: a bug in pfqc."},
+    {"Examples", "    %s init SmolLM2-135M-Instruct.Q4_1.gguf -n smollm2\n"
+                 "    %s model.json -o out/\n"
+                 "    out/smollm2 run -p \"The capital of France is\" -n 12"},
+    {"Installing", "cmake --install puts the compiler, its manual page and completion for bash, "
+                   "zsh and fish where they belong. By hand:\n\n"
+                   "    %s man >~/.local/share/man/man1/%s.1\n"
+                   "    %s completion bash >~/.local/share/bash-completion/completions/%s\n"
+                   "    %s completion zsh >~/.zfunc/_%s    # a folder of fpath\n"
+                   "    %s completion fish >~/.config/fish/completions/%s.fish"},
+};
+
+static const PfqUse *use(void)
+{
+    static PfqUseCommand cmds[N_COMMANDS];
+    static PfqUseOption opts[N_OPTS];
+    static const PfqUse out = {
+        .program = "pfqc",
+        .summary = "an ahead-of-time compiler for quantised language models",
+        .about = "pfqc compiles one language model, a model.json that names a checkpoint, into one "
+                 "program. Results go to standard output, diagnostics and progress to standard "
+                 "error.",
+        .command = cmds,
+        .option = opts,
+        .text = texts,
+        .n_commands = N_COMMANDS,
+        .n_options = N_OPTS,
+        .n_texts = sizeof texts / sizeof *texts,
+    };
+    for (u32 i = 0; i < N_COMMANDS; i++)
+        cmds[i] = (PfqUseCommand){commands[i].name ? commands[i].name : "", commands[i].operands,
+                                  commands[i].help};
+    for (u32 k = 0; k < N_OPTS; k++) {
+        const OptRow *r = &rows[k];
+        opts[k] = (PfqUseOption){
+            .letter = r->letter, .name = r->name, .arg = r->value ? r->value : "", .help = r->doc};
+        for (u32 i = 0; i < N_COMMANDS; i++)
+            opts[k].commands |= (r->commands & commands[i].bit) ? 1u << i : 0;
+    }
+    return &out;
+}
+
+static const PfqUse *use_of_programs(void)
+{
+    return pfq_options_use("NAME", "what a compiled program can do");
+}
+
+static int print_use(Cli *c, void (*print)(PfqOut *out, const PfqUse *u), const PfqUse *u)
+{
+    static PfqOut out;
+    PfqErr err;
+    pfq_out_init(&out, 1);
+    print(&out, u);
+    if (pfq_out_finish(&out, &err)) return 0;
+    return diag_error(c->d, E_FILE_WRITE, LOC_WHAT("stdout"), "%s", err.text), 1;
+}
+
+/* A test compares the pages with docs/. */
 static int doc(Cli *c)
 {
     StrBuf b = {.a = c->a};
@@ -330,41 +440,32 @@ static int doc(Cli *c)
         diag_doc(&b);
     else if (strcmp(which, "passes") == 0)
         passes_list(&b);
+    else if (strcmp(which, "pfqc") == 0)
+        return print_use(c, pfq_use_markdown, use());
+    else if (strcmp(which, "program") == 0)
+        return print_use(c, pfq_use_markdown, use_of_programs());
     else
-        return diag_error(c->d, E_USAGE, LOC_NONE, "doc takes one of: ops, errors, passes"), 2;
+        return diag_error(c->d, E_USAGE, LOC_NONE,
+                          "doc takes one of: ops, errors, passes, pfqc, program"),
+               2;
     fputs(b.p, stdout);
     return 0;
 }
 
-static const struct Command {
-    const char *name;
-    u32 bit;
-    int (*run)(Cli *c);
-    const char *usage;
-} commands[] = {
-    {"init", INIT, init,
-     "pfqc init CHECKPOINT [-o model.json]    write model.json for an HF folder or a .gguf"},
-    {"opt", OPT_, opt_ir,
-     "pfqc opt IN.pfir [--passes P] [-o OUT]  run passes on a dump; without --passes: verify and "
-     "print"},
-    {"ppl", PPL, ppl,
-     "pfqc ppl MODEL.json FILE [-c N]         perplexity of a text, before kernels are made"},
-    {"explain", EXPLAIN, explain,
-     "pfqc explain CODE                       what an error code means"},
-    {"doc", DOC, doc, "pfqc doc ops|errors|passes              print a reference page (Markdown)"},
-    {NULL, COMPILE, compile, "pfqc MODEL.json [-o OUT]                compile"},
-};
-enum { N_COMMANDS = sizeof commands / sizeof *commands };
-
-static void help(Arena *a, u32 command)
+static int man(Cli *c)
 {
-    StrBuf b = {.a = a};
-    for (u32 i = 0; i < N_COMMANDS; i++)
-        if (command == COMPILE || command == commands[i].bit)
-            sb_printf(&b, "%s\n", commands[i].usage);
-    sb_str(&b, "\n");
-    options_help(&b, rows, N_OPTS, command);
-    fputs(b.p, stdout);
+    return print_use(c, pfq_use_man, use());
+}
+
+static int completion(Cli *c)
+{
+    static PfqOut out;
+    PfqErr err;
+    pfq_out_init(&out, 1);
+    if (c->n_words != 1 || !pfq_use_completion(&out, use(), c->word[0]))
+        return diag_error(c->d, E_USAGE, LOC_NONE, "completion takes one of: bash, zsh, fish"), 2;
+    if (pfq_out_finish(&out, &err)) return 0;
+    return diag_error(c->d, E_FILE_WRITE, LOC_WHAT("stdout"), "%s", err.text), 1;
 }
 
 /* OpenBLAS reads the variable only when it is loaded: the program starts again. */
@@ -382,8 +483,8 @@ int main(int argc, char **argv)
     diag_init(&d, &a);
     io_install_handlers();
     meter_start();
-    const struct Command *cmd = &commands[N_COMMANDS - 1];
-    for (u32 i = 0; argc > 1 && i + 1 < N_COMMANDS; i++)
+    const struct Command *cmd = &commands[0];
+    for (u32 i = 1; argc > 1 && i < N_COMMANDS; i++)
         if (strcmp(argv[1], commands[i].name) == 0) cmd = &commands[i];
     Cli c = {.d = &d, .a = &a};
     int status = 2;

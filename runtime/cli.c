@@ -19,6 +19,7 @@ static PfqCmd *const handlers[PFQ_N_COMMANDS] = {
     [PFQ_CMD_BENCH] = pfq_cmd_bench,       [PFQ_CMD_LOGITS] = pfq_cmd_logits,
     [PFQ_CMD_TOKENIZE] = pfq_cmd_tokenize, [PFQ_CMD_DETOKENIZE] = pfq_cmd_detokenize,
     [PFQ_CMD_INFO] = pfq_cmd_info,         [PFQ_CMD_SELF_TEST] = pfq_cmd_self_test,
+    [PFQ_CMD_MAN] = pfq_cmd_man,           [PFQ_CMD_COMPLETION] = pfq_cmd_completion,
 };
 
 void pfq_mean_sd(const double *v, int n, double *mean, double *sd)
@@ -247,6 +248,29 @@ bool pfq_cmd_detokenize(PfqCli *c)
     return ok;
 }
 
+/* ---- man, completion ---- */
+
+static const PfqUse *use(const PfqCli *c)
+{
+    static char summary[256];
+    snprintf(summary, sizeof summary, "the language model %.200s as a program", c->model->name);
+    return pfq_options_use(c->program, summary);
+}
+
+bool pfq_cmd_man(PfqCli *c)
+{
+    pfq_use_man(c->out, use(c));
+    return true;
+}
+
+bool pfq_cmd_completion(PfqCli *c)
+{
+    const char *shell = c->opt.operands[0];
+    c->usage = true;
+    return pfq_use_completion(c->out, use(c), shell) ||
+           pfq_fail(&c->err, "'%.100s' is not one of %s", shell, PFQ_USE_SHELLS);
+}
+
 /* ---- entry ---- */
 
 /* A descriptor 0-2 that is closed would be given to the next file opened, and messages would end up
@@ -261,6 +285,11 @@ static void fill_standard_fds(void)
     }
 }
 
+/* Commands that need none. */
+static const unsigned without_tokenizer = 1u << PFQ_CMD_LOGITS | 1u << PFQ_CMD_INFO |
+                                          1u << PFQ_CMD_SELF_TEST | 1u << PFQ_CMD_BENCH |
+                                          1u << PFQ_CMD_MAN | 1u << PFQ_CMD_COMPLETION;
+
 static bool run_command(PfqCli *c)
 {
     if (c->model->abi != PFQ_ABI_VERSION) {
@@ -269,8 +298,7 @@ static bool run_command(PfqCli *c)
     }
     const PfqCommand cmd = c->opt.command;
     if (!c->model->tokenizer) {
-        return cmd == PFQ_CMD_LOGITS || cmd == PFQ_CMD_INFO || cmd == PFQ_CMD_SELF_TEST ||
-                       cmd == PFQ_CMD_BENCH
+        return without_tokenizer >> cmd & 1
                    ? handlers[cmd](c)
                    : pfq_fail(&c->err,
                               "'%s' needs a tokenizer, and this model was compiled without one",

@@ -338,3 +338,77 @@ void pfq_options_help_command(PfqOut *out, const char *program, PfqCommand comma
     pfq_out_printf(
         out, "\nThe name in brackets is the environment variable that sets the option too.\n");
 }
+
+/* ---- usage.h ---- */
+
+static const char about[] =
+    "The program holds a language model that pfqc compiled: its code, its tokenizer and, inside or "
+    "in a file beside\nit, its weights. Results go to standard output, messages and progress to "
+    "standard error.";
+
+static const PfqUseText texts[] = {
+    {"Environment",
+     "Every option NAME can also be given as the variable PFQC_NAME, in capitals and with '_' for "
+     "'-'; flags take 0 or 1.\nThe command line wins."},
+    {"Files", "    %s.weights    the weights, if they are not inside the program"},
+    {"Exit status", "0: done. 1: it could not be done, for the reason given on standard error. 2: "
+                    "the command line is wrong."},
+    {"Examples", "Continue a prompt:\n\n"
+                 "    %s run -p \"Once upon a time\" -n 50\n\n"
+                 "Perplexity of a text, and the distance from another program on it:\n\n"
+                 "    %s ppl text.txt -c 512\n    %s kld --base other/program text.txt -c 512\n\n"
+                 "Score the first 300 examples of a task:\n\n"
+                 "    %s eval arc_easy.jsonl --limit 300"},
+    {"Tasks",
+     "eval reads a JSON object a line, of one of three shapes; other members are ignored:\n\n"
+     "    {\"query\": Q, \"choices\": [C, ...], \"gold\": K}\n"
+     "    {\"context_options\": [X, ...], \"continuation\": Y, \"gold\": K}\n"
+     "    {\"context\": X, \"continuation\": Y}\n\n"
+     "The first two are scored by accuracy (acc: the likeliest choice is the gold one; acc_norm: "
+     "the likeliest per\ncharacter), the third by accuracy (every token of Y is the likeliest one) "
+     "and perplexity of a Y. Tokens and\nscores are those of lm-eval."},
+    {"Installing",
+     "The manual page and completion are printed by the program, for wherever they belong:\n\n"
+     "    %s man >~/.local/share/man/man1/%s.1\n"
+     "    %s completion bash >~/.local/share/bash-completion/completions/%s\n"
+     "    %s completion zsh >~/.zfunc/_%s    # a folder of fpath\n"
+     "    %s completion fish >~/.config/fish/completions/%s.fish"},
+};
+
+const PfqUse *pfq_options_use(const char *program, const char *summary)
+{
+    static PfqUseCommand cmds[PFQ_N_COMMANDS];
+    static PfqUseOption opts[N_OPTIONS + 1];
+    static PfqUse use;
+    for (int i = 0; i < PFQ_N_COMMANDS; i++) {
+        cmds[i] = (PfqUseCommand){commands[i].name, commands[i].operands, commands[i].help};
+    }
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &options[i];
+        opts[i] = (PfqUseOption){
+            .commands = o->commands,
+            .letter = o->letter,
+            .has_default = (o->type == INT || o->type == REAL) && o->def >= o->min,
+            .name = o->name,
+            .arg = o->arg,
+            .help = o->help,
+            .def = o->def,
+        };
+    }
+    opts[N_OPTIONS] = (PfqUseOption){.commands = (1u << PFQ_N_COMMANDS) - 1,
+                                     .letter = 'h',
+                                     .no_variable = true,
+                                     .name = "help",
+                                     .arg = "",
+                                     .help = "print the command's options"};
+    use = (PfqUse){.program = program,
+                   .summary = summary,
+                   .about = about,
+                   .command = cmds,
+                   .option = opts,
+                   .text = texts,
+                   .n_commands = PFQ_N_COMMANDS,
+                   .n_options = N_OPTIONS + 1,
+                   .n_texts = sizeof texts / sizeof *texts};
+    return &use;
+}

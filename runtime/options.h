@@ -8,6 +8,7 @@
 
 #include "runtime/image.h"
 #include "runtime/out.h"
+#include "runtime/usage.h"
 
 typedef enum PfqCommand {
 #define CMD(id, name, operands, min, max, help) PFQ_CMD_##id,
@@ -57,6 +58,10 @@ PfqParsed pfq_options_parse(PfqOptions *o, int argc, char **argv, bool *general,
 
 void pfq_options_help(PfqOut *out, const char *program, const char *model);
 void pfq_options_help_command(PfqOut *out, const char *program, PfqCommand command);
+
+/* The tables as usage.h has them; `summary` says what the program is. In memory that the next call
+ * changes. */
+const PfqUse *pfq_options_use(const char *program, const char *summary);
 
 const char *pfq_command_name(PfqCommand command);
 

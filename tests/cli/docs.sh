@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# docs/ops.md, docs/errors.md and docs/passes.md are what the tables say.
+# The pages of docs/ that are made from tables are what the tables say.
 set -eu
 bad=0
-for page in ops errors passes; do
+for page in ops errors passes pfqc program; do
     if ! "$PFQC" doc $page | cmp -s - docs/$page.md; then
         echo "docs/$page.md differs: pfqc doc $page > docs/$page.md"
         bad=1

@@ -270,7 +270,7 @@ class Commands(Base):
 
     def test_help(self):
         self.assertIn("usage:", self.ok("--help"))
-        for cmd in ["run", "ppl", "kld", "eval", "bench", "logits", "tokenize", "detokenize", "info", "self-test"]:
+        for cmd in ["run", "ppl", "kld", "eval", "bench", "logits", "tokenize", "detokenize", "info", "self-test", "man", "completion"]:
             self.assertIn("usage: fake_model " + cmd, self.ok(cmd, "--help"))
 
 
@@ -302,7 +302,7 @@ class Usage(Base):
         for args in [[], ["nope"], ["run", "--nope"], ["run", "-x"], ["run", "-p"], ["run", "-p", "a", "--special=1"],
                      ["run", "-p", "a", "--device", "tpu"], ["bench", "-o", "xml"], ["bench", "-o", ""], ["run", "a"],
                      ["info", "--prompt", "x"], ["--version"],
-                     ["run", "--top"], ["run", "--promptx", "a"]]:
+                     ["completion"], ["completion", "tcsh"], ["completion", ""], ["man", "bash"], ["run", "--top"], ["run", "--promptx", "a"]]:
             self.fails(2, *args)
 
     def test_environment(self):
