@@ -16,6 +16,7 @@ enum { RUN_ROOM = 4096 }; /* tokens that `run` makes room for when neither -n no
 static PfqCmd *const handlers[PFQ_N_COMMANDS] = {
     [PFQ_CMD_RUN] = pfq_cmd_run,           [PFQ_CMD_PPL] = pfq_cmd_ppl,
     [PFQ_CMD_KLD] = pfq_cmd_kld,           [PFQ_CMD_EVAL] = pfq_cmd_eval,
+    [PFQ_CMD_CHAT] = pfq_cmd_chat,         [PFQ_CMD_PROMPT] = pfq_cmd_prompt,
     [PFQ_CMD_BENCH] = pfq_cmd_bench,       [PFQ_CMD_LOGITS] = pfq_cmd_logits,
     [PFQ_CMD_TOKENIZE] = pfq_cmd_tokenize, [PFQ_CMD_DETOKENIZE] = pfq_cmd_detokenize,
     [PFQ_CMD_INFO] = pfq_cmd_info,         [PFQ_CMD_SELF_TEST] = pfq_cmd_self_test,

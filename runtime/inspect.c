@@ -2,6 +2,7 @@
 #include "runtime/cli.h"
 #include "runtime/cpu.h"
 #include "runtime/sample.h"
+#include "runtime/template.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -180,6 +181,19 @@ static void print_prefix(PfqCli *c)
     pfq_out_printf(c->out, "\n");
 }
 
+static void print_chat(PfqCli *c)
+{
+    PfqTemplate t;
+    const char *bad = c->model->chat ? pfq_tpl_open(&t, c->model->chat, c->model->chat_bytes) : NULL;
+    const char *name;
+    size_t n;
+    pfq_out_printf(c->out, "chat templates:%s", bad ? " damaged" : c->model->chat ? "" : " none");
+    for (int i = 0; c->model->chat && !bad && (name = pfq_tpl_name(&t, i, &n)); i++) {
+        pfq_out_printf(c->out, " %.*s", (int)(n < 64 ? n : 64), name);
+    }
+    pfq_out_printf(c->out, "\n");
+}
+
 bool pfq_cmd_info(PfqCli *c)
 {
     const PfqModel *m = c->model;
@@ -193,6 +207,7 @@ bool pfq_cmd_info(PfqCli *c)
         "context: %d\nlayers: %d\nhidden: %d\nheads: %d\nkv heads: %d\nhead dim: %d\nffn: %d\n",
         (unsigned long long)m->params, m->vocab, m->context, m->layers, m->hidden, m->heads,
         m->kv_heads, m->head_dim, m->ffn);
+    print_chat(c);
     print_targets(c);
     pfq_out_printf(c->out, "threads: %d\nprefill chunk: %d\n", threads, m->chunk);
     print_image(c);

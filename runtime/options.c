@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum OptionType { FLAG, INT, REAL, TEXT, CHOICE } OptionType;
+typedef enum OptionType { FLAG, INT, REAL, TEXT, LIST, CHOICE } OptionType;
 
 enum { /* sets of commands, as options.def writes them */
 #define CMD(id, name, operands, min, max, help) id = 1u << PFQ_CMD_##id,
@@ -106,6 +106,21 @@ static bool is_choice(const char *choices, const char *value)
     return false;
 }
 
+static bool add_text(PfqTextList *list, const Option *opt, const char *from, const char *value,
+                     PfqErr *err)
+{
+    const size_t n = strlen(value);
+    if ((double)n < opt->min || (double)n > opt->max) {
+        return pfq_fail(err, "%s: a text of %zu bytes is out of range (%g to %g)", from, n, opt->min,
+                        opt->max);
+    }
+    if (list->n == PFQ_LIST_MAX) {
+        return pfq_fail(err, "%s is given more than %d times", from, PFQ_LIST_MAX);
+    }
+    list->at[list->n++] = value;
+    return true;
+}
+
 /* `from` names where the value came from, for messages. */
 static bool set_value(PfqOptions *o, const Option *opt, const char *from, const char *value,
                       PfqErr *err)
@@ -116,6 +131,7 @@ static bool set_value(PfqOptions *o, const Option *opt, const char *from, const 
     switch (opt->type) {
     case FLAG: *(bool *)field = true; return true;
     case TEXT: *(const char **)field = value; return true;
+    case LIST: return add_text(field, opt, from, value, err);
     case CHOICE:
         *(const char **)field = value;
         return is_choice(opt->arg, value) ||
@@ -164,6 +180,9 @@ static bool from_environment(PfqOptions *o, const Option *opt, PfqErr *err)
         }
         *(bool *)((char *)o + opt->at) = *value == '1';
         return true;
+    }
+    if (opt->type == LIST) {
+        ((PfqTextList *)((char *)o + opt->at))->from_env = true;
     }
     return set_value(o, opt, from, value, err);
 }
@@ -232,6 +251,10 @@ static bool parse_option(PfqOptions *o, int argc, char **argv, int *i, PfqErr *e
     }
     char from[64];
     snprintf(from, sizeof from, "option --%s", opt->name);
+    PfqTextList *list = opt->type == LIST ? (void *)((char *)o + opt->at) : NULL;
+    if (list && list->from_env) {
+        *list = (PfqTextList){0};
+    }
     return set_value(o, opt, from, value, err);
 }
 

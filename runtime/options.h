@@ -16,6 +16,14 @@ typedef enum PfqCommand {
     PFQ_N_COMMANDS
 } PfqCommand;
 
+enum { PFQ_LIST_MAX = 16 };
+
+typedef struct PfqTextList { /* of an option that may be given several times */
+    const char *at[PFQ_LIST_MAX];
+    int n;
+    bool from_env; /* what the command line gives replaces it */
+} PfqTextList;
+
 typedef struct PfqOptions {
     PfqCommand command;
     int n_operands;
@@ -26,6 +34,9 @@ typedef struct PfqOptions {
     double temp, top_p, min_p;
     int64_t top_k, seed;
     bool special;
+    /* chat */
+    const char *system, *tools;
+    PfqTextList stop;
     /* ppl */
     int64_t chunks; /* 0: all */
     bool bos;

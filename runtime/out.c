@@ -40,7 +40,7 @@ void pfq_out_init(PfqOut *o, int fd)
     o->fd = fd;
     o->error = 0;
     o->n = 0;
-    o->n_part = 0;
+    o->text.n = 0;
 }
 
 void pfq_out_flush(PfqOut *o)
@@ -107,41 +107,45 @@ static bool utf8_second(unsigned char lead, unsigned char b)
     return b >= lo && b <= hi;
 }
 
-static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
+int pfq_utf8_end(PfqUtf8 *u, char out[8])
+{
+    const int n = u->n ? 3 : 0;
+    memcpy(out, "\xef\xbf\xbd", 3); /* U+FFFD */
+    u->n = 0;
+    return n;
+}
+
+int pfq_utf8_feed(PfqUtf8 *u, unsigned char byte, char out[8])
+{
+    const bool goes_on = u->n == 1 ? utf8_second(u->part[0], byte) : (byte & 0xc0) == 0x80;
+    int n = u->n && !goes_on ? pfq_utf8_end(u, out) : 0; /* and the byte starts something */
+    if (u->n == 0 && utf8_length(byte) == 0) {
+        u->n = 1;
+        return n + pfq_utf8_end(u, out + n);
+    }
+    u->part[u->n++] = byte;
+    if (u->n < utf8_length(u->part[0])) {
+        return n;
+    }
+    memcpy(out + n, u->part, (size_t)u->n);
+    n += u->n;
+    u->n = 0;
+    return n;
+}
 
 void pfq_out_text(PfqOut *o, const char *bytes, size_t n)
 {
-    for (size_t i = 0; i < n;) {
-        unsigned char b = (unsigned char)bytes[i];
-        int have = o->n_part;
-        if (have == 0) {
-            i++;
-            if (b < 0x80) {
-                pfq_out_write(o, &b, 1);
-            } else if (utf8_length(b) == 0) {
-                pfq_out_write(o, replacement, 3);
-            } else {
-                o->part[o->n_part++] = b;
-            }
-        } else if (have == 1 ? utf8_second(o->part[0], b) : (b & 0xc0) == 0x80) {
-            i++;
-            o->part[o->n_part++] = b;
-            if (o->n_part == utf8_length(o->part[0])) {
-                pfq_out_write(o, o->part, (size_t)o->n_part);
-                o->n_part = 0;
-            }
-        } else {
-            pfq_out_text_end(o); /* and look at b again, as the start of something */
-        }
+    char out[8];
+    for (size_t i = 0; i < n; i++) {
+        const int k = pfq_utf8_feed(&o->text, (unsigned char)bytes[i], out);
+        pfq_out_write(o, out, (size_t)k);
     }
 }
 
 void pfq_out_text_end(PfqOut *o)
 {
-    if (o->n_part) {
-        pfq_out_write(o, replacement, 3);
-        o->n_part = 0;
-    }
+    char out[8];
+    pfq_out_write(o, out, (size_t)pfq_utf8_end(&o->text, out));
 }
 
 /* ---- JSON ---- */

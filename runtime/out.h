@@ -11,12 +11,21 @@
 
 #include "runtime/image.h"
 
+/* Bytes of a model, one after another, to text that is valid UTF-8: what each byte completes is put
+ * into `out` (its length is returned). */
+typedef struct PfqUtf8 {
+    unsigned char part[4]; /* an unfinished sequence */
+    int n;
+} PfqUtf8;
+
+int pfq_utf8_feed(PfqUtf8 *u, unsigned char byte, char out[8]);
+int pfq_utf8_end(PfqUtf8 *u, char out[8]); /* an unfinished sequence becomes U+FFFD */
+
 typedef struct PfqOut {
     int fd;
     int error; /* errno of the first failed write, 0 if none */
     size_t n;
-    unsigned char part[4]; /* an unfinished UTF-8 sequence */
-    int n_part;
+    PfqUtf8 text;
     char buf[1 << 16];
 } PfqOut;
 

@@ -10,7 +10,7 @@
  * end); after N all logits are NaN. All values are exact in f32. A wrong chunk, position, row,
  * barrier or scratch shows in the logits.
  *
- * FAKE_CUDA: with code for GPUs too, whose kernels are in fake_kernels.c; FAKE_GPU: with no other.
+ * FAKE_CHAT: with a chat template. FAKE_CUDA: with code for GPUs too, whose kernels are in fake_kernels.c; FAKE_GPU: with no other.
  */
 #include "fake_rule.h"
 
@@ -186,6 +186,10 @@ static const PfqCuda cuda = {
 };
 #endif
 
+#ifdef FAKE_CHAT
+#include "fake_chat.h" /* fake_chat[]: the blob of fake_chat.jinja, made by tpl_tool */
+#endif
+
 const PfqModel pfq_model = {
     .abi = PFQ_ABI_VERSION,
     .name = "fake_model",
@@ -216,6 +220,10 @@ const PfqModel pfq_model = {
     .variants = variants,
     .tokenizer = tokenizer,
     .tokenizer_bytes = sizeof tokenizer,
+#ifdef FAKE_CHAT
+    .chat = fake_chat,
+    .chat_bytes = sizeof fake_chat,
+#endif
     .expect = &expect,
     .params = FAKE_VOCAB,
 #ifdef FAKE_PREFIX

@@ -6,7 +6,11 @@
 
 enum {
     FAKE_VOCAB = 320,
+#ifdef FAKE_CONTEXT_TOKENS
+    FAKE_CONTEXT = FAKE_CONTEXT_TOKENS,
+#else
     FAKE_CONTEXT = 64,
+#endif
     FAKE_SCRATCH = 100,
     FAKE_BOS = 256,
     FAKE_EOS = 257,

@@ -1,9 +1,14 @@
-/* The template engine as a filter, for test_template.py and for making blobs.
+/* The template engine as a filter, for test_template.py, and blobs for other tests.
  *
- *     tpl_tool render < CASES      each line a JSON object {"template": text or [{"name",
- * "template"}], "context": object, "now": seconds, "steps", "output", "depth": limits}; answers are
- * lines of JSON: {"text": ...} or {"error": ...} tpl_tool blob FILE... > OUT  the blob of
- * templates, the first as "default", others by their names
+ *     tpl_tool render < CASES
+ *     tpl_tool source NAME FILE... > OUT.h
+ *
+ * A case is a line, a JSON object of "template" (text, or a list of {"name", "template"}), "context"
+ * (object), "now" (seconds) and the limits "steps", "output", "depth". Answers are lines of JSON:
+ * {"text": ...}, {"error": ...}, or {"refused": "line:column: code: text"} by the parser.
+ *
+ * `source` writes the blob of templates as an array in C, the first as "default", others by their
+ * file's name.
  */
 #include "frontend/template.h"
 #include "runtime/image.h"
@@ -107,7 +112,7 @@ static int render(void)
     return 0;
 }
 
-static int blob(int n, char **paths)
+static int source(const char *array, int n, char **paths)
 {
     Arena a = {0};
     Diag d;
@@ -123,8 +128,11 @@ static int blob(int n, char **paths)
             vec_push(&a, &set.text,
                      ((TplText){i ? (Str){name, strcspn(name, ".")} : STR("default"), src}));
     }
-    ok = ok && fe_template_compile(&d, &a, &set, &out) &&
-         fwrite(out.data, 1, out.n, stdout) == out.n;
+    ok = ok && fe_template_compile(&d, &a, &set, &out);
+    if (ok) printf("static _Alignas(8) const unsigned char %s[] = {", array);
+    for (size_t i = 0; ok && i < out.n; i++)
+        printf("%s%d,", i % 24 ? " " : "\n    ", out.data[i]);
+    if (ok) puts("\n};");
     diag_flush(&d);
     arena_free(&a);
     return ok ? 0 : 1;
@@ -133,7 +141,7 @@ static int blob(int n, char **paths)
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "render") == 0) return render();
-    if (argc > 2 && strcmp(argv[1], "blob") == 0) return blob(argc - 2, argv + 2);
-    fprintf(stderr, "usage: tpl_tool render | blob FILE...\n");
+    if (argc > 3 && strcmp(argv[1], "source") == 0) return source(argv[2], argc - 3, argv + 3);
+    fprintf(stderr, "usage: tpl_tool render | source NAME FILE...\n");
     return 2;
 }
