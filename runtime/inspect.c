@@ -184,7 +184,8 @@ static void print_prefix(PfqCli *c)
 static void print_chat(PfqCli *c)
 {
     PfqTemplate t;
-    const char *bad = c->model->chat ? pfq_tpl_open(&t, c->model->chat, c->model->chat_bytes) : NULL;
+    const char *bad =
+        c->model->chat ? pfq_tpl_open(&t, c->model->chat, c->model->chat_bytes) : NULL;
     const char *name;
     size_t n;
     pfq_out_printf(c->out, "chat templates:%s", bad ? " damaged" : c->model->chat ? "" : " none");

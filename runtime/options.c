@@ -111,8 +111,8 @@ static bool add_text(PfqTextList *list, const Option *opt, const char *from, con
 {
     const size_t n = strlen(value);
     if ((double)n < opt->min || (double)n > opt->max) {
-        return pfq_fail(err, "%s: a text of %zu bytes is out of range (%g to %g)", from, n, opt->min,
-                        opt->max);
+        return pfq_fail(err, "%s: a text of %zu bytes is out of range (%g to %g)", from, n,
+                        opt->min, opt->max);
     }
     if (list->n == PFQ_LIST_MAX) {
         return pfq_fail(err, "%s is given more than %d times", from, PFQ_LIST_MAX);
@@ -378,6 +378,9 @@ static const PfqUseText texts[] = {
                     "the command line is wrong."},
     {"Examples", "Continue a prompt:\n\n"
                  "    %s run -p \"Once upon a time\" -n 50\n\n"
+                 "Talk with the model, or let it answer two messages:\n\n"
+                 "    %s chat --system \"Be brief.\"\n"
+                 "    printf 'Hello\\nAnd in French?\\n' | %s chat\n\n"
                  "Perplexity of a text, and the distance from another program on it:\n\n"
                  "    %s ppl text.txt -c 512\n    %s kld --base other/program text.txt -c 512\n\n"
                  "Score the first 300 examples of a task:\n\n"

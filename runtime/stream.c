@@ -85,6 +85,7 @@ bool pfq_stream_end(PfqStream *s)
     s->from = s->to;
     if (s->stopped) return true;
     if (!append(s, out, pfq_utf8_end(&s->utf8, out))) return false;
-    s->to = s->n;
+    release(s);
+    s->to = s->n; /* nothing follows that what waits could be the start of */
     return true;
 }
