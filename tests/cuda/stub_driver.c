@@ -15,6 +15,9 @@
  * ...); LAUNCH_FAILED and ILLEGAL_ADDRESS then stay, as on a GPU: all later calls return them
  *   PFQ_STUB_LOG=FILE   gets the name of every call, a line each (cuGetError* are not counted)
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* dladdr1 */
+#endif
 #include "runtime/cuda.h"
 
 #include <dlfcn.h>
