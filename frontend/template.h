@@ -1,7 +1,7 @@
 /* Chat templates: from the Jinja text that ships with a checkpoint to the blob that
  * runtime/template.h executes.
  *
- * Where they are found: chat_template.jinja, or "chat_template" of tokenizer_config.json (one
+ * Where they are found: chat_template.jinja (and additional_chat_templates/NAME.jinja), or "chat_template" of tokenizer_config.json (one
  * template, or a list of named ones), or chat_template.json, beside the tokenizer; or
  * tokenizer.chat_template (and .NAME) of a GGUF file. The language is Jinja 3.1 as transformers
  * sets it up; what is not supported is refused at its place in the template

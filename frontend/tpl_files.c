@@ -1,6 +1,9 @@
 /* Finds a checkpoint's chat templates and the special tokens that they may name. */
 #include "frontend/tpl.h"
 
+#include <dirent.h>
+#include <stdlib.h>
+
 enum { MAX_CONFIG = 16 << 20 };
 
 static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
@@ -85,7 +88,33 @@ static bool from_file(Diag *d, Arena *a, const char *path, bool templates, TplSe
     return !templates || from_json(d, a, src, root, set);
 }
 
-/* In transformers' order: a file of its own goes before what a JSON holds. */
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* additional_chat_templates/NAME.jinja, which go with chat_template.jinja. */
+static bool additional(Diag *d, Arena *a, const char *dir, TplSet *set)
+{
+    const char *folder = io_join(a, dir, "additional_chat_templates");
+    VEC(char *) name = {0};
+    DIR *list = opendir(folder);
+    for (const struct dirent *e; list && name.n <= TPL_MAX_TEMPLATES && (e = readdir(list));)
+        if (ends_with(e->d_name, ".jinja"))
+            vec_push(a, &name, arena_strdup(a, e->d_name, strlen(e->d_name)));
+    if (list) closedir(list);
+    if (name.n) qsort(name.at, name.n, sizeof *name.at, by_name);
+    for (u32 i = 0; i < name.n; i++) {
+        Source *src = NEW(a, Source);
+        const Str base = {name.at[i], strlen(name.at[i]) - strlen(".jinja")};
+        if (!io_read_text(d, a, io_join(a, folder, name.at[i]), MAX_CONFIG, src) ||
+            !add_text(d, a, set, base, src))
+            return false;
+    }
+    return true;
+}
+
+/* In transformers' order: files of their own go before what a JSON holds. */
 static bool from_folder(Diag *d, Arena *a, const char *dir, bool templates, TplSet *set)
 {
     static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json",
@@ -96,6 +125,7 @@ static bool from_folder(Diag *d, Arena *a, const char *dir, bool templates, TplS
         if ((want || ends_with(path, ".json")) && io_exists(path) &&
             !from_file(d, a, path, want, set))
             return false;
+        if (i == 0 && templates && !additional(d, a, dir, set)) return false;
     }
     return true;
 }

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char text[] =
@@ -232,6 +233,14 @@ static void test_where(void **state)
     assert_string_equal(found(NULL, "tools"), "tools");
     put("chat_template.jinja", "file {{ eos_token }}\n");
     assert_string_equal(found(NULL, ""), "file </b>");
+    assert_int_equal(mkdir(path_of("additional_chat_templates"), 0700), 0);
+    put("additional_chat_templates/tool_use.jinja", "tools too");
+    put("additional_chat_templates/ignored", "{{");
+    assert_string_equal(found(NULL, "tools"), "tools too");
+    assert_string_equal(found(NULL, ""), "file </b>");
+    unlink(path_of("additional_chat_templates/tool_use.jinja"));
+    unlink(path_of("additional_chat_templates/ignored"));
+    rmdir(path_of("additional_chat_templates"));
     put("other.jinja", "other");
     char other[128];
     snprintf(other, sizeof other, "%s", path_of("other.jinja"));
@@ -246,6 +255,58 @@ static void test_where(void **state)
     unlink(path_of("tokenizer_config.json"));
     unlink(path_of("other.jinja"));
     rmdir(dir);
+}
+
+/* ---- GGUF ---- */
+
+static void le(StrBuf *b, u64 v, int bytes)
+{
+    for (int i = 0; i < bytes; i++)
+        sb_ch(b, (char)(v >> 8 * i));
+}
+
+static void gguf_text(StrBuf *b, const char *s)
+{
+    le(b, strlen(s), 8);
+    sb_str(b, s);
+}
+
+static void test_gguf(void **state)
+{
+    Arena a = {0};
+    StrBuf b = {.a = &a};
+    char path[128];
+    (void)state;
+    strcpy(dir, "/tmp/pfqc-template-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    sb_str(&b, "GGUF");
+    le(&b, 3, 4), le(&b, 0, 8), le(&b, 3, 8); /* version, tensors, keys */
+    gguf_text(&b, "tokenizer.chat_template");
+    le(&b, 8, 4), gguf_text(&b, "plain");
+    gguf_text(&b, "tokenizer.chat_templates");
+    le(&b, 9, 4), le(&b, 8, 4), le(&b, 2, 8), gguf_text(&b, "tool_use"), gguf_text(&b, "absent");
+    gguf_text(&b, "tokenizer.chat_template.tool_use");
+    le(&b, 8, 4), gguf_text(&b, "tools");
+    while (b.n % 32)
+        sb_ch(&b, 0);
+    snprintf(path, sizeof path, "%s", path_of("m.gguf"));
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(b.p, 1, b.n, f), b.n);
+    fclose(f);
+    Diag d;
+    TplBlob blob;
+    TokBlob none = {0};
+    PfqTemplate t;
+    diag_init(&d, &a);
+    assert_true(fe_template_load(&d, &a, path, NULL, &none, &blob));
+    assert_null(pfq_tpl_open(&t, blob.data, blob.n));
+    assert_int_equal(pfq_tpl_find(&t, "default"), 0);
+    assert_int_equal(pfq_tpl_find(&t, "tool_use"), 1);
+    assert_int_equal(pfq_tpl_find(&t, "absent"), -1);
+    unlink(path);
+    rmdir(dir);
+    arena_free(&a);
 }
 
 static void test_size_limit(void **state)
@@ -273,6 +334,7 @@ int main(void)
         cmocka_unit_test(test_small_stack),
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_where),
+        cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_size_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
