@@ -17,7 +17,7 @@ enum {
     SHARED = 227 * 1024,
     UNITS = 40,
     FLIGHT = 6,
-    SPLITS = 32,
+    SPLITS = 16,
     MAX_WORDS = 6
 };
 enum { ALIGN = 1024, CONTROL = 256 };
@@ -347,17 +347,19 @@ static void emit_linear(Whole *st, const char *name, const CgCall *c, const char
     const i64 width = up(I(c, C_K), 128), bytes = planes(c) * width;
     if (bytes > st->act) st->act = bytes;
     st->sum_at[sums] = st->sync;
-    st->sync += panels(c) * 256 * (u64)(words ? 2 * words : planes(c));
+    const bool twin = !words && sums != SUM_HEAD;
+    st->sync += panels(c) * 256 * (u64)(words ? 2 * words : twin ? 2 * planes(c) : planes(c));
     sb_printf(&st->o,
               "    struct %s {\n        static constexpr int32_t N = %lld, K = %lld, bits = %lld, "
               "parts = %lld, w = W_%s, scale = S_%s, sums = PFQ_AT_SUMS + %d, words = %lld, "
-              "planes = %lld, plane = %lld;\n        static constexpr bool fixed = %s;\n    };\n",
+              "planes = %lld, plane = %lld;\n        static constexpr bool fixed = %s, twin = "
+              "%s;\n    };\n",
               name,
               I(c, C_epi) == cg_epilogue("swiglu") ? (long long)panels(c) * 64
                                                    : (long long)I(c, C_N),
               (long long)I(c, C_K), (long long)bits(st, c), (long long)parts, column, column,
               (int)sums, (long long)words, (long long)planes(c), (long long)width,
-              I(c, C_static) ? "true" : "false");
+              I(c, C_static) ? "true" : "false", twin ? "true" : "false");
 }
 
 static void emit_float(Whole *st, const char *name, double v)
@@ -426,8 +428,8 @@ static void emit_attention(Whole *st, const Layer *l)
               join =
                   I(a, C_heads) * SPLITS * 4 + (I(l->join, C_static) ? 0 : I(a, C_heads) * D * 4);
     st->scratch = attend > join ? attend : join;
-    st->parts_at = st->work;
-    st->work += (u64)(I(a, C_heads) * SPLITS * (D + 2) * 4);
+    st->parts_at = st->sync;
+    st->sync += (u64)(I(a, C_heads) * SPLITS * (D + 2) * 8);
     sb_str(&st->o, "    struct Join {\n        typedef Attend From;\n        typedef O To;\n");
     emit_quantiser(st, l->join, l->o, "X_JOIN");
     sb_str(&st->o, "    };\n");
@@ -439,8 +441,8 @@ static void emit_ffn(Whole *st, const Layer *l)
     const i64 ffn = I(l->gate_up, C_N) / 2, inner = turn ? inner_of(l->mix) : ffn;
     const i64 base = turn ? I(l->mix, C_base) : 1;
     if (st->scratch < 32768) st->scratch = 32768;
-    st->mixed_at = st->work;
-    st->work += (u64)up(4 * ffn, ALIGN);
+    st->mixed_at = st->sync;
+    st->sync += (u64)up(8 * ffn, ALIGN);
     sb_printf(&st->o,
               "    struct Glu {\n        typedef GateUp From;\n        typedef Down To;\n        "
               "static constexpr bool turn = %s;\n"
@@ -454,38 +456,40 @@ static void emit_ffn(Whole *st, const Layer *l)
     sb_str(&st->o, "    };\n");
 }
 
-static const char schedule[] = "    template <class R> PFQ_STATIC void schedule(R &r)\n    {\n"
+static const char schedule[] = "    template <class R> PFQ_STATIC void schedule(R &r)\n"
+                               "    {\n"
                                "        r.template embed<Embed>();\n"
                                "        for (int32_t l = 0; l < layers; l++) {\n"
                                "            r.layer(l);\n"
                                "            r.template norm<First>();\n"
+                               "            if (l > 0) r.template clear<O>(l - 1);\n"
+                               "            if (l > 0) r.template clear<GateUp>(l - 1);\n"
                                "            r.template gemv<Qkv>();\n"
                                "            r.template meet_for<Qkv>();\n"
                                "            r.template attend<Attend>();\n"
-                               "            r.meet();\n"
-                               "            if (l > 0) r.template clear<Down>();\n"
                                "            r.template combine<Join>();\n"
                                "            r.template gemv<O>();\n"
                                "            r.meet();\n"
                                "            r.template norm<Second>();\n"
-                               "            r.template clear<Qkv>();\n"
+                               "            if (l > 0) r.template clear<Down>(l - 1);\n"
+                               "            r.template clear<Qkv>(l);\n"
                                "            r.template gemv<GateUp>();\n"
                                "            r.template meet_for<GateUp>();\n"
                                "            r.template glu<Glu>();\n"
-                               "            r.template clear<O>();\n"
-                               "            r.meet();\n"
                                "            r.template mix<Mix>();\n"
-                               "            r.template clear<GateUp>();\n"
                                "            r.template gemv<Down>();\n"
                                "            r.meet();\n"
                                "        }\n"
                                "        r.template norm<Last>();\n"
+                               "        r.template clear<O>(layers - 1);\n"
+                               "        r.template clear<GateUp>(layers - 1);\n"
                                "        r.template gemv<Head>();\n"
                                "        r.meet();\n"
                                "        r.template logits<Head>();\n"
-                               "        r.template clear<Down>();\n"
+                               "        r.template clear<Down>(layers - 1);\n"
                                "        r.meet();\n"
-                               "        r.choose();\n    }\n";
+                               "        r.choose();\n"
+                               "    }\n";
 
 static void emit_ops(Whole *st)
 {
@@ -551,8 +555,8 @@ static void emit_args(Whole *st)
     sb_printf(
         &st->o,
         "        d.at[PFQ_AT_EMBED] = a.w + %lluu;\n        d.at[PFQ_AT_FREQ] = a.w + %lluu;\n"
-        "        d.at[PFQ_AT_BASE] = a.w + %lluu;\n        d.at[PFQ_AT_PARTS] = a.work + %lluu;\n"
-        "        d.at[PFQ_AT_MIXED] = a.work + %lluu;\n        d.at[PFQ_AT_BEST] = a.work + "
+        "        d.at[PFQ_AT_BASE] = a.w + %lluu;\n        d.at[PFQ_AT_PARTS] = a.sync + %lluu;\n"
+        "        d.at[PFQ_AT_MIXED] = a.sync + %lluu;\n        d.at[PFQ_AT_BEST] = a.work + "
         "%lluu;\n"
         "        d.at[PFQ_AT_TOKEN] = a.work + %lluu;\n",
         LL(embed), LL(freq), LL(base), LL(st->parts_at), LL(st->mixed_at), LL(st->best_at),

@@ -13,10 +13,14 @@
  * meet as int32 sums in memory, added atomically, so exact in any order; whoever reads them next
  * scales them. So a layer has few points where all blocks meet:
  *
- *   meet()    this block's results of the phase can be read
- *   await()   those of all blocks can; phases call it themselves, behind what they can do before
- *   clear<C>  zeroes the sums of op C for the next layer: between two meetings after their last
- *             reader and before their next writer
+ *   - meet(): this block's results of the phase can be read
+ *   - await(): those of all blocks can; phases call it themselves, behind what they can do before
+ *   - clear<C>(layer): zeroes the sums of op C: between two meetings after their last reader and
+ *     before their next writer
+ *
+ * Results that few blocks need are handed over without a meeting: as words that carry a flag, the
+ * number of the phase, which readers wait for. Such words may be overwritten once all blocks have
+ * met behind their readers: o and down of every layer end in a meeting.
  *
  * Every block arrives once at one counter and polls it with one thread (1.1 us a meeting on an
  * H100; the ring goes on filling meanwhile).
@@ -156,7 +160,7 @@ template <class M> struct PfqLoader {
     template <class C> PFQ_MEMBER void glu() {}
     template <class C> PFQ_MEMBER void mix() {}
     template <class C> PFQ_MEMBER void logits() {}
-    template <class C> PFQ_MEMBER void clear() {}
+    template <class C> PFQ_MEMBER void clear(int32_t) {}
     PFQ_MEMBER void meet() {}
     template <class C> PFQ_MEMBER void meet_for() {}
     PFQ_MEMBER void await() {}
@@ -265,18 +269,59 @@ template <class M> struct PfqWorker {
     }
     /* What flags say in this phase: of no phase before it. */
     PFQ_MEMBER int32_t flag() const { return base + meetings + 1; }
-    /* The sum of a row of op C, behind await_for. */
-    template <class C> PFQ_MEMBER int32_t sum_of(int32_t row) const
+    /* Where the sums of op C are: ops that are added up in memory have two places, for layers of
+     * either parity, so that one is zeroed while the other is used. */
+    template <class C> PFQ_MEMBER int32_t *place(int32_t of) const
+    {
+        return (int32_t *)a.at[C::sums] +
+               (C::twin ? of % 2 * C::planes * (PfqDeal<C>::panels * 64) : 0);
+    }
+    /* Sums of n rows of op C, behind await_for; a row of -1: 0. */
+    template <class C, int32_t n>
+    PFQ_MEMBER void sums_of(const int32_t (&row)[n], int32_t (&sum)[n]) const
     {
         typedef PfqDeal<C> Deal;
-        if (!direct<C>()) return pfq_fresh((const int32_t *)a.at[C::sums] + row);
-        const uint64_t *word = (const uint64_t *)a.at[C::sums] + row;
-        const int32_t blocks = Deal::blocks_of(row / 64);
-        int32_t s = 0;
+        constexpr int32_t each = C::words ? C::words : 1;
+        if (!direct<C>()) {
+            PFQ_UNROLL
+            for (int32_t i = 0; i < n; i++)
+                sum[i] = row[i] < 0 ? 0 : pfq_fresh(place<C>(l) + row[i]);
+            return;
+        }
+        const uint64_t *p[n * each];
+        int32_t v[n * each];
         PFQ_UNROLL
-        for (int32_t i = 0; i < C::words; i++)
-            if (i < blocks && M::wait) s += pfq_get_word(word + i * (Deal::panels * 64), flag());
-        return s;
+        for (int32_t i = 0; i < n * each; i++) {
+            const int32_t r = row[i / each];
+            const bool is = M::wait && r >= 0 && i % each < Deal::blocks_of(max(r, 0) / 64);
+            p[i] = is ? (const uint64_t *)a.at[C::sums] + i % each * (Deal::panels * 64) + r : NULL;
+        }
+        pfq_get_words(p, flag(), v);
+        PFQ_UNROLL
+        for (int32_t i = 0; i < n; i++) {
+            sum[i] = 0;
+            PFQ_UNROLL
+            for (int32_t j = 0; j < each; j++)
+                sum[i] += v[i * each + j];
+        }
+    }
+    /* Floats that other blocks hand over as words: put, and get n of them. */
+    PFQ_MEMBER void put_float(int32_t at_index, int64_t i, float v) const
+    {
+        pfq_put_word((uint64_t *)a.at[at_index] + i, __float_as_int(v), flag());
+    }
+    template <int32_t n>
+    PFQ_MEMBER void get_floats(int32_t at_index, const int64_t (&i)[n], float (&v)[n]) const
+    {
+        const uint64_t *p[n];
+        int32_t w[n];
+        PFQ_UNROLL
+        for (int32_t k = 0; k < n; k++)
+            p[k] = i[k] < 0 || !M::wait ? NULL : (const uint64_t *)a.at[at_index] + i[k];
+        pfq_get_words(p, flag(), w);
+        PFQ_UNROLL
+        for (int32_t k = 0; k < n; k++)
+            v[k] = __int_as_float(w[k]);
     }
 
     /* Of all workers, in every one, in one order. */
@@ -308,14 +353,15 @@ template <class M> struct PfqWorker {
     }
 
     PFQ_MEMBER void layer(int32_t to) { l = to; }
-    template <class C> PFQ_MEMBER void clear() const
+    /* Those of layer `of`. */
+    template <class C> PFQ_MEMBER void clear(int32_t of) const
     {
         const int32_t all = PfqDeal<C>::panels * 64 * C::planes,
                       begin = pfq_share(all, (int32_t)blockIdx.x),
                       end = pfq_share(all, (int32_t)blockIdx.x + 1);
         if (M::keep || direct<C>()) return;
         for (int32_t i = begin + tid(); i < end; i += PFQ_WORKERS)
-            ((int32_t *)a.at[C::sums])[i] = 0;
+            place<C>(of)[i] = 0;
     }
 
     /* ---- activations ---- */
@@ -412,7 +458,7 @@ template <class M> struct PfqWorker {
             const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
             if (add && k < M::hidden) {
                 const PfqInts v =
-                    pfq_fresh((const PfqInts *)((const int32_t *)a.at[From::sums] + k));
+                    pfq_fresh((const PfqInts *)(place<From>(C::prior ? l - 1 : l) + k));
                 PFQ_UNROLL
                 for (int32_t j = 0; j < 4; j++)
                     x[i][j] = (float)v.v[j] * factor[i][j] + x[i][j];
@@ -503,7 +549,7 @@ template <class M> struct PfqWorker {
     /* The sum of a plane's row. */
     template <class C> PFQ_MEMBER int32_t *sum_at(int32_t plane, int32_t row) const
     {
-        return (int32_t *)a.at[C::sums] + plane * (PfqDeal<C>::panels * 64) + row;
+        return place<C>(l) + plane * (PfqDeal<C>::panels * 64) + row;
     }
     /* Sums of op C over the activations, for the block's slots. */
     template <class C> PFQ_MEMBER void gemv()

@@ -15,7 +15,7 @@
  * appends them. Rows come through the ring; of a slot's rows a warp takes every 16th, a lane four
  * columns of a row: scores are dp4a and one reduction over the warp for each head, the softmax's
  * state is the warp's own. At the end the block's warps are added up: (o, m, l) of each head, m in
- * units of log2. PFQ_AT_PARTS: o f32 [heads][32][D], then (m, l) f32 [heads][32][2].
+ * units of log2. PFQ_AT_PARTS: o f32 [heads][16][D], then (m, l) f32 [heads][16][2], as words.
  *
  * combine: of the columns that the block's part of the next op reads, the sum over splits,
  * quantised.
@@ -29,7 +29,7 @@
 
 #include "decode.cuh"
 
-enum { PFQ_SPLITS = 32 }; /* at most */
+enum { PFQ_SPLITS = 16 }; /* at most */
 #define PFQ_NO_SCORE (-1e30f)
 #define PFQ_LOG2E    1.44269504f
 
@@ -344,11 +344,14 @@ PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last,
     w.sync();
     if (mine) {
         float *v = t.made + warp * C::D;
+        int32_t row[each], sum[each];
         PFQ_UNROLL
         for (int32_t i = 0; i < each; i++)
-            if (lane + 32 * i < C::D)
-                v[lane + 32 * i] =
-                    (float)w.template sum_of<From>(head * C::D + lane + 32 * i) * factor[i];
+            row[i] = lane + 32 * i < C::D ? head * C::D + lane + 32 * i : -1;
+        w.template sums_of<From>(row, sum);
+        PFQ_UNROLL
+        for (int32_t i = 0; i < each; i++)
+            if (row[i] >= 0) v[lane + 32 * i] = (float)sum[i] * factor[i];
         __syncwarp();
         const int32_t gain = warp < A::group ? C::q_gain : C::k_gain;
         if (warp <= A::group)
@@ -470,7 +473,6 @@ PFQ_DEVICE void pfq_put_part(W &w, const PfqAttend<C> &s, int32_t g, int32_t spl
         }
     }
     w.sync();
-    float *parts = (float *)w.a.at[PFQ_AT_PARTS];
     if (w.tid() < width) {
         const int32_t h = w.tid() / C::D, d = w.tid() % C::D;
         const int32_t at = (g * A::group + h) * PFQ_SPLITS + split;
@@ -484,9 +486,10 @@ PFQ_DEVICE void pfq_put_part(W &w, const PfqAttend<C> &s, int32_t g, int32_t spl
             sum = fmaf(e, o[i * width + w.tid()], sum);
             all = fmaf(e, ml[(i * A::group + h) * 2 + 1], all);
         }
-        parts[(int64_t)at * C::D + d] = sum;
-        float *to = parts + (int64_t)C::heads * PFQ_SPLITS * C::D + 2 * at;
-        if (d == 0) to[0] = top, to[1] = all;
+        w.put_float(PFQ_AT_PARTS, (int64_t)at * C::D + d, sum);
+        if (d < 2)
+            w.put_float(PFQ_AT_PARTS, (int64_t)C::heads * PFQ_SPLITS * C::D + 2 * at + d,
+                        d ? all : top);
     }
     w.sync();
 }
@@ -540,35 +543,41 @@ template <class C, class W> PFQ_DEVICE void pfq_combine(W &w)
     const int32_t splits = PfqKeyDeal<At>::of(w.pos).splits;
     const int32_t k0 = d.first_k(), k1 = d.end_k(), h0 = k0 / At::D,
                   heads = (k1 - 1) / At::D - h0 + 1;
-    const float *parts = (const float *)w.a.at[PFQ_AT_PARTS],
-                *ml = parts + (int64_t)At::heads * PFQ_SPLITS * At::D;
     float *weight = w.template scratch<float>(); /* [heads][PFQ_SPLITS] */
     const float scale = w.template fixed_scale<C>();
-    w.await();
+    w.sync();
+    w.mark();
     const float inv = pfq_inv(scale);
-    /* The thread's first column is asked for with the weights: one trip to memory for both. */
-    const auto part = [&](int32_t k) {
-        return parts + (int64_t)(k / At::D) * PFQ_SPLITS * At::D + k % At::D;
+    const auto column = [&](int32_t k, float(&o)[PFQ_SPLITS]) {
+        int64_t at[PFQ_SPLITS];
+        PFQ_UNROLL
+        for (int32_t s = 0; s < PFQ_SPLITS; s++)
+            at[s] = k < k1 && s < splits
+                        ? ((int64_t)(k / At::D) * PFQ_SPLITS + s) * At::D + k % At::D
+                        : -1;
+        w.get_floats(PFQ_AT_PARTS, at, o);
     };
     float o[PFQ_SPLITS];
-    PFQ_UNROLL
-    for (int32_t s = 0; s < PFQ_SPLITS; s++)
-        o[s] = k0 + w.tid() < k1 && s < splits ? pfq_fresh(part(k0 + w.tid()) + s * At::D) : 0.0f;
+    column(k0 + w.tid(), o);
     for (int32_t h = pfq_warp(); h < heads; h += PFQ_WORKER_WARPS) {
-        const int32_t s = pfq_lane(), at = ((h0 + h) * PFQ_SPLITS + min(s, splits - 1)) * 2;
-        const float m = s < splits ? pfq_fresh(ml + at) : PFQ_NO_SCORE,
-                    l = s < splits ? pfq_fresh(ml + at + 1) : 0.0f;
-        const float e = pfq_exp2(m - pfq_warp_max(m)), all = pfq_warp_sum(e * l);
-        weight[h * PFQ_SPLITS + s] = e / all;
+        const int32_t s = pfq_lane();
+        const int64_t at =
+            (int64_t)At::heads * PFQ_SPLITS * At::D + ((h0 + h) * PFQ_SPLITS + s) * 2;
+        const int64_t both[2] = {s < splits ? at : -1, s < splits ? at + 1 : -1};
+        float ml[2];
+        w.get_floats(PFQ_AT_PARTS, both, ml);
+        const float m = s < splits ? ml[0] : PFQ_NO_SCORE;
+        const float e = pfq_exp2(m - pfq_warp_max(m)), all = pfq_warp_sum(e * ml[1]);
+        if (s < PFQ_SPLITS) weight[h * PFQ_SPLITS + s] = e / all;
     }
     w.sync();
     float *y = weight + heads * PFQ_SPLITS, m = 0.0f; /* [k1 - k0], to find the largest */
     for (int32_t k = k0 + w.tid(); k < k1; k += PFQ_WORKERS) {
         const float *e = weight + (k / At::D - h0) * PFQ_SPLITS;
         float v = 0.0f;
+        if (k >= k0 + PFQ_WORKERS) column(k, o);
         PFQ_UNROLL
         for (int32_t s = 0; s < PFQ_SPLITS; s++) {
-            if (k >= k0 + PFQ_WORKERS && s < splits) o[s] = pfq_fresh(part(k) + s * At::D);
             if (s < splits) v = fmaf(e[s], o[s], v);
         }
         if (C::fixed)

@@ -40,9 +40,10 @@ template <class C, class W> PFQ_DEVICE void pfq_glu(W &w)
             gate_scale = scale[pfq_glu_row(c, 0)];
             up_scale = scale[pfq_glu_row(c, 1)];
         }
-        const int32_t g = w.template sum_of<From>(pfq_glu_row(c, 0)),
-                      u = w.template sum_of<From>(pfq_glu_row(c, 1));
-        const float gate = (float)g * (gate_scale * f), up = (float)u * (up_scale * f);
+        const int32_t rows[2] = {pfq_glu_row(c, 0), pfq_glu_row(c, 1)};
+        int32_t sum[2];
+        w.template sums_of<From>(rows, sum);
+        const float gate = (float)sum[0] * (gate_scale * f), up = (float)sum[1] * (up_scale * f);
         x[i] = pfq_act(C::kind, gate) * up * C::scale;
     }
     w.sync();
@@ -56,8 +57,17 @@ template <class C, class W> PFQ_DEVICE void pfq_glu(W &w)
             const float v = x[j * cols + col];
             s = fmaf(__popc((uint32_t)(row % twos & j % twos)) & 1 ? -e : e, v, s);
         }
-        ((float *)w.a.at[PFQ_AT_MIXED])[row * C::inner + c0 + col] = s;
+        w.put_float(PFQ_AT_MIXED, row * C::inner + c0 + col, s);
     }
+}
+
+/* Column k of PFQ_AT_MIXED. */
+template <class W> PFQ_DEVICE float pfq_mixed(const W &w, int32_t k)
+{
+    const int64_t at[1] = {k};
+    float v[1];
+    w.get_floats(PFQ_AT_MIXED, at, v);
+    return v[0];
 }
 
 /* S of order `inner` of n columns of PFQ_AT_MIXED from `at` on, whole rows, each handed to
@@ -66,15 +76,14 @@ template <class C, class W, class Put>
 PFQ_DEVICE void pfq_mix_rows(W &w, int32_t at, int32_t n, Put put)
 {
     constexpr int32_t runs = C::turn ? C::inner / 32 : 1;
-    const float *from = (const float *)w.a.at[PFQ_AT_MIXED] + at;
     float *x = w.template scratch<float>();
     if (!C::turn) {
         for (int32_t i = w.tid(); i < n; i += PFQ_WORKERS)
-            put(i, pfq_fresh(from + i));
+            put(i, pfq_mixed(w, at + i));
         return;
     }
     for (int32_t i = w.tid(); i < n; i += PFQ_WORKERS) {
-        float v = pfq_fresh(from + i);
+        float v = pfq_mixed(w, at + i);
         PFQ_UNROLL
         for (int32_t h = 1; h < 32; h *= 2) {
             const float o = __shfl_xor_sync(~0u, v, h);
@@ -104,7 +113,8 @@ template <class C, class W> PFQ_DEVICE void pfq_mix(W &w)
     const int32_t k0 = d.first_k(), k1 = d.end_k();
     constexpr int32_t room = C::turn ? 8192 / C::inner * C::inner : C::ffn; /* floats a pass */
     const float scale = w.template fixed_scale<C>();
-    w.await();
+    w.sync();
+    w.mark();
     float inv = pfq_inv(scale), m = 0.0f;
     for (int32_t at = k0; at < k1 && !C::fixed; at += room)
         pfq_mix_rows<C>(w, at, min(room, k1 - at),

@@ -43,7 +43,7 @@ template <class C, class W> PFQ_DEVICE void pfq_logits(W &w)
 {
     const int32_t begin = pfq_share(C::N, (int32_t)blockIdx.x),
                   end = pfq_share(C::N, (int32_t)blockIdx.x + 1);
-    int32_t *sums = (int32_t *)w.a.at[C::sums], value = (int32_t)0x80000000, index = 0x7fffffff;
+    int32_t *sums = w.template place<C>(0), value = (int32_t)0x80000000, index = 0x7fffffff;
     const float *scale = (const float *)w.column(C::scale);
     constexpr int32_t stride = PfqDeal<C>::panels * 64;
     w.await();

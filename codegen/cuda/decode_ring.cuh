@@ -141,7 +141,7 @@ template <class C> struct PfqKeyDeal {
     /* pos: of the token, which is not in the cache yet. */
     PFQ_STATIC PfqKeyDeal of(int32_t pos)
     {
-        const int32_t s = min(max((int32_t)gridDim.x / C::kv_heads, 1), 32);
+        const int32_t s = min(max((int32_t)gridDim.x / C::kv_heads, 1), 16);
         return {s, s * C::kv_heads, ((pos + s - 1) / s + 15) / 16 * 16, pos};
     }
     PFQ_MEMBER int32_t begin(int32_t task) const { return min(task % splits * each, cached); }

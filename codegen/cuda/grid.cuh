@@ -65,12 +65,15 @@ PFQ_DEVICE void pfq_put_word(uint64_t *p, int32_t v, int32_t flag)
     *p = (uint64_t)(uint32_t)flag << 32 | (uint32_t)v;
     simt_event();
 }
-PFQ_DEVICE int32_t pfq_get_word(const uint64_t *p, int32_t flag)
+template <int32_t n>
+PFQ_DEVICE void pfq_get_words(const uint64_t *const (&p)[n], int32_t flag, int32_t (&v)[n])
 {
-    while ((int32_t)(*(volatile const uint64_t *)p >> 32) != flag)
-        simt_park();
+    for (int32_t i = 0; i < n; i++) {
+        while (p[i] && (int32_t)(*(volatile const uint64_t *)p[i] >> 32) != flag)
+            simt_park();
+        v[i] = p[i] ? (int32_t)*p[i] : 0;
+    }
     simt_event();
-    return (int32_t)*p;
 }
 PFQ_DEVICE void pfq_mbar_arrive_n(uint32_t bar, uint32_t n)
 {
@@ -150,17 +153,29 @@ PFQ_DEVICE uint64_t pfq_load_word(const uint64_t *p)
     asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
     return v;
 }
-PFQ_DEVICE int32_t pfq_get_word(const uint64_t *p, int32_t flag)
+/* n words at once, so that their loads overlap; NULL: 0. */
+template <int32_t n>
+PFQ_DEVICE void pfq_get_words(const uint64_t *const (&p)[n], int32_t flag, int32_t (&v)[n])
 {
-    uint64_t v = pfq_load_word(p);
-    if ((int32_t)(v >> 32) == flag) return (int32_t)v;
-    const uint64_t end = pfq_nanoseconds() + 2000000000;
-    for (int32_t i = 1; (int32_t)(v >> 32) != flag; i++) {
-        if (i % 1024 == 0 && pfq_nanoseconds() > end)
-            PFQ_TIMEOUT((uint32_t)(v >> 32), (uint32_t)flag);
-        v = pfq_load_word(p);
+    uint64_t end = 0;
+    for (int32_t turn = 0;; turn++) {
+        uint64_t w[n];
+        bool all = true;
+        PFQ_UNROLL
+        for (int32_t i = 0; i < n; i++)
+            w[i] = p[i] ? pfq_load_word(p[i]) : (uint64_t)(uint32_t)flag << 32;
+        PFQ_UNROLL
+        for (int32_t i = 0; i < n; i++) {
+            all = all && (int32_t)(w[i] >> 32) == flag;
+            v[i] = (int32_t)w[i];
+        }
+        if (all) return;
+        if (turn % 1024 == 0) {
+            const uint64_t now = pfq_nanoseconds();
+            if (!turn) end = now + 2000000000;
+            if (now > end) PFQ_TIMEOUT((uint32_t)(w[0] >> 32), (uint32_t)flag);
+        }
     }
-    return (int32_t)v;
 }
 
 /* What other blocks have written. */

@@ -174,17 +174,17 @@ template <class S> struct Case {
         a.at[PFQ_AT_IDS] = zeros(4);
         a.at[PFQ_AT_FREQ] = put(freq);
         a.at[PFQ_AT_EMBED] = put(embed);
-        a.at[PFQ_AT_PARTS] = zeros((size_t)S::heads * 32 * (S::D + 2) * 4);
-        a.at[PFQ_AT_MIXED] = zeros(4 * S::ffn);
+        a.at[PFQ_AT_PARTS] = zeros((size_t)S::heads * 16 * (S::D + 2) * 8);
+        a.at[PFQ_AT_MIXED] = zeros(8 * S::ffn);
         a.at[PFQ_AT_LOGITS] = zeros(4 * S::vocab);
         a.at[PFQ_AT_BEST] = zeros(8 * 1024);
         a.at[PFQ_AT_TOKEN] = zeros(4);
         a.at[PFQ_AT_DUMP] = zeros(5 * 65536);
         a.at[PFQ_AT_TRACE] = S::trace ? zeros((size_t)grid * PFQ_MARKS * 8) : 0;
         a.at[SUM_QKV] = zeros(8 * 8 * (QKV + 64));
-        a.at[SUM_O] = zeros(4 * (S::hidden + 64));
+        a.at[SUM_O] = zeros(8 * (S::hidden + 64));
         a.at[SUM_GU] = zeros(8 * 8 * (2 * S::ffn + 128));
-        a.at[SUM_DOWN] = zeros(4 * (S::hidden + 64));
+        a.at[SUM_DOWN] = zeros(8 * (S::hidden + 64));
         a.at[SUM_HEAD] = zeros(8 * (S::vocab + 64));
         a.at[PFQ_AT_BASE] = put(base);
     }

@@ -65,6 +65,7 @@ template <class S> struct LlamaModel {
     struct Linear {
         static constexpr int32_t N = N_, K = K_, bits = bits_, parts = parts_, w = w_, sums = sums_,
                                  scale = scale_, planes = planes_, plane = K_, words = words_;
+        static constexpr bool twin = !words_ && planes_ == 1;
         static constexpr bool fixed = planes_ == 1;
     };
     typedef Linear<(S::heads + 2 * S::kv_heads) * S::D, S::hidden, 4, 1, W_QKV, SUM_QKV, S_QKV, 1,
@@ -156,31 +157,31 @@ template <class S> struct LlamaModel {
         for (int32_t l = 0; l < layers; l++) {
             r.layer(l);
             r.template norm<NormQkv>();
+            if (l > 0) r.template clear<O>(l - 1);
+            if (l > 0) r.template clear<GateUp>(l - 1);
             r.template gemv<Qkv>();
             r.template meet_for<Qkv>();
             r.template attend<Attend>();
-            r.meet();
-            if (l > 0) r.template clear<Down>();
             r.template combine<Combine>();
             r.template gemv<O>();
             r.meet();
             r.template norm<NormGu>();
-            r.template clear<Qkv>();
+            if (l > 0) r.template clear<Down>(l - 1);
+            r.template clear<Qkv>(l);
             r.template gemv<GateUp>();
             r.template meet_for<GateUp>();
             r.template glu<Glu>();
-            r.template clear<O>();
-            r.meet();
             r.template mix<Mix>();
-            r.template clear<GateUp>();
             r.template gemv<Down>();
             r.meet();
         }
         r.template norm<NormHead>();
+        r.template clear<O>(layers - 1);
+        r.template clear<GateUp>(layers - 1);
         r.template gemv<Head>();
         r.meet();
         r.template logits<Head>();
-        r.template clear<Down>();
+        r.template clear<Down>(layers - 1);
         r.meet();
         r.choose();
     }
