@@ -75,9 +75,10 @@ u32 cg_cuda_kernel(CgCuda *cuda, CgCode *code, const CgCudaKernel *want)
         k.name = free_name(cuda, a, want->name);
         k.source = source == CG_NO_KERNEL ? i : source;
         k.calls = 0;
+        k.arch = code->arch;
         vec_push(a, &cuda->kernels, k);
     }
-    cuda->kernels.at[i].calls++;
+    cuda->kernels.at[i].calls += cuda->kernels.at[i].arch == code->arch;
     code->used[i] = true;
     return i;
 }

@@ -212,6 +212,7 @@ typedef struct CgCudaKernel { /* one specialisation; codes that choose the same 
     CgLaunch launch;
     const char *prelude; /* source between the constants and the template: tables; NULL: none */
     u32 phase, step;     /* of a call that a reader may look at; CG_NO_PHASE: it loads weights */
+    const char *arch;    /* of the code whose calls are counted, the first */
     u32 source; /* the kernel whose code it is: itself, or the same code launched otherwise */
     u32 calls;
 } CgCudaKernel;
