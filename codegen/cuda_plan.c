@@ -113,10 +113,12 @@ static bool launch_ok(const CgMake *mk, const CgPick *pick, const char *name)
 
 /* ---- which row computes a call ---- */
 
+/* One number for all phases but decode, so that their kernels are the same. */
 i64 cg_cuda_capacity(const CgMake *mk, u32 phase)
 {
-    const char *key = phase == PFQ_CUDA_LOGITS ? "rows" : "chunk";
-    const i64 n = phase == PFQ_CUDA_DECODE ? 1 : ir_meta_get_int(mk->p->m, key, 1);
+    const i64 chunk = ir_meta_get_int(mk->p->m, "chunk", 1),
+              rows = ir_meta_get_int(mk->p->m, "rows", 1);
+    const i64 n = phase == PFQ_CUDA_DECODE ? 1 : chunk > rows ? chunk : rows;
     return (n + 7) / 8 * 8;
 }
 
