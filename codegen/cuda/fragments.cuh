@@ -15,7 +15,7 @@
  * channels in a row. Projections of gate and up are interleaved in runs of 32 channels (gate 0..31,
  * up 0..31, gate 32..63, ...), each padded to 32, so that a thread has both of a channel.
  *
- * Scales are f32 [N padded to 64], in the order of the matrix's rows.
+ * Scales are f32 [N padded to 64], in the order of the matrix's rows, right behind the last panel.
  */
 #ifndef PFQC_CODEGEN_CUDA_FRAGMENTS_CUH
 #define PFQC_CODEGEN_CUDA_FRAGMENTS_CUH
@@ -42,6 +42,12 @@ PFQ_DEVICE int32_t pfq_frag_k(int32_t bits)
 PFQ_DEVICE int64_t pfq_panel_bytes(int32_t bits, int32_t K)
 {
     return (int64_t)((K + 127) / 128) * 1024 * bits;
+}
+
+/* Bytes in front of the scales of a matrix of N rows. */
+PFQ_DEVICE int64_t pfq_frag_bytes(int32_t bits, int32_t N, int32_t K)
+{
+    return (N + 63) / 64 * pfq_panel_bytes(bits, K);
 }
 
 /* The byte of weight (n, k), and in *low whether it is the byte's low nibble. */

@@ -79,13 +79,12 @@ PFQ_DEVICE uint64_t pfq_nanoseconds()
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
     return t;
 }
-/* Until the phase of that parity is over; the first phase is 0, and 1 is over when all begins. */
+/* Until the phase of that parity is over; the first phase is 0, and 1 is over when all begins. A
+ * try takes 20 ns or more, so it gives up after some seconds. */
 PFQ_DEVICE void pfq_mbar_wait(uint32_t bar, uint32_t parity)
 {
-    if (pfq_mbar_try(bar, parity)) return;
-    const uint64_t end = pfq_nanoseconds() + 2000000000;
-    while (!pfq_mbar_try(bar, parity))
-        if (pfq_nanoseconds() > end) PFQ_TIMEOUT(bar, parity);
+    for (uint32_t left = 1u << 27; !pfq_mbar_try(bar, parity);)
+        if (!--left) PFQ_TIMEOUT(bar, parity);
 }
 
 /* Copies to shared memory; addresses and size are multiples of 16. Arrives at bar with its bytes.
@@ -97,6 +96,52 @@ PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uin
             "r"(to),
         "l"(from), "r"(bytes), "r"(bar)
         : "memory");
+}
+
+/* Copies from shared memory, by groups of the thread's own: write, or add f32 to what is there. The
+ * source stays untouched until pfq_bulk_read. */
+PFQ_DEVICE void pfq_bulk_store(void *to, uint32_t from, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+                 "r"(bytes)
+                 : "memory");
+}
+PFQ_DEVICE void pfq_bulk_add(void *to, uint32_t from, uint32_t bytes)
+{
+    asm volatile(
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+        "r"(from), "r"(bytes)
+        : "memory");
+}
+PFQ_DEVICE void pfq_bulk_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/* Until the sources of all groups but the last n have been read; until all are where they belong.
+ */
+template <int n> PFQ_DEVICE void pfq_bulk_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(n) : "memory");
+}
+PFQ_DEVICE void pfq_bulk_done()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+/* What this thread wrote to shared memory can be read by products and copies that are started
+ * behind the next barrier. */
+PFQ_DEVICE void pfq_smem_to_async()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* Four 8 x 8 matrices of 16 bits, transposed: r[m] of lane i is row i / 4, columns 2 * (i % 4) + 0,
+ * 1 of matrix m; its column c becomes the 16 bytes at the address that lane 8 * m + c gives. */
+PFQ_DEVICE void pfq_store_transposed(uint32_t at, const uint32_t (&r)[4])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
 }
 
 /* Barrier `id` (1..15) of that many threads: waits, or only arrives. */
@@ -142,6 +187,33 @@ PFQ_DEVICE int32_t pfq_atomic_add_acq_rel(int32_t *p, int32_t v)
                  : "l"(p), "r"(v)
                  : "memory");
     return old;
+}
+
+/* 16 bytes as the L2 has them. */
+PFQ_DEVICE int4 pfq_load_l2(const int4 *p)
+{
+    int4 v;
+    asm volatile("ld.global.cg.v4.s32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p)
+                 : "memory");
+    return v;
+}
+
+/* ---- arithmetic ---- */
+
+/* 2^x and 1 / x: relative error below 2^-22; results below the least normal are 0. */
+PFQ_DEVICE float pfq_exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+PFQ_DEVICE float pfq_inverse_fast(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* ---- products ---- */
@@ -204,6 +276,14 @@ PFQ_WGMMA(32, PFQ_OUTS(PFQ_D16(0)), PFQ_R16, 16, 17, 18, 19, 20, 21)
 PFQ_WGMMA(64, PFQ_OUTS(PFQ_D32(0)), PFQ_R32, 32, 33, 34, 35, 36, 37)
 PFQ_WGMMA(128, PFQ_OUTS(PFQ_D64(0)), PFQ_R64, 64, 65, 66, 67, 68, 69)
 PFQ_WGMMA(256, PFQ_OUTS(PFQ_D64(0), PFQ_D64(64)), PFQ_R128, 128, 129, 130, 131, 132, 133)
+
+/* The accumulators are read from here on. */
+template <int n> PFQ_DEVICE void pfq_wgmma_done(int32_t (&d)[n])
+{
+    PFQ_UNROLL
+    for (int32_t i = 0; i < n; i++)
+        asm volatile("" : "+r"(d[i])::"memory");
+}
 
 template <int N>
 PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)

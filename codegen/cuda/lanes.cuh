@@ -10,8 +10,10 @@
  * registers. */
 #ifdef PFQ_SIMT
 #define PFQ_UNROLL
+#define PFQ_LOOP /* the opposite: one copy of the body */
 #else
 #define PFQ_UNROLL _Pragma("unroll")
+#define PFQ_LOOP   _Pragma("unroll 1")
 #endif
 
 PFQ_DEVICE int32_t pfq_up(int32_t x, int32_t m)

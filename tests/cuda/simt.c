@@ -45,6 +45,13 @@ static struct {
         int32_t block;
     } copy[COPIES]; /* issued, not landed */
     int32_t copies;
+    struct {
+        uint32_t from, bytes;
+        int32_t thread, group; /* of the thread: 0 is the one that is not closed */
+        bool add;
+        void *to;
+    } store[COPIES];
+    int32_t stores;
 } s;
 
 /* A barrier in shared memory. */
@@ -257,6 +264,43 @@ void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
     if (!simt_shuffle) land(s.copies - 1);
 }
 
+void simt_bulk_store(void *to, uint32_t from, uint32_t bytes, bool add)
+{
+    if (from % 16 || (uintptr_t)to % 16 || bytes % 16 || !bytes)
+        die("a bulk copy that is not of aligned pieces of 16 bytes");
+    if (s.stores == COPIES) die("too many bulk copies that nobody waits for");
+    simt_pointer(from, bytes);
+    s.store[s.stores].from = from, s.store[s.stores].bytes = bytes, s.store[s.stores].to = to;
+    s.store[s.stores].thread = s.current, s.store[s.stores].group = 0;
+    s.store[s.stores++].add = add;
+}
+
+void simt_bulk_commit(void)
+{
+    for (int32_t i = 0; i < s.stores; i++)
+        s.store[i].group += s.store[i].thread == s.current;
+}
+
+static void write_store(int32_t i)
+{
+    const void *from = simt_pointer(s.store[i].from, s.store[i].bytes);
+    if (!s.store[i].add) {
+        memcpy(s.store[i].to, from, s.store[i].bytes);
+        return;
+    }
+    for (uint32_t k = 0; k < s.store[i].bytes / 4; k++)
+        ((float *)s.store[i].to)[k] += ((const float *)from)[k];
+}
+
+void simt_bulk_read(int32_t keep)
+{
+    for (int32_t i = s.stores - 1; i >= 0; i--) {
+        if (s.store[i].thread != s.current || s.store[i].group <= keep) continue;
+        write_store(i);
+        s.store[i] = s.store[--s.stores];
+    }
+}
+
 static uint32_t reduce(SimtOp op, uint32_t a, uint32_t b)
 {
     switch (op) {
@@ -400,7 +444,7 @@ static void run_blocks(void)
     for (;;) {
         leave(&s.scheduler); /* comes back when no thread can run */
         if (s.done == s.blocks * s.n) {
-            if (s.copies) die("a bulk copy that nobody waited for");
+            if (s.copies || s.stores) die("a bulk copy that nobody waited for");
             return;
         }
         if (open_barriers() || wake()) continue;

@@ -74,6 +74,10 @@ void simt_mbar_init(uint32_t bar, uint32_t count);
 void simt_mbar_arrive(uint32_t bar, uint32_t tx); /* and expects tx bytes of copies */
 bool simt_mbar_try(uint32_t bar, uint32_t parity);
 void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar);
+/* From shared memory: read as late as simt_bulk_read allows. */
+void simt_bulk_store(void *to, uint32_t from, uint32_t bytes, bool add);
+void simt_bulk_commit(void);
+void simt_bulk_read(int32_t keep);
 /* Arrives at barrier id (1..15) of that many threads, and waits for it or not. */
 void simt_named_barrier(uint32_t id, uint32_t threads, bool wait);
 /* The thread goes on when others have done something that it may wait for. */
@@ -114,9 +118,9 @@ void simt_event(void); /* something of that kind */
     }                                                                                              \
     static void name##_body([[maybe_unused]] const PfqCudaArgs &a)
 
-#define __shared__      static
-#define __align__(n)    __attribute__((aligned(n)))
-#define __restrict__    __restrict
+#define __shared__   static
+#define __align__(n) __attribute__((aligned(n)))
+#define __restrict__ __restrict
 #define __forceinline__ inline
 
 /* ---- vectors ---- */
@@ -377,6 +381,37 @@ PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uin
 {
     simt_bulk_load(to, from, bytes, bar);
 }
+PFQ_DEVICE void pfq_bulk_store(void *to, uint32_t from, uint32_t bytes)
+{
+    simt_bulk_store(to, from, bytes, false);
+}
+PFQ_DEVICE void pfq_bulk_add(void *to, uint32_t from, uint32_t bytes)
+{
+    simt_bulk_store(to, from, bytes, true);
+}
+PFQ_DEVICE void pfq_bulk_commit()
+{
+    simt_bulk_commit();
+}
+template <int n> PFQ_DEVICE void pfq_bulk_read()
+{
+    simt_bulk_read(n);
+}
+PFQ_DEVICE void pfq_bulk_done()
+{
+    simt_bulk_read(0);
+}
+PFQ_DEVICE void pfq_smem_to_async() {}
+PFQ_DEVICE void pfq_store_transposed(uint32_t at, const uint32_t (&r)[4])
+{
+    const int lane = (int)(threadIdx.x & 31);
+    for (int m = 0; m < 4; m++)
+        for (int e = 0; e < 2; e++) {
+            const uint32_t to = __shfl_sync(~0u, at, 8 * m + 2 * (lane & 3) + e);
+            *(uint16_t *)simt_pointer(to + 2 * (uint32_t)(lane / 4), 2) =
+                (uint16_t)(r[m] >> 16 * e);
+        }
+}
 PFQ_DEVICE void pfq_bar_sync(uint32_t id, uint32_t threads)
 {
     simt_named_barrier(id, threads, true);
@@ -392,6 +427,19 @@ template <int n> PFQ_DEVICE void pfq_more_registers() {}
 PFQ_DEVICE int32_t pfq_atomic_add_acq_rel(int32_t *p, int32_t v)
 {
     return atomicAdd(p, v);
+}
+
+PFQ_DEVICE int4 pfq_load_l2(const int4 *p)
+{
+    return *p;
+}
+PFQ_DEVICE float pfq_exp2_fast(float x)
+{
+    return exp2f(x);
+}
+PFQ_DEVICE float pfq_inverse_fast(float x)
+{
+    return 1.0f / x;
 }
 
 /* Products that a thread has issued and not waited for. */
@@ -420,6 +468,7 @@ template <int n> PFQ_DEVICE void pfq_wgmma_wait()
 {
     simt_products_wait(n);
 }
+template <int n> PFQ_DEVICE void pfq_wgmma_done(int32_t (&)[n]) {}
 template <int N>
 PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
 {

@@ -1,0 +1,139 @@
+/* The tiles of linear_wg.cuh as kernels: linear_wg_list.cuh. */
+#include "linear_wg_bulk.cuh"
+#include "linear_wg_heads.cuh"
+
+/* Sums of tokens c .. c + CHUNK of the tile to the warpgroup's part of shared memory. */
+template <class S>
+PFQ_DEVICE void wg_stage(int32_t *out, int32_t c, const int32_t (&d)[S::PANELS][S::SUMS])
+{
+    const int32_t me = (int32_t)(threadIdx.x & 127), lane = pfq_lane();
+    out += (lane & 3) * 2 * S::STRIDE + me / 32 * 8 + lane / 4;
+    PFQ_UNROLL
+    for (int32_t i = 0; i < S::CHUNK / 2 * S::PANELS; i++) {
+        const int32_t p = i / (S::CHUNK / 2), j = i % (S::CHUNK / 2);
+        out[(j / 4 * 8 + (j & 1)) * S::STRIDE + p * 80 + (j >> 1 & 1) * 40] = d[p][c / 2 + j];
+    }
+}
+
+template <class S>
+PFQ_DEVICE void wg_emit(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u, int32_t column,
+                        const int32_t (&d)[S::PANELS][S::SUMS])
+{
+    int32_t *out = m.out + column * (S::OUT / 4);
+    WgOut o = {&a, out, u.row + column * S::PANELS * 64, u.token, (int32_t)(threadIdx.x & 127)};
+    PFQ_LOOP
+    for (int32_t c = 0; c < S::TOKENS && u.token + c < a.T; c += S::CHUNK) {
+        pfq_bar_sync(1 + (uint32_t)column, 128); /* the last chunk is read */
+        PFQ_UNROLL
+        for (int32_t at = 0; at < S::TOKENS; at += S::CHUNK)
+            if (at == c) wg_stage<S>(out, at, d); /* registers have no address */
+        pfq_bar_sync(1 + (uint32_t)column, 128);
+        o.token = u.token + c;
+        if (c_epi == PFQ_EPI_QKV)
+            wg_heads<S>(o);
+        else if (c_epi == PFQ_EPI_SWIGLU)
+            wg_swiglu<S>(o);
+        else
+            wg_plain<S>(o);
+    }
+}
+
+template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShared &m)
+{
+    const int32_t group = (int32_t)threadIdx.x >> 7, column = group % S::ACROSS,
+                  turn = group / S::ACROSS;
+    WgRing r = {turn, -1, 0};
+    int32_t d[S::PANELS][S::SUMS], before = 0; /* stages of the units before */
+    WgUnit u;
+    pfq_wait_previous();
+#ifdef WG_LAG
+    if (column) {
+        uint32_t c0, c1;
+        asm volatile("mov.u32 %0, %%clock;" : "=r"(c0));
+        do
+            asm volatile("mov.u32 %0, %%clock;" : "=r"(c1));
+        while (c1 - c0 < WG_LAG);
+    }
+#endif
+    for (int32_t i = 0; wg_unit<S>(a.T, i, &u); i++) {
+        const int32_t n = u.k1 - u.k0;
+        /* Of stages before .. before + n, those whose number is turn mod DEEP. */
+        const int32_t skip = (turn - before % S::DEEP + S::DEEP) % S::DEEP;
+        before += n;
+        wg_sum<S>(m, r, (n - skip + S::DEEP - 1) / S::DEEP, d);
+        if (S::DEEP > 1 && !wg_fold<S>(m, group, d)) continue;
+        if (S::SPLIT && n < wg_depth() && !wg_join<S>(a, m, u, column, d)) continue;
+        if (wg_can_bulk<S>(a))
+            wg_emit_bulk<S>(a, m, u, column, d);
+        else
+            wg_emit<S>(a, m, u, column, d);
+    }
+    pfq_bulk_done();
+}
+
+template <class S> PFQ_DEVICE void wg_linear(const PfqCudaArgs &a)
+{
+    const WgShared m = wg_shared<S>();
+    pfq_let_next_start();
+    if (threadIdx.x == 0) {
+        for (int32_t i = 0; i < S::STAGES; i++) {
+            pfq_mbar_init(m.full + 8 * i, S::PRODUCERS);
+            pfq_mbar_init(m.empty + 8 * i, 4 * S::ACROSS);
+        }
+        pfq_mbar_ready();
+    }
+    __syncthreads();
+    if (pfq_warp() >= S::WARPS) {
+        if (S::BIG) pfq_fewer_registers<40>();
+        const int32_t me = pfq_warp() - S::WARPS;
+        if (me < S::PRODUCERS && pfq_lane() == 0) wg_produce<S>(a, m, me);
+    } else {
+        if (S::BIG) pfq_more_registers<232>();
+        wg_consume<S>(a, m);
+    }
+}
+
+#ifdef WG_SHAPE /* a tile to be tried: tests/cuda/bench_wg.c */
+PFQ_KERNEL(pfq_cu_wg_try, (WgShape<WG_SHAPE>::BLOCK), WG_BLOCKS)
+{
+    wg_linear<WgShape<WG_SHAPE>>(a);
+}
+#else
+/* Of a specialised source, only the kernel that it wants is worth the compiler's time. */
+template <class S, bool wanted> PFQ_DEVICE void wg_entry(const PfqCudaArgs &a)
+{
+    if constexpr (wanted) wg_linear<S>(a);
+}
+#ifdef PFQ_ENTRY
+#define WG_IS_PFQ_GLOBAL            true
+#define WG_IS_PFQ_DROPPED           false
+#define WG_IS(pick)                 WG_IS_##pick
+#define WG_PICKED(pick)             WG_IS(pick)
+#define WG_SECOND(first, pick, ...) pick
+#define WG_WANTED(...)              WG_PICKED(WG_SECOND(__VA_ARGS__, PFQ_DROPPED, ))
+#define WG_NAMED(name)              WG_WANTED(PFQ_WANT_##name)
+#else
+#define WG_NAMED(name) true
+#endif
+#define WG(name, id, when, from, to, per_sm, ...)                                                  \
+    PFQ_KERNEL(pfq_cu_##name, (WgShape<__VA_ARGS__>::BLOCK), per_sm)                               \
+    {                                                                                              \
+        wg_entry<WgShape<__VA_ARGS__>, WG_NAMED(pfq_cu_##name)>(a);                                \
+    }
+#include "linear_wg_list.cuh"
+#endif
+
+#if defined PFQ_SIMT && !defined PFQ_ENTRY /* for tests/cuda/test_wg.c */
+template <class S> struct WgFacts {
+    static constexpr int32_t box = S::PANELS * S::SUMS * 512 * S::ACROSS;
+    static constexpr int32_t value[8] = {S::BITS,   S::ROWS,        S::TOKENS, S::BLOCK,
+                                         S::SHARED, 64 * S::PANELS, 2 * box,   4 * S::ACROSS};
+};
+#define WG(name, id, when, from, to, per_sm, ...)                                                  \
+    extern "C" const int32_t pfq_cu_##name##_facts[8] = {                                          \
+        WgFacts<WgShape<__VA_ARGS__>>::value[0], WgFacts<WgShape<__VA_ARGS__>>::value[1],          \
+        WgFacts<WgShape<__VA_ARGS__>>::value[2], WgFacts<WgShape<__VA_ARGS__>>::value[3],          \
+        WgFacts<WgShape<__VA_ARGS__>>::value[4], WgFacts<WgShape<__VA_ARGS__>>::value[5],          \
+        WgFacts<WgShape<__VA_ARGS__>>::value[6], WgFacts<WgShape<__VA_ARGS__>>::value[7]};
+#include "linear_wg_list.cuh"
+#endif

@@ -1,0 +1,179 @@
+/* linear_wg.cu on emulated threads (simt.h): every tile over edge shapes and epilogues, against
+ * wg_case.h. In order and in pseudorandom orders of threads, which also let copies land late.
+ */
+#include "runtime/abi.h"
+#include "tests/cuda/simt.h"
+#include "tests/cuda/wg_case.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define COUNT(a) (sizeof(a) / sizeof *(a))
+
+/* Constants of the templates. */
+#define INTS(X)                                                                                    \
+    X(N)                                                                                           \
+    X(K) X(epi) X(static) X(half) X(xshift) X(bias) X(act) X(heads) X(kv_heads) X(head_dim) X(rot) \
+        X(qk_norm) X(r3) X(q8) X(kv) X(kv_static) X(turns) X(cap) X(prefix) X(kv_lo)
+#define FLOATS(X)   X(eps) X(rope_scale) X(kv_clip) X(kv_top)
+#define INT(name)   int32_t c_##name;
+#define FLOAT(name) float c_##name;
+INTS(INT)
+FLOATS(FLOAT)
+
+    static void set(const char *name, double v)
+{
+#define SET_INT(n)                                                                                 \
+    if (!strcmp(name, #n)) c_##n = (int32_t)v;
+#define SET_FLOAT(n)                                                                               \
+    if (!strcmp(name, #n)) c_##n = (float)v;
+    INTS(SET_INT) FLOATS(SET_FLOAT)
+}
+
+#define WG(name, ...)                                                                              \
+    extern SimtKernel pfq_cu_##name##_simt;                                                        \
+    extern const int32_t pfq_cu_##name##_facts[8];
+#include "codegen/cuda/linear_wg_list.cuh"
+
+static int failures, cases;
+
+static void run(const char *name, SimtKernel *kernel, const int32_t *facts, const WgSpec *spec,
+                int32_t blocks)
+{
+    if (getenv("V"))
+        fprintf(stderr, "%s N %d K %d T %d epi %d blocks %d\n", name, spec->N, spec->K, spec->T,
+                spec->epi, blocks);
+    WgCase *c = wg_case(spec, 1 + (uint64_t)cases, 2);
+    wg_constants(spec, set);
+    const int32_t tiles = (spec->N / facts[1] + 2) * ((spec->T + facts[2] - 1) / facts[2]);
+    void *got[8], *work = aligned_alloc(64, (size_t)facts[6] * (size_t)blocks),
+                  *sync = calloc((size_t)tiles, (size_t)facts[7]);
+    PfqCudaArgs a = {.w = (uintptr_t)c->w.at,
+                     .rows = (uintptr_t)c->rows.at,
+                     .slot = c->slot,
+                     .work = (uintptr_t)work,
+                     .sync = (uintptr_t)sync,
+                     .T = spec->T,
+                     .ctx = c->ctx};
+    for (int i = 0; i < 8; i++) {
+        got[i] = c->out[i].at ? aligned_alloc(1024, (c->out[i].bytes + 2047) / 1024 * 1024) : NULL;
+        a.out[i] = (uintptr_t)got[i], a.aux[i] = (uintptr_t)c->aux[i].at;
+        if (i < 3) a.in[i] = (uintptr_t)c->in[i].at;
+    }
+    for (int order = 0; order < 2; order++) {
+        for (int i = 0; i < 8; i++)
+            if (got[i]) memset(got[i], 0x55, c->out[i].bytes);
+        if (spec->epi == 1 && spec->T % 2) { /* in place */
+            memcpy(got[0], c->in[2].at, c->out[0].bytes);
+            a.in[2] = a.out[0];
+        }
+        simt_shuffle = order > 0;
+        kernel(&a, (const int32_t[]){blocks, 1, 1}, facts[3], facts[4]);
+        for (int i = 0; i < 8; i++) {
+            char what[128] = "";
+            const size_t wrong = got[i] ? wg_wrong(c, i, got[i], what, sizeof what) : 0;
+            if (!wrong) continue;
+            printf("FAIL %s N %d K %d T %d epi %d blocks %d order %d: %zu wrong, %s\n", name,
+                   spec->N, spec->K, spec->T, spec->epi, blocks, order, wrong, what);
+            failures++;
+        }
+    }
+    for (int i = 0; i < 8; i++)
+        free(got[i]);
+    free(work);
+    free(sync);
+    wg_case_free(c);
+    cases++;
+}
+
+static int32_t edge(int i, int32_t tokens)
+{
+    const int32_t t[] = {1, 7, 8, 9, tokens - 1, tokens, tokens + 1, 2 * tokens + 3};
+    return t[i];
+}
+
+static void test_tile(const char *name, SimtKernel *kernel, const int32_t *f)
+{
+    const int32_t bits = f[0], rows = f[1], tokens = f[2], head_dim = f[5];
+    const bool big = (int64_t)rows * tokens > 8192;
+    for (int i = 0; i < 8; i++) {
+        if (edge(i, tokens) < 1 || (big && i % 3 == 1)) continue;
+        const WgSpec plain = {.bits = bits,
+                              .N = i % 2 ? 200 : 64 + rows,
+                              .K = i % 3 ? 256 : 300,
+                              .T = edge(i, tokens),
+                              .epi = i % 3 == 1,
+                              .fixed = i % 2,
+                              .half = i / 2 % 2,
+                              .xshift = i == 4 ? 4 : 0,
+                              .bias = i == 3};
+        run(name, kernel, f, &plain, 1 + i % 3);
+    }
+    const WgSpec glu = {
+        .bits = bits, .N = 2 * 100, .K = 128, .T = 9, .epi = 2, .fixed = 1, .half = 1};
+    run(name, kernel, f, &glu, 2);
+    const WgSpec glu32 = {.bits = bits, .N = 2 * 64, .K = 640, .T = tokens, .epi = 2, .bias = 1};
+    run(name, kernel, f, &glu32, 3);
+    const WgSpec odd = {.bits = bits, .N = 97, .K = 1536, .T = 3, .epi = 0, .fixed = 1};
+    run(name, kernel, f, &odd, 7);
+    run(name, kernel, f, &odd, 29); /* more blocks than units of k */
+    for (int32_t kv = 0; kv < 6; kv++) {
+        if (big && kv % 2) continue;
+        const WgSpec heads = {.bits = bits,
+                              .N = 4 * head_dim,
+                              .K = 192,
+                              .T = kv == 3 ? tokens : 5 + kv,
+                              .epi = 3,
+                              .fixed = kv % 2,
+                              .bias = kv == 2,
+                              .heads = 2,
+                              .kv_heads = 1,
+                              .head_dim = head_dim,
+                              .rot = kv == 4 ? 0 : head_dim,
+                              .qk_norm = kv == 3 || kv == 5,
+                              .r3 = kv > 1,
+                              .q8 = kv > 2 ? 127 : 0,
+                              .kv = kv,
+                              .kv_static = kv == 2 || kv == 3,
+                              .turns = kv % 2};
+        run(name, kernel, f, &heads, 2);
+    }
+}
+
+/* What kernels.def says of a tile is what the template says. */
+static void test_launches(void)
+{
+    enum { LAYOUT_FRAG4, LAYOUT_FRAG8, IN_PREFILL, IN_LOGITS, IN_DECODE, IN_BATCH };
+    const int64_t N = 576, K = 320, D = 64;
+    (void)D;
+#define C(name) (c_##name)
+#define LAUNCH(name, block_, grid_x_, rows_, shared_, ...)                                         \
+    {                                                                                              \
+        const struct {                                                                             \
+            int64_t block, grid_x, rows, shared, per_sm, flags, work, sync, w, tiles;              \
+        } l = {.block = block_, .grid_x = grid_x_, .rows = rows_, .shared = shared_, __VA_ARGS__}; \
+        const int32_t *f = pfq_cu_##name##_facts;                                                  \
+        if (l.block != f[3] || l.rows != f[2] || l.shared < f[4] || l.shared > f[4] + 256 ||       \
+            (l.work && (l.work != (int64_t)f[6] * l.per_sm * PFQ_WG_SMS || !l.sync))) {            \
+            printf("FAIL the row of %s is not its template's\n", #name);                           \
+            failures++;                                                                            \
+        }                                                                                          \
+    }
+#define FAST(name, id, chips, phases, when, from, to, template, entry, ...)                        \
+    FAST_##id(name, __VA_ARGS__)
+#define FAST_LINEAR_S4(...) LAUNCH(__VA_ARGS__)
+#define FAST_LINEAR_S8(...) LAUNCH(__VA_ARGS__)
+#define FAST_ATTEND(...)
+#include "codegen/cuda/kernels.def"
+}
+
+int main(int argc, char **argv)
+{
+#define WG(name, ...)                                                                              \
+    if (argc < 2 || strstr(#name, argv[1]))                                                        \
+        test_tile(#name, pfq_cu_##name##_simt, pfq_cu_##name##_facts);
+#include "codegen/cuda/linear_wg_list.cuh"
+    test_launches();
+    printf("%d cases, %d failures\n", cases, failures);
+    return failures != 0;
+}
