@@ -291,6 +291,37 @@ PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t 
     PfqWgmma<N>::run(d, a, desc, add);
 }
 
+/* The same of halves to f32: d[64, N] (= or) += a[64, 16] b[N, 16]^T, a[j]: row as above, k = 8 *
+ * (j >> 1) + 2 * (i % 4) ..+1. */
+template <int N> struct PfqWgmmaHalves;
+
+#define PFQ_F4(i)  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define PFQ_F8(i)  PFQ_F4(i), PFQ_F4(i + 4)
+#define PFQ_F32(i) PFQ_F8(i), PFQ_F8(i + 8), PFQ_F8(i + 16), PFQ_F8(i + 24)
+#define PFQ_WGMMA_HALVES(n, outs, names, a0, a1, a2, a3, b, p)                                     \
+    template <> struct PfqWgmmaHalves<n> {                                                         \
+        static __device__ __forceinline__ void run(float (&d)[n / 2], const uint32_t (&a)[4],      \
+                                                   uint64_t desc, int32_t add)                     \
+        {                                                                                          \
+            asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #p ", 0;\n\t"                    \
+                         "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 {" names          \
+                         "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b                       \
+                         ", p, 1, 1, 0;\n\t}"                                                      \
+                         : outs                                                                    \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc), "r"(add));       \
+        }                                                                                          \
+    };
+PFQ_WGMMA_HALVES(72, PFQ_OUTS(PFQ_F32(0), PFQ_F4(32)), PFQ_R32 ", %32, %33, %34, %35", 36, 37, 38, 39, 40,
+                 41)
+PFQ_WGMMA_HALVES(136, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32), PFQ_F4(64)), PFQ_R64 ", %64, %65, %66, %67", 68,
+                 69, 70, 71, 72, 73)
+
+template <int N>
+PFQ_DEVICE void pfq_wgmma_halves(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
+{
+    PfqWgmmaHalves<N>::run(d, a, desc, add);
+}
+
 #endif
 
 #endif

@@ -2,6 +2,7 @@
  * the accumulator when it waits, reading the operands as they are then.
  */
 #include "codegen/cuda/hopper.cuh"
+#include "codegen/cuda/intrin.cuh"
 
 SimtProducts simt_products[1024];
 
@@ -15,16 +16,40 @@ static const int8_t *operand(uint64_t desc, int32_t n, int32_t k)
     return (const int8_t *)simt_pointer(at ^ (at >> 3 & 0x70), 4);
 }
 
+/* Of halves: the thread's two rows of 16 k. */
+static void halves(const SimtProduct &p, const uint16_t *upper, const uint16_t *lower)
+{
+    for (int32_t n = 0; n < p.n / 4; n++) {
+        const int32_t column = n / 2 * 8 + (int32_t)(threadIdx.x & 3) * 2 + n % 2;
+        float sum[2] = {0, 0};
+        for (int32_t k = 0; k < 16; k += 2) {
+            const uint16_t *b = (const uint16_t *)operand(p.desc, column, 2 * k);
+            for (int32_t i = 0; i < 2; i++) {
+                sum[0] += pfq_h_to_f(upper[k + i]) * pfq_h_to_f(b[i]);
+                sum[1] += pfq_h_to_f(lower[k + i]) * pfq_h_to_f(b[i]);
+            }
+        }
+        for (int32_t h = 0; h < 2; h++) {
+            float *d = (float *)p.d + n / 2 * 4 + 2 * h + n % 2;
+            *d = (p.add ? *d : 0) + sum[h];
+        }
+    }
+}
+
 void simt_product(const SimtProduct &p)
 {
     const uint32_t lane = threadIdx.x & 31;
-    int8_t row[2][32]; /* the thread's two rows */
+    alignas(4) int8_t row[2][32]; /* the thread's two rows */
     if (p.desc >> 62 != 1) __builtin_trap();
     for (uint32_t i = 0; i < 4; i++)
         for (uint32_t j = 0; j < 4; j++) {
             const uint32_t v = __shfl_sync(~0u, p.a[j], (int)((lane & ~3u) + i));
             memcpy(row[j & 1] + 16 * (j >> 1) + 4 * i, &v, 4);
         }
+    if (p.halves) {
+        halves(p, (const uint16_t *)row[0], (const uint16_t *)row[1]);
+        return;
+    }
     for (int32_t n = 0; n < p.n / 4; n++) {
         const int32_t column = n / 2 * 8 + (int32_t)(lane & 3) * 2 + n % 2;
         int32_t sum[2] = {0, 0};
@@ -34,7 +59,7 @@ void simt_product(const SimtProduct &p)
                 sum[0] += row[0][k + i] * b[i], sum[1] += row[1][k + i] * b[i];
         }
         for (int32_t h = 0; h < 2; h++) {
-            int32_t *d = p.d + n / 2 * 4 + 2 * h + n % 2;
+            int32_t *d = (int32_t *)p.d + n / 2 * 4 + 2 * h + n % 2;
             *d = (p.add ? *d : 0) + sum[h];
         }
     }

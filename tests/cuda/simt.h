@@ -444,11 +444,11 @@ PFQ_DEVICE float pfq_inverse_fast(float x)
 
 /* Products that a thread has issued and not waited for. */
 struct SimtProduct {
-    int32_t *d;
+    void *d; /* int32_t, or of halves float */
     const uint32_t *a;
     uint64_t desc;
     int32_t n;
-    bool add;
+    bool add, halves;
 };
 struct SimtProducts {
     SimtProduct at[16];
@@ -473,7 +473,13 @@ template <int N>
 PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
 {
     SimtProducts &q = simt_products[threadIdx.x];
-    q.at[q.n++ & 15] = {d, a, desc, N, add};
+    q.at[q.n++ & 15] = {d, a, desc, N, add, false};
+}
+template <int N>
+PFQ_DEVICE void pfq_wgmma_halves(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
+{
+    SimtProducts &q = simt_products[threadIdx.x];
+    q.at[q.n++ & 15] = {d, a, desc, N, add, true};
 }
 
 #endif

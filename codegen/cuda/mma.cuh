@@ -1,0 +1,211 @@
+/* Tensor core products of a warp (mma.sync), asynchronous copies to shared memory and the few other
+ * instructions that fast attention and its kin use: all of sm_80 and later. Beside each the same in
+ * C for tests/cuda. The one place for both.
+ *
+ * Fragments, with g = lane / 4 and c = lane % 4:
+ *   m16n8k32, bytes   a[j]: row g + 8 * (j & 1), k = 16 * (j >> 1) + 4 * c ..+3; b[j]: column g,
+ *                     k = 16 * j + 4 * c ..+3; d[j]: row g + 8 * (j >> 1), column 2 * c + (j & 1)
+ *   m16n8k8, tf32     a[j]: row g + 8 * (j & 1), k = 4 * (j >> 1) + c; b[j]: column g, k = 4 * j +
+ *                     c; d as below. Operands are the bits of f32, of which the upper 19 count
+ *   m16n8k16, halves  a[j]: row g + 8 * (j & 1), k = 8 * (j >> 1) + 2 * c ..+1; b[j]: column g,
+ *                     k = 8 * j + 2 * c ..+1; d as above
+ */
+#ifndef PFQC_CODEGEN_CUDA_MMA_CUH
+#define PFQC_CODEGEN_CUDA_MMA_CUH
+
+#include "intrin.cuh"
+#include "lanes.cuh"
+
+struct alignas(16) PfqFour {
+    float v[4];
+};
+struct alignas(16) PfqWords {
+    uint32_t v[4];
+};
+
+#ifdef PFQ_SIMT
+
+/* What the lanes of each warp give to an operation that all see: 6 words of a and b. */
+static const uint32_t *pfq_simt_given[32][32];
+
+/* Element i of a word that holds bytes. */
+PFQ_DEVICE int32_t pfq_simt_byte(uint32_t w, int32_t i, bool is_signed)
+{
+    const uint8_t b = (uint8_t)(w >> 8 * i);
+    return is_signed ? (int8_t)b : b;
+}
+
+template <bool SA, bool SB>
+PFQ_DEVICE void pfq_mma_bytes(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const uint32_t *const *all = pfq_simt_given[pfq_warp()];
+    pfq_simt_given[pfq_warp()][pfq_lane()] = mine;
+    __syncwarp();
+    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
+    for (int32_t j = 0; j < 4; j++)
+        for (int32_t k = 0; k < 32; k++) {
+            const uint32_t x = all[4 * g + k % 16 / 4][(j >> 1) + 2 * (k / 16)],
+                           y = all[4 * (2 * c + (j & 1)) + k % 16 / 4][4 + k / 16];
+            d[j] += pfq_simt_byte(x, k % 4, SA) * pfq_simt_byte(y, k % 4, SB);
+        }
+    __syncwarp();
+}
+
+PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const uint32_t *const *all = pfq_simt_given[pfq_warp()];
+    pfq_simt_given[pfq_warp()][pfq_lane()] = mine;
+    __syncwarp();
+    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
+    for (int32_t j = 0; j < 4; j++)
+        for (int32_t k = 0; k < 16; k++) {
+            const uint32_t x = all[4 * g + k % 8 / 2][(j >> 1) + 2 * (k / 8)],
+                           y = all[4 * (2 * c + (j & 1)) + k % 8 / 2][4 + k / 8];
+            d[j] += pfq_h_to_f((uint16_t)(x >> k % 2 * 16)) * pfq_h_to_f((uint16_t)(y >> k % 2 * 16));
+        }
+    __syncwarp();
+}
+
+PFQ_DEVICE void pfq_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const uint32_t *const *all = pfq_simt_given[pfq_warp()];
+    pfq_simt_given[pfq_warp()][pfq_lane()] = mine;
+    __syncwarp();
+    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
+    for (int32_t j = 0; j < 4; j++)
+        for (int32_t k = 0; k < 8; k++)
+            d[j] += __uint_as_float(all[4 * g + k % 4][(j >> 1) + 2 * (k / 4)] & 0xffffe000u) *
+                    __uint_as_float(all[4 * (2 * c + (j & 1)) + k % 4][4 + k / 4] & 0xffffe000u);
+    __syncwarp();
+}
+
+PFQ_DEVICE void pfq_copy16(void *shared, const void *global)
+{
+    *(PfqWords *)shared = *(const PfqWords *)global;
+}
+PFQ_DEVICE void pfq_copy_commit() {}
+template <int N> PFQ_DEVICE void pfq_copy_wait() {}
+
+PFQ_DEVICE float pfq_exp2(float x)
+{
+    return exp2f(x);
+}
+PFQ_DEVICE PfqFour pfq_load_l2(const float *p)
+{
+    return *(const PfqFour *)p;
+}
+PFQ_DEVICE float pfq_load_l2_one(const float *p)
+{
+    return *p;
+}
+/* Differences of two pairs of halves. */
+PFQ_DEVICE uint32_t pfq_sub_halves(uint32_t x, uint32_t y)
+{
+    return pfq_f_to_h(pfq_h_to_f((uint16_t)x) - pfq_h_to_f((uint16_t)y)) |
+           (uint32_t)pfq_f_to_h(pfq_h_to_f((uint16_t)(x >> 16)) - pfq_h_to_f((uint16_t)(y >> 16))) << 16;
+}
+/* Two f32 to halves, lo in the low one. */
+PFQ_DEVICE uint32_t pfq_two_halves(float lo, float hi)
+{
+    return pfq_f_to_h(lo) | (uint32_t)pfq_f_to_h(hi) << 16;
+}
+
+#else
+
+template <bool SA, bool SB>
+PFQ_DEVICE void pfq_mma_bytes(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
+{
+#define PFQ_MMA(types)                                                                             \
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." types ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "    \
+        "{%0,%1,%2,%3};"                                                                           \
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                           \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+    if (SA && SB)
+        PFQ_MMA("s8.s8");
+    else if (SA)
+        PFQ_MMA("s8.u8");
+    else if (SB)
+        PFQ_MMA("u8.s8");
+    else
+        PFQ_MMA("u8.u8");
+#undef PFQ_MMA
+}
+
+PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+PFQ_DEVICE void pfq_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* 16 bytes to shared memory, past the registers and L1; all of a thread's copies since the last
+ * commit are a group; wait<N>: all but the last N of the thread's groups are there. */
+PFQ_DEVICE void pfq_copy16(void *shared, const void *global)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(shared)),
+                 "l"(global)
+                 : "memory");
+}
+PFQ_DEVICE void pfq_copy_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int N> PFQ_DEVICE void pfq_copy_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/* 2^x, relative error 2^-22; 0 below -126. */
+PFQ_DEVICE float pfq_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* From L2: what other blocks of this launch wrote. */
+PFQ_DEVICE PfqFour pfq_load_l2(const float *p)
+{
+    PfqFour x;
+    asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(x.v[0]), "=f"(x.v[1]), "=f"(x.v[2]), "=f"(x.v[3])
+                 : "l"(p));
+    return x;
+}
+PFQ_DEVICE float pfq_load_l2_one(const float *p)
+{
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(p));
+    return x;
+}
+
+PFQ_DEVICE uint32_t pfq_sub_halves(uint32_t x, uint32_t y)
+{
+    uint32_t z;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(z) : "r"(x), "r"(y));
+    return z;
+}
+
+PFQ_DEVICE uint32_t pfq_two_halves(float lo, float hi)
+{
+    uint32_t y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(hi), "f"(lo));
+    return y;
+}
+
+#endif
+
+#endif

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# The fast templates of attention, norms and transforms on emulated threads, over shapes that divide in no even way.
+#   lab.sh DIRECTORY     of lab_split, lab_wgmma, lab_norm, lab_quant, lab_hadamard; exit 1 if a result is wrong
+set -u
+dir=$1
+fail=0 n=0 failed=0
+
+try() { # PROGRAM NAME=VALUE...
+    local program=$1 out
+    shift
+    n=$((n + 1))
+    out=$("$dir/$program" reps=0 "$@" 2>&1) && return
+    fail=1
+    echo "FAIL $program $*"
+    echo "$out" | tail -8
+    [ $((failed += 1)) -lt 8 ] || exit 1
+}
+
+attend() { # PROGRAM HEADS KV_HEADS HEAD_DIM KV STATIC Q8 T POS PREFIX WINDOW NAME=VALUE...
+    local program=$1 f=$(($8 % 2))
+    local c=(c_heads="$2" c_kv_heads="$3" c_head_dim="$4" c_kv="$5" c_kv_static="$6" c_q8="$7" T="$8" pos="$9" c_prefix="${10}"
+        c_window="${11}" c_scale=0.1 c_qlo=-8 c_qhi=7 c_fmt="$f" c_tiles=104)
+    shift 11
+    try "$program" "${c[@]}" "$@"
+}
+
+# Formats of the cache: number, static scales, integer queries.
+formats=("1 1 0" "1 1 128" "2 1 128" "2 0 0" "3 1 0" "3 1 128" "3 0 128" "4 0 128" "5 0 128" "5 0 0")
+groups=("4 1" "9 3" "8 1" "24 2" "2 2")
+spans=("1 0 0 0" "1 700 3 0" "3 300 1 0" "5 333 17 50" "40 100 0 0" "2 640 2 100")
+i=0
+for f in "${formats[@]}"; do
+    for s in "${spans[@]}"; do
+        i=$((i + 1))
+        d=$((i % 2 ? 128 : 64))
+        # shellcheck disable=SC2086
+        attend lab_split ${groups[i % 5]} $d $f $s grid=$((3 + i % 4)) ragged=$((i % 3 > 0)) check=4
+    done
+done
+chunks=("1 0 0 0" "70 0 3 0" "51 300 1 0" "65 33 17 50" "100 100 0 70")
+for f in "${formats[@]:2}"; do
+    for s in "${chunks[@]}"; do
+        i=$((i + 1))
+        d=$((i % 2 ? 128 : 64))
+        # shellcheck disable=SC2086
+        attend lab_wgmma ${groups[i % 3]} $d $f $s check=6
+    done
+done
+
+rows=(c_qlo=-8 c_qhi=7 c_qtop=7 c_clip=0.9 c_eps=1e-5 c_scale=0.01 c_gain=1)
+for f in "0 0 0" "1 0 24" "1 1 24" "1 1 0"; do
+    read -r fmt static tiles <<<"$f"
+    c=("${rows[@]}" c_fmt="$fmt" c_static="$static" c_tiles="$tiles")
+    for k in 8 100 576 4096 12288; do
+        try lab_norm "${c[@]}" T=3 c_K=$k
+        try lab_quant "${c[@]}" T=2 c_K=$k
+    done
+    for s in "14336 14336 28" "1536 1536 12" "512 512 1" "16384 16384 1" "64 64 1" "640 320 10" "96 96 3" "1792 896 28" "9728 9728 19"; do
+        read -r k m base <<<"$s"
+        for t in 1 3 17; do
+            try lab_hadamard "${c[@]}" T=$t c_K="$k" c_N="$m" c_base="$base"
+        done
+    done
+done
+echo "$n cases, fail $fail"
+exit $fail

@@ -1,0 +1,144 @@
+/* norm, quant and hadamard on rows: the fast templates against f64 on the host, and their times.
+ *
+ *   lab_rows [T=2048] [reps=20] [check=8]
+ *
+ * LAB_HADAMARD: hadamard_rows.cu; else norm_rows.cu, or with LAB_QUANT its quant. Exit 1: a result
+ * is wrong.
+ */
+#include "tests/cuda/lab.cuh"
+#ifdef PFQ_SIMT
+#define CONSTANTS(X)                                                                               \
+    X(int32_t, c_K) X(int32_t, c_N) X(int32_t, c_base) X(int32_t, c_fmt) X(int32_t, c_static)      \
+    X(int32_t, c_gain) X(int32_t, c_tiles) X(int32_t, c_qlo) X(int32_t, c_qhi)   \
+    X(float, c_qtop) X(float, c_clip) X(float, c_scale) X(float, c_eps)
+#define DEFINE(type, name) type name;
+extern "C" {
+CONSTANTS(DEFINE)
+}
+#endif
+#ifdef LAB_HADAMARD
+#include "codegen/cuda/hadamard_rows.cu"
+#define KERNEL pfq_cu_hadamard_rows
+#define BLOCK  HAD_THREADS
+#else
+#include "codegen/cuda/norm_rows.cu"
+#define BLOCK NORM_THREADS
+#ifdef LAB_QUANT
+#define KERNEL pfq_cu_quant_rows
+#else
+#define KERNEL pfq_cu_norm_rows
+#endif
+#endif
+
+int main(int argc, char **argv)
+{
+    lab_argc = argc, lab_argv = argv;
+#ifdef PFQ_SIMT
+#define READ(type, name) name = (type)lab_arg(#name, 0);
+    CONSTANTS(READ)
+    if (getenv("PFQ_SHUFFLE")) simt_shuffle = true;
+#endif
+    const int T = (int)lab_arg("T", 2048), K = c_K, cap = c_tiles;
+    const size_t n = (size_t)T * (size_t)K, K128 = ((size_t)K + 127) / 128 * 128, K64 = ((size_t)K + 63) / 64 * 64;
+    const size_t out_bytes = c_fmt ? (c_tiles ? (size_t)cap * K128 : (size_t)T * K64) : 4 * n;
+    const int copies = (int)lab_arg("copies", n * 4 > (64u << 20) ? 1 : T >= 256 ? 3 : 1);
+    Buffer x(4 * n * (size_t)copies), gain(4 * (size_t)K), out(out_bytes * (size_t)copies), scales(4 * (size_t)T), scale(4);
+    for (size_t i = 0; i < n * (size_t)copies; i++)
+        x.as<float>()[i] = lab_uniform() * (i % 97 ? 1 : 8);
+    for (int k = 0; k < K; k++)
+        gain.as<float>()[k] = 1 + 0.5f * lab_uniform();
+    *scale.as<float>() = 0.07f;
+    x.up(), gain.up(), scale.up();
+    PfqCudaArgs a = {};
+    a.in[0] = x.dev, a.out[0] = out.dev, a.out[1] = scales.dev;
+    a.aux[0] = gain.dev, a.aux[1] = scale.dev, a.T = T;
+    int grid = 1;
+    size_t shared = 0;
+#ifdef LAB_HADAMARD
+    const int base = c_base, m = c_N / base, tiles = (base + 15) / 16;
+    Buffer b((size_t)tiles * 16 * (size_t)base * 4);
+    std::vector<float> B((size_t)(base * base));
+    for (int i = 0; i < base; i++)
+        for (int j = 0; j < base; j++) {
+            B[(size_t)(i * base + j)] = lab_arg("signs", 1) > 0 ? (lab_random() & 1 ? 1.0f : -1.0f) : lab_uniform();
+            b.as<float>()[(i / 16 * base + j) * 16 + i % 16] = B[(size_t)(i * base + j)];
+        }
+    b.up();
+    a.w = b.dev;
+    grid = base > 1 ? (base + 3) / 4 : 1;
+    shared = 4 * ((size_t)K + (size_t)K / 8 + (base > 1 ? (size_t)K / (size_t)m * 8 : 0) + 4) +
+             (base > 1 ? 1024 * (size_t)((base + 15) / 16) * (size_t)((base + 7) / 8) : 0);
+#endif
+    lab_prepare(KERNEL, shared);
+    out.fill(0xcd);
+    lab_launch(KERNEL, grid, T, BLOCK, shared, a);
+    out.down(), scales.down();
+    double worst = 0;
+    int wrong = 0;
+    const int check = (int)lab_arg("check", 8);
+    for (int c = 0; c < check && c < T; c++) {
+        const int t = check >= T ? c : (int)((int64_t)c * (T - 1) / (check - 1));
+        const float *row = x.as<float>() + (size_t)t * (size_t)K;
+        std::vector<double> y(row, row + K);
+#ifdef LAB_HADAMARD
+        for (int g = 0; g < K; g += c_N) {
+            for (int h = 1; h < m; h *= 2)
+                for (int i = g; i < g + c_N; i++)
+                    if (!((i - g) % m & h)) {
+                        const double u = y[i], v = y[i + h];
+                        y[i] = u + v, y[i + h] = u - v;
+                    }
+            std::vector<double> z(y.begin() + g, y.begin() + g + c_N);
+            for (int i = 0; base > 1 && i < base; i++)
+                for (int q = 0; q < m; q++) {
+                    double s = 0;
+                    for (int j = 0; j < base; j++)
+                        s += (double)B[(size_t)(i * base + j)] * z[(size_t)(j * m + q)];
+                    y[(size_t)(g + i * m + q)] = s;
+                }
+        }
+        for (double &v : y)
+            v *= (double)c_scale;
+#elif !defined(LAB_QUANT)
+        double s = 0;
+        for (int k = 0; k < K; k++)
+            s += y[k] * y[k];
+        for (int k = 0; k < K; k++)
+            y[k] *= (c_gain ? (double)gain.as<float>()[k] : 1) / sqrt(s / K + c_eps);
+#endif
+        double most = 0;
+        for (double v : y)
+            most = fmax(most, fabs(v));
+        const double unit = c_static ? (double)0.07f : most * c_clip / c_qtop;
+        if (c_fmt && !c_static && fabs(scales.as<float>()[t] / unit - 1) > 1e-5) wrong++;
+        for (int k = 0; k < (c_fmt && c_tiles ? (int)K128 : K); k++) {
+            double got, e;
+            if (c_fmt && c_tiles)
+                got = (int8_t)out.at()[((size_t)(k / 128) * (size_t)cap + (size_t)t) * 128 + (size_t)((k / 16 ^ t) & 7) * 16 + (size_t)(k % 16)];
+            else if (c_fmt)
+                got = out.at()[(size_t)t * K64 + (size_t)k] - 128;
+            else
+                got = out.as<float>()[(size_t)t * (size_t)K + (size_t)k];
+            const double want = k < K ? y[k] : 0;
+            if (c_fmt)
+                e = fmax(0.0, fabs(got - fmin(fmax(want / unit, c_qlo), c_qhi)) - 0.5);
+            else
+                e = fabs(got - want) / (most + 1e-3);
+            if (!(e <= worst)) worst = e;
+            if (!(e < 1e-4) && wrong++ < 5) printf("  row %d column %d: %g, expected %g\n", t, k, got, c_fmt ? want / unit : want);
+        }
+    }
+    const double bytes = (double)T * (4.0 * K + (c_fmt ? (double)K : 4.0 * K));
+    double us = 0;
+    if (lab_arg("reps", 20) > 0)
+        us = lab_time((int)lab_arg("reps", 20), [&](int i) {
+            PfqCudaArgs b_ = a;
+            b_.in[0] = x.dev + (uint64_t)(i % copies) * 4 * n;
+            b_.out[0] = out.dev + (uint64_t)(i % copies) * out_bytes;
+            (void)b_;
+            lab_enqueue(KERNEL, grid, T, BLOCK, shared, b_);
+        });
+    printf("%s K %d fmt %d static %d T %d block %d shared %zu: error %.2e %s; %.2f us, %.0f GB/s\n", LAB_NAME, K, c_fmt, c_static,
+           T, BLOCK, shared, worst, wrong ? "WRONG" : "ok", us, us > 0 ? bytes / us / 1e3 : 0);
+    return wrong != 0;
+}
