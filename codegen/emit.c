@@ -334,6 +334,48 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     sb_str(o, "};\n");
 }
 
+/* The ids of a step's ops, as a dump has them: an op's results, or its mnemonic where it has none.
+ */
+static void op_ids(StrBuf *o, Module *m, const CgPhase *ph, u32 step, const char **names)
+{
+    const Fn *fn = &m->fns.at[ph->fn];
+    StrBuf ids = {.a = o->a};
+    sb_str(&ids, "");
+    for (u32 i = 0; i < fn->body.n; i++) {
+        const Op *op = op_at(m, fn->body.at[i]);
+        if (op->step != step) continue;
+        for (u32 k = 0; k < op->nout; k++)
+            sb_printf(&ids, "%s%s", ids.n ? " " : "", names[op->out + k]);
+        if (op->nout) continue;
+        const char *text = ir_op_text(m, op);
+        sb_printf(&ids, "%s%.*s", ids.n ? " " : "", (int)strcspn(text, " "), text);
+    }
+    c_string(o, ids.p);
+}
+
+static void emit_steps(const CgPlan *p, StrBuf *o)
+{
+    sb_str(o, "\n/* What the calls compute, for --trace. */\n");
+    for (u32 k = 0; k < CG_N_PHASES; k++) {
+        const CgPhase *ph = &p->phase[k];
+        const char **names = ir_value_names(p->m, ph->fn, o->a);
+        sb_printf(o, "static const PfqStep steps_%s[] = {\n", ph->name);
+        for (u32 i = 0; i < ph->calls.n; i++) {
+            const CgCall *c = &ph->calls.at[i];
+            sb_printf(o, "    {%u, %d, ", c->step, c->layer);
+            c_string(o, ir_cstr(p->m, p->m->fns.at[ph->fn].steps.at[c->step - 1].kernel));
+            sb_str(o, ", ");
+            op_ids(o, p->m, ph, c->step, names);
+            sb_str(o, "},\n");
+        }
+        sb_str(o, "};\n");
+    }
+    sb_str(o, "const PfqSteps pfq_steps[PFQ_N_PHASES] = {\n");
+    for (u32 k = 0; k < CG_N_PHASES; k++)
+        sb_printf(o, "    {steps_%s, %u},\n", p->phase[k].name, p->phase[k].calls.n);
+    sb_str(o, "};\n");
+}
+
 static void emit_schedule(const CgBuild *b, StrBuf *o)
 {
     sb_str(o,
@@ -346,6 +388,7 @@ static void emit_schedule(const CgBuild *b, StrBuf *o)
     emit_variants(b, o);
     for (u32 i = 0; i < CG_N_PHASES; i++)
         emit_phase(b, &b->plan->phase[i], o);
+    emit_steps(b->plan, o);
 }
 
 void cg_emit_model(const CgBuild *b, StrBuf *o)

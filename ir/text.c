@@ -232,6 +232,14 @@ void ir_print(const Module *m, StrBuf *b)
         put_fn(&p, &m->fns.at[i]);
 }
 
+const char **ir_value_names(const Module *m, u32 fn, Arena *a)
+{
+    StrBuf b = {.a = a};
+    Print p = {m, &b, NEWN(a, const char *, m->values.n)};
+    name_values(&p, &m->fns.at[fn]);
+    return p.names;
+}
+
 const char *ir_type_text(Module *m, const Type *t)
 {
     StrBuf b = {.a = m->a};

@@ -15,6 +15,9 @@ bool ir_name_char(char c); /* may appear in an unquoted name */
 const char *ir_op_text(Module *m, const Op *op);
 const char *ir_type_text(Module *m, const Type *t);
 
+/* Of every value of a function, the name that a dump gives it: [m->values.n], NULL for others. */
+const char **ir_value_names(const Module *m, u32 fn, Arena *a);
+
 void ir_doc_ops(StrBuf *b); /* docs/ops.md */
 
 #endif

@@ -238,4 +238,19 @@ typedef struct PfqModel {
 
 extern const PfqModel pfq_model;
 
+/* What the calls of a CPU phase compute, in order, for --trace. Absent in programs without code for
+ * CPUs. */
+typedef struct PfqStep {
+    int32_t step, layer; /* as in model.c and plan.json; layer -1: none */
+    const char *name;    /* "linear.f32.qkv" */
+    const char *ops;     /* ids of its ops in the IR, separated by spaces */
+} PfqStep;
+
+typedef struct PfqSteps {
+    const PfqStep *call; /* [n] */
+    int32_t n;
+} PfqSteps;
+
+extern const PfqSteps pfq_steps[PFQ_N_PHASES] __attribute__((weak));
+
 #endif

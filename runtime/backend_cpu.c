@@ -3,6 +3,7 @@
 
 #include "runtime/cpu.h"
 #include "runtime/out.h"
+#include "runtime/trace.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -87,6 +88,7 @@ static void cpu_close(PfqEngine *e)
 typedef struct PhaseCall {
     const PfqEngine *engine;
     PfqPhase *phase;
+    PfqPhaseId id;
 } PhaseCall;
 
 static void phase_job(void *arg, int tid, int nt)
@@ -97,7 +99,13 @@ static void phase_job(void *arg, int tid, int nt)
     x.tid = tid;
     x.nt = nt;
     x.scratch = e->scratch + (size_t)tid * e->scratch_stride;
+    if (e->trace) {
+        x.kernel = pfq_trace_begin(e->trace, tid, call->id, x.T, x.pos);
+    }
     call->phase(&x);
+    if (e->trace) {
+        pfq_trace_end(e->trace, tid);
+    }
 }
 
 static void decode(PfqEngine *e, PhaseCall *call)
@@ -111,9 +119,11 @@ static void decode(PfqEngine *e, PhaseCall *call)
 static bool cpu_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err)
 {
     const PfqModel *m = e->model;
-    PhaseCall call = {e, phase == PFQ_PREFILL  ? m->prefill
-                         : phase == PFQ_LOGITS ? m->logits
-                                               : m->decode};
+    PhaseCall call = {e,
+                      phase == PFQ_PREFILL  ? m->prefill
+                      : phase == PFQ_LOGITS ? m->logits
+                                            : m->decode,
+                      phase};
     (void)err;
     e->exec.tokens = tokens;
     e->exec.T = n;

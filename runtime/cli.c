@@ -45,6 +45,34 @@ static int32_t slots_of(const PfqCli *c)
                                                  : 1;
 }
 
+static bool start_trace(PfqCli *c)
+{
+    const PfqEngine *e = &c->engine;
+    if (!c->opt.trace || (e->gpu && c->opt.command == PFQ_CMD_BENCH)) { /* which sees to it */
+        return true;
+    }
+    if (e->gpu) {
+        return pfq_fail(&c->err, "--trace: on a GPU bench alone writes one");
+    }
+    c->trace = pfq_trace_start(c->opt.trace, c->model, e->variant, e->threads, &c->err);
+    c->engine.trace = c->trace;
+    return c->trace != NULL;
+}
+
+/* Once the command is done. */
+static bool finish_trace(PfqCli *c, bool ok)
+{
+    int64_t lost = 0;
+    if (c->trace) {
+        ok = pfq_trace_finish(c->trace, ok, &lost, &c->err);
+    }
+    if (lost) {
+        pfq_note("%s: the trace is full: the last %lld slices are not in it\n", c->program,
+                 (long long)lost);
+    }
+    return ok;
+}
+
 bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
 {
     if (ctx > c->model->context) {
@@ -64,7 +92,7 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
                               .weights = c->opt.weights,
                               .sparse = sparse,
                               .copy = c->opt.copy_weights};
-    return pfq_engine_open(&c->engine, c->model, &config, &c->err);
+    return pfq_engine_open(&c->engine, c->model, &config, &c->err) && start_trace(c);
 }
 
 /* Where the engine runs, for people. */
@@ -340,7 +368,7 @@ int pfq_main(int argc, char **argv, const PfqModel *model)
         }
         break;
     case PFQ_PARSED:
-        ok = run_command(&c);
+        ok = finish_trace(&c, run_command(&c));
         pfq_engine_close(&c.engine);
         break;
     }

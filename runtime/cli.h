@@ -11,6 +11,7 @@
 #include "runtime/options.h"
 #include "runtime/out.h"
 #include "runtime/tokenizer.h"
+#include "runtime/trace.h"
 
 int pfq_main(int argc, char **argv, const PfqModel *model);
 
@@ -20,6 +21,7 @@ typedef struct PfqCli {
     PfqOptions opt;
     PfqTokenizer tok; /* open in every command */
     PfqEngine engine; /* closed by pfq_main */
+    PfqTrace *trace;  /* NULL, or finished by pfq_main */
     PfqOut *out;
     PfqErr err;
     bool usage;

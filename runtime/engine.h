@@ -51,7 +51,8 @@ typedef struct PfqEngine {
     PfqExec exec;  /* what all threads share; tid and scratch are set per thread */
     char *scratch; /* [threads] of scratch_stride bytes */
     size_t scratch_stride;
-    PfqPace pace; /* how decoding uses the threads */
+    PfqPace pace;           /* how decoding uses the threads */
+    struct PfqTrace *trace; /* NULL, or records the kernels' times; not the engine's */
     /* on a GPU */
     PfqGpuChoice gpu_choice;
     PfqGpu *gpu;

@@ -48,12 +48,14 @@ typedef struct PfqOptions {
     const char *delimiter, *log_samples;
     /* bench */
     int64_t n_prompt, n_gen, n_depth, repetitions, batch;
-    const char *output, *trace;
+    const char *output;
     bool per_kernel;
     /* logits */
     const char *tokens;
     bool all, decode;
     int64_t top; /* 0: not given */
+    /* several */
+    const char *trace;
     /* loading */
     int64_t ctx, threads; /* 0: not given */
     const char *device, *cpu, *weights, *cuda_driver, *cuda_code, *cuda_decode;

@@ -1,6 +1,7 @@
-"""The compiled sample against its float64 reference: tinystories.py PROGRAM GOLDEN."""
+"""The compiled sample against its float64 reference: tinystories.py PROGRAM GOLDEN DUMP (the module that became code)."""
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -56,3 +57,18 @@ with tempfile.NamedTemporaryFile("wb", suffix=".txt") as f:
     word, ppl, _, _, _, n = run("ppl", f.name, "-c", "64").split()
     assert word == "ppl" and int(n) == len(rows)
     near("ppl", [float(ppl) / math.exp(sum(rows) / len(rows))], [1], 1e-5)
+
+# A trace names the ops of every call as the last dump does, every op of a phase once a pass.
+functions = dict(re.findall(r"^func @(\w+)\(.*?\n(.*?)^}", open(sys.argv[3]).read(), re.M | re.S))
+with tempfile.NamedTemporaryFile("r") as f:
+    run("run", "-p", golden["prompt"], "-n", "3", "-t", "2", "--trace", f.name)
+    events = [e for e in json.load(open(f.name))["traceEvents"] if "call" in e.get("args", {})]
+for phase, passes in [("prefill", 1), ("logits", 1), ("decode", 2)]:
+    ops = re.findall(r"^    (?:(%\S+(?:, %\S+)*) = |(\w+) )", functions[phase], re.M)
+    want = " ".join(a.replace(",", "") or b for a, b in ops).split()
+    for thread in 0, 1:
+        calls = [e for e in events if e["cat"] == phase and e["tid"] == thread]
+        got = sorted(" ".join(e["args"]["ops"] for e in calls).replace(",", "").split())
+        if thread == 0 or phase != "decode":  # decoding may go on with one thread
+            assert got == sorted(passes * want), (phase, thread, got, want)
+print("trace:", len(events), "calls, ops as in the dump")

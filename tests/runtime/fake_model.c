@@ -190,6 +190,13 @@ static const PfqCuda cuda = {
 #include "fake_chat.h" /* fake_chat[]: the blob of fake_chat.jinja, made by tpl_tool */
 #endif
 
+#ifndef FAKE_GPU
+static const PfqStep steps[] = {{1, -1, "append", "%kv kv_append"},
+                                {2, 0, "hash", "%h \"%last\""},
+                                {3, -1, "head", "%logits"}};
+const PfqSteps pfq_steps[PFQ_N_PHASES] = {{steps, 2}, {steps + 2, 1}, {steps, 3}};
+#endif
+
 const PfqModel pfq_model = {
     .abi = PFQ_ABI_VERSION,
     .name = "fake_model",

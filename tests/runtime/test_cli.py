@@ -368,6 +368,54 @@ class Usage(Base):
         os.close(master)
 
 
+class Trace(Base):
+    """--trace: a track per thread, slices of phases and of the calls in them."""
+
+    def trace(self, *args):
+        with tempfile.TemporaryDirectory() as d:
+            path = os.path.join(d, "t.json")
+            self.assertEqual(self.ok(*args, "--trace", path), self.ok(*args))
+            with open(path) as f:
+                events = json.load(f)["traceEvents"]
+        names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
+        return names, [e for e in events if e["ph"] == "X"]
+
+    def test_calls_of_every_thread(self):
+        threads, slices = self.trace("logits", "--tokens", ",".join("7" * 19), "--all", "-t", "3")
+        self.assertEqual(threads, {0: "thread 0", 1: "thread 1", 2: "thread 2"})
+        for tid in threads:
+            mine = [e for e in slices if e["tid"] == tid]
+            phases = sorted((e for e in mine if "call" not in e["args"]), key=lambda e: e["ts"])
+            seen = []
+            for p in phases:
+                calls = [e for e in mine if "call" in e["args"] and p["ts"] <= e["ts"] and e["ts"] + e["dur"] <= p["ts"] + p["dur"] + 0.002]
+                self.assertTrue(all(e["cat"] == p["name"] and e["args"]["pos"] == p["args"]["pos"] for e in calls))
+                seen.append((p["name"], p["args"]["pos"], p["args"]["rows"], [e["name"] for e in calls]))
+            want = []
+            for pos, n in [(0, 8), (8, 8), (16, 3)]:
+                want.append(("prefill", pos, n, ["append", "hash"]))
+                want += [("logits", pos, min(3, n - i), ["head"]) for i in range(0, n, 3)]
+            self.assertEqual(seen, want)
+            self.assertEqual(len(mine), sum(1 + len(w[3]) for w in want))
+        self.assertEqual({(e["name"], e["args"]["step"], e["args"]["layer"], e["args"]["ops"]) for e in slices if "call" in e["args"]},
+                         {("append", 1, -1, "%kv kv_append"), ("hash", 2, 0, '%h "%last"'), ("head", 3, -1, "%logits")})
+
+    def test_decode(self):
+        _, slices = self.trace("run", "-p", "ab", "-n", "6", "-t", "2")
+        decode = [e for e in slices if e["tid"] == 0 and e["name"] == "decode"]
+        self.assertEqual([e["args"]["pos"] for e in decode], [2, 3, 4, 5, 6])
+
+    def test_where_it_cannot(self):
+        for path, message in [("/no/such", "No such file"), ("/dev/full", "No space left")]:
+            r = run("run", "-p", "ab", "-n", "2", "--trace", path)
+            self.assertEqual(r.returncode, 1)
+            self.assertIn(message, r.stderr.decode())
+        self.fails(2, "info", "--trace", "x")
+        with tempfile.TemporaryDirectory() as d:  # a command that fails leaves no file
+            self.fails(1, "run", "-p", "N", "--trace", d + "/t.json")
+            self.assertEqual(os.listdir(d), [])
+
+
 class Weights(Base):
     """Where the weights are found, and what is refused."""
 

@@ -340,7 +340,7 @@ class SaveLogits(cli.Base):
         with tempfile.NamedTemporaryFile() as f:
             f.write(Kld.TEXT)
             f.flush()
-            args = f"{cli.EXE} ppl {f.name} -c 9 --chunks 3 --save-logits"
+            args = f"{cli.EXE} ppl {f.name} -c 9 --save-logits"  # more than a pipe holds
             r = cli.run("-c", f"{args} {f.name}.logits >&2 && {args} /dev/fd/3 3>&1 >&2 | cmp - {f.name}.logits", exe="/bin/sh")
             os.unlink(f.name + ".logits")
             self.assertEqual([r.returncode, r.stdout], [0, b""])

@@ -1,0 +1,210 @@
+/* Recording and writing of timelines. Contract: trace.h. */
+#include "runtime/trace.h"
+
+#include "runtime/file.h"
+#include "runtime/out.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { MAX_KERNELS = 256, MAX_EVENTS = 1 << 18 };
+
+typedef struct Event {
+    double start, end; /* seconds */
+    int32_t call;      /* of its phase; -1: the phase itself */
+    int32_t rows, pos; /* of the phase */
+    PfqPhaseId phase;
+} Event;
+
+typedef struct Thread {
+    Event *event; /* [MAX_EVENTS] */
+    int32_t n, call;
+    int64_t lost;
+    Event phase;              /* in work */
+    PfqKernel *const *kernel; /* the variant's */
+} Thread;
+
+struct PfqTrace {
+    const PfqModel *model;
+    double start;
+    PfqSave save;
+    int threads;
+    Thread thread[]; /* [threads] */
+};
+
+/* ---- recording ---- */
+
+/* initial-exec: programs would need the loader's own functions for any other model. */
+static _Thread_local Thread *current __attribute__((tls_model("initial-exec")));
+
+static void record(Thread *t, const Event *e)
+{
+    if (t->n < MAX_EVENTS) {
+        t->event[t->n++] = *e;
+    } else {
+        t->lost++;
+    }
+}
+
+static void traced(int kernel, const PfqArgs *a, int tid, int nt)
+{
+    Thread *t = current;
+    Event e = t->phase;
+    e.start = pfq_now();
+    t->kernel[kernel](a, tid, nt);
+    e.end = pfq_now();
+    e.call = t->call++;
+    record(t, &e);
+}
+
+/* A kernel is not told which it is: hence a function for each place in the table, 0x00 to 0xff. */
+/* clang-format off */
+#define HEX(X, high)                                                                               \
+    X(high##0) X(high##1) X(high##2) X(high##3) X(high##4) X(high##5) X(high##6) X(high##7)        \
+    X(high##8) X(high##9) X(high##a) X(high##b) X(high##c) X(high##d) X(high##e) X(high##f)
+#define ALL(X)                                                                                     \
+    HEX(X, 0x0) HEX(X, 0x1) HEX(X, 0x2) HEX(X, 0x3) HEX(X, 0x4) HEX(X, 0x5) HEX(X, 0x6)            \
+    HEX(X, 0x7) HEX(X, 0x8) HEX(X, 0x9) HEX(X, 0xa) HEX(X, 0xb) HEX(X, 0xc) HEX(X, 0xd)            \
+    HEX(X, 0xe) HEX(X, 0xf)
+/* clang-format on */
+#define DEFINE(i)                                                                                  \
+    static void traced_##i(const PfqArgs *a, int tid, int nt)                                      \
+    {                                                                                              \
+        traced(i, a, tid, nt);                                                                     \
+    }
+#define NAME(i) traced_##i,
+ALL(DEFINE)
+static PfqKernel *const table[MAX_KERNELS] = {ALL(NAME)};
+
+PfqKernel *const *pfq_trace_begin(PfqTrace *t, int tid, PfqPhaseId phase, int32_t rows, int32_t pos)
+{
+    current = &t->thread[tid];
+    current->call = 0;
+    current->phase =
+        (Event){.start = pfq_now(), .call = -1, .rows = rows, .pos = pos, .phase = phase};
+    return table;
+}
+
+void pfq_trace_end(PfqTrace *t, int tid)
+{
+    Thread *thread = &t->thread[tid];
+    thread->phase.end = pfq_now();
+    record(thread, &thread->phase);
+}
+
+/* ---- start, finish ---- */
+
+static void release(PfqTrace *t)
+{
+    for (int i = 0; i < t->threads; i++) {
+        free(t->thread[i].event);
+    }
+    free(t);
+}
+
+PfqTrace *pfq_trace_start(const char *path, const PfqModel *m, const PfqVariant *v, int threads,
+                          PfqErr *err)
+{
+    if (m->n_kernels > MAX_KERNELS) {
+        pfq_fail(err, "--trace: the program has %d kernels, at most %d can be traced", m->n_kernels,
+                 MAX_KERNELS);
+        return NULL;
+    }
+    PfqTrace *t = calloc(1, sizeof *t + (size_t)threads * sizeof *t->thread);
+    bool ok = t != NULL;
+    for (int i = 0; ok && i < threads; i++) {
+        t->thread[i].kernel = v->kernel;
+        t->thread[i].event = malloc(MAX_EVENTS * sizeof *t->thread[i].event);
+        ok = t->thread[i].event != NULL;
+        t->threads = i + 1;
+    }
+    if (!ok) {
+        pfq_fail(err, "out of memory for the trace of %d threads", threads);
+    } else if (pfq_save_open(&t->save, path, err)) {
+        t->model = m;
+        t->start = pfq_now();
+        return t;
+    } else {
+        pfq_save_close(&t->save, false, err);
+    }
+    if (t) {
+        release(t);
+    }
+    return NULL;
+}
+
+/* ---- writing ---- */
+
+static void json_text(FILE *f, const char *s)
+{
+    fputc('"', f);
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\') {
+            fprintf(f, "\\%c", *s);
+        } else if ((unsigned char)*s < 0x20) {
+            fprintf(f, "\\u%04x", *s);
+        } else {
+            fputc(*s, f);
+        }
+    }
+    fputc('"', f);
+}
+
+/* What a call computes; NULL if the program does not say. */
+static const PfqStep *step_of(const Event *e)
+{
+    return pfq_steps && e->call < pfq_steps[e->phase].n ? &pfq_steps[e->phase].call[e->call] : NULL;
+}
+
+static void write_event(const PfqTrace *t, FILE *f, int tid, const Event *e)
+{
+    static const char *const phases[] = {"prefill", "logits", "decode"};
+    const PfqStep *s = e->call < 0 ? NULL : step_of(e);
+    fprintf(f,
+            ",\n{\"ph\": \"X\", \"pid\": 1, \"tid\": %d, \"ts\": %.3f, \"dur\": %.3f, \"name\": ",
+            tid, 1e6 * (e->start - t->start), 1e6 * (e->end - e->start));
+    json_text(f, s ? s->name : e->call < 0 ? phases[e->phase] : "call");
+    fprintf(f, ", \"cat\": \"%s\", \"args\": {\"rows\": %d, \"pos\": %d", phases[e->phase], e->rows,
+            e->pos);
+    if (e->call >= 0) {
+        fprintf(f, ", \"call\": %d", e->call);
+    }
+    if (s) {
+        fprintf(f, ", \"step\": %d, \"layer\": %d, \"ops\": ", s->step, s->layer);
+        json_text(f, s->ops);
+    }
+    fprintf(f, "}}");
+}
+
+static void write_events(PfqTrace *t)
+{
+    FILE *f = t->save.f;
+    fprintf(f, "{\"displayTimeUnit\": \"ns\", \"traceEvents\": [\n"
+               "{\"ph\": \"M\", \"pid\": 1, \"name\": \"process_name\", \"args\": {\"name\": ");
+    json_text(f, t->model->name);
+    fprintf(f, "}}");
+    for (int i = 0; i < t->threads; i++) {
+        fprintf(f,
+                ",\n{\"ph\": \"M\", \"pid\": 1, \"tid\": %d, \"name\": \"thread_name\", \"args\": "
+                "{\"name\": \"thread %d\"}}",
+                i, i);
+        for (int32_t k = 0; k < t->thread[i].n; k++) {
+            write_event(t, f, i, &t->thread[i].event[k]);
+        }
+    }
+    fprintf(f, "\n]}\n");
+}
+
+bool pfq_trace_finish(PfqTrace *t, bool ok, int64_t *lost, PfqErr *err)
+{
+    *lost = 0;
+    for (int i = 0; i < t->threads; i++) {
+        *lost += t->thread[i].lost;
+    }
+    if (ok) {
+        write_events(t);
+    }
+    ok = pfq_save_close(&t->save, ok, err);
+    release(t);
+    return ok;
+}

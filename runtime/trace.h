@@ -1,0 +1,33 @@
+/* A timeline of the kernel calls of CPU threads, for Perfetto or Chrome's about:tracing (JSON, the
+ * "trace event format": complete events "X", times in microseconds).
+ *
+ * One track per thread; on it a slice per phase (a chunk of prefill, a block of logits, a token),
+ * and in it one per call, with the step and the ids of the ops that it computes as the IR has them
+ * (pfq_steps, abi.h). Gaps are waiting: barriers, and what the caller does between phases.
+ * Recording goes through a table of kernels of its own, so that programs without --trace pay
+ * nothing; a call costs some 50 ns more. Every thread writes to its own array, allocated at start;
+ * what does not fit is counted and left out.
+ */
+#ifndef PFQC_RUNTIME_TRACE_H
+#define PFQC_RUNTIME_TRACE_H
+
+#include "runtime/abi.h"
+#include "runtime/image.h"
+
+typedef struct PfqTrace PfqTrace;
+
+/* Opens the file. NULL and a sentence on failure. */
+PfqTrace *pfq_trace_start(const char *path, const PfqModel *m, const PfqVariant *v, int threads,
+                          PfqErr *err);
+
+/* By each thread around its phase; the kernels between the two are called through the table that
+ * begin returns. */
+PfqKernel *const *pfq_trace_begin(PfqTrace *t, int tid, PfqPhaseId phase, int32_t rows,
+                                  int32_t pos);
+void pfq_trace_end(PfqTrace *t, int tid);
+
+/* Writes what was recorded, unless the command failed (`ok`), and frees. Returns ok, or false if
+ * the file could not be written. *lost: slices that did not fit. */
+bool pfq_trace_finish(PfqTrace *t, bool ok, int64_t *lost, PfqErr *err);
+
+#endif
