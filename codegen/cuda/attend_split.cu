@@ -60,8 +60,9 @@ enum { DEC_KEYS = 32, DEC_WARPS = 4, DEC_THREADS = 32 * DEC_WARPS, DEC_ROWS = 10
 #ifndef DEC_SLACK
 #define DEC_SLACK 0 /* a maximum stays as many powers of 2 below a score */
 #endif
-#define DEC_NONE  (-1e30f) /* below every score */
-#define DEC_UNIT  (65535.0f / (1 << DEC_SLACK)) /* what probability 1 is as an integer of 16 bits */
+#define DEC_NONE (-1e30f)                      /* below every score */
+#define DEC_UNIT (65535.0f / (1 << DEC_SLACK)) /* what probability 1 is as an integer of 16 bits   \
+                                                */
 #define DEC_LOG2E 1.44269504f
 
 /* ---- which tiles ---- */
@@ -151,10 +152,10 @@ PFQ_DEVICE void item_next(const PfqCudaArgs &a, Item &i, int32_t wide)
 template <int D, int NT> struct Shape {
     enum {
         WIDE = 4 * NT,
-        DIMS = D / 16,                      /* products of 16 columns of a head */
-        STATE = WIDE * D + 3 * WIDE,        /* floats: o, tops, sums, minima */
-        PROBS = NT * 8 * 16,                /* words of a warp's probabilities */
-        PART = WIDE * D + 2 * WIDE          /* floats of a state in `work` */
+        DIMS = D / 16,               /* products of 16 columns of a head */
+        STATE = WIDE * D + 3 * WIDE, /* floats: o, tops, sums, minima */
+        PROBS = NT * 8 * 16,         /* words of a warp's probabilities */
+        PART = WIDE * D + 2 * WIDE   /* floats of a state in `work` */
     };
 };
 
@@ -179,9 +180,9 @@ template <int D, int NT> struct State {
     uint32_t q[NT][D / 16][2]; /* its columns of mma, integers: D / 32 of them */
     float factor[NT][2], q_sum[NT][2];
     float top[NT][2], sum[NT][2], minima[NT][2];
-    float v_top, v_inv;                /* largest scale of values, and 1 / it */
-    int32_t ints[NT][D / 16][4];       /* sums since the last flush */
-    float o[NT][D / 16][4];            /* and before it */
+    float v_top, v_inv;          /* largest scale of values, and 1 / it */
+    int32_t ints[NT][D / 16][4]; /* sums since the last flush */
+    float o[NT][D / 16][4];      /* and before it */
     int32_t since;
 };
 
@@ -207,7 +208,8 @@ template <int D> PFQ_DEVICE void query(const PfqCudaArgs &a, const Item &i, int3
         const PfqWords y = *(const PfqWords *)(row + k);
         PFQ_UNROLL
         for (int32_t p = 0; p < 16; p++)
-            x[k + p] = h < group() ? (float)(int32_t)(int8_t)((y.v[p / 4] >> 8 * (p % 4)) ^ 0x80) : 0.0f;
+            x[k + p] =
+                h < group() ? (float)(int32_t)(int8_t)((y.v[p / 4] >> 8 * (p % 4)) ^ 0x80) : 0.0f;
     }
 }
 
@@ -219,7 +221,8 @@ PFQ_DEVICE int32_t q_column(int32_t step, int32_t half, int32_t part)
     return kv_ints() ? 8 * step + 4 * half + part : 4 * step + 2 * half + part;
 }
 
-/* The unit of integers of a head's query: 1, or what makes its largest 32512; times x gives them. */
+/* The unit of integers of a head's query: 1, or what makes its largest 32512; times x gives them.
+ */
 PFQ_DEVICE float q_unit(float most)
 {
     if (!kv_ints() || c_q8) return 1.0f;
@@ -255,7 +258,8 @@ PFQ_DEVICE uint32_t half_plane(float x, float y, int32_t plane)
 
 /* Integer queries as they are: the lane's fragments, of plane 0 (plane 1 is 0); their sum. */
 template <int D>
-PFQ_DEVICE float query_words(const PfqCudaArgs &a, const Item &i, int32_t h, int32_t plane, uint32_t (*q)[2])
+PFQ_DEVICE float query_words(const PfqCudaArgs &a, const Item &i, int32_t h, int32_t plane,
+                             uint32_t (*q)[2])
 {
     const int32_t col = (i.kv * group() + min(h, group() - 1)) * D + D / 4 * (pfq_lane() & 3);
     const uint8_t *row = (const uint8_t *)a.in[0] + (int64_t)i.t * pfq_up(c_heads * D, 64) + col;
@@ -420,7 +424,8 @@ PFQ_DEVICE void key_fragment(const uint32_t *k0, const uint32_t *k1, int32_t ste
     }
 }
 
-template <int N> PFQ_DEVICE void key_words(const uint8_t *k, int32_t row, uint32_t *k0, uint32_t *k1)
+template <int N>
+PFQ_DEVICE void key_words(const uint8_t *k, int32_t row, uint32_t *k0, uint32_t *k1)
 {
     const int32_t g = pfq_lane() >> 2, c = pfq_lane() & 3;
     load_words<N>(k + g * row + c * (row / 4), k0);
@@ -534,8 +539,8 @@ PFQ_DEVICE void flush(State<D, NT> &s, const float x[2][NT][2], const float v_sc
 
 /* Scores x of the lane's keys 0 and 1 (g + 8e, 16 more) to probabilities in shared memory. */
 template <int D, int NT>
-PFQ_DEVICE void put_probs(State<D, NT> &s, uint32_t *probs, const float x[2][NT][2], const float v_scale[2],
-                          const float v_min[2])
+PFQ_DEVICE void put_probs(State<D, NT> &s, uint32_t *probs, const float x[2][NT][2],
+                          const float v_scale[2], const float v_min[2])
 {
     const int32_t g = pfq_lane() >> 2, c = pfq_lane() & 3, e = c >> 1;
     PFQ_UNROLL
@@ -554,8 +559,8 @@ PFQ_DEVICE void put_probs(State<D, NT> &s, uint32_t *probs, const float x[2][NT]
             if (!kv_ints()) {
                 const uint32_t hi = pfq_two_halves(y[0], y[1]);
                 probs[16 * column + g + 8 * e] = hi;
-                probs[16 * (column + 4) + g + 8 * e] =
-                    pfq_two_halves(y[0] - pfq_h_to_f((uint16_t)hi), y[1] - pfq_h_to_f((uint16_t)(hi >> 16)));
+                probs[16 * (column + 4) + g + 8 * e] = pfq_two_halves(
+                    y[0] - pfq_h_to_f((uint16_t)hi), y[1] - pfq_h_to_f((uint16_t)(hi >> 16)));
                 continue;
             }
             /* Rounded by the addition of 2^23: the low 16 bits are the integer. */
@@ -580,7 +585,8 @@ PFQ_DEVICE void transpose(const uint32_t x[4], uint32_t y[4])
 }
 
 template <int D, int NT>
-PFQ_DEVICE void add_product(State<D, NT> &s, int32_t i, const uint32_t a[4], const uint32_t b[NT][2])
+PFQ_DEVICE void add_product(State<D, NT> &s, int32_t i, const uint32_t a[4],
+                            const uint32_t b[NT][2])
 {
     PFQ_UNROLL
     for (int32_t nt = 0; nt < NT; nt++)
@@ -624,8 +630,8 @@ PFQ_DEVICE void int_values(State<D, NT> &s, const uint32_t *probs, const uint8_t
         if (kv_nibbles()) {
             PFQ_UNROLL
             for (int32_t i = 0; i < 4; i++) {
-                const uint32_t a[4] = {nibbles(y[0][i], 0), nibbles(y[0][i], 1), nibbles(y[1][i], 0),
-                                       nibbles(y[1][i], 1)};
+                const uint32_t a[4] = {nibbles(y[0][i], 0), nibbles(y[0][i], 1),
+                                       nibbles(y[1][i], 0), nibbles(y[1][i], 1)};
                 if (4 * w + i < D / 16) add_product(s, 4 * w + i, a, b);
             }
         } else {
@@ -652,7 +658,8 @@ PFQ_DEVICE void half_values(State<D, NT> &s, const uint32_t *probs, const uint8_
         }
         PFQ_UNROLL
         for (int32_t j = 0; j < 4; j++)
-            load_words<D / 16>(v + (c + 4 * (j >> 1) + 8 * t + 16 * (j & 1)) * row + g * (row / 8), x[j]);
+            load_words<D / 16>(v + (c + 4 * (j >> 1) + 8 * t + 16 * (j & 1)) * row + g * (row / 8),
+                               x[j]);
         PFQ_UNROLL
         for (int32_t i = 0; i < D / 16; i++) {
             const uint32_t a[4] = {
@@ -667,7 +674,8 @@ PFQ_DEVICE void half_values(State<D, NT> &s, const uint32_t *probs, const uint8_
 
 /* Tile `at` of item i, which lies in a stage. */
 template <int D, int NT>
-PFQ_DEVICE void tile(const Block<D, NT> &b, const Item &i, State<D, NT> &s, int32_t at, const uint8_t *stage)
+PFQ_DEVICE void tile(const Block<D, NT> &b, const Item &i, State<D, NT> &s, int32_t at,
+                     const uint8_t *stage)
 {
     const int32_t row = (int32_t)kv_row(), g = pfq_lane() >> 2, e = pfq_lane() >> 1 & 1,
                   j = (i.first / DEC_KEYS + at - i.base) * DEC_KEYS;
@@ -722,7 +730,8 @@ template <int D, int NT> PFQ_DEVICE float *tops_of(const Block<D, NT> &b, int32_
 }
 
 /* The warp's state to shared memory: o with its unit, tops, sums, minima. */
-template <int D, int NT> PFQ_DEVICE void put_state(const Block<D, NT> &b, const Item &i, const State<D, NT> &s)
+template <int D, int NT>
+PFQ_DEVICE void put_state(const Block<D, NT> &b, const Item &i, const State<D, NT> &s)
 {
     const int32_t g = pfq_lane() >> 2, c = pfq_lane() & 3, e = c >> 1;
     float *o = b.states + pfq_warp() * Shape<D, NT>::STATE, *tops = tops_of(b, pfq_warp());
@@ -743,7 +752,8 @@ template <int D, int NT> PFQ_DEVICE void put_state(const Block<D, NT> &b, const 
                     if (kv_ints() && e == 0) v[half] *= 256.0f;
                     v[half] += __shfl_xor_sync(~0u, v[half], 2);
                 }
-                o[(4 * nt + 2 * (c & 1) + p) * D + D / 8 * g + 2 * k + e] = (e ? v[1] : v[0]) * unit;
+                o[(4 * nt + 2 * (c & 1) + p) * D + D / 8 * g + 2 * k + e] =
+                    (e ? v[1] : v[0]) * unit;
             }
         }
         PFQ_UNROLL
@@ -778,7 +788,8 @@ template <int D, int NT> PFQ_DEVICE void put_prefix(const Block<D, NT> &b, const
     const int32_t d = N * pfq_lane();
     float *tops = tops_of(b, DEC_WARPS);
     for (int32_t h = pfq_warp(); h < 4 * NT; h += DEC_WARPS) {
-        const int32_t of = min(i.pass * 4 * NT + h, group() - 1), col = (i.kv * group() + of) * D + d;
+        const int32_t of = min(i.pass * 4 * NT + h, group() - 1),
+                      col = (i.kv * group() + of) * D + d;
         float q[N], o[N], top = DEC_NONE, sum = 0.0f;
         const float scale = q_scale(a, i, of);
         PFQ_UNROLL
@@ -839,7 +850,8 @@ template <int D, int NT> PFQ_DEVICE void put_prefix(const Block<D, NT> &b, const
 }
 
 /* Columns d .. d + 3 of a head of row t, to out[0]. */
-PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t head, int32_t d, const float x[4], float factor)
+PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t head, int32_t d, const float x[4],
+                    float factor)
 {
     const int32_t col = head * c_head_dim + d, K = c_heads * c_head_dim;
     if (c_fmt != PFQ_FMT_S8) {
@@ -978,7 +990,8 @@ template <int D, int NT> PFQ_DEVICE bool settle(const Block<D, NT> &b, Walk &w)
     return true;
 }
 
-template <int D, int NT> PFQ_DEVICE void fill(const Block<D, NT> &b, Walk &w, bool &live, int32_t stage)
+template <int D, int NT>
+PFQ_DEVICE void fill(const Block<D, NT> &b, Walk &w, bool &live, int32_t stage)
 {
     live = live && settle(b, w);
     if (!live) {
@@ -1004,7 +1017,8 @@ template <int D, int NT> PFQ_DEVICE void run(const Block<D, NT> &b)
     for (;;) {
         const int32_t from = max(i.base, b.begin), to = min(i.base + i.n, b.end);
         if (from < to) {
-            if (c_prefix > 0 && i.base >= b.begin) put_prefix(b, i); /* while the first tiles come */
+            if (c_prefix > 0 && i.base >= b.begin)
+                put_prefix(b, i); /* while the first tiles come */
             state_clear(s);
             load_queries(*b.a, i, s);
             for (int32_t at = from + pfq_warp(); at < to; at += DEC_WARPS) {
@@ -1058,6 +1072,8 @@ template <int D, int NT> PFQ_DEVICE void attend_split(const PfqCudaArgs &a)
 
 PFQ_KERNEL(pfq_cu_attend_split, 128)
 {
+    pfq_wait_previous();
+    pfq_let_next_start();
     if (c_head_dim == 64 && group() <= 4)
         attend_split<64, 1>(a);
     else if (c_head_dim == 64)

@@ -15,8 +15,8 @@
  * products), exact; softmax online in f32, in registers; O += P V with P in halves. A row's maximum
  * moves only when a score is 2^8 above it. The order of a key's columns is the one in which nibbles
  * come: bytes' low ones, then high ones, of 16 bytes; queries are brought into the same. Values are
- * subnormal halves: the integer, made unsigned by an excess of 8 or 128, in the low bits (nibbles of
- * odd columns 4 bits higher, so 16 times too large). V has a row of ones, which sums the rounded
+ * subnormal halves: the integer, made unsigned by an excess of 8 or 128, in the low bits (nibbles
+ * of odd columns 4 bits higher, so 16 times too large). V has a row of ones, which sums the rounded
  * probabilities: for the excess, and to divide by. Scales of K and of queries multiply the scores;
  * a static scale of V the result; dynamic ones the probabilities, minima are summed apart. The
  * prefix is computed in f32 first and is the state that the cache begins with.
@@ -48,10 +48,10 @@ PFQ_CONST(float, c_scale);
 #define WG_BLOCKS 1 /* blocks of an SM */
 #endif
 enum { WG_KEYS = 64, WG_THREADS = 128 * WG_GROUPS, WG_ROWS = 64 * WG_GROUPS };
-#define WG_NONE   (-1e30f) /* below every score */
+#define WG_NONE   (-1e30f)                            /* below every score */
 #define WG_OUT    __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
 #define WG_LOG2E  1.44269504f
-#define WG_SLACK  8.0f     /* a maximum stays that far below a score; probabilities are up to 2^8 */
+#define WG_SLACK  8.0f /* a maximum stays that far below a score; probabilities are up to 2^8 */
 #define WG_FACTOR 1.0f /* of probabilities times dynamic scales, for the range of halves */
 
 PFQ_DEVICE int32_t group()
@@ -71,10 +71,10 @@ PFQ_DEVICE int32_t first_key(int32_t pos)
 
 template <int D> struct Tile {
     enum {
-        COLUMNS = D + 8,            /* of P V: the values', one of ones, padding */
-        K = WG_KEYS * 128,          /* bytes of the K operand */
-        V = COLUMNS * 128,          /* of the V operand */
-        KS = 3 * K,                 /* of all K operands */
+        COLUMNS = D + 8,   /* of P V: the values', one of ones, padding */
+        K = WG_KEYS * 128, /* bytes of the K operand */
+        V = COLUMNS * 128, /* of the V operand */
+        KS = 3 * K,        /* of all K operands */
         VS = 3 * V,
         SCALES = WG_KEYS * 16
     };
@@ -132,8 +132,8 @@ PFQ_DEVICE void load_values(const Wg &w, int32_t i)
         const int32_t which = (int32_t)threadIdx.x >> 3, at = (int32_t)threadIdx.x & 7;
         if (kv_minima() || !(which & 1))
             pfq_copy16(to + raw_v(WG_KEYS) + 16 * (int32_t)threadIdx.x,
-                       (const uint16_t *)(w.a->in[3 + which] + w.slot) + (int64_t)w.kv * w.a->ctx + w.begin +
-                           i * WG_KEYS + 8 * at);
+                       (const uint16_t *)(w.a->in[3 + which] + w.slot) + (int64_t)w.kv * w.a->ctx +
+                           w.begin + i * WG_KEYS + 8 * at);
     }
 }
 
@@ -199,7 +199,8 @@ PFQ_DEVICE void put_values(const uint8_t *raw, uint8_t *v, int32_t task)
     for (int32_t j = 0; j < 4; j++) {
         if (kv_nibbles()) {
             const uint32_t flip = kv_unsigned() ? 0 : 0x88888888u,
-                           both = __byte_perm(x[2 * j], x[2 * j + 1], 0x5410) ^ flip, high = both >> 8;
+                           both = __byte_perm(x[2 * j], x[2 * j + 1], 0x5410) ^ flip,
+                           high = both >> 8;
             y[0].v[j] = both & 0x000f000fu;
             y[1].v[j] = both & 0x00f000f0u;
             y[2].v[j] = high & 0x000f000fu;
@@ -209,7 +210,9 @@ PFQ_DEVICE void put_values(const uint8_t *raw, uint8_t *v, int32_t task)
         const uint32_t flip = kv_unsigned() ? 0 : 0x00800080u;
         PFQ_UNROLL
         for (int32_t i = 0; i < 4; i++)
-            y[i].v[j] = (__byte_perm(x[2 * j], x[2 * j + 1], 0x4400 + 0x1111 * (uint32_t)i) & 0x00ff00ffu) ^ flip;
+            y[i].v[j] =
+                (__byte_perm(x[2 * j], x[2 * j + 1], 0x4400 + 0x1111 * (uint32_t)i) & 0x00ff00ffu) ^
+                flip;
     }
     PFQ_UNROLL
     for (int32_t i = 0; i < 4; i++) {
@@ -218,7 +221,8 @@ PFQ_DEVICE void put_values(const uint8_t *raw, uint8_t *v, int32_t task)
     }
 }
 
-/* Tile i's scales as f32: of K, minimum of K, of V times WG_FACTOR, minimum of V; 0 behind the end. */
+/* Tile i's scales as f32: of K, minimum of K, of V times WG_FACTOR, minimum of V; 0 behind the end.
+ */
 PFQ_DEVICE void put_scales(const Wg &w, int32_t i)
 {
     const int32_t r = (int32_t)threadIdx.x;
@@ -243,7 +247,8 @@ template <int D> PFQ_DEVICE void put_operands(const Wg &w, int32_t key, int32_t 
         if (i < values)
             put_values(w.raw_v + (value & 1) * raw_v_bytes(), w.v_ops + value % 3 * Tile<D>::V, i);
         else
-            put_keys(w.raw_k + (key & 1) * raw_k_bytes(), w.k_ops + key % 3 * Tile<D>::K, i - values);
+            put_keys(w.raw_k + (key & 1) * raw_k_bytes(), w.k_ops + key % 3 * Tile<D>::K,
+                     i - values);
     if (kv_scales() && threadIdx.x < WG_KEYS) put_scales(w, value);
 }
 
@@ -251,7 +256,8 @@ template <int D> PFQ_DEVICE void put_operands(const Wg &w, int32_t key, int32_t 
 template <int D> PFQ_DEVICE void put_ones(const Wg &w)
 {
     for (int32_t i = (int32_t)threadIdx.x; i < 3 * 8 * 32; i += WG_THREADS)
-        *(uint32_t *)(w.v_ops + i / 256 * Tile<D>::V + D * 128 + i % 256 * 4) = i % 256 < 32 ? 0x00010001u : 0;
+        *(uint32_t *)(w.v_ops + i / 256 * Tile<D>::V + D * 128 + i % 256 * 4) =
+            i % 256 < 32 ? 0x00010001u : 0;
 }
 
 /* ---- a thread's rows: g and g + 8 of its warp's 16 ---- */
@@ -292,10 +298,12 @@ PFQ_DEVICE float quad_max(float x)
 }
 
 /* Word `half` of product `step` of the integer queries of row h. */
-template <int D> PFQ_DEVICE uint32_t query_word(const Wg &w, const Rows<D> &s, int32_t h, int32_t step, int32_t half)
+template <int D>
+PFQ_DEVICE uint32_t query_word(const Wg &w, const Rows<D> &s, int32_t h, int32_t step, int32_t half)
 {
     if (s.t[h] < 0) return 0;
-    const uint8_t *row = (const uint8_t *)w.a->in[0] + (int64_t)s.t[h] * pfq_up(c_heads * D, 64) + s.head[h] * D + 32 * step;
+    const uint8_t *row = (const uint8_t *)w.a->in[0] + (int64_t)s.t[h] * pfq_up(c_heads * D, 64) +
+                         s.head[h] * D + 32 * step;
     const int32_t c = pfq_lane() & 3;
     if (!kv_nibbles()) return *(const uint32_t *)(row + 16 * half + 4 * c) ^ 0x80808080u;
     const uint2 x = *(const uint2 *)(row + 8 * c);
@@ -304,8 +312,8 @@ template <int D> PFQ_DEVICE uint32_t query_word(const Wg &w, const Rows<D> &s, i
 
 /* Both planes' words of queries that are floats times unit; their sum is added to *sum. */
 template <int D>
-PFQ_DEVICE uint32_t query_planes(const Wg &w, const Rows<D> &s, int32_t h, int32_t step, int32_t half, float unit,
-                                 uint32_t *low, int32_t *sum)
+PFQ_DEVICE uint32_t query_planes(const Wg &w, const Rows<D> &s, int32_t h, int32_t step,
+                                 int32_t half, float unit, uint32_t *low, int32_t *sum)
 {
     uint32_t hi = 0, lo = 0;
     PFQ_UNROLL
@@ -372,7 +380,8 @@ template <int D> PFQ_DEVICE void add_prefix(const Wg &w, Rows<D> &s, int32_t h)
         q[i] = query(w, s, h, i / 2 * 8 + 2 * (pfq_lane() & 3) + i % 2) * scale;
     for (int32_t j = 0; j < c_prefix; j++) {
         const int64_t at = ((int64_t)j * c_kv_heads + w.kv) * D + 2 * (pfq_lane() & 3);
-        const uint16_t *k = (const uint16_t *)w.a->aux[0] + at, *v = (const uint16_t *)w.a->aux[1] + at;
+        const uint16_t *k = (const uint16_t *)w.a->aux[0] + at,
+                       *v = (const uint16_t *)w.a->aux[1] + at;
         uint32_t two[D / 8];
         float x = 0.0f;
         PFQ_UNROLL
@@ -383,14 +392,16 @@ template <int D> PFQ_DEVICE void add_prefix(const Wg &w, Rows<D> &s, int32_t h)
             x = fmaf(q[2 * i + 1], pfq_h_to_f((uint16_t)(both >> 16)), x);
         }
         x = quad_sum(x);
-        const float top = fmaxf(s.top[h], x), corr = pfq_exp2(s.top[h] - top), y = pfq_exp2(x - top);
+        const float top = fmaxf(s.top[h], x), corr = pfq_exp2(s.top[h] - top),
+                    y = pfq_exp2(x - top);
         s.top[h] = top;
         s.sum[h] = fmaf(s.sum[h], corr, y);
         PFQ_UNROLL
         for (int32_t i = 0; i < D / 4; i++) {
             float *o = &s.o[4 * (i / 2) + 2 * h + i % 2];
             *o = fmaf(*o, corr,
-                      y * (i % 2 ? unit * odd_unit() : unit) * pfq_h_to_f((uint16_t)(two[i / 2] >> i % 2 * 16)));
+                      y * (i % 2 ? unit * odd_unit() : unit) *
+                          pfq_h_to_f((uint16_t)(two[i / 2] >> i % 2 * 16)));
         }
     }
     /* Each lane of a row's four has a quarter of its sum. */
@@ -423,7 +434,8 @@ template <int D> PFQ_DEVICE void begin_rows(const Wg &w, Rows<D> &s)
 
 /* Starts x (= or) += the plane's queries times tile i's keys. */
 template <int D>
-PFQ_DEVICE void products(const Wg &w, int32_t plane, int32_t i, uint32_t (&q)[D / 32][4], int32_t (&x)[WG_KEYS / 2])
+PFQ_DEVICE void products(const Wg &w, int32_t plane, int32_t i, uint32_t (&q)[D / 32][4],
+                         int32_t (&x)[WG_KEYS / 2])
 {
     const uint64_t desc = pfq_wgmma_desc(pfq_smem(w.k_ops + i % 3 * Tile<D>::K));
     PFQ_UNROLL
@@ -459,11 +471,13 @@ template <int D> PFQ_DEVICE void low_products(const Wg &w, int32_t i, int32_t (&
 /* Products x of tile i's keys, to what times the row's factor is a score; masked if not all rows
  * see all of them. */
 template <int D>
-PFQ_DEVICE void finish_scores(const Wg &w, const Rows<D> &s, int32_t i, bool masked, const int32_t *x, float *y)
+PFQ_DEVICE void finish_scores(const Wg &w, const Rows<D> &s, int32_t i, bool masked,
+                              const int32_t *x, float *y)
 {
     PFQ_UNROLL
     for (int32_t k = 0; k < WG_KEYS / 2; k++) {
-        const int32_t h = k >> 1 & 1, key = k / 4 * 8 + 2 * (pfq_lane() & 3) + (k & 1), j = w.begin + i * WG_KEYS + key;
+        const int32_t h = k >> 1 & 1, key = k / 4 * 8 + 2 * (pfq_lane() & 3) + (k & 1),
+                      j = w.begin + i * WG_KEYS + key;
         y[k] = (float)x[k];
         if (kv_scales()) {
             const PfqFour f = *(const PfqFour *)(w.scales + (i % 3 * WG_KEYS + key) * 4);
@@ -530,6 +544,9 @@ template <int D> PFQ_DEVICE void tile(const Wg &w, Rows<D> &s, int32_t i, int32_
     PFQ_UNROLL
     for (int32_t k = 0; k < WG_KEYS / 4; k++)
         p[k / 4][k % 4] = pfq_two_halves(y[2 * k], y[2 * k + 1]);
+    put_operands<D>(w, i + 2, i + 1);
+    pfq_copy_wait<0>();
+    pfq_smem_to_async(); /* before products are in flight, for which it would wait */
     fragments<D>(w, 0, q);
     const uint64_t v = pfq_wgmma_desc(pfq_smem(w.v_ops + i % 3 * Tile<D>::V));
     pfq_wgmma_fence();
@@ -538,20 +555,18 @@ template <int D> PFQ_DEVICE void tile(const Wg &w, Rows<D> &s, int32_t i, int32_
         pfq_wgmma_halves<Tile<D>::COLUMNS>(s.o, p[k], v + 2 * (uint32_t)k, true);
     products<D>(w, 0, i + 1, q, x); /* of what there is behind the last tile, too; not used */
     pfq_wgmma_commit();
-    put_operands<D>(w, i + 2, i + 1);
-    pfq_copy_wait<0>();
-    pfq_smem_to_async();
     __syncthreads();
     load_keys(w, i + 4);
     load_values(w, i + 3);
     pfq_copy_commit();
-    pfq_wgmma_wait<0>(); /* here, so that nothing is in flight from one turn of the loop to the next */
+    pfq_wgmma_wait<0>(); /* here, so that nothing is in flight from one turn of the loop to the next
+                          */
 }
 
 /* ---- results ---- */
 
-/* The bytes of two columns times two adjacent tiles of 8 columns, to the row's tiles: lanes of a row
- * exchange them so that each has four columns in a row. */
+/* The bytes of two columns times two adjacent tiles of 8 columns, to the row's tiles: lanes of a
+ * row exchange them so that each has four columns in a row. */
 PFQ_DEVICE void put_bytes(const Wg &w, int32_t t, int32_t col, uint32_t first, uint32_t second)
 {
     const bool odd = pfq_lane() & 1;
@@ -592,7 +607,8 @@ template <int D> PFQ_DEVICE void put_rows(const Wg &w, const Rows<D> &s)
             continue;
         }
         if (s.t[h] < 0) continue;
-        float *out = (float *)w.a->out[0] + ((int64_t)s.t[h] * c_heads + s.head[h]) * D + 2 * (pfq_lane() & 3);
+        float *out = (float *)w.a->out[0] + ((int64_t)s.t[h] * c_heads + s.head[h]) * D +
+                     2 * (pfq_lane() & 3);
         PFQ_UNROLL
         for (int32_t j = 0; j < D / 8; j++) {
             const float2 y = {fmaf(s.o[4 * j + 2 * h], unit, more) * over,
@@ -608,7 +624,8 @@ PFQ_DEVICE void put_padding(const Wg &w)
     const int32_t K = c_heads * c_head_dim;
     if (!c_tiles || c_fmt != PFQ_FMT_S8 || K % 128 == 0 || w.kv + 1 < c_kv_heads) return;
     for (int32_t i = (int32_t)threadIdx.x; i < w.tokens * 16; i += WG_THREADS)
-        *(uint32_t *)((uint8_t *)w.a->out[0] + pfq_tile_at(c_tiles, w.t0 + i / 16, K + 4 * (i % 16))) = 0;
+        *(uint32_t *)((uint8_t *)w.a->out[0] +
+                      pfq_tile_at(c_tiles, w.t0 + i / 16, K + 4 * (i % 16))) = 0;
 }
 
 /* ---- the whole ---- */
@@ -670,6 +687,8 @@ template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
 
 PFQ_KERNEL(pfq_cu_attend_wgmma, WG_THREADS, WG_BLOCKS)
 {
+    pfq_wait_previous();
+    pfq_let_next_start();
     if (c_head_dim == 64)
         attend<64>(a);
     else

@@ -21,6 +21,7 @@
  * Roofline, 14336 = 28 x 512: 57 KB read and 14 KB written a row are 49 us for 2048 rows of an
  * H100; shared memory is 14, products 14, other instructions some 30.
  */
+#include "hopper.cuh"
 #include "mma.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
@@ -45,9 +46,9 @@ PFQ_CONST(float, c_scale);
 
 struct Had {
     const PfqCudaArgs *a;
-    float *x;            /* the row */
-    PfqWords *b;         /* [2][rows / 16][columns / 8][32] fragments of B: high, low */
-    bool exact;          /* B low is 0 */
+    float *x;    /* the row */
+    PfqWords *b; /* [2][rows / 16][columns / 8][32] fragments of B: high, low */
+    bool exact;  /* B low is 0 */
     int32_t t;
     int32_t part, parts; /* of the results */
 };
@@ -134,11 +135,11 @@ PFQ_DEVICE void in_a_row(const Had &s)
             butterflies<32>(v);
         else
             PFQ_UNROLL
-            for (int32_t i = 0; i < 32; i += 4) {
-                if (order() == 4) butterflies<4>(v + i);
-                if (order() == 8 && i % 8 == 0) butterflies<8>(v + i);
-                if (order() == 16 && i % 16 == 0) butterflies<16>(v + i);
-            }
+        for (int32_t i = 0; i < 32; i += 4) {
+            if (order() == 4) butterflies<4>(v + i);
+            if (order() == 8 && i % 8 == 0) butterflies<8>(v + i);
+            if (order() == 16 && i % 16 == 0) butterflies<16>(v + i);
+        }
         PFQ_UNROLL
         for (int32_t i = 0; i < 8; i++)
             at[i] = {{v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]}};
@@ -206,8 +207,8 @@ PFQ_DEVICE bool put_base(const Had &s)
     return exact;
 }
 
-/* 16 rows of B (tile `rows`) times 32 columns from k on of the block's first row, to y[t][4]: rows g
- * (0, 1) and g + 8 (2, 3), columns 4 * (2 * c + 0 or 1) + t. */
+/* 16 rows of B (tile `rows`) times 32 columns from k on of the block's first row, to y[t][4]: rows
+ * g (0, 1) and g + 8 (2, 3), columns 4 * (2 * c + 0 or 1) + t. */
 PFQ_DEVICE void product(const Had &s, int32_t rows, int32_t k, float y[4][4])
 {
     const int32_t g = pfq_lane() >> 2, c = pfq_lane() & 3, all = row_tiles() * column_tiles() * 32;
@@ -220,7 +221,9 @@ PFQ_DEVICE void product(const Had &s, int32_t rows, int32_t k, float y[4][4])
         PfqFour x[2];
         PFQ_UNROLL
         for (int32_t i = 0; i < 2; i++) /* rows of B's padding are 0: any x */
-            x[i] = *(const PfqFour *)(s.x + place(k + min(8 * j + 4 * i + c, c_base - 1) * order()) + 4 * g);
+            x[i] =
+                *(const PfqFour *)(s.x + place(k + min(8 * j + 4 * i + c, c_base - 1) * order()) +
+                                   4 * g);
         PFQ_UNROLL
         for (int32_t t = 0; t < 4; t++) {
             const uint32_t hi[2] = {high_of(x[0].v[t]), high_of(x[1].v[t])},
@@ -251,7 +254,8 @@ PFQ_DEVICE float results(const Had &s, float inv)
     }
     const int32_t wide = order() / 32, units = c_K / max(c_N, 1) * max(wide, 1) * row_tiles();
     for (int32_t u = pfq_warp() * s.parts + s.part; u < units; u += HAD_THREADS / 32 * s.parts) {
-        const int32_t rows = u % row_tiles(), at = u / row_tiles(), k = at / max(wide, 1) * c_N + at % max(wide, 1) * 32;
+        const int32_t rows = u % row_tiles(), at = u / row_tiles(),
+                      k = at / max(wide, 1) * c_N + at % max(wide, 1) * 32;
         const int32_t g = pfq_lane() >> 2, c = pfq_lane() & 3;
         float y[4][4];
         product(s, rows, k, y);
@@ -261,11 +265,13 @@ PFQ_DEVICE float results(const Had &s, float inv)
             if (row >= c_base) continue;
             PFQ_UNROLL
             for (int32_t n = 0; n < 2; n++) {
-                const float four[4] = {y[0][2 * h + n], y[1][2 * h + n], y[2][2 * h + n], y[3][2 * h + n]};
+                const float four[4] = {y[0][2 * h + n], y[1][2 * h + n], y[2][2 * h + n],
+                                       y[3][2 * h + n]};
                 PFQ_UNROLL
                 for (int32_t t = 0; t < 4; t++)
                     most = fmaxf(most, fabsf(four[t]));
-                if (inv != 0.0f || c_fmt == PFQ_FMT_F32) put(s, k + row * order() + 8 * c + 4 * n, four, inv);
+                if (inv != 0.0f || c_fmt == PFQ_FMT_F32)
+                    put(s, k + row * order() + 8 * c + 4 * n, four, inv);
             }
         }
     }
@@ -281,6 +287,8 @@ PFQ_DEVICE void padding(const Had &s)
 
 PFQ_KERNEL(pfq_cu_hadamard_rows, HAD_THREADS, HAD_BLOCKS)
 {
+    pfq_wait_previous();
+    pfq_let_next_start();
     const bool shared = a.T <= HAD_FEW && c_static && c_fmt == PFQ_FMT_S8;
     Had s;
     s.a = &a;
@@ -295,8 +303,9 @@ PFQ_KERNEL(pfq_cu_hadamard_rows, HAD_THREADS, HAD_BLOCKS)
     s.exact = c_base == 1 || pfq_block_max(exact ? 0.0f : 1.0f) == 0.0f;
     float inv = 1.0f;
     if (c_fmt == PFQ_FMT_S8)
-        inv = c_static ? pfq_inv(*(const float *)a.aux[1])
-                       : pfq_quant_dynamic(pfq_block_max(results(s, 0.0f)), (float *)a.out[1] + s.t);
+        inv = c_static
+                  ? pfq_inv(*(const float *)a.aux[1])
+                  : pfq_quant_dynamic(pfq_block_max(results(s, 0.0f)), (float *)a.out[1] + s.t);
     results(s, inv == 0.0f ? 1e-38f : inv); /* a scale of 0: all integers become 0 */
     if (s.part == 0) padding(s);
 }

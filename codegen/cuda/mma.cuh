@@ -63,7 +63,8 @@ PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b
         for (int32_t k = 0; k < 16; k++) {
             const uint32_t x = all[4 * g + k % 8 / 2][(j >> 1) + 2 * (k / 8)],
                            y = all[4 * (2 * c + (j & 1)) + k % 8 / 2][4 + k / 8];
-            d[j] += pfq_h_to_f((uint16_t)(x >> k % 2 * 16)) * pfq_h_to_f((uint16_t)(y >> k % 2 * 16));
+            d[j] +=
+                pfq_h_to_f((uint16_t)(x >> k % 2 * 16)) * pfq_h_to_f((uint16_t)(y >> k % 2 * 16));
         }
     __syncwarp();
 }
@@ -105,7 +106,8 @@ PFQ_DEVICE float pfq_load_l2_one(const float *p)
 PFQ_DEVICE uint32_t pfq_sub_halves(uint32_t x, uint32_t y)
 {
     return pfq_f_to_h(pfq_h_to_f((uint16_t)x) - pfq_h_to_f((uint16_t)y)) |
-           (uint32_t)pfq_f_to_h(pfq_h_to_f((uint16_t)(x >> 16)) - pfq_h_to_f((uint16_t)(y >> 16))) << 16;
+           (uint32_t)pfq_f_to_h(pfq_h_to_f((uint16_t)(x >> 16)) - pfq_h_to_f((uint16_t)(y >> 16)))
+               << 16;
 }
 /* Two f32 to halves, lo in the low one. */
 PFQ_DEVICE uint32_t pfq_two_halves(float lo, float hi)
@@ -119,10 +121,11 @@ template <bool SA, bool SB>
 PFQ_DEVICE void pfq_mma_bytes(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
 {
 #define PFQ_MMA(types)                                                                             \
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." types ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "    \
-        "{%0,%1,%2,%3};"                                                                           \
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                           \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." types                                    \
+                 ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "                                    \
+                 "{%0,%1,%2,%3};"                                                                  \
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                  \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
     if (SA && SB)
         PFQ_MMA("s8.s8");
     else if (SA)
@@ -136,7 +139,8 @@ PFQ_DEVICE void pfq_mma_bytes(int32_t d[4], const uint32_t a[4], const uint32_t 
 
 PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -144,7 +148,8 @@ PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b
 
 PFQ_DEVICE void pfq_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -7,6 +7,7 @@
  * becomes 0. Roofline: memory; a row of 4096 is some 16 KB in flight of a block, 8 blocks an SM. A
  * single row is latency: one read, one barrier (two if the scale is dynamic), one write.
  */
+#include "hopper.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
 
@@ -43,7 +44,8 @@ PFQ_DEVICE float of_block(float v, int32_t which)
 PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t k, const float *y, float inv)
 {
     if (c_fmt == PFQ_FMT_F32) {
-        if (k < c_K) *(Quarter *)((float *)a.out[0] + (int64_t)t * c_K + k) = {{y[0], y[1], y[2], y[3]}};
+        if (k < c_K)
+            *(Quarter *)((float *)a.out[0] + (int64_t)t * c_K + k) = {{y[0], y[1], y[2], y[3]}};
         return;
     }
     uint32_t w = 0;
@@ -103,6 +105,8 @@ template <int N> PFQ_DEVICE void row_of(const PfqCudaArgs &a, bool norm)
 
 PFQ_DEVICE void rows_of(const PfqCudaArgs &a, bool norm)
 {
+    pfq_wait_previous();
+    pfq_let_next_start();
     const int32_t n = (pfq_up(c_K, 128) / 4 + NORM_THREADS - 1) / NORM_THREADS;
     if (n <= 1)
         row_of<1>(a, norm);

@@ -37,7 +37,8 @@ static double lab_arg(const char *name, double otherwise)
 {
     const size_t n = strlen(name);
     for (int i = 1; i < lab_argc; i++)
-        if (!strncmp(lab_argv[i], name, n) && lab_argv[i][n] == '=') return atof(lab_argv[i] + n + 1);
+        if (!strncmp(lab_argv[i], name, n) && lab_argv[i][n] == '=')
+            return atof(lab_argv[i] + n + 1);
     return otherwise;
 }
 
@@ -77,10 +78,7 @@ struct Buffer {
         return host.data();
 #endif
     }
-    template <typename T> T *as()
-    {
-        return (T *)at();
-    }
+    template <typename T> T *as() { return (T *)at(); }
     void up()
     {
 #ifndef PFQ_SIMT
@@ -105,7 +103,7 @@ struct Buffer {
 #define lab_launch(kernel, gx, gy, block, shared, args)                                            \
     do {                                                                                           \
         const int32_t lab_grid[3] = {(int32_t)(gx), (int32_t)(gy), 1};                             \
-        LAB_PASTE(kernel)(&(args), lab_grid, block, (int32_t)(shared));                                \
+        LAB_PASTE(kernel)(&(args), lab_grid, block, (int32_t)(shared));                            \
     } while (0)
 #define lab_enqueue lab_launch
 static double lab_time(int, const std::function<void(int)> &)
@@ -130,7 +128,8 @@ static cudaStream_t lab_stream;
         LAB(cudaDeviceSynchronize());                                                              \
     } while (0)
 
-/* Microseconds of one of n launches, enqueued by f(0 .. n - 1): the median of 7 replays of a graph. */
+/* Microseconds of one of n launches, enqueued by f(0 .. n - 1): the median of 7 replays of a graph.
+ */
 static double lab_time(int n, const std::function<void(int)> &f)
 {
     cudaStream_t capture;

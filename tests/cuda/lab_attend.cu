@@ -2,18 +2,19 @@
  *
  *   lab_attend [T=1] [pos=1023] [ragged=0] [ctx=..] [slots=..] [grid=..] [reps=20] [check=8]
  *
- * LAB_SPLIT: attend_split.cu, each row a sequence; else attend_wgmma.cu, rows of one sequence. check:
- * rows of the result that are compared, spread over all of them. ragged: positions differ, up to
- * pos. Exit 1: a result is wrong.
+ * LAB_SPLIT: attend_split.cu, each row a sequence; else attend_wgmma.cu, rows of one sequence.
+ * check: rows of the result that are compared, spread over all of them. ragged: positions differ,
+ * up to pos. Exit 1: a result is wrong.
  */
 #include "tests/cuda/lab.cuh"
 #ifdef PFQ_SIMT
 #define CONSTANTS(X)                                                                               \
-    X(int32_t, c_heads) X(int32_t, c_kv_heads) X(int32_t, c_head_dim) X(int32_t, c_window)         \
-    X(int32_t, c_fmt) X(int32_t, c_q8) X(int32_t, c_prefix) X(int32_t, c_tiles)  \
-    X(int32_t, c_kv) X(int32_t, c_kv_static) X(int32_t, c_kv_lo) X(float, c_kv_top)                \
-    X(float, c_kv_clip) X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)      \
-    X(float, c_scale) X(int32_t, c_each)
+    X(int32_t, c_heads)                                                                            \
+    X(int32_t, c_kv_heads) X(int32_t, c_head_dim) X(int32_t, c_window) X(int32_t, c_fmt)           \
+        X(int32_t, c_q8) X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv)                 \
+            X(int32_t, c_kv_static) X(int32_t, c_kv_lo) X(float, c_kv_top) X(float, c_kv_clip)     \
+                X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)              \
+                    X(float, c_scale) X(int32_t, c_each)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -80,8 +81,10 @@ static void random_cache(Cache &c, int slots, int G, int64_t ctx, size_t slot_by
         for (int s = 0; s < slots; s++)
             for (int64_t j = 0; j < G * ctx; j++) {
                 const float top = is_nibbles ? 16 : 256;
-                c.scales.as<uint16_t>()[(size_t)s * slot_bytes / 2 + (size_t)j] = to_half((1 + 0.5f * lab_uniform()) / top);
-                c.minima.as<uint16_t>()[(size_t)s * slot_bytes / 2 + (size_t)j] = to_half(lab_uniform() - 1);
+                c.scales.as<uint16_t>()[(size_t)s * slot_bytes / 2 + (size_t)j] =
+                    to_half((1 + 0.5f * lab_uniform()) / top);
+                c.minima.as<uint16_t>()[(size_t)s * slot_bytes / 2 + (size_t)j] =
+                    to_half(lab_uniform() - 1);
             }
     for (int g = 0; g < G; g++)
         c.fixed.as<float>()[g] = (1 + 0.5f * lab_uniform()) / (is_nibbles ? 8 : 128);
@@ -116,7 +119,8 @@ int main(int argc, char **argv)
     random_cache(v, slots, G, ctx, slot_bytes);
 
     const size_t n = (size_t)(H * D), q_row = c_q8 ? (n + 63) / 64 * 64 : 4 * n;
-    Buffer q((size_t)T * q_row), q_scales((size_t)H * 4), out_scale(4), prefix_k((size_t)(c_prefix * G * D) * 2 + 16),
+    Buffer q((size_t)T * q_row), q_scales((size_t)H * 4), out_scale(4),
+        prefix_k((size_t)(c_prefix * G * D) * 2 + 16),
         prefix_v((size_t)(c_prefix * G * D) * 2 + 16), rows((size_t)slots * 2 * (size_t)T * 8);
     for (size_t i = 0; i < (size_t)T * q_row / (c_q8 ? 1 : 4); i++)
         if (c_q8)
@@ -147,12 +151,16 @@ int main(int argc, char **argv)
 
     const int cap = c_tiles;
     const size_t K128 = (n + 127) / 128 * 128;
-    Buffer out(c_fmt ? (c_tiles ? (size_t)cap * K128 : (size_t)T * ((n + 63) / 64 * 64)) : (size_t)T * n * 4);
+    Buffer out(c_fmt ? (c_tiles ? (size_t)cap * K128 : (size_t)T * ((n + 63) / 64 * 64))
+                     : (size_t)T * n * 4);
     out.fill(0xcd);
     PfqCudaArgs a = {};
     a.in[0] = q.dev, a.in[1] = k.rows.dev, a.in[2] = v.rows.dev;
-    if (dynamic) a.in[3] = k.scales.dev, a.in[4] = k.minima.dev, a.in[5] = v.scales.dev, a.in[6] = v.minima.dev;
-    a.aux[0] = prefix_k.dev, a.aux[1] = prefix_v.dev, a.aux[2] = k.fixed.dev, a.aux[3] = v.fixed.dev;
+    if (dynamic)
+        a.in[3] = k.scales.dev, a.in[4] = k.minima.dev, a.in[5] = v.scales.dev,
+        a.in[6] = v.minima.dev;
+    a.aux[0] = prefix_k.dev, a.aux[1] = prefix_v.dev, a.aux[2] = k.fixed.dev,
+    a.aux[3] = v.fixed.dev;
     a.aux[4] = q_scales.dev, a.aux[5] = out_scale.dev;
     a.out[0] = out.dev;
     a.rows = rows.dev, a.slot = slot_bytes, a.T = T, a.ctx = (int32_t)ctx;
@@ -161,14 +169,16 @@ int main(int argc, char **argv)
     const int per_sm = (int)lab_arg("per_sm", 3);
     const int grid = (int)lab_arg("grid", per_sm * lab_sms()), grid_y = 1;
     const size_t stage = 64 * (size_t)row_bytes + (dynamic ? 256 : 0);
-    const size_t shared = 4 * DEC_STAGES * stage + 4 * (size_t)wide * 128 + 5 * 4 * (size_t)(wide * D + 3 * wide) +
-                          16 + 4 * (size_t)T;
-    Buffer work((size_t)grid * 2 * (size_t)(wide * D + 2 * wide) * 4), sync((size_t)(T * G * passes_) * 4);
+    const size_t shared = 4 * DEC_STAGES * stage + 4 * (size_t)wide * 128 +
+                          5 * 4 * (size_t)(wide * D + 3 * wide) + 16 + 4 * (size_t)T;
+    Buffer work((size_t)grid * 2 * (size_t)(wide * D + 2 * wide) * 4),
+        sync((size_t)(T * G * passes_) * 4);
     sync.fill(0);
     a.work = work.dev, a.sync = sync.dev;
 #else
     const int tokens = WG_ROWS / (H / G), grid = G, grid_y = (T + tokens - 1) / tokens;
-    const size_t shared = 1024 + 3 * (64 * 128 + (size_t)(D + 8) * 128 + (dynamic ? 1024 : 0)) + (size_t)(c_q8 ? 1 : 2) * (size_t)(D / 2) * WG_THREADS +
+    const size_t shared = 1024 + 3 * (64 * 128 + (size_t)(D + 8) * 128 + (dynamic ? 1024 : 0)) +
+                          (size_t)(c_q8 ? 1 : 2) * (size_t)(D / 2) * WG_THREADS +
                           2 * (128 * (size_t)row_bytes + 128 + (dynamic ? 512 : 0));
 #endif
     lab_prepare(KERNEL, shared);
@@ -188,17 +198,21 @@ int main(int argc, char **argv)
             const int t = check >= T ? c : (int)((int64_t)c * (T - 1) / (check - 1));
             const size_t slot = each ? (size_t)(t % slots) * slot_bytes : 0;
             for (int h = 0; h < H; h += check > 8 && H > 8 ? 5 : 1) {
-                const int g = h / (H / G), p = at[t], first = c_window && p >= c_window ? p - c_window + 1 : 0;
+                const int g = h / (H / G), p = at[t],
+                          first = c_window && p >= c_window ? p - c_window + 1 : 0;
                 const int keys_ = c_prefix + p - first + 1;
                 std::vector<double> s(keys_), o(D);
                 double top = -1e300, sum = 0, largest = 0;
                 for (int j = 0; j < keys_; j++) {
                     double dot = 0;
                     for (int d = 0; d < D; d++) {
-                        const double x = c_q8 ? ((int)q.at()[(size_t)t * q_row + (size_t)(h * D + d)] - 128) * (double)q_scales.as<float>()[h]
-                                              : q.as<float>()[(size_t)t * n + (size_t)(h * D + d)];
-                        dot += x * (j < c_prefix ? half_of(prefix_k.as<uint16_t>()[(j * G + g) * D + d])
-                                                 : value_of(k, slot, g, ctx, first + j - c_prefix, d));
+                        const double x =
+                            c_q8 ? ((int)q.at()[(size_t)t * q_row + (size_t)(h * D + d)] - 128) *
+                                       (double)q_scales.as<float>()[h]
+                                 : q.as<float>()[(size_t)t * n + (size_t)(h * D + d)];
+                        dot += x * (j < c_prefix
+                                        ? half_of(prefix_k.as<uint16_t>()[(j * G + g) * D + d])
+                                        : value_of(k, slot, g, ctx, first + j - c_prefix, d));
                     }
                     s[j] = dot * c_scale;
                     top = fmax(top, s[j]);
@@ -207,8 +221,9 @@ int main(int argc, char **argv)
                     const double e = exp(s[j] - top);
                     sum += e;
                     for (int d = 0; d < D; d++)
-                        o[d] += e * (j < c_prefix ? half_of(prefix_v.as<uint16_t>()[(j * G + g) * D + d])
-                                                  : value_of(v, slot, g, ctx, first + j - c_prefix, d));
+                        o[d] += e * (j < c_prefix
+                                         ? half_of(prefix_v.as<uint16_t>()[(j * G + g) * D + d])
+                                         : value_of(v, slot, g, ctx, first + j - c_prefix, d));
                 }
                 for (int d = 0; d < D; d++)
                     largest = fmax(largest, fabs(o[d] /= sum));
@@ -216,7 +231,9 @@ int main(int argc, char **argv)
                     const int col = h * D + d;
                     double got;
                     if (c_fmt && c_tiles)
-                        got = (int8_t)out.at()[((size_t)(col / 128) * (size_t)cap + (size_t)t) * 128 + (size_t)((col / 16 ^ t) & 7) * 16 + (size_t)(col % 16)];
+                        got = (int8_t)
+                                  out.at()[((size_t)(col / 128) * (size_t)cap + (size_t)t) * 128 +
+                                           (size_t)((col / 16 ^ t) & 7) * 16 + (size_t)(col % 16)];
                     else if (c_fmt)
                         got = out.at()[(size_t)t * ((n + 63) / 64 * 64) + (size_t)col] - 128;
                     else
@@ -230,7 +247,8 @@ int main(int argc, char **argv)
                     sum_error += e * e, sum_want += 1;
                     if (!(e <= worst)) worst = e;
                     if (!(e < LAB_TOLERANCE) && wrong++ < 5)
-                        printf("  row %d head %d column %d: %g, expected %g\n", t, h, d, got, c_fmt ? o[d] / 0.01f : o[d]);
+                        printf("  row %d head %d column %d: %g, expected %g\n", t, h, d, got,
+                               c_fmt ? o[d] / 0.01f : o[d]);
                 }
             }
         }
@@ -245,9 +263,11 @@ int main(int argc, char **argv)
             (void)b;
             lab_enqueue(KERNEL, grid, grid_y, BLOCK, shared, b);
         });
-    printf("%s kv %d static %d q8 %d fmt %d heads %d/%d x %d T %d pos %d window %d prefix %d grid %d shared %zu: error %.2e (worst) "
+    printf("%s kv %d static %d q8 %d fmt %d heads %d/%d x %d T %d pos %d window %d prefix %d grid "
+           "%d shared %zu: error %.2e (worst) "
            "%.2e (rms) %s; %.2f us, KV %.2f MB %.0f GB/s, %.1f TOPS\n",
-           LAB_NAME, c_kv, c_kv_static, c_q8, c_fmt, H, G, D, T, pos, c_window, c_prefix, grid, shared, worst, sqrt(sum_error / sum_want),
-           wrong ? "WRONG" : "ok", us, bytes / 1e6, us > 0 ? bytes / us / 1e3 : 0, us > 0 ? flops / us / 1e6 : 0);
+           LAB_NAME, c_kv, c_kv_static, c_q8, c_fmt, H, G, D, T, pos, c_window, c_prefix, grid,
+           shared, worst, sqrt(sum_error / sum_want), wrong ? "WRONG" : "ok", us, bytes / 1e6,
+           us > 0 ? bytes / us / 1e3 : 0, us > 0 ? flops / us / 1e6 : 0);
     return wrong != 0;
 }

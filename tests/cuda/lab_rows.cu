@@ -8,9 +8,10 @@
 #include "tests/cuda/lab.cuh"
 #ifdef PFQ_SIMT
 #define CONSTANTS(X)                                                                               \
-    X(int32_t, c_K) X(int32_t, c_N) X(int32_t, c_base) X(int32_t, c_fmt) X(int32_t, c_static)      \
-    X(int32_t, c_gain) X(int32_t, c_tiles) X(int32_t, c_qlo) X(int32_t, c_qhi)   \
-    X(float, c_qtop) X(float, c_clip) X(float, c_scale) X(float, c_eps)
+    X(int32_t, c_K)                                                                                \
+    X(int32_t, c_N) X(int32_t, c_base) X(int32_t, c_fmt) X(int32_t, c_static) X(int32_t, c_gain)   \
+        X(int32_t, c_tiles) X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)  \
+            X(float, c_scale) X(float, c_eps)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -39,10 +40,12 @@ int main(int argc, char **argv)
     if (getenv("PFQ_SHUFFLE")) simt_shuffle = true;
 #endif
     const int T = (int)lab_arg("T", 2048), K = c_K, cap = c_tiles;
-    const size_t n = (size_t)T * (size_t)K, K128 = ((size_t)K + 127) / 128 * 128, K64 = ((size_t)K + 63) / 64 * 64;
+    const size_t n = (size_t)T * (size_t)K, K128 = ((size_t)K + 127) / 128 * 128,
+                 K64 = ((size_t)K + 63) / 64 * 64;
     const size_t out_bytes = c_fmt ? (c_tiles ? (size_t)cap * K128 : (size_t)T * K64) : 4 * n;
     const int copies = (int)lab_arg("copies", n * 4 > (64u << 20) ? 1 : T >= 256 ? 3 : 1);
-    Buffer x(4 * n * (size_t)copies), gain(4 * (size_t)K), out(out_bytes * (size_t)copies), scales(4 * (size_t)T), scale(4);
+    Buffer x(4 * n * (size_t)copies), gain(4 * (size_t)K), out(out_bytes * (size_t)copies),
+        scales(4 * (size_t)T), scale(4);
     for (size_t i = 0; i < n * (size_t)copies; i++)
         x.as<float>()[i] = lab_uniform() * (i % 97 ? 1 : 8);
     for (int k = 0; k < K; k++)
@@ -60,7 +63,8 @@ int main(int argc, char **argv)
     std::vector<float> B((size_t)(base * base));
     for (int i = 0; i < base; i++)
         for (int j = 0; j < base; j++) {
-            B[(size_t)(i * base + j)] = lab_arg("signs", 1) > 0 ? (lab_random() & 1 ? 1.0f : -1.0f) : lab_uniform();
+            B[(size_t)(i * base + j)] =
+                lab_arg("signs", 1) > 0 ? (lab_random() & 1 ? 1.0f : -1.0f) : lab_uniform();
             b.as<float>()[(i / 16 * base + j) * 16 + i % 16] = B[(size_t)(i * base + j)];
         }
     b.up();
@@ -114,7 +118,8 @@ int main(int argc, char **argv)
         for (int k = 0; k < (c_fmt && c_tiles ? (int)K128 : K); k++) {
             double got, e;
             if (c_fmt && c_tiles)
-                got = (int8_t)out.at()[((size_t)(k / 128) * (size_t)cap + (size_t)t) * 128 + (size_t)((k / 16 ^ t) & 7) * 16 + (size_t)(k % 16)];
+                got = (int8_t)out.at()[((size_t)(k / 128) * (size_t)cap + (size_t)t) * 128 +
+                                       (size_t)((k / 16 ^ t) & 7) * 16 + (size_t)(k % 16)];
             else if (c_fmt)
                 got = out.at()[(size_t)t * K64 + (size_t)k] - 128;
             else
@@ -125,7 +130,9 @@ int main(int argc, char **argv)
             else
                 e = fabs(got - want) / (most + 1e-3);
             if (!(e <= worst)) worst = e;
-            if (!(e < 1e-4) && wrong++ < 5) printf("  row %d column %d: %g, expected %g\n", t, k, got, c_fmt ? want / unit : want);
+            if (!(e < 1e-4) && wrong++ < 5)
+                printf("  row %d column %d: %g, expected %g\n", t, k, got,
+                       c_fmt ? want / unit : want);
         }
     }
     const double bytes = (double)T * (4.0 * K + (c_fmt ? (double)K : 4.0 * K));
@@ -138,7 +145,8 @@ int main(int argc, char **argv)
             (void)b_;
             lab_enqueue(KERNEL, grid, T, BLOCK, shared, b_);
         });
-    printf("%s K %d fmt %d static %d T %d block %d shared %zu: error %.2e %s; %.2f us, %.0f GB/s\n", LAB_NAME, K, c_fmt, c_static,
-           T, BLOCK, shared, worst, wrong ? "WRONG" : "ok", us, us > 0 ? bytes / us / 1e3 : 0);
+    printf("%s K %d fmt %d static %d T %d block %d shared %zu: error %.2e %s; %.2f us, %.0f GB/s\n",
+           LAB_NAME, K, c_fmt, c_static, T, BLOCK, shared, worst, wrong ? "WRONG" : "ok", us,
+           us > 0 ? bytes / us / 1e3 : 0);
     return wrong != 0;
 }
