@@ -164,6 +164,9 @@ static void test_launches(void)
 #define FAST_LINEAR_S4(...) LAUNCH(__VA_ARGS__)
 #define FAST_LINEAR_S8(...) LAUNCH(__VA_ARGS__)
 #define FAST_ATTEND(...)
+#define FAST_NORM(...)
+#define FAST_QUANT(...)
+#define FAST_HADAMARD(...)
 #include "codegen/cuda/kernels.def"
 }
 
