@@ -23,6 +23,12 @@ PFQ_DEVICE uint64_t pfq_wgmma_desc(uint32_t at)
            (uint64_t)1 << 62;
 }
 
+/* The first lane's x, which is every lane's: so that the compiler knows. */
+PFQ_DEVICE int32_t pfq_uniform(int32_t x)
+{
+    return __shfl_sync(~0u, x, 0);
+}
+
 #ifndef PFQ_SIMT /* the models are in tests/cuda/simt.h */
 
 /* A wait that takes too long: of what, for what. A program for a GPU may say more. */
@@ -305,16 +311,15 @@ template <int N> struct PfqWgmmaHalves;
         {                                                                                          \
             asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #p ", 0;\n\t"                    \
                          "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 {" names          \
-                         "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b                       \
-                         ", p, 1, 1, 0;\n\t}"                                                      \
+                         "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", p, 1, 1, 0;\n\t}"  \
                          : outs                                                                    \
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc), "r"(add));       \
         }                                                                                          \
     };
-PFQ_WGMMA_HALVES(72, PFQ_OUTS(PFQ_F32(0), PFQ_F4(32)), PFQ_R32 ", %32, %33, %34, %35", 36, 37, 38, 39, 40,
-                 41)
-PFQ_WGMMA_HALVES(136, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32), PFQ_F4(64)), PFQ_R64 ", %64, %65, %66, %67", 68,
-                 69, 70, 71, 72, 73)
+PFQ_WGMMA_HALVES(72, PFQ_OUTS(PFQ_F32(0), PFQ_F4(32)), PFQ_R32 ", %32, %33, %34, %35", 36, 37, 38,
+                 39, 40, 41)
+PFQ_WGMMA_HALVES(136, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32), PFQ_F4(64)), PFQ_R64 ", %64, %65, %66, %67",
+                 68, 69, 70, 71, 72, 73)
 
 template <int N>
 PFQ_DEVICE void pfq_wgmma_halves(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)

@@ -40,7 +40,7 @@ PFQ_DEVICE void wg_emit(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u
 
 template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShared &m)
 {
-    const int32_t group = (int32_t)threadIdx.x >> 7, column = group % S::ACROSS,
+    const int32_t group = pfq_uniform((int32_t)threadIdx.x >> 7), column = group % S::ACROSS,
                   turn = group / S::ACROSS;
     WgRing r = {turn, -1, 0};
     int32_t d[S::PANELS][S::SUMS], before = 0; /* stages of the units before */
@@ -60,7 +60,7 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
         /* Of stages before .. before + n, those whose number is turn mod DEEP. */
         const int32_t skip = (turn - before % S::DEEP + S::DEEP) % S::DEEP;
         before += n;
-        wg_sum<S>(m, r, (n - skip + S::DEEP - 1) / S::DEEP, d);
+        wg_sum<S>(m, r, column, (n - skip + S::DEEP - 1) / S::DEEP, d);
         if (S::DEEP > 1 && !wg_fold<S>(m, group, d)) continue;
         if (S::SPLIT && n < wg_depth() && !wg_join<S>(a, m, u, column, d)) continue;
         if (wg_can_bulk<S>(a))

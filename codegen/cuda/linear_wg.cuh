@@ -258,12 +258,11 @@ PFQ_DEVICE void wg_spread(const unsigned char *w, int32_t from,
 
 /* One stage; half: which half of a is free. */
 template <class S, int half>
-PFQ_DEVICE void wg_step(const WgShared &m, WgRing &r, bool first, int32_t (&d)[S::PANELS][S::SUMS],
-                        uint32_t (&a)[2][S::PANELS][S::BATCH][4])
+PFQ_DEVICE void wg_step(const WgShared &m, WgRing &r, int32_t column, bool first,
+                        int32_t (&d)[S::PANELS][S::SUMS], uint32_t (&a)[2][S::PANELS][S::BATCH][4])
 {
-    const int32_t group = (int32_t)(threadIdx.x >> 7) % S::ACROSS;
     const unsigned char *w =
-        m.stages + r.stage * S::STAGE + group * S::PANELS * S::PANEL + (threadIdx.x & 127) * 16;
+        m.stages + r.stage * S::STAGE + column * S::PANELS * S::PANEL + (threadIdx.x & 127) * 16;
     const uint64_t x = pfq_wgmma_desc(m.ring + r.stage * S::STAGE + S::W_BYTES);
     pfq_mbar_wait(m.full + 8 * r.stage, r.parity);
     PFQ_UNROLL
@@ -292,7 +291,8 @@ PFQ_DEVICE void wg_step(const WgShared &m, WgRing &r, bool first, int32_t (&d)[S
 
 /* d = the sums of the next n stages. */
 template <class S>
-PFQ_DEVICE void wg_sum(const WgShared &m, WgRing &r, int32_t n, int32_t (&d)[S::PANELS][S::SUMS])
+PFQ_DEVICE void wg_sum(const WgShared &m, WgRing &r, int32_t column, int32_t n,
+                       int32_t (&d)[S::PANELS][S::SUMS])
 {
     uint32_t a[2][S::PANELS][S::BATCH][4];
     PFQ_UNROLL
@@ -300,18 +300,18 @@ PFQ_DEVICE void wg_sum(const WgShared &m, WgRing &r, int32_t n, int32_t (&d)[S::
         d[i / S::SUMS][i % S::SUMS] = 0;
     if (S::BATCH == 4) { /* halves of a alternate from stage to stage */
         if (n & 1) {
-            wg_step<S, 1>(m, r, true, d, a);
+            wg_step<S, 1>(m, r, column, true, d, a);
             pfq_wgmma_wait<0>();
         }
         PFQ_LOOP
         for (int32_t i = n & 1; i < n; i += 2) {
-            wg_step<S, 0>(m, r, i == 0, d, a);
-            wg_step<S, 1>(m, r, false, d, a);
+            wg_step<S, 0>(m, r, column, i == 0, d, a);
+            wg_step<S, 1>(m, r, column, false, d, a);
         }
     } else {
         PFQ_LOOP
         for (int32_t i = 0; i < n; i++)
-            wg_step<S, 0>(m, r, i == 0, d, a);
+            wg_step<S, 0>(m, r, column, i == 0, d, a);
     }
     pfq_wgmma_wait<0>();
     wg_release<S>(m, r);
@@ -331,16 +331,15 @@ PFQ_DEVICE bool wg_fold(const WgShared &m, int32_t group, int32_t (&d)[S::PANELS
     int4 *box = (int4 *)m.fold + (threadIdx.x & 127);
     if (turn) {
         box += ((turn - 1) * S::ACROSS + column) * n * 128;
-        pfq_bar_sync(free, threads);
         PFQ_UNROLL
         for (int32_t i = 0; i < n; i++) {
             const int32_t *s = &d[i * 4 / S::SUMS][i * 4 % S::SUMS];
             box[i * 128] = make_int4(s[0], s[1], s[2], s[3]);
         }
-        pfq_bar_arrive(filled, threads);
+        pfq_bar_sync(filled, threads);
+        pfq_bar_sync(free, threads); /* not bar.arrive, which racecheck does not know */
         return false;
     }
-    pfq_bar_arrive(free, threads);
     pfq_bar_sync(filled, threads);
     for (int32_t j = 0; j < S::DEEP - 1; j++) {
         PFQ_UNROLL
@@ -350,6 +349,7 @@ PFQ_DEVICE bool wg_fold(const WgShared &m, int32_t group, int32_t (&d)[S::PANELS
             s[0] += v.x, s[1] += v.y, s[2] += v.z, s[3] += v.w;
         }
     }
+    pfq_bar_sync(free, threads);
     return true;
 }
 
@@ -377,8 +377,7 @@ PFQ_DEVICE bool wg_join(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u
         const int32_t *s = &d[i * 4 / S::SUMS][i * 4 % S::SUMS];
         box[i * 128] = make_int4(s[0], s[1], s[2], s[3]);
     }
-    __threadfence();
-    pfq_bar_sync(1 + (uint32_t)column, 128);
+    pfq_bar_sync(1 + (uint32_t)column, 128); /* what it orders, the atomic releases */
     if ((threadIdx.x & 127) == 0) {
         int32_t *count = (int32_t *)a.sync + u.tile * S::ACROSS + column;
         const bool all = pfq_atomic_add_acq_rel(count, 1) == last - first;

@@ -72,6 +72,7 @@ template <class S>
 PFQ_DEVICE void wg_rope(const WgHead &h, float r, const float *gain, float (&v)[32])
 {
     const int32_t other = h.part ^ S::PANELS, lower = h.part % S::PANELS * 32;
+    const float sign = h.part < S::PANELS ? -1.0f : 1.0f;
     PFQ_UNROLL
     for (int32_t i = 0; i < 32; i += 4) {
         WgFour y = wg_columns<S>(h, other, i);
@@ -81,7 +82,7 @@ PFQ_DEVICE void wg_rope(const WgHead &h, float r, const float *gain, float (&v)[
             if (c_qk_norm) y.v[j] = y.v[j] * r * gain[32 * other + i + j];
             const float cosine = c[j / 2].v[j % 2 * 2], sine = c[j / 2].v[j % 2 * 2 + 1];
             const float x = v[i + j] * cosine, z = y.v[j] * sine;
-            v[i + j] = h.part < S::PANELS ? x - z : x + z;
+            v[i + j] = fmaf(sign, z, x);
         }
     }
 }
@@ -105,11 +106,11 @@ template <class S> PFQ_DEVICE void wg_hadamard(const WgHead &h, float (&v)[32])
     }
     PFQ_UNROLL
     for (int32_t s = 1; s < 2 * S::PANELS; s *= 2) {
-        const bool upper = h.part & s;
+        const float sign = h.part & s ? -1.0f : 1.0f;
         PFQ_UNROLL
         for (int32_t i = 0; i < 32; i++) {
             const float y = __shfl_xor_sync(~0u, v[i], s);
-            v[i] = upper ? y - v[i] : v[i] + y;
+            v[i] = fmaf(sign, v[i], y);
         }
     }
 }

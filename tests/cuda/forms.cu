@@ -50,13 +50,6 @@ extern "C" void forms_weights(const uint8_t *from, int32_t bits, int32_t N, int3
     }
 }
 
-/* One float per row of 16-row tiles, as a bias is, in the order of fragments. */
-extern "C" void forms_rows(const float *from, int32_t N, bool gated, float *to)
-{
-    for (int32_t n = 0; n < N; n++)
-        to[frag_row(n, N, gated)] = from[tile_row(n, N, gated)];
-}
-
 extern "C" int64_t forms_tile_bytes(int32_t cap, int32_t K)
 {
     return pfq_tile_bytes(cap, K);

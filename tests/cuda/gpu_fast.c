@@ -11,7 +11,6 @@
 /* forms.cu */
 int64_t forms_weight_bytes(int32_t bits, int32_t N, int32_t K, bool gated);
 void forms_weights(const void *from, int32_t bits, int32_t N, int32_t K, bool gated, void *to);
-void forms_rows(const float *from, int32_t N, bool gated, float *to);
 int64_t forms_tile_bytes(int32_t cap, int32_t K);
 void forms_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
 bool forms_from_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
@@ -125,11 +124,6 @@ static void give_linear(PfqArgs *a, GpuLaunch *l)
         forms_weights(a->w, bits, c_N, c_K, gated, w);
         a->w = w;
         l->wide |= WIDE_W;
-    }
-    if (l->w != LAYOUT_IMAGE && c_bias) {
-        float *bias = kt_alloc_block(((size_t)c_N + 128) * sizeof *bias);
-        forms_rows(a->aux[0], c_N, gated, bias);
-        a->aux[0] = bias;
     }
     if (l->tiles) {
         void *x = kt_alloc_block((size_t)forms_tile_bytes(c_cap, c_K));

@@ -10,24 +10,20 @@
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
-/* Constants of the templates. */
-#define INTS(X)                                                                                    \
-    X(N)                                                                                           \
-    X(K) X(epi) X(static) X(half) X(xshift) X(bias) X(act) X(heads) X(kv_heads) X(head_dim) X(rot) \
-        X(qk_norm) X(r3) X(q8) X(kv) X(kv_static) X(turns) X(cap) X(prefix) X(kv_lo)
-#define FLOATS(X)   X(eps) X(rope_scale) X(kv_clip) X(kv_top)
-#define INT(name)   int32_t c_##name;
-#define FLOAT(name) float c_##name;
-INTS(INT)
-FLOATS(FLOAT)
+/* Constants of the templates: tests/kernels/constants.c. */
+#define CONSTANT(name, type, def, doc)      extern type c_##name;
+#define CUDA_CONSTANT(name, type, def, doc) extern type c_##name;
+#include "codegen/cpu/kernels.def"
+#include "codegen/cuda/kernels.def"
 
-    static void set(const char *name, double v)
+static void set(const char *name, double v)
 {
-#define SET_INT(n)                                                                                 \
-    if (!strcmp(name, #n)) c_##n = (int32_t)v;
-#define SET_FLOAT(n)                                                                               \
-    if (!strcmp(name, #n)) c_##n = (float)v;
-    INTS(SET_INT) FLOATS(SET_FLOAT)
+#define CONSTANT(n, type, def, doc)                                                                \
+    if (!strcmp(name, #n)) c_##n = (type)v;
+#define CUDA_CONSTANT(n, type, def, doc)                                                           \
+    if (!strcmp(name, #n)) c_##n = (type)v;
+#include "codegen/cpu/kernels.def"
+#include "codegen/cuda/kernels.def"
 }
 
 #define WG(name, ...)                                                                              \
@@ -143,30 +139,27 @@ static void test_tile(const char *name, SimtKernel *kernel, const int32_t *f)
 /* What kernels.def says of a tile is what the template says. */
 static void test_launches(void)
 {
-    enum { LAYOUT_FRAG4, LAYOUT_FRAG8, IN_PREFILL, IN_LOGITS, IN_DECODE, IN_BATCH };
-    const int64_t N = 576, K = 320, D = 64;
-    (void)D;
-#define C(name) (c_##name)
-#define LAUNCH(name, block_, grid_x_, rows_, shared_, ...)                                         \
+    enum { LAYOUT_IMAGE, LAYOUT_FRAG4, LAYOUT_FRAG8 };
+    const int64_t N = 576, K = 320, H = 9, G = 3, D = 64;
+    (void)N, (void)K, (void)H, (void)G, (void)D;
+#define C(name) ((int64_t)c_##name)
+#define FAST(name, id, chips, phases, when, from, to, template, entry, block_, grid_x_, rows_,     \
+             shared_, ...)                                                                         \
     {                                                                                              \
+        extern const int32_t pfq_cu_##name##_facts[8] __attribute__((weak)); /* NULL: another's */ \
         const struct {                                                                             \
-            int64_t block, grid_x, rows, shared, per_sm, flags, work, sync, w, tiles;              \
-        } l = {.block = block_, .grid_x = grid_x_, .rows = rows_, .shared = shared_, __VA_ARGS__}; \
+            int64_t block, grid_x, rows, shared, per_sm, flags, work, sync, w, tiles, cluster;     \
+        } l = {.block = block_,                                                                    \
+               .grid_x = grid_x_,                                                                  \
+               .rows = rows_,                                                                      \
+               .shared = shared_ __VA_OPT__(, ) __VA_ARGS__};                                      \
         const int32_t *f = pfq_cu_##name##_facts;                                                  \
-        if (l.block != f[3] || l.rows != f[2] || l.shared < f[4] || l.shared > f[4] + 256 ||       \
-            (l.work && (l.work != (int64_t)f[6] * l.per_sm * PFQ_WG_SMS || !l.sync))) {            \
+        if (f && (l.block != f[3] || l.rows != f[2] || l.shared < f[4] || l.shared > f[4] + 256 || \
+                  (l.work && (l.work != (int64_t)f[6] * l.per_sm * PFQ_WG_SMS || !l.sync)))) {     \
             printf("FAIL the row of %s is not its template's\n", #name);                           \
             failures++;                                                                            \
         }                                                                                          \
     }
-#define FAST(name, id, chips, phases, when, from, to, template, entry, ...)                        \
-    FAST_##id(name, __VA_ARGS__)
-#define FAST_LINEAR_S4(...) LAUNCH(__VA_ARGS__)
-#define FAST_LINEAR_S8(...) LAUNCH(__VA_ARGS__)
-#define FAST_ATTEND(...)
-#define FAST_NORM(...)
-#define FAST_QUANT(...)
-#define FAST_HADAMARD(...)
 #include "codegen/cuda/kernels.def"
 }
 
