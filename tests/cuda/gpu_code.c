@@ -16,9 +16,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *const templates[] = {
-#define CUDA(id, file, entry, block, grid_x, rows, shared)       file,
-#define FAST(name, id, chips, phases, when, from, to, file, ...) file,
+static const struct {
+    const char *file, *chips; /* chips: how ARCH begins, for which alone it is code */
+} templates[] = {
+#define CUDA(id, file, entry, block, grid_x, rows, shared) {file, ""},
+#define FAST(name, id, chips, phases, when, from, to, file, ...) {file, chips},
 #include "codegen/cuda/kernels.def"
 };
 enum { N_TEMPLATES = sizeof templates / sizeof *templates };
@@ -111,11 +113,13 @@ static bool compile(void *arg, u32 i)
     return true;
 }
 
-static bool seen(const char *template, u32 before)
+/* Rows of one file give it once, rows for other chips do not. */
+static bool wanted(u32 i, const char *arch)
 {
-    for (u32 i = 0; i < before; i++)
-        if (strcmp(template, templates[i]) == 0) return true;
-    return false;
+    bool first = strncmp(arch, templates[i].chips, strlen(templates[i].chips)) == 0;
+    for (u32 k = 0; k < i; k++)
+        first = first && strcmp(templates[i].file, templates[k].file) != 0;
+    return first;
 }
 
 int main(int argc, char **argv)
@@ -143,8 +147,8 @@ int main(int argc, char **argv)
     u32 n = 0;
     for (u32 i = 0; i < most; i++) {
         const bool generic = i < N_TEMPLATES;
-        const char *name = generic ? templates[i] : argv[3 + i - N_TEMPLATES];
-        if (generic && seen(name, i)) continue; /* rows of one file */
+        const char *name = generic ? templates[i].file : argv[3 + i - N_TEMPLATES];
+        if (generic && !wanted(i, argv[2])) continue;
         Unit *u = &jobs.unit[n++];
         u->source = headers;
         u->source.name = name;
