@@ -4,8 +4,8 @@
  *
  * Compiles every template with its constants as one variable in constant memory, so that one build
  * serves every case: FOLDER/ARCH/attend.code, and the specialised sources, if any are named:
- * FOLDER/ARCH/SOURCE.code. Exit status 77 where there is no NVRTC. Needs no GPU; tests/cuda/
- * gpu_rows.c loads the results.
+ * FOLDER/ARCH/SOURCE.code. PFQ_GPU_TEMPLATES="norm.cu attend.cu": only these. Exit status 77 where
+ * there is no NVRTC. Needs no GPU; tests/cuda/ gpu_rows.c loads the results.
  */
 #include "codegen/nvrtc.h"
 
@@ -19,7 +19,7 @@
 static const struct {
     const char *file, *chips; /* chips: how ARCH begins, for which alone it is code */
 } templates[] = {
-#define CUDA(id, file, entry, block, grid_x, rows, shared) {file, ""},
+#define CUDA(id, file, entry, block, grid_x, rows, shared)       {file, ""},
 #define FAST(name, id, chips, phases, when, from, to, file, ...) {file, chips},
 #include "codegen/cuda/kernels.def"
 };
@@ -116,7 +116,9 @@ static bool compile(void *arg, u32 i)
 /* Rows of one file give it once, rows for other chips do not. */
 static bool wanted(u32 i, const char *arch)
 {
-    bool first = strncmp(arch, templates[i].chips, strlen(templates[i].chips)) == 0;
+    const char *only = getenv("PFQ_GPU_TEMPLATES");
+    bool first = strncmp(arch, templates[i].chips, strlen(templates[i].chips)) == 0 &&
+                 (!only || strstr(only, templates[i].file));
     for (u32 k = 0; k < i; k++)
         first = first && strcmp(templates[i].file, templates[k].file) != 0;
     return first;

@@ -1,6 +1,7 @@
 /* Rows FAST of codegen/cuda/kernels.def under the CPU's interface: weights become fragments,
- * quantised activations tiles, and results rows again. PFQ_FAST=1 takes a row wherever there is one,
- * PFQ_FAST=NAME that row alone; kernels that have none but can write tiles do that. Contract: gpu_rows.h.
+ * quantised activations tiles, and results rows again. PFQ_FAST=1 takes a row wherever there is
+ * one, PFQ_FAST=NAME that row alone; kernels that have none but can write tiles do that. Contract:
+ * gpu_rows.h.
  */
 #include "tests/cuda/gpu_rows.h"
 
