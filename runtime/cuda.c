@@ -429,7 +429,7 @@ static bool open_gpu(PfqGpu *g, const char *gpu_name, const PfqGpuConfig *c, Pfq
         return false;
     }
     if (!g->sync) {
-        record(g, pfq_gpu_decode_phase(g), 1);
+        record(g, (int)pfq_gpu_decode_phase(g), 1);
     }
     return CALL(g, cuStreamSynchronize, "loading", g->stream);
 }
@@ -579,7 +579,7 @@ bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t
 bool pfq_gpu_start(PfqGpu *g, PfqCudaPhaseId phase, const int32_t *tokens, const PfqRow *rows,
                    int32_t n, PfqErr *err)
 {
-    return keep_fault(g, g->broken || start(g, phase, tokens, rows, 0, n, &g->fault), err);
+    return keep_fault(g, g->broken || start(g, (int)phase, tokens, rows, 0, n, &g->fault), err);
 }
 
 bool pfq_gpu_wait(PfqGpu *g, PfqErr *err)

@@ -151,6 +151,6 @@ bool pfq_gpu_copy_rate(PfqGpu *g, double *rate, PfqErr *err)
     if (at) {
         ok = CALL(g, cuMemFree_v2, "measuring", at) && ok;
     }
-    *rate = ok && ms > 0 ? 2.0 * (double)bytes * COPIES / ((double)ms * 1e-3) : 0;
+    *rate = ok && ms > 0 ? 2.0 * (double)bytes * (double)COPIES / ((double)ms * 1e-3) : 0;
     return ok;
 }

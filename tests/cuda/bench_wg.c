@@ -373,7 +373,7 @@ static void time_graph(Run *r, bool overlap, float t[21])
         CU(cuEventRecord(e[1], stream));
         CU(cuStreamSynchronize(stream));
         CU(cuEventElapsedTime(&t[i], e[0], e[1]));
-        t[i] *= 1e3f / LAUNCHES;
+        t[i] *= 1e3f / (float)LAUNCHES;
     }
     qsort(t, 21, sizeof *t, by_value);
     CU(cuGraphExecDestroy(exec));
