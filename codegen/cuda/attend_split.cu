@@ -1072,8 +1072,6 @@ template <int D, int NT> PFQ_DEVICE void attend_split(const PfqCudaArgs &a)
 
 PFQ_KERNEL(pfq_cu_attend_split, 128)
 {
-    pfq_wait_previous();
-    pfq_let_next_start();
     if (c_head_dim == 64 && group() <= 4)
         attend_split<64, 1>(a);
     else if (c_head_dim == 64)

@@ -21,7 +21,6 @@
  * Roofline, 14336 = 28 x 512: 57 KB read and 14 KB written a row are 49 us for 2048 rows of an
  * H100; shared memory is 14, products 14, other instructions some 30.
  */
-#include "hopper.cuh"
 #include "mma.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
@@ -287,8 +286,6 @@ PFQ_DEVICE void padding(const Had &s)
 
 PFQ_KERNEL(pfq_cu_hadamard_rows, HAD_THREADS, HAD_BLOCKS)
 {
-    pfq_wait_previous();
-    pfq_let_next_start();
     const bool shared = a.T <= HAD_FEW && c_static && c_fmt == PFQ_FMT_S8;
     Had s;
     s.a = &a;

@@ -7,7 +7,6 @@
  * becomes 0. Roofline: memory; a row of 4096 is some 16 KB in flight of a block, 8 blocks an SM. A
  * single row is latency: one read, one barrier (two if the scale is dynamic), one write.
  */
-#include "hopper.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
 
@@ -105,8 +104,6 @@ template <int N> PFQ_DEVICE void row_of(const PfqCudaArgs &a, bool norm)
 
 PFQ_DEVICE void rows_of(const PfqCudaArgs &a, bool norm)
 {
-    pfq_wait_previous();
-    pfq_let_next_start();
     const int32_t n = (pfq_up(c_K, 128) / 4 + NORM_THREADS - 1) / NORM_THREADS;
     if (n <= 1)
         row_of<1>(a, norm);
