@@ -16,7 +16,7 @@ enum {
     WORKERS = 512,
     SHARED = 227 * 1024,
     UNITS = 40,
-    FLIGHT = 6,
+    FLIGHT = 4,
     SPLITS = 16,
     MAX_WORDS = 6
 };

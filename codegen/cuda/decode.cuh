@@ -127,7 +127,7 @@ template <class M> struct PfqLoader {
                 (int64_t)Deal::panel(Deal::unit(i)) * Deal::blocks + Deal::block(i);
             const uint32_t size = (uint32_t)Deal::count(i) * PFQ_FRAG_BYTES;
             ring.take(n, size, M::flight ? M::flight : (uint32_t)a.flight);
-            ring.load(n, 0, w + block * PFQ_FRAG_BYTES, size);
+            ring.stream(n, w + block * PFQ_FRAG_BYTES, size);
         }
     }
     /* Keys, values and what belongs to them, in this order, each from a multiple of 16 on. */

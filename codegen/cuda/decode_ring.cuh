@@ -114,6 +114,11 @@ template <int32_t slots> struct PfqRing {
     {
         pfq_bulk_load(slot(n) + at, from, size, full + n % slots * 8);
     }
+    /* The same of weights, which are read once a step. */
+    PFQ_MEMBER void stream(uint32_t n, const uint8_t *from, uint32_t size) const
+    {
+        pfq_bulk_stream(slot(n), from, size, full + n % slots * 8);
+    }
     PFQ_MEMBER void wait(uint32_t n) const { pfq_mbar_wait(full + n % slots * 8, n / slots & 1); }
     PFQ_MEMBER void release(uint32_t n, uint32_t arrivals) const
     {

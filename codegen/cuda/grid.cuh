@@ -89,6 +89,10 @@ PFQ_DEVICE int64_t pfq_clock()
     return 0;
 }
 PFQ_DEVICE void pfq_prefetch(const void *) {}
+PFQ_DEVICE void pfq_bulk_stream(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    pfq_bulk_load(to, from, bytes, bar);
+}
 
 /* Of all lanes: what the product reads. */
 struct SimtMma {
@@ -204,6 +208,18 @@ PFQ_DEVICE PfqInts pfq_fresh(const PfqInts *p)
 PFQ_DEVICE void pfq_mbar_arrive_n(uint32_t bar, uint32_t n)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(n) : "memory");
+}
+
+/* pfq_bulk_load of what nobody reads again: leaves L2 first, so that what is small and read every
+ * step stays there. */
+PFQ_DEVICE void pfq_bulk_stream(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar), "l"(policy)
+                 : "memory");
 }
 
 /* Brings the line at p to L2. */
