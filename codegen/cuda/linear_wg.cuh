@@ -2,7 +2,7 @@
  * those of codegen/cpu/linear.h, but for
  *   in[0]   integers as tiles (tiles.cuh) of c_cap rows; of c_xshift 4, all 16 times too large
  *   w       fragments (fragments.cuh) and scales; for swiglu gate and up interleaved by 32
- *   aux[0]  bias in the order of the matrix's rows
+ *   aux[0]  bias as the image has it: in the order of rows, of swiglu in tiles of 16 of gate and up
  *   out[0], in[2]  f32, or f16 if c_half
  *
  * A tile is S::ROWS rows of W times S::TOKENS tokens, the tokens being columns of the product: so
