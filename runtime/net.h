@@ -1,0 +1,112 @@
+/* A small HTTP server: connections on one thread, replies from any.
+ *
+ * pfq_net_run is the I/O thread: one poll loop that accepts, reads requests (http.h), finds their
+ * routes, calls handlers and sends what replies hold. A handler runs on that thread and must not
+ * block: it answers at once, or keeps the PfqReply for another thread (the engine's), which answers
+ * when it can. The two threads meet in the reply's outbox alone, under its lock.
+ *
+ * A reply goes: [pfq_reply_retry], pfq_reply_start, pfq_reply_write ..., pfq_reply_end - or
+ * pfq_reply_error, which is all of that. Each reply must be ended, once, also when the client has
+ * gone; the handle is invalid after it. Calls on one reply come from one thread at a time; none of
+ * them blocks. What is written waits in the outbox until the socket takes it: a whole reply may
+ * hold PFQ_REPLY_WHOLE bytes, and of a streaming one PFQ_REPLY_OUTBOX may wait. A reader too slow
+ * for that is cut off: the reply is then gone.
+ *
+ * pfq_reply_gone: nobody reads any more (the client closed its side, also half of it; the reader
+ * was too slow; memory ran out; the server ends before replies do). Check it once a token.
+ *
+ * Also here, for all routes: limits and timeouts (PfqNetLimits), keep-alive, Host and Origin (a
+ * name that is not ours is refused, so that no web page reaches us by its own name), the bearer
+ * token, 404 and 405, 503 while the engine loads or after it died, the routes /health, /metrics and
+ * / (site.c). SIGTERM and SIGINT drain: no new connections or requests, replies may end within
+ * limits.drain seconds, then pfq_net_run returns; a second signal cuts that short.
+ * Errors: false and a sentence. Not here: TLS, HTTP/2, files.
+ */
+#ifndef PFQC_RUNTIME_NET_H
+#define PFQC_RUNTIME_NET_H
+
+#include "runtime/http.h"
+#include "runtime/image.h"
+#include "runtime/metrics.h"
+
+enum {
+    PFQ_REPLY_WHOLE = 64 << 20, /* bytes of a whole reply */
+    PFQ_REPLY_OUTBOX = 1 << 20, /* bytes of a streaming reply that wait to be sent */
+    PFQ_NET_CONNECTIONS = 256,
+};
+
+typedef struct PfqNet PfqNet;
+typedef struct PfqReply PfqReply;
+
+/* `q` is valid until the handler returns (but see pfq_http_take_body). */
+typedef void PfqHandler(void *user, PfqHttpRequest *q, PfqReply *r);
+
+typedef struct PfqRoute {
+    const char *method; /* "GET" serves HEAD too */
+    const char *path;   /* the whole path */
+    PfqHandler *handler;
+    bool needs_engine; /* 503 unless PFQ_READY */
+    bool open;         /* needs no token */
+} PfqRoute;
+
+typedef struct PfqNetLimits { /* seconds; 0: the default in brackets */
+    double head;              /* [10] to receive a request line and headers */
+    double body;     /* [30] between two bytes of a body; its mean speed is 4 KiB/s after that */
+    double idle;     /* [60] between requests */
+    double send;     /* [30] for the client to take anything of what waits */
+    double drain;    /* [30] for replies to end after SIGTERM */
+    int connections; /* [PFQ_NET_CONNECTIONS] */
+} PfqNetLimits;
+
+typedef struct PfqNetConfig { /* all of it must live as long as the server */
+    const char *host;         /* address or name to listen at: "127.0.0.1", "::", "localhost" */
+    int port;                 /* 0: any */
+    const char *token;        /* bearer token that routes need which are not open; NULL: none */
+    const char *const *names; /* names that Host may have besides ours, NULL-terminated, or NULL */
+    const PfqRoute *routes;   /* n of them, besides those of site.c */
+    int n;
+    void *user; /* the handlers' first argument */
+    PfqMetrics *metrics;
+    PfqNetLimits limits;
+} PfqNetConfig;
+
+/* Binds and listens; nothing is answered before pfq_net_run. */
+PfqNet *pfq_net_open(const PfqNetConfig *c, PfqErr *err);
+const char *pfq_net_url(const PfqNet *net); /* "http://127.0.0.1:8080" */
+
+/* Serves until a signal or pfq_net_stop, and drains. */
+bool pfq_net_run(PfqNet *net, PfqErr *err);
+
+/* Like a signal, from any thread: the first call drains, the second ends at once. */
+void pfq_net_stop(PfqNet *net);
+
+/* After the run, when every reply that handlers kept has ended. NULL is allowed. */
+void pfq_net_close(PfqNet *net);
+
+/* What /health says, and whether routes that need the engine are served. From any thread; begins as
+ * PFQ_LOADING. PFQ_DEAD is final. */
+typedef enum PfqHealth { PFQ_LOADING, PFQ_READY, PFQ_DEAD } PfqHealth;
+void pfq_net_health(PfqNet *net, PfqHealth health, const char *why); /* why: of PFQ_DEAD; copied */
+
+/* ---- replies ---- */
+
+/* A status of the table in net_reply.c; `type` is a literal, as "application/json". Streaming: what
+ * is written is sent at once (chunked; HTTP/1.0 to the end of the connection), else all at the end
+ * with its length. */
+void pfq_reply_start(PfqReply *r, int status, const char *type, bool streaming);
+bool pfq_reply_write(PfqReply *r, const void *bytes, size_t n); /* false: gone */
+bool pfq_reply_printf(PfqReply *r, const char *fmt, ...)        /* at most 4 KiB */
+    __attribute__((format(printf, 2, 3)));
+bool pfq_reply_json(PfqReply *r, const char *text, size_t n); /* a JSON string with its quotes;
+                                                                 bytes that are no UTF-8 become
+                                                                 U+FFFD */
+void pfq_reply_end(PfqReply *r);
+bool pfq_reply_gone(const PfqReply *r);
+
+/* Ends a reply that was not started with an error in OpenAI's form; 503 brings Retry-After.
+ * `param`: the field at fault, or NULL. In a streaming reply that was started, the error becomes an
+ * event `data: {"error": ...}`, and the connection is closed. */
+void pfq_reply_error(PfqReply *r, int status, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+#endif
