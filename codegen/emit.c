@@ -232,7 +232,7 @@ static void emit_variants(const CgBuild *b, StrBuf *o)
         "/* One kernel call by all threads, each its share; EACH: every thread does all of "
         "it, privately. */\n"
         "#define ARGS(...) &(const PfqArgs){.T = x->T, .pos = x->pos, .ctx = x->ctx, "
-        ".scratch = x->scratch, __VA_ARGS__}\n"
+        ".rows = x->rows, .slot = x->slot, .scratch = x->scratch, __VA_ARGS__}\n"
         "#define CALL(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), x->tid, x->nt)\n"
         "#define EACH(name, ...) x->kernel[K_##name](ARGS(__VA_ARGS__), 0, 1)\n"
         "\n/* Asks for the first 8 KiB of this thread's share of weights that are needed soon. */\n"

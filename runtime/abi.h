@@ -18,7 +18,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PFQ_ABI_VERSION 4
+#define PFQ_ABI_VERSION 5
+
+/* Where a row of activations belongs: its position in its sequence (the prefix not counted, so also
+ * its row in the KV cache) and the slot of the cache that the sequence has. */
+typedef struct PfqRow {
+    int32_t pos, slot;
+} PfqRow;
 
 /* What one kernel call reads and writes. Which slots a kernel uses, and their shapes, is in the
  * contract comment of its template. Unused slots are NULL. */
@@ -29,11 +35,13 @@ typedef struct PfqArgs {
     const void
         *aux[8];   /* small constants: norm gain, bias, scales, prefix, RoPE inverse frequencies */
     void *scratch; /* private to this thread; PfqModel.scratch_bytes, 64-byte aligned */
-    int32_t T;     /* rows (tokens) in this call, >= 1 */
-    int32_t pos;   /* position of row 0 in its sequence, the prefix not counted: its row in the
-                      KV cache; row t has position pos + t */
-    int32_t ctx;   /* capacity of the KV cache in tokens (the runtime's -c, or a little more):
-                      a multiple of 64 */
+    const PfqRow *rows; /* [T], each a sequence of its own; NULL: consecutive rows of one, whose
+                           slot the cache operands already are */
+    uint64_t slot;      /* bytes from one slot of the KV cache to the next */
+    int32_t T;          /* rows (tokens) in this call, >= 1 */
+    int32_t pos;        /* without rows: position of row 0; row t has position pos + t */
+    int32_t ctx;        /* capacity of a slot of the KV cache in tokens (the runtime's -c, or a
+                           little more): a multiple of 64 */
 } PfqArgs;
 
 typedef void PfqKernel(const PfqArgs *a, int tid, int nt);
@@ -43,11 +51,14 @@ typedef struct PfqBarrier PfqBarrier; /* runtime/pool.c */
 /* State of one phase call; every thread has its own copy, differing only in tid and scratch. */
 typedef struct PfqExec {
     char *act; /* activation arena, PfqModel.act_bytes */
-    char *kv;  /* KV cache: PfqModel.kv_row_bytes * ctx bytes; offsets scale with ctx */
+    char
+        *kv; /* a slot of the KV cache: PfqModel.kv_row_bytes * ctx bytes; offsets scale with ctx */
     const char *
         weights; /* the mapped image's data (runtime/image.h): offsets count from its data_offset */
     const int32_t *tokens; /* [T] token ids (prefill, decode); [T] row numbers (logits) */
     float *logits;         /* [rows, vocab] f32 (decode: one row) */
+    const PfqRow *rows;    /* PfqArgs.rows; kv is slot 0 then */
+    uint64_t slot;
     void *scratch;
     PfqKernel *const *kernel; /* kernel table of the variant chosen at start-up */
     PfqBarrier *barrier;
@@ -77,12 +88,6 @@ typedef struct PfqVariant {
 } PfqVariant;
 
 /* ---- CUDA: the calls as tables, one set per kind of chip, which runtime/cuda.c walks ---- */
-
-/* Where a row of activations belongs: its position in its sequence (as PfqArgs.pos) and the slot of
- * the KV cache that the sequence has. */
-typedef struct PfqRow {
-    int32_t pos, slot;
-} PfqRow;
 
 /* What a CUDA kernel gets, by value: the slots of PfqArgs as device addresses (0: unused).
  * codegen/cuda/kernel.cuh states it again for the device. */
@@ -237,6 +242,12 @@ typedef struct PfqModel {
 } PfqModel;
 
 extern const PfqModel pfq_model;
+
+/* The most sequences that are decoded together: their rows pass `prefill`, then `logits`. */
+static inline int32_t pfq_model_slots(const PfqModel *m)
+{
+    return m->chunk < m->rows ? m->chunk : m->rows;
+}
 
 /* What the calls of a CPU phase compute, in order, for --trace. Absent in programs without code for
  * CPUs. */

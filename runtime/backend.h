@@ -17,8 +17,11 @@ struct PfqBackend {
     bool (*choose)(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err);
     bool (*open)(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err);
     void (*close)(PfqEngine *e); /* also after a failed choose or open, and twice */
-    /* Runs a phase at e->pos on n tokens or row numbers; rows of logits go to e->logits. */
+    /* Runs a phase at e->pos of e->slot on n tokens or row numbers; rows of logits go to
+     * e->logits. */
     bool (*run)(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err);
+    bool (*batch)(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n, PfqErr *err);
+    bool exact; /* PfqEngine.exact */
 };
 
 extern const PfqBackend pfq_backend_cpu, pfq_backend_cuda;

@@ -19,7 +19,8 @@ static bool map_buffers(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
     const PfqModel *m = e->model;
     uint64_t kv, scratch;
-    if (__builtin_mul_overflow(m->kv_row_bytes, (uint64_t)pfq_padded_ctx(e), &kv) ||
+    if (__builtin_mul_overflow(m->kv_row_bytes, (uint64_t)pfq_padded_ctx(e), &e->exec.slot) ||
+        __builtin_mul_overflow(e->exec.slot, (uint64_t)e->slots, &kv) ||
         __builtin_add_overflow(m->scratch_bytes, 127, &scratch) ||
         __builtin_mul_overflow((scratch & ~(uint64_t)63), (uint64_t)e->threads, &scratch)) {
         return pfq_fail(err, "the size of the model's buffers overflows");
@@ -27,11 +28,9 @@ static bool map_buffers(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
     e->scratch_stride = (m->scratch_bytes + 127) &
                         ~(uint64_t)63; /* a line apart, so that threads do not share one */
     e->exec.act = pfq_map_buffer(e, PFQ_MAP_ACT, m->act_bytes, true, "activations", err);
-    e->exec.kv =
-        e->exec.act ? pfq_map_buffer(e, PFQ_MAP_KV, kv, !c->sparse, "KV cache", err) : NULL;
-    e->scratch = e->exec.kv
-                     ? pfq_map_buffer(e, PFQ_MAP_SCRATCH, scratch, true, "threads' scratch", err)
-                     : NULL;
+    e->kv = e->exec.act ? pfq_map_buffer(e, PFQ_MAP_KV, kv, !c->sparse, "KV cache", err) : NULL;
+    e->scratch =
+        e->kv ? pfq_map_buffer(e, PFQ_MAP_SCRATCH, scratch, true, "threads' scratch", err) : NULL;
     return e->scratch != NULL;
 }
 
@@ -116,7 +115,7 @@ static void decode(PfqEngine *e, PhaseCall *call)
     pfq_pace_learn(&e->pace, alone, pfq_now() - start);
 }
 
-static bool cpu_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err)
+static void run_phase(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n)
 {
     const PfqModel *m = e->model;
     PhaseCall call = {e,
@@ -124,15 +123,37 @@ static bool cpu_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32
                       : phase == PFQ_LOGITS ? m->logits
                                             : m->decode,
                       phase};
-    (void)err;
     e->exec.tokens = tokens;
     e->exec.T = n;
-    e->exec.pos = e->pos;
     if (phase == PFQ_DECODE) {
         decode(e, &call);
     } else {
         pfq_pool_run(e->pool, phase_job, &call);
     }
+}
+
+static bool cpu_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err)
+{
+    (void)err;
+    e->exec.kv = e->kv + e->exec.slot * (uint64_t)e->slot;
+    e->exec.rows = NULL;
+    e->exec.pos = e->pos;
+    run_phase(e, phase, tokens, n);
+    return true;
+}
+
+static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
+                      PfqErr *err)
+{
+    (void)err;
+    e->exec.kv = e->kv;
+    e->exec.rows = rows;
+    e->exec.pos = rows[0].pos;
+    for (int32_t i = 0; i < n; i++) {
+        e->rows[i] = i;
+    }
+    run_phase(e, PFQ_PREFILL, tokens, n);
+    run_phase(e, PFQ_LOGITS, e->rows, n);
     return true;
 }
 
@@ -141,4 +162,6 @@ const PfqBackend pfq_backend_cpu = {.name = "cpu",
                                     .choose = cpu_choose,
                                     .open = cpu_open,
                                     .close = cpu_close,
-                                    .run = cpu_run};
+                                    .run = cpu_run,
+                                    .batch = cpu_batch,
+                                    .exact = true};

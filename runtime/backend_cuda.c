@@ -16,13 +16,9 @@ static bool cuda_open(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
     const PfqGpuConfig config = {.weights = e->image.data,
                                  .ctx = pfq_padded_ctx(e),
-                                 .slots = c->slots,
+                                 .slots = e->slots,
                                  .sync = c->cuda_sync,
                                  .plain = c->cuda_graph};
-    if (c->slots > pfq_gpu_slots(e->model)) {
-        return pfq_fail(err, "a batch of %d is too large: this program decodes up to %d together",
-                        c->slots, pfq_gpu_slots(e->model));
-    }
     e->gpu = pfq_gpu_open(&e->gpu_choice, e->model, &config, err);
     return e->gpu != NULL;
 }
@@ -35,7 +31,14 @@ static void cuda_close(PfqEngine *e)
 
 static bool cuda_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err)
 {
-    return pfq_gpu_run(e->gpu, phase, tokens, n, e->pos, e->logits, err);
+    const PfqRow at = {.pos = e->pos, .slot = e->slot};
+    return pfq_gpu_run(e->gpu, phase, tokens, n, at, e->logits, err);
+}
+
+static bool cuda_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
+                       PfqErr *err)
+{
+    return pfq_gpu_batch(e->gpu, tokens, rows, n, e->logits, err);
 }
 
 const PfqBackend pfq_backend_cuda = {.name = "cuda",
@@ -43,4 +46,5 @@ const PfqBackend pfq_backend_cuda = {.name = "cuda",
                                      .choose = cuda_choose,
                                      .open = cuda_open,
                                      .close = cuda_close,
-                                     .run = cuda_run};
+                                     .run = cuda_run,
+                                     .batch = cuda_batch};

@@ -39,7 +39,7 @@ void pfq_mean_sd(const double *v, int n, double *mean, double *sd)
 /* Sequences that the command decodes together. */
 static int32_t slots_of(const PfqCli *c)
 {
-    const int32_t most = pfq_gpu_slots(c->model);
+    const int32_t most = pfq_model_slots(c->model);
     return c->opt.command == PFQ_CMD_BENCH       ? (int32_t)c->opt.batch
            : c->opt.command == PFQ_CMD_SELF_TEST ? (most < PFQ_TEST_SLOTS ? most : PFQ_TEST_SLOTS)
                                                  : 1;

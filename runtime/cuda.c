@@ -38,11 +38,6 @@ static double mib(uint64_t bytes)
     return (double)bytes / 1048576.0;
 }
 
-int32_t pfq_gpu_slots(const PfqModel *m)
-{
-    return m->chunk < m->rows ? m->chunk : m->rows;
-}
-
 static uint64_t up(uint64_t n, uint64_t to)
 {
     return (n + to - 1) / to * to;
@@ -53,7 +48,7 @@ static uint64_t max_rows(const PfqModel *m, int phase)
 {
     return (uint64_t)(phase == PFQ_CUDA_PREFILL  ? m->chunk
                       : phase == PFQ_CUDA_LOGITS ? m->rows
-                      : phase == PFQ_CUDA_BATCH  ? pfq_gpu_slots(m)
+                      : phase == PFQ_CUDA_BATCH  ? pfq_model_slots(m)
                                                  : 1);
 }
 
@@ -448,7 +443,7 @@ PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpu
     g->device = choice->device;
     g->sms = choice->sms;
     g->ctx = c->ctx;
-    g->slots = c->slots > 0 ? c->slots : 1;
+    g->slots = c->slots;
     g->plain = c->plain;
     g->sync = c->sync;
     if (!open_gpu(g, choice->name, c, err)) {
@@ -519,14 +514,14 @@ static bool enqueue(PfqGpu *g, int id, int32_t n, PfqErr *err)
                                  : launch_all(g, id, n, err);
 }
 
-/* Row i is of rows[i], or of slot 0 at position pos + i. */
-static bool start(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, int32_t pos,
+/* Row i is at rows[i], or i positions behind `at`. */
+static bool start(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, PfqRow at,
                   int32_t n, PfqErr *err)
 {
     PfqRow *to = (PfqRow *)(void *)(g->io + g->phase[id].rows_at);
     memcpy(g->io, tokens, (size_t)n * sizeof *tokens);
     for (int32_t i = 0; i < n; i++) {
-        to[i] = rows ? rows[i] : (PfqRow){.pos = pos + i};
+        to[i] = rows ? rows[i] : (PfqRow){.pos = at.pos + i, .slot = at.slot};
     }
     const uint64_t bytes = g->phase[id].rows_at + (uint64_t)n * sizeof(PfqRow);
     return CALL(g, cuMemcpyHtoDAsync_v2, phase_names[id], g->buf[BUF_IO].at, g->io, bytes,
@@ -552,34 +547,35 @@ static bool keep_fault(PfqGpu *g, bool ok, PfqErr *err)
     return !g->broken;
 }
 
-static bool run_rows(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, int32_t pos,
+static bool run_rows(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, PfqRow at,
                      int32_t n, float *logits, PfqErr *err)
 {
     return keep_fault(g,
-                      g->broken || (start(g, id, tokens, rows, pos, n, &g->fault) &&
+                      g->broken || (start(g, id, tokens, rows, at, n, &g->fault) &&
                                     finish(g, id, n, logits, &g->fault)),
                       err);
 }
 
-bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, int32_t pos,
+bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqRow at,
                  float *logits, PfqErr *err)
 {
     const int id = phase == PFQ_PREFILL  ? PFQ_CUDA_PREFILL
                    : phase == PFQ_LOGITS ? PFQ_CUDA_LOGITS
                                          : (int)pfq_gpu_decode_phase(g);
-    return run_rows(g, id, tokens, NULL, pos, n, phase == PFQ_PREFILL ? NULL : logits, err);
+    return run_rows(g, id, tokens, NULL, at, n, phase == PFQ_PREFILL ? NULL : logits, err);
 }
 
 bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,
                    PfqErr *err)
 {
-    return run_rows(g, PFQ_CUDA_BATCH, tokens, rows, 0, n, logits, err);
+    return run_rows(g, PFQ_CUDA_BATCH, tokens, rows, (PfqRow){0}, n, logits, err);
 }
 
 bool pfq_gpu_start(PfqGpu *g, PfqCudaPhaseId phase, const int32_t *tokens, const PfqRow *rows,
                    int32_t n, PfqErr *err)
 {
-    return keep_fault(g, g->broken || start(g, (int)phase, tokens, rows, 0, n, &g->fault), err);
+    return keep_fault(g, g->broken || start(g, (int)phase, tokens, rows, (PfqRow){0}, n, &g->fault),
+                      err);
 }
 
 bool pfq_gpu_wait(PfqGpu *g, PfqErr *err)

@@ -82,21 +82,18 @@ typedef struct PfqGpu PfqGpu;
 typedef struct PfqGpuConfig {
     const void *weights; /* the image's data, read only while opening */
     int32_t ctx;         /* capacity of a slot of the KV cache, a multiple of 64 */
-    int32_t slots;       /* of the cache: sequences; pfq_gpu_slots says how many there may be */
+    int32_t slots;       /* of the cache: sequences, 1 .. pfq_model_slots */
     bool sync;  /* wait after every kernel, so that an error names it; nothing is recorded */
     bool plain; /* decode by kernels of single steps, though there is a whole step as one */
 } PfqGpuConfig;
-
-/* The most rows of a batch, and so slots that are of use. */
-int32_t pfq_gpu_slots(const PfqModel *m);
 
 PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpuConfig *c,
                      PfqErr *err);
 void pfq_gpu_close(PfqGpu *g); /* NULL is allowed */
 
-/* Runs a phase on n tokens (or row numbers) of slot 0 from position pos on; `logits` gets the rows
- * that the phase makes, f32 [rows, vocab]. */
-bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, int32_t pos,
+/* Runs a phase on n tokens (or row numbers) of one sequence, the first of them at `at`; `logits`
+ * gets the rows that the phase makes, f32 [rows, vocab]. */
+bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqRow at,
                  float *logits, PfqErr *err);
 /* Decodes one token of each of n sequences; row i's logits are logits[i]. NULL: they stay there. */
 bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,

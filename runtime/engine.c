@@ -69,6 +69,7 @@ static const PfqBackend *const backends[] = {&pfq_backend_cpu, &pfq_backend_cuda
 static bool choose(PfqEngine *e, const PfqBackend *b, const PfqEngineConfig *c, PfqErr *err)
 {
     e->backend = b;
+    e->exact = b->exact;
     return b->choose(e, c, err);
 }
 
@@ -115,7 +116,12 @@ bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, 
         return pfq_fail(err, "a context of %d tokens is out of range: the model has 1 to %d",
                         c->ctx, m->context);
     }
+    if (c->slots < 0 || c->slots > pfq_model_slots(m)) {
+        return pfq_fail(err, "a batch of %d is too large: this program decodes up to %d together",
+                        c->slots, pfq_model_slots(m));
+    }
     e->ctx = c->ctx;
+    e->slots = c->slots ? c->slots : 1;
     e->threads = c->threads > 0 ? c->threads : pfq_engine_threads(m);
     if (!choose_backend(e, c, err) ||
         !pfq_image_open(&e->image, c->weights, m->name, m->image_id, err) || !map_logits(e, err)) {
@@ -145,12 +151,21 @@ void pfq_engine_rewind(PfqEngine *e, int32_t pos)
     e->pos = pos;
 }
 
+void pfq_engine_seek(PfqEngine *e, int32_t slot, int32_t pos)
+{
+    e->slot = slot;
+    e->pos = pos;
+}
+
+static bool check_room(const PfqEngine *e, int32_t pos, int32_t n, PfqErr *err)
+{
+    return n <= e->ctx - pos ||
+           pfq_fail(err, "%d tokens after position %d do not fit the context of %d", n, pos,
+                    e->ctx);
+}
+
 static bool check_tokens(const PfqEngine *e, const int32_t *tokens, int32_t n, PfqErr *err)
 {
-    if (n > e->ctx - e->pos) {
-        return pfq_fail(err, "%d tokens after position %d do not fit the context of %d", n, e->pos,
-                        e->ctx);
-    }
     for (int32_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= e->model->vocab) {
             return pfq_fail(err, "token id %d is out of range: the vocabulary has 0 to %d",
@@ -184,7 +199,7 @@ static bool logits_of(PfqEngine *e, int32_t from, int32_t to, int32_t first, Pfq
 bool pfq_engine_prefill(PfqEngine *e, const int32_t *tokens, int32_t n, PfqWant want, PfqRowsFn *fn,
                         void *user, PfqErr *err)
 {
-    if (!check_tokens(e, tokens, n, err)) {
+    if (!check_room(e, e->pos, n, err) || !check_tokens(e, tokens, n, err)) {
         return false;
     }
     for (int32_t i = 0; i < n;) {
@@ -204,9 +219,33 @@ bool pfq_engine_prefill(PfqEngine *e, const int32_t *tokens, int32_t n, PfqWant 
 
 const float *pfq_engine_decode(PfqEngine *e, int32_t token, PfqErr *err)
 {
-    if (!check_tokens(e, &token, 1, err) || !e->backend->run(e, PFQ_DECODE, &token, 1, err)) {
+    if (!check_room(e, e->pos, 1, err) || !check_tokens(e, &token, 1, err) ||
+        !e->backend->run(e, PFQ_DECODE, &token, 1, err)) {
         return NULL;
     }
     e->pos++;
     return e->logits;
+}
+
+bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
+                      PfqErr *err)
+{
+    if (n < 1 || n > e->slots) {
+        return pfq_fail(err, "%d sequences in %d slots", n, e->slots);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        if (rows[i].slot < 0 || rows[i].slot >= e->slots || rows[i].pos < 0 ||
+            !check_room(e, rows[i].pos, 1, err)) {
+            return pfq_fail(err, "row %d of a batch is at position %d of slot %d", i, rows[i].pos,
+                            rows[i].slot);
+        }
+    }
+    if (!check_tokens(e, tokens, n, err)) {
+        return false;
+    }
+    if (n == 1) {
+        pfq_engine_seek(e, rows[0].slot, rows[0].pos);
+        return e->backend->run(e, PFQ_DECODE, tokens, 1, err);
+    }
+    return e->backend->batch(e, tokens, rows, n, err);
 }

@@ -1,12 +1,13 @@
-/* The engine: one model, one sequence. Maps the weights, owns every buffer, and drives the
- * generated phases, on this machine's cores or on a GPU (backend.h).
+/* The engine: one model, its KV cache of one or more slots. Maps the weights, owns every buffer,
+ * and drives the generated phases, on this machine's cores or on a GPU (backend.h).
  *
- * Everything is allocated by pfq_engine_open; after it nothing allocates. Positions count from 0 at
- * the last pfq_engine_rewind, the model's prefix not counted (kernels know of it, the engine does
- * not); each call appends to the sequence. Logits stay valid until the next
- * call. Threading: one caller; the work is spread over the pool inside. Errors: false (or NULL) and
- * a sentence; after an error of the GPU every further call repeats it. Not here: text, sampling,
- * batching of several sequences.
+ * Everything is allocated by pfq_engine_open; after it nothing allocates. A slot holds one
+ * sequence; calls append to that of the slot in work, which is slot 0 until pfq_engine_seek names
+ * another. Positions do not count the model's prefix (kernels know of it, the engine does not).
+ * Logits stay valid until the next call. Threading: one caller, on a GPU always the thread that
+ * opened it; the work is spread over the pool inside. Errors: false (or NULL) and a sentence; after
+ * an error of the GPU every further call repeats it. Not here: text, sampling, which sequence has
+ * which slot (batch.h).
  */
 #ifndef PFQC_RUNTIME_ENGINE_H
 #define PFQC_RUNTIME_ENGINE_H
@@ -28,7 +29,7 @@ typedef struct PfqEngineConfig {
     const char *cuda_code;   /* target whose code is used, or NULL: the best */
     bool cuda_sync;          /* wait after every kernel, so that an error names it */
     bool cuda_graph;         /* decode by a graph of kernels, though a step is one kernel */
-    int32_t slots;       /* sequences that the KV cache has room for; 0: one. Only GPUs take more */
+    int32_t slots; /* sequences that the KV cache has room for, pfq_model_slots at most; 0: one */
     const char *weights; /* weights file, or NULL to look beside and inside the binary */
     bool sparse; /* ctx is a guess, most of it may stay unused: no huge pages for the KV cache
                     (their zeroing would cost 0.1 s at start for a model of 135M) */
@@ -49,6 +50,7 @@ typedef struct PfqEngine {
     /* on the CPU */
     const PfqVariant *variant;
     PfqExec exec;  /* what all threads share; tid and scratch are set per thread */
+    char *kv;      /* slot 0 */
     char *scratch; /* [threads] of scratch_stride bytes */
     size_t scratch_stride;
     PfqPace pace;           /* how decoding uses the threads */
@@ -57,8 +59,11 @@ typedef struct PfqEngine {
     PfqGpuChoice gpu_choice;
     PfqGpu *gpu;
 
+    bool exact; /* a row has the same bits whatever rows are computed with it, but for a prefill of
+                   one token, which is computed as decoding is */
     int threads;
-    int32_t ctx, pos;
+    int32_t ctx, slots;
+    int32_t slot, pos; /* what the next call appends to */
     struct {
         void *base;
         size_t bytes;
@@ -95,5 +100,14 @@ bool pfq_engine_prefill(PfqEngine *e, const int32_t *tokens, int32_t n, PfqWant 
 
 /* Appends one token and returns its logits [vocab]; NULL on the same failures. */
 const float *pfq_engine_decode(PfqEngine *e, int32_t token, PfqErr *err);
+
+/* The next call appends to what the slot holds before pos. The caller knows what that is. */
+void pfq_engine_seek(PfqEngine *e, int32_t slot, int32_t pos);
+
+/* One token of each of n sequences, in distinct slots: tokens[i] goes to rows[i], n at most
+ * e->slots. Logits [n, vocab] are in e->logits. What a row gives is what pfq_engine_decode gives,
+ * to the bit where e->exact. Which slot is in work is undefined after it. */
+bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
+                      PfqErr *err);
 
 #endif

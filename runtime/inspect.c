@@ -283,32 +283,79 @@ static int32_t batch_step(const PfqExpect *x, int32_t i, int32_t slots, int32_t 
     return n;
 }
 
-/* The sequence that is first in a batch is the one that ends first. */
-static bool test_batch(PfqCli *c)
+/* Where the engine promises it, what else is computed at the same time must not show. */
+static bool same_bits(PfqCli *c, const char *what, const float *got, const float *want)
+{
+    return !c->engine.exact || memcmp(got, want, (size_t)c->model->vocab * sizeof *got) == 0 ||
+           pfq_fail(&c->err,
+                    "self-test failed: with variant %s, %s gives other bits than what it "
+                    "should equal",
+                    c->engine.code, what);
+}
+
+/* A prompt in two parts. */
+static bool test_parts(PfqCli *c, float *whole)
 {
     const PfqExpect *x = c->model->expect;
     PfqEngine *e = &c->engine;
-    const int32_t most = pfq_gpu_slots(c->model),
-                  slots = most < PFQ_TEST_SLOTS ? most : PFQ_TEST_SLOTS;
-    for (int32_t i = 0; i < x->n_tokens + slots - 1; i++) {
-        int32_t tokens[PFQ_TEST_SLOTS];
-        PfqRow rows[PFQ_TEST_SLOTS];
-        const int32_t n = batch_step(x, i, slots, tokens, rows);
-        if (!pfq_gpu_batch(e->gpu, tokens, rows, n, e->logits, &c->err) ||
-            (i + 1 >= x->n_tokens && !compare(c, "batch", e->logits))) {
+    for (int32_t cut = x->n_tokens; cut >= 2; cut--) {
+        const int32_t rest = x->n_tokens - cut;
+        if (rest == 1) { /* engine.h: is computed otherwise */
+            continue;
+        }
+        pfq_engine_seek(e, 0, 0);
+        if (!pfq_engine_prefill(e, x->tokens, cut, PFQ_WANT_LAST, NULL, NULL, &c->err) ||
+            (rest &&
+             !pfq_engine_prefill(e, x->tokens + cut, rest, PFQ_WANT_LAST, NULL, NULL, &c->err))) {
+            return false;
+        }
+        if (!rest) {
+            memcpy(whole, e->logits, (size_t)c->model->vocab * sizeof *whole);
+        } else if (!same_bits(c, "a prompt in two parts", e->logits, whole)) {
             return false;
         }
     }
     return true;
 }
 
-/* What a GPU does besides: decoding by a graph, where a step is one kernel, and batches. */
-static bool test_more(PfqCli *c)
+/* The sequence that is first in a batch is the one that ends first; `alone` are the logits of one
+ * decoded by itself. */
+static bool test_batch(PfqCli *c, const float *alone)
 {
-    if (!test_batch(c)) {
-        return false;
+    const PfqExpect *x = c->model->expect;
+    PfqEngine *e = &c->engine;
+    const int32_t most = pfq_model_slots(c->model),
+                  slots = most < PFQ_TEST_SLOTS ? most : PFQ_TEST_SLOTS;
+    for (int32_t i = 0; i < x->n_tokens + slots - 1; i++) {
+        int32_t tokens[PFQ_TEST_SLOTS];
+        PfqRow rows[PFQ_TEST_SLOTS];
+        const int32_t n = batch_step(x, i, slots, tokens, rows);
+        if (!pfq_engine_batch(e, tokens, rows, n, &c->err) ||
+            (i + 1 >= x->n_tokens &&
+             !(compare(c, "batch", e->logits) && same_bits(c, "a batch", e->logits, alone)))) {
+            return false;
+        }
     }
-    if (pfq_gpu_decode_phase(c->engine.gpu) != PFQ_CUDA_STEP) {
+    return true;
+}
+
+static bool test_together(PfqCli *c)
+{
+    const size_t bytes = (size_t)c->model->vocab * sizeof(float);
+    float *want = malloc(bytes);
+    if (!want) {
+        return pfq_fail(&c->err, "out of memory for a row of logits");
+    }
+    memcpy(want, c->engine.logits, bytes); /* decoded by test_logits */
+    const bool ok = test_batch(c, want) && test_parts(c, want);
+    free(want);
+    return ok;
+}
+
+/* Decoding by a graph, on a GPU where a step is one kernel. */
+static bool test_graph(PfqCli *c)
+{
+    if (!c->engine.gpu || pfq_gpu_decode_phase(c->engine.gpu) != PFQ_CUDA_STEP) {
         return true;
     }
     pfq_engine_close(&c->engine);
@@ -323,7 +370,7 @@ static bool test_on(PfqCli *c, const char *device, const char *cpu)
     c->opt.device = device;
     c->opt.cpu = cpu;
     return pfq_cli_load(c, c->model->expect->n_tokens, false) && test_logits(c) &&
-           (!c->engine.gpu || test_more(c));
+           test_together(c) && test_graph(c);
 }
 
 static bool test_variants(PfqCli *c, const char *only)

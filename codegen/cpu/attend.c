@@ -11,16 +11,17 @@
  * of the output, one f32 out[0]  [T, c_heads * c_head_dim] f32; c_fmt s8: integers of that format,
  * clamped to c_qlo..c_qhi scratch PFQ_ATTEND_SCRATCH(c_head_dim) bytes
  *
- * Row t sees the prefix and positions max(0, p - c_window + 1) .. p with p = pos + t (c_window = 0:
- * all). Scores are q . k * c_scale; softmax is online over blocks of keys that start at multiples
- * of BLOCK, so no result depends on the number of threads; the prefix comes last, when o has its
- * unit.
+ * Row t sees the prefix and positions max(0, p - c_window + 1) .. p, p its position (c_window = 0:
+ * all), of its slot. Scores are q . k * c_scale; softmax is online over blocks of keys that start
+ * at multiples of BLOCK, so no result depends on the number of threads; the prefix comes last, when
+ * o has its unit.
  *
  * With integer q and K (attend.h) scores are exact int32 products times one factor; else quantised
  * keys are taken as small f32 integers. Probabilities are f32 always, and values f32 or small f32
  * integers: a static scale multiplies the sum once, one per token multiplies its probability.
  *
- * T = 1: heads are divided over threads, each streams its keys and values once per group. T > 1:
+ * T = 1, and rows that are sequences of their own: heads of all rows are divided over threads,
+ * each streams its keys and values once per group; what a row gives depends on no other. T > 1:
  * work items are (kv head, 64 rows), a row being a (token, head of the group) pair; keys are
  * transposed once per item and block, and both products run at f32 FMA rate (16 multiply-adds a
  * cycle and core on Zen 4), integer scores at 64.
@@ -35,7 +36,7 @@ enum {
     MC = PFQ_VNNI ? 4 : 2
 };
 
-/* ---- one token ---- */
+/* ---- one token of a sequence ---- */
 
 /* Heads h0 .. h0 + g of one kv head. */
 typedef struct Heads {
@@ -199,12 +200,12 @@ PFQ_INLINE void decode_values(const Heads *s, int32_t j, int32_t n, const float 
         f_store(o + h * dim16() + 16 * i, acc[h][i]);
 }
 
-PFQ_INLINE void decode_begin(const PfqArgs *a, Heads *s, int32_t h, int32_t head)
+PFQ_INLINE void decode_begin(const PfqArgs *a, Heads *s, int32_t t, int32_t h, int32_t head)
 {
     float *o = s->o + h * dim16(), *q = s->q + h * dim16();
     F sum = f_set(0.0f);
     for (int32_t d = 0; d < dim16(); d += 16) {
-        F x = load_q(a, 0, head, d);
+        F x = load_q(a, t, head, d);
         f_store(o + d, f_set(0.0f));
         f_store(q + d, x);
         sum += x;
@@ -213,7 +214,7 @@ PFQ_INLINE void decode_begin(const PfqArgs *a, Heads *s, int32_t h, int32_t head
     s->q_sum[h] = f_hsum(sum);
     s->excess[h] = 0;
     if (int_scores()) {
-        const int32_t total = query_quads(a, 0, head, s->i + h * dim16());
+        const int32_t total = query_quads(a, t, head, s->i + h * dim16());
         s->factor[h] *= ((const float *)a->aux[4])[head] * c_scale;
         s->q_sum[h] = (float)total;
         s->excess[h] = quad_excess(total);
@@ -222,17 +223,17 @@ PFQ_INLINE void decode_begin(const PfqArgs *a, Heads *s, int32_t h, int32_t head
     s->sum[h] = s->minima[h] = 0.0f;
 }
 
-/* Heads h0 .. h0 + g, all of kv head kv, of the only token. */
-PFQ_INLINE void decode_heads(const PfqArgs *a, int32_t kv, int32_t h0, int32_t g)
+/* Heads h0 .. h0 + g of token t, all of one kv head. */
+PFQ_INLINE void decode_heads(const PfqArgs *a, int32_t t, int32_t h0, int32_t g)
 {
-    const int32_t end = a->pos + 1;
-    Heads s = {.kv = kv_of(a, kv), .o = a->scratch};
+    const int32_t pos = pfq_pos(a, t), end = pos + 1;
+    Heads s = {.kv = kv_of(a, t, h0 / (c_heads / c_kv_heads)), .o = a->scratch};
     s.q = s.o + GROUP * dim16();
     s.i = (int8_t *)(s.q + GROUP * dim16());
     float p[GROUP][BLOCK] __attribute__((aligned(64)));
     for (int32_t h = 0; h < g; h++)
-        decode_begin(a, &s, h, h0 + h);
-    for (int32_t j = first_key(a->pos), n; j < end; j += n) {
+        decode_begin(a, &s, t, h, h0 + h);
+    for (int32_t j = first_key(pos), n; j < end; j += n) {
         n = pfq_min(BLOCK - j % BLOCK, end - j);
         F best[GROUP];
         decode_scores(&s, j, n, g, p, best);
@@ -246,27 +247,29 @@ PFQ_INLINE void decode_heads(const PfqArgs *a, int32_t kv, int32_t h0, int32_t g
     }
     for (int32_t h = 0; h < g; h++) {
         if (mixed_columns()) sort_columns(s.o + h * dim16(), s.q);
-        finish_row(a, &s.kv, 0, h0 + h, s.o + h * dim16(), s.top[h], s.sum[h], s.minima[h]);
+        finish_row(a, &s.kv, t, h0 + h, s.o + h * dim16(), s.top[h], s.sum[h], s.minima[h]);
     }
 }
 
 PFQ_INLINE void decode(const PfqArgs *a, int tid, int nt)
 {
     const int32_t group = c_heads / c_kv_heads;
-    int64_t h, e;
-    pfq_split(c_heads, tid, nt, &h, &e);
-    while (h < e) {
-        int32_t kv = (int32_t)h / group;
-        int32_t n = pfq_min(GROUP, (int32_t)((e < (kv + 1) * group ? e : (kv + 1) * group) - h));
+    int64_t at, e; /* heads of all tokens, one after the other */
+    pfq_split((int64_t)a->T * c_heads, tid, nt, &at, &e);
+    while (at < e) {
+        const int32_t t = (int32_t)(at / c_heads), h = (int32_t)(at % c_heads);
+        const int64_t left = e - at;
+        int32_t n = pfq_min(GROUP, group - h % group);
+        n = n < left ? n : (int32_t)left;
         if (n == 4)
-            decode_heads(a, kv, (int32_t)h, 4);
+            decode_heads(a, t, h, 4);
         else if (n == 3)
-            decode_heads(a, kv, (int32_t)h, 3);
+            decode_heads(a, t, h, 3);
         else if (n == 2)
-            decode_heads(a, kv, (int32_t)h, 2);
+            decode_heads(a, t, h, 2);
         else
-            decode_heads(a, kv, (int32_t)h, 1);
-        h += n;
+            decode_heads(a, t, h, 1);
+        at += n;
     }
 }
 
@@ -480,7 +483,7 @@ PFQ_INLINE void begin_row(const PfqArgs *a, const Item *it, int32_t r, int32_t t
 PFQ_INLINE void attend_item(const PfqArgs *a, Item *it, int32_t kv, int32_t r0, int32_t n)
 {
     const int32_t group = c_heads / c_kv_heads;
-    it->kv = kv_of(a, kv);
+    it->kv = kv_of(a, 0, kv);
     it->rows = pfq_up(n, MR);
     for (int32_t r = 0; r < it->rows; r++) {
         const int32_t at = r0 + pfq_min(r, n - 1);
@@ -532,7 +535,7 @@ PFQ_INLINE Item item_in(float *scratch)
 
 void pfq_attend(const PfqArgs *a, int tid, int nt)
 {
-    if (a->T == 1) {
+    if (a->T == 1 || a->rows) {
         decode(a, tid, nt);
         return;
     }

@@ -46,7 +46,7 @@ PFQ_INLINE int32_t row_quads(void)
     return row_dwords() * (kv_nibbles() ? 2 : 1);
 }
 
-/* What one kv head reads. */
+/* What one kv head of a slot reads. */
 typedef struct Kv {
     const char *k, *v;                 /* [ctx] rows */
     const uint16_t *ks, *km, *vs, *vm; /* [ctx] f16, if kv_scales, kv_minima */
@@ -54,15 +54,16 @@ typedef struct Kv {
     int32_t head;
 } Kv;
 
-PFQ_INLINE Kv kv_of(const PfqArgs *a, int32_t kv)
+/* Of row t. */
+PFQ_INLINE Kv kv_of(const PfqArgs *a, int64_t t, int32_t kv)
 {
-    const int64_t at = (int64_t)kv * a->ctx;
-    Kv r = {(const char *)a->in[1] + at * kv_row(),
-            (const char *)a->in[2] + at * kv_row(),
-            (const uint16_t *)a->in[3] + at,
-            (const uint16_t *)a->in[4] + at,
-            (const uint16_t *)a->in[5] + at,
-            (const uint16_t *)a->in[6] + at,
+    const int64_t slot = pfq_slot(a, t), at = (int64_t)kv * a->ctx;
+    Kv r = {(const char *)a->in[1] + slot + at * kv_row(),
+            (const char *)a->in[2] + slot + at * kv_row(),
+            (const uint16_t *)a->in[3] + slot / 2 + at,
+            (const uint16_t *)a->in[4] + slot / 2 + at,
+            (const uint16_t *)a->in[5] + slot / 2 + at,
+            (const uint16_t *)a->in[6] + slot / 2 + at,
             1.0f,
             1.0f,
             kv};

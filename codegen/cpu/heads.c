@@ -25,9 +25,9 @@ PFQ_INLINE void put_head(const PfqArgs *a, int64_t t, int32_t h, const float *v)
 {
     const float *scales = a->aux[3];
     if (c_cache) {
-        const KvOut o = {a->out[0], a->out[1], a->out[2],
-                         kv_ints() && c_kv_static ? scales[h] : 0.0f};
-        kv_put(&o, (int64_t)h * a->ctx + a->pos + t, v);
+        KvOut o = kv_out(a, t, a->out[0], a->out[1], a->out[2]);
+        if (kv_ints() && c_kv_static) o.scale = scales[h];
+        kv_put(&o, (int64_t)h * a->ctx + pfq_pos(a, t), v);
     } else if (c_q8) {
         const int64_t stride = quant_stride(PFQ_FMT_S8, c_heads * c_head_dim);
         head_quant((uint8_t *)a->out[0] + t * stride + h * c_head_dim, v, scales[h]);
@@ -42,7 +42,7 @@ void pfq_heads(const PfqArgs *a, int tid, int nt)
     pfq_split(a->T, tid, nt, &b, &e);
     float *table = a->scratch, *v = table + 2 * rope_half();
     for (int64_t t = b; t < e; t++) {
-        if (c_rot) rope_table(table, a->aux[1], a->pos + (int32_t)t, 1);
+        if (c_rot) rope_table(table, a->aux[1], pfq_pos(a, t));
         for (int32_t h = 0; h < c_heads; h++) {
             head_copy(v, (const float *)a->in[0] + (t * c_heads + h) * c_head_dim);
             head_norm(v, a->aux[2]);

@@ -22,22 +22,19 @@ PFQ_INLINE int32_t rope_half(void)
     return pfq_up(c_rot / 2, 16);
 }
 
-/* table [n][2][rope_half] f32: cos then sin of position pos + t + c_prefix times freq[i], times
+/* table [2][rope_half] f32: cos then sin of position pos + c_prefix times freq[i], times
  * c_rope_scale. */
-PFQ_INLINE void rope_table(float *table, const float *freq, int32_t pos, int32_t n)
+PFQ_INLINE void rope_table(float *table, const float *freq, int32_t pos)
 {
     const int32_t half = rope_half();
-    for (int32_t t = 0; t < n; t++) {
-        double p = (double)(pos + t + c_prefix);
-        float *c = table + t * 2 * half;
-        for (int32_t i = 0; i < half; i += 16) {
-            F f = f_load_n(freq + i, pfq_max(c_rot / 2 - i, 0));
-            F8 s0, c0, s1, c1;
-            d8_sincos(__builtin_convertvector(f_low(f), D8) * p, &s0, &c0);
-            d8_sincos(__builtin_convertvector(f_high(f), D8) * p, &s1, &c1);
-            f_store(c + i, f_join(c0, c1) * f_set(c_rope_scale));
-            f_store(c + half + i, f_join(s0, s1) * f_set(c_rope_scale));
-        }
+    const double p = (double)(pos + c_prefix);
+    for (int32_t i = 0; i < half; i += 16) {
+        F f = f_load_n(freq + i, pfq_max(c_rot / 2 - i, 0));
+        F8 s0, c0, s1, c1;
+        d8_sincos(__builtin_convertvector(f_low(f), D8) * p, &s0, &c0);
+        d8_sincos(__builtin_convertvector(f_high(f), D8) * p, &s1, &c1);
+        f_store(table + i, f_join(c0, c1) * f_set(c_rope_scale));
+        f_store(table + half + i, f_join(s0, s1) * f_set(c_rope_scale));
     }
 }
 

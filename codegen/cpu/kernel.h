@@ -294,4 +294,14 @@ PFQ_INLINE void pfq_split(int64_t n, int tid, int nt, int64_t *b, int64_t *e)
     *e = n * (tid + 1) / nt;
 }
 
+/* Position of row t in its sequence, and what is added to cache operands to reach its slot. */
+PFQ_INLINE int32_t pfq_pos(const PfqArgs *a, int64_t t)
+{
+    return a->rows ? a->rows[t].pos : a->pos + (int32_t)t;
+}
+PFQ_INLINE int64_t pfq_slot(const PfqArgs *a, int64_t t)
+{
+    return a->rows ? (int64_t)a->slot * a->rows[t].slot : 0;
+}
+
 #endif

@@ -213,6 +213,16 @@ typedef struct KvOut {
     float scale;               /* static */
 } KvOut;
 
+/* Row t's part of what the operands cache, scales and minima are. */
+PFQ_INLINE KvOut kv_out(const PfqArgs *a, int64_t t, void *cache, void *scales, void *minima)
+{
+    const int64_t slot = pfq_slot(a, t);
+    KvOut o = {.cache = (char *)cache + slot};
+    if (kv_scales()) o.scales = (uint16_t *)((char *)scales + slot);
+    if (kv_minima()) o.minima = (uint16_t *)((char *)minima + slot);
+    return o;
+}
+
 /* v[c_head_dim] to row `row` of a cache, counted over all heads. */
 PFQ_INLINE void kv_put(const KvOut *o, int64_t row, const float *v)
 {

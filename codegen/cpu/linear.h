@@ -157,12 +157,12 @@ PFQ_INLINE void lin_put_q(const PfqArgs *a, int64_t t, int32_t head, const float
     head_copy((float *)a->out[0] + (t * c_heads + head) * c_head_dim, v);
 }
 
-/* Where kv head g of k (which 0) or v (1) goes. */
-PFQ_INLINE KvOut lin_kv_out(const PfqArgs *a, int32_t which, int32_t g)
+/* Kv head g of k (which 0) or v (1) of token t of all, from v. */
+PFQ_INLINE void lin_put_kv(const PfqArgs *a, int64_t t, int32_t which, int32_t g, const float *v)
 {
-    const float *scales = a->aux[4 + which];
-    return (KvOut){a->out[1 + which], a->out[3 + 2 * which], a->out[4 + 2 * which],
-                   kv_ints() && c_kv_static ? scales[g] : 0.0f};
+    KvOut o = kv_out(a, t, a->out[1 + which], a->out[3 + 2 * which], a->out[4 + 2 * which]);
+    if (kv_ints() && c_kv_static) o.scale = ((const float *)a->aux[4 + which])[g];
+    kv_put(&o, (int64_t)g * a->ctx + pfq_pos(a, t), v);
 }
 
 PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles)
@@ -174,14 +174,13 @@ PFQ_INLINE void lin_epi_qkv(const Lin *l, int32_t tile, int32_t tiles)
     for (int32_t j = 0; j < tiles * 16 / D; j++) {
         int32_t head = first + j, kv = head - c_heads, g = pfq_max(kv, 0) % kv_heads;
         if (kv >= 2 * c_kv_heads) break; /* rows of padding */
-        const KvOut out = lin_kv_out(a, kv >= c_kv_heads, g);
         for (int32_t t = 0; t < l->tn; t++) {
             float *v = l->y + t * l->ys + j * D;
             lin_head(l, t, head, v);
             if (kv < 0)
                 lin_put_q(a, l->t0 + t, head, v);
             else
-                kv_put(&out, (int64_t)g * a->ctx + a->pos + l->t0 + t, v);
+                lin_put_kv(a, l->t0 + t, kv >= c_kv_heads, g, v);
         }
     }
 }
@@ -202,7 +201,9 @@ PFQ_INLINE void lin_run(const PfqArgs *a, int tid, int nt)
         l.t0 = (int32_t)(w / units) * LIN_TOKENS;
         l.tn = pfq_min(LIN_TOKENS, a->T - l.t0);
         lin_prepare(&l);
-        if (c_epi == PFQ_EPI_QKV) rope_table(l.rope, a->aux[1], a->pos + l.t0, l.tn);
+        if (c_epi == PFQ_EPI_QKV)
+            for (int32_t t = 0; t < l.tn; t++)
+                rope_table(l.rope + t * 2 * rope_half(), a->aux[1], pfq_pos(a, l.t0 + t));
         for (int32_t u = u0; u < u1; u++) {
             int32_t tile = u * unit, n = pfq_min(unit, tiles - tile);
             lin_block(&l, tile, n);

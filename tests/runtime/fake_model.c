@@ -19,14 +19,21 @@
 
 enum { APPEND, HASH, HEAD, N_KERNELS };
 
+/* Where row t is in the arrays that `lo` and `hi` of slot 0 begin. */
+static int64_t row_of(const PfqArgs *a, int32_t t)
+{
+    return a->rows ? (int64_t)(a->slot / 4) * a->rows[t].slot + a->rows[t].pos : a->pos + t;
+}
+
 static void append(const PfqArgs *a, int tid, int nt)
 {
     const int32_t *tokens = a->in[0];
     int32_t *lo = a->out[0], *hi = a->out[1];
     memset(a->scratch, tid + 1, FAKE_SCRATCH);
     for (int32_t t = tid; t < a->T; t += nt) {
-        lo[a->pos + t] = tokens[t];
-        hi[a->pos + t] = tokens[t] ^ 0x5555;
+        const int64_t at = row_of(a, t);
+        lo[at] = tokens[t];
+        hi[at] = tokens[t] ^ 0x5555;
     }
 }
 
@@ -36,8 +43,9 @@ static void hash(const PfqArgs *a, int tid, int nt)
     const int32_t *lo = a->in[0], *hi = a->in[1];
     uint32_t *act = a->out[0];
     for (int32_t t = tid; t < a->T; t += nt) {
-        act[2 * t] = fake_hash_of(lo, hi, a->pos + t);
-        act[2 * t + 1] = (uint32_t)lo[a->pos + t];
+        const int64_t at = row_of(a, t), pos = a->rows ? a->rows[t].pos : at;
+        act[2 * t] = fake_hash_of(lo + (at - pos), hi + (at - pos), (int32_t)pos);
+        act[2 * t + 1] = (uint32_t)lo[at];
     }
 }
 
@@ -69,6 +77,8 @@ static void body(const PfqExec *x)
                  .scratch = x->scratch,
                  .T = x->T,
                  .pos = x->pos,
+                 .rows = x->rows,
+                 .slot = x->slot,
                  .ctx = x->ctx};
     x->kernel[APPEND](&a, x->tid, x->nt);
     pfq_barrier(x->barrier);
@@ -77,6 +87,8 @@ static void body(const PfqExec *x)
                  .scratch = x->scratch,
                  .T = x->T,
                  .pos = x->pos,
+                 .rows = x->rows,
+                 .slot = x->slot,
                  .ctx = x->ctx};
     x->kernel[HASH](&b, x->tid, x->nt);
     pfq_barrier(x->barrier);

@@ -103,6 +103,52 @@ static void decode_equals_prefill_however_cut(void **state)
     }
 }
 
+/* Sequences of different lengths in slots of one cache, decoded together, alone and in part. */
+static void a_batch_is_many_sequences(void **state)
+{
+    (void)state;
+    enum { N = 3 };
+    static Rows want[N];
+    PfqErr err;
+    PfqEngine e;
+    PfqEngineConfig c = {.threads = 3, .ctx = 64, .slots = N, .weights = "fake_model.weights"};
+    open_engine(&e, 2, 64, false); /* text */
+    pfq_engine_close(&e);
+    if (!pfq_engine_open(&e, &pfq_model, &c, &err)) {
+        fail_msg("%s", err.text);
+    }
+    for (int32_t s = 0; s < N; s++) { /* sequence s is the text from token s on */
+        pfq_engine_seek(&e, s, 0);
+        want[s].n = 0;
+        assert_true(
+            pfq_engine_prefill(&e, text + s, LONG - s, PFQ_WANT_ALL, collect, &want[s], &err));
+    }
+    for (int32_t i = 0; i < LONG; i++) { /* slot N - 1 - s begins 2 s steps late */
+        int32_t tokens[N], n = 0;
+        PfqRow rows[N];
+        for (int32_t s = 0; s < N; s++) {
+            if (i >= 2 * s && i - 2 * s < LONG - s) {
+                tokens[n] = text[s + i - 2 * s];
+                rows[n++] = (PfqRow){.pos = i - 2 * s, .slot = N - 1 - s};
+            }
+        }
+        assert_true(pfq_engine_batch(&e, tokens, rows, n, &err));
+        for (int32_t r = 0; r < n; r++) {
+            assert_memory_equal(e.logits + r * FAKE_VOCAB,
+                                want[N - 1 - rows[r].slot].v[rows[r].pos], sizeof want[0].v[0]);
+        }
+    }
+    const PfqRow bad[] = {{.pos = 64, .slot = 0}, {.pos = 0, .slot = N}, {.pos = -1, .slot = 0}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_false(pfq_engine_batch(&e, text, &bad[i], 1, &err));
+    }
+    pfq_engine_close(&e);
+    c.slots = 4; /* the toy model makes 3 rows of logits */
+    assert_false(pfq_engine_open(&e, &pfq_model, &c, &err));
+    assert_non_null(strstr(err.text, "up to 3"));
+    pfq_engine_close(&e);
+}
+
 static void limits_are_errors(void **state)
 {
     (void)state;
@@ -219,6 +265,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decode_equals_prefill_however_cut),
+        cmocka_unit_test(a_batch_is_many_sequences),
         cmocka_unit_test(limits_are_errors),
         cmocka_unit_test(open_refuses),
         cmocka_unit_test(token_path_allocates_nothing),
