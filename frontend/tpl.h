@@ -1,5 +1,5 @@
 /* Inside the template compiler: tokens (tpl_lex.c), the tree being built (tpl_blob.c), the parser
- * (tpl_parse.c). */
+ * (tpl_parse.h). */
 #ifndef PFQC_FRONTEND_TPL_H
 #define PFQC_FRONTEND_TPL_H
 

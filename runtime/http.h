@@ -6,13 +6,13 @@
  * both), sizes that fit. All that two parsers might read differently is refused, and after a
  * refusal the connection must be closed. Limits hold while reading (docs/server.md lists them).
  *
- *     size_t used = pfq_http_feed(&p, bytes, n);    p.state: MORE, HEAD, DONE or BAD
+ *     size_t used = pfq_http_feed(&p, bytes, n);    p.state: MORE, READ_HEAD, DONE, BAD
  *
- * HEAD is said once, between the header section and a body: the request can be judged (and 100
+ * READ_HEAD is said once, between the header section and a body: the request can be judged (and 100
  * Continue sent) before its body comes; feed again to go on. After DONE the bytes behind `used`
  * belong to the next request; pfq_http_next makes the parser ready for it. Memory: the head (at
- * most PFQ_HTTP_LINE + PFQ_HTTP_HEAD bytes) and the body, by malloc, as the bytes come: never more
- * than twice what was received. Not here: routes, replies (net.h).
+ * most PFQ_HTTP_LINE + PFQ_HTTP_HEAD bytes) and the body, by malloc, as the bytes come: at most
+ * twice what was received, and 4 KiB. Not here: routes, replies (net.h).
  */
 #ifndef PFQC_RUNTIME_HTTP_H
 #define PFQC_RUNTIME_HTTP_H
@@ -43,7 +43,7 @@ typedef struct PfqHttpRequest {
     bool http10;     /* HTTP/1.0: no chunks in the reply */
     bool keep_alive; /* what the client wants of the connection */
     bool expects;    /* waits for 100 Continue */
-    char *body;      /* may be changed in place; body[body_n] is NUL. NULL: no body */
+    char *body;      /* may be changed in place; body[body_n] is NUL. NULL: none, or empty */
     size_t body_n;
 } PfqHttpRequest;
 
@@ -63,7 +63,7 @@ typedef enum PfqHttpState {
 
 typedef struct PfqHttp {
     PfqHttpState state;
-    int status;             /* BAD: the reply's status, 400, 413, 414, 417, 431, 500, 501 or 505 */
+    int status;             /* BAD: the reply's status, 400, 413, 414, 417, 431, 501, 503 or 505 */
     const char *why;        /* BAD: what was wrong, a sentence that quotes nothing of the request */
     bool begun;             /* a byte of the request was seen */
     PfqHttpRequest request; /* whole when DONE; at READ_HEAD all but the body */

@@ -5,14 +5,15 @@
  * block: it answers at once, or keeps the PfqReply for another thread (the engine's), which answers
  * when it can. The two threads meet in the reply's outbox alone, under its lock.
  *
- * A reply goes: [pfq_reply_retry], pfq_reply_start, pfq_reply_write ..., pfq_reply_end - or
- * pfq_reply_error, which is all of that. Each reply must be ended, once, also when the client has
+ * A reply goes: pfq_reply_start, pfq_reply_write ..., pfq_reply_end - or pfq_reply_error, which is
+ * all of that. A streaming reply also says pfq_reply_send where the client should get what was
+ * written so far (after each event, say). Each reply must be ended, once, also when the client has
  * gone; the handle is invalid after it. Calls on one reply come from one thread at a time; none of
- * them blocks. What is written waits in the outbox until the socket takes it: a whole reply may
- * hold PFQ_REPLY_WHOLE bytes, and of a streaming one PFQ_REPLY_OUTBOX may wait. A reader too slow
- * for that is cut off: the reply is then gone.
+ * them blocks. What was sent waits in the outbox until the socket takes it: a whole reply may hold
+ * PFQ_REPLY_WHOLE bytes, and of a streaming one PFQ_REPLY_OUTBOX may wait. A reader too slow for
+ * that is cut off: the reply is then gone.
  *
- * pfq_reply_gone: nobody reads any more (the client closed its side, also half of it; the reader
+ * pfq_reply_gone: nobody reads any more (the client closed, also its side alone; the reader
  * was too slow; memory ran out; the server ends before replies do). Check it once a token.
  *
  * Also here, for all routes: limits and timeouts (PfqNetLimits), keep-alive, Host and Origin (a
@@ -90,22 +91,22 @@ void pfq_net_health(PfqNet *net, PfqHealth health, const char *why); /* why: of 
 
 /* ---- replies ---- */
 
-/* A status of the table in net_reply.c; `type` is a literal, as "application/json". Streaming: what
- * is written is sent at once (chunked; HTTP/1.0 to the end of the connection), else all at the end
- * with its length. */
+/* A status of the table in net_reply.c; `type` is a literal, as "application/json". Streaming: sent
+ * as it comes (chunked; to HTTP/1.0 up to the end of the connection), else at the end with its
+ * length. */
 void pfq_reply_start(PfqReply *r, int status, const char *type, bool streaming);
 bool pfq_reply_write(PfqReply *r, const void *bytes, size_t n); /* false: gone */
 bool pfq_reply_printf(PfqReply *r, const char *fmt, ...)        /* at most 4 KiB */
     __attribute__((format(printf, 2, 3)));
-bool pfq_reply_json(PfqReply *r, const char *text, size_t n); /* a JSON string with its quotes;
-                                                                 bytes that are no UTF-8 become
-                                                                 U+FFFD */
+/* A JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. */
+bool pfq_reply_json(PfqReply *r, const char *text, size_t n);
+bool pfq_reply_send(PfqReply *r); /* only streaming; false: gone */
 void pfq_reply_end(PfqReply *r);
 bool pfq_reply_gone(const PfqReply *r);
 
-/* Ends a reply that was not started with an error in OpenAI's form; 503 brings Retry-After.
- * `param`: the field at fault, or NULL. In a streaming reply that was started, the error becomes an
- * event `data: {"error": ...}`, and the connection is closed. */
+/* Ends a reply with an error in OpenAI's form; 503 brings Retry-After. `param`: the field at fault,
+ * or NULL. What was written and not sent is dropped. In a streaming reply that was started, the
+ * error becomes an event `data: {"error": ...}`. */
 void pfq_reply_error(PfqReply *r, int status, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 

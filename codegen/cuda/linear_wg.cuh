@@ -336,12 +336,11 @@ PFQ_DEVICE bool wg_fold(const WgShared &m, int32_t group, int32_t (&d)[S::PANELS
             const int32_t *s = &d[i * 4 / S::SUMS][i * 4 % S::SUMS];
             box[i * 128] = make_int4(s[0], s[1], s[2], s[3]);
         }
-        pfq_bar_sync(filled, threads);
-        pfq_bar_sync(free, threads); /* not bar.arrive, which racecheck does not know */
-        return false;
     }
+    /* Both sides wait at the same instruction, as synccheck wants; racecheck does not know
+     * bar.arrive. */
     pfq_bar_sync(filled, threads);
-    for (int32_t j = 0; j < S::DEEP - 1; j++) {
+    for (int32_t j = 0; j < S::DEEP - 1 && !turn; j++) {
         PFQ_UNROLL
         for (int32_t i = 0; i < n; i++) {
             const int4 v = box[((j * S::ACROSS + column) * n + i) * 128];
@@ -350,7 +349,7 @@ PFQ_DEVICE bool wg_fold(const WgShared &m, int32_t group, int32_t (&d)[S::PANELS
         }
     }
     pfq_bar_sync(free, threads);
-    return true;
+    return !turn;
 }
 
 /* Where block b's warpgroup leaves the sums of a tile that it began or did not begin. */

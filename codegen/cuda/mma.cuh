@@ -25,62 +25,55 @@ struct alignas(16) PfqWords {
 
 #ifdef PFQ_SIMT
 
-/* What the lanes of each warp give to an operation that all see: 6 words of a and b. */
-static const uint32_t *pfq_simt_given[32][32];
-
-/* Element i of a word that holds bytes. */
-PFQ_DEVICE int32_t pfq_simt_byte(uint32_t w, int32_t i, bool is_signed)
+/* Element i of a word that holds bytes, halves, or one f32 as tf32 has it. */
+template <bool SIGNED> PFQ_DEVICE int32_t pfq_simt_byte(uint32_t w, int32_t i)
 {
     const uint8_t b = (uint8_t)(w >> 8 * i);
-    return is_signed ? (int8_t)b : b;
+    return SIGNED ? (int8_t)b : b;
+}
+PFQ_DEVICE float pfq_simt_half(uint32_t w, int32_t i)
+{
+    return pfq_h_to_f((uint16_t)(w >> 16 * i));
+}
+PFQ_DEVICE float pfq_simt_tf32(uint32_t w, int32_t)
+{
+    return __uint_as_float(w & 0xffffe000u);
+}
+
+/* What the lanes of each warp give to an operation that all see. */
+static const uint32_t *pfq_simt_given[32][32];
+
+/* d += a b of words of N elements, which A and B read. */
+template <int N, class E, E (*A)(uint32_t, int32_t), E (*B)(uint32_t, int32_t)>
+PFQ_DEVICE void pfq_simt_mma(E d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const uint32_t *const *all = pfq_simt_given[pfq_warp()];
+    pfq_simt_given[pfq_warp()][pfq_lane()] = mine;
+    __syncwarp();
+    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
+    for (int32_t j = 0; j < 4; j++)
+        for (int32_t k = 0; k < 8 * N; k++) {
+            const int32_t from = k % (4 * N) / N, half = k / (4 * N);
+            const uint32_t x = all[4 * g + from][(j >> 1) + 2 * half],
+                           y = all[4 * (2 * c + (j & 1)) + from][4 + half];
+            d[j] += A(x, k % N) * B(y, k % N);
+        }
+    __syncwarp();
 }
 
 template <bool SA, bool SB>
 PFQ_DEVICE void pfq_mma_bytes(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const uint32_t *const *all = pfq_simt_given[pfq_warp()];
-    pfq_simt_given[pfq_warp()][pfq_lane()] = mine;
-    __syncwarp();
-    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
-    for (int32_t j = 0; j < 4; j++)
-        for (int32_t k = 0; k < 32; k++) {
-            const uint32_t x = all[4 * g + k % 16 / 4][(j >> 1) + 2 * (k / 16)],
-                           y = all[4 * (2 * c + (j & 1)) + k % 16 / 4][4 + k / 16];
-            d[j] += pfq_simt_byte(x, k % 4, SA) * pfq_simt_byte(y, k % 4, SB);
-        }
-    __syncwarp();
+    pfq_simt_mma<4, int32_t, pfq_simt_byte<SA>, pfq_simt_byte<SB>>(d, a, b);
 }
-
 PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const uint32_t *const *all = pfq_simt_given[pfq_warp()];
-    pfq_simt_given[pfq_warp()][pfq_lane()] = mine;
-    __syncwarp();
-    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
-    for (int32_t j = 0; j < 4; j++)
-        for (int32_t k = 0; k < 16; k++) {
-            const uint32_t x = all[4 * g + k % 8 / 2][(j >> 1) + 2 * (k / 8)],
-                           y = all[4 * (2 * c + (j & 1)) + k % 8 / 2][4 + k / 8];
-            d[j] +=
-                pfq_h_to_f((uint16_t)(x >> k % 2 * 16)) * pfq_h_to_f((uint16_t)(y >> k % 2 * 16));
-        }
-    __syncwarp();
+    pfq_simt_mma<2, float, pfq_simt_half, pfq_simt_half>(d, a, b);
 }
-
 PFQ_DEVICE void pfq_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const uint32_t *const *all = pfq_simt_given[pfq_warp()];
-    pfq_simt_given[pfq_warp()][pfq_lane()] = mine;
-    __syncwarp();
-    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
-    for (int32_t j = 0; j < 4; j++)
-        for (int32_t k = 0; k < 8; k++)
-            d[j] += __uint_as_float(all[4 * g + k % 4][(j >> 1) + 2 * (k / 4)] & 0xffffe000u) *
-                    __uint_as_float(all[4 * (2 * c + (j & 1)) + k % 4][4 + k / 4] & 0xffffe000u);
-    __syncwarp();
+    pfq_simt_mma<1, float, pfq_simt_tf32, pfq_simt_tf32>(d, a, b);
 }
 
 PFQ_DEVICE void pfq_copy16(void *shared, const void *global)
