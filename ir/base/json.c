@@ -116,7 +116,7 @@ static bool scan_number(Scan *s)
             s->p++;
         if (s->p == e) return bad(s, s->p, "an exponent needs a digit, found %s", found(s));
     }
-    if (s->p - start >= JSON_MAX_NUMBER)
+    if (s->p - start > JSON_MAX_NUMBER)
         return bad(s, start, "a number of more than %d characters", JSON_MAX_NUMBER);
     double v;
     if (!str_to_f64((Str){start, (size_t)(s->p - start)}, &v))

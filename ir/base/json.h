@@ -5,7 +5,7 @@
  * doubles) and keeps no positions. The scanner refuses what the rules below forbid and records
  * where every value starts, in the order in which cJSON stores them. Lookups are hashed and
  * case-sensitive. Refused: NUL in strings, lone surrogates, invalid UTF-8, duplicate keys, nesting
- * > 128, numbers > 512 bytes or beyond a double, anything after the document. Integers are exact up
+ * > 128, numbers > 511 bytes or beyond a double, anything after the document. Integers are exact up
  * to 64 bits.
  */
 #ifndef PFQC_IR_BASE_JSON_H
@@ -36,7 +36,7 @@ struct Json {
     const Map *map; /* name -> index, for objects of more than 8 members */
 };
 
-enum { JSON_MAX_DEPTH = 128, JSON_MAX_NUMBER = 512 };
+enum { JSON_MAX_DEPTH = 128, JSON_MAX_NUMBER = 511 };
 
 /* NULL after a diagnostic (E_JSON_SYNTAX). Sources are limited to 4 GiB. */
 const Json *json_parse(Diag *d, Arena *a, const Source *src);
