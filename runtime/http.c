@@ -92,13 +92,17 @@ static bool is_blank(char c)
 static bool decode(char *s)
 {
     char *out = s;
-    for (; *s; s++, out++) {
-        int hi = *s == '%' ? hex_digit(s[1]) : 0, lo = *s == '%' && hi >= 0 ? hex_digit(s[2]) : 0;
-        if (hi < 0 || lo < 0 || (*s == '%' && hi + lo == 0)) {
-            return false;
+    while (*s) {
+        char c = *s++;
+        if (c == '%') {
+            const int hi = hex_digit(s[0]), lo = hi < 0 ? -1 : hex_digit(s[1]);
+            if (lo < 0 || hi + lo == 0) {
+                return false;
+            }
+            c = (char)(hi << 4 | lo);
+            s += 2;
         }
-        *out = *s == '%' ? (char)(hi << 4 | lo) : *s;
-        s += *s == '%' ? 2 : 0;
+        *out++ = c;
     }
     *out = 0;
     return true;

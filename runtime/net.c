@@ -188,18 +188,24 @@ static void drop(PfqNet *net, int i)
     net->conn[i] = net->conn[--net->n_conn];
 }
 
-/* Makes room by closing the connection that is missed least: a request that takes long to arrive,
- * else the one that has been idle longest, else the oldest that has not sent its request. */
+/* How little a connection would be missed, -1 for one with a reply: it has said its last; its
+ * request takes long to arrive; it waits for a request. */
+static int dispensable(const PfqNet *net, const PfqConn *c)
+{
+    return c->state == PFQ_CONN_REPLYING                        ? -1
+           : c->state == PFQ_CONN_LINGERING                     ? 2
+           : c->http.begun && net->now - c->since > EVICT_AFTER ? 1
+                                                                : 0;
+}
+
+/* Makes room by closing the connection that is missed least, of several the oldest. */
 static bool evict(PfqNet *net)
 {
     int victim = -1, best = -1;
     for (int i = 0; i < net->n_conn; i++) {
         const PfqConn *c = net->conn[i];
-        if (c->state != PFQ_CONN_READING) {
-            continue;
-        }
-        const int rank = c->http.begun ? net->now - c->since > EVICT_AFTER ? 2 : 0 : 1;
-        if (rank > best || (rank == best && c->since < net->conn[victim]->since)) {
+        const int rank = dispensable(net, c);
+        if (rank > best || (rank >= 0 && rank == best && c->since < net->conn[victim]->since)) {
             victim = i;
             best = rank;
         }

@@ -225,7 +225,7 @@ static void count_body(PfqNet *net, PfqConn *c, size_t n)
 static void parse(PfqNet *net, PfqConn *c)
 {
     while (c->state == PFQ_CONN_READING && c->in_at < c->in_n) {
-        if (!c->http.begun) {
+        if (!c->http.begun && !c->fresh) {
             c->since = net->now;
         }
         const bool in_body = c->route != NULL;
@@ -287,9 +287,9 @@ static Sent send_out(PfqNet *net, PfqConn *c)
 static Sent send_reply(PfqNet *net, PfqConn *c, bool *keep_alive)
 {
     for (;;) {
-        const Sent sent = send_out(net, c);
-        if (sent != SENT_ALL || pfq_reply_gone(c->reply)) {
-            return sent == SENT_SOME ? SENT_SOME : SENT_FAILED;
+        const Sent sent = pfq_reply_gone(c->reply) ? SENT_FAILED : send_out(net, c);
+        if (sent != SENT_ALL) {
+            return sent;
         }
         if (pfq_reply_pull(c->reply, &c->out, keep_alive)) {
             return SENT_ALL;

@@ -69,10 +69,10 @@ static const Status statuses[] = {
     {415, "Unsupported Media Type", WRONG, NULL, ""},
     {417, "Expectation Failed", WRONG, NULL, ""},
     {431, "Request Header Fields Too Large", WRONG, NULL, ""},
-    {500, "Internal Server Error", "server_error", NULL, ""},
     {501, "Not Implemented", WRONG, NULL, ""},
     {503, "Service Unavailable", "server_error", "overloaded", "Retry-After: 1\r\n"},
     {505, "HTTP Version Not Supported", WRONG, NULL, ""},
+    {500, "Internal Server Error", "server_error", NULL, ""}, /* also any other */
 };
 
 static const Status *find_status(int status)
@@ -128,10 +128,10 @@ static void let_go(PfqReply *r)
 bool pfq_reply_drop(PfqReply *r)
 {
     pthread_mutex_lock(&r->lock);
-    const bool ended = r->ended;
-    r->gone = r->gone || !ended;
+    const bool whole = r->ended && !r->gone;
+    r->gone = r->gone || !r->ended;
     let_go(r);
-    return ended;
+    return whole;
 }
 
 bool pfq_reply_gone(const PfqReply *r)
@@ -311,6 +311,8 @@ void pfq_reply_error(PfqReply *r, int status, const char *param, const char *fmt
 
 /* ---- the connection's side ---- */
 
+enum { SMALL = 4 << 10 };
+
 /* What was sent, as a chunk; to one that takes no chunks as it is, and without a copy. */
 static bool pull_body(PfqReply *r, PfqBytes *out)
 {
@@ -335,8 +337,10 @@ bool pfq_reply_pull(PfqReply *r, PfqBytes *out, bool *keep_alive)
         r->out.n = 0;
     }
     if (r->head.n) {
-        ok = pfq_bytes_add(out, r->head.p, r->head.n);
+        const size_t n = r->streaming || r->out.n > SMALL ? 0 : r->out.n; /* with its head */
+        ok = pfq_bytes_add(out, r->head.p, r->head.n) && pfq_bytes_add(out, r->out.p, n);
         r->head.n = 0;
+        r->out.n -= n;
     } else if (r->out.n) {
         ok = pull_body(r, out);
     } else if (r->ended && r->streaming && !r->http10 && !r->head_only) {

@@ -1,0 +1,211 @@
+/* A server without a model, for the tests of runtime/net.h: usage: net_toy [NAME=VALUE ...]
+ *
+ * Names: the limits of PfqNetLimits, `token`, `name` (one more of Host), `loading` (stays so).
+ * Routes: GET /hello; POST /echo (the body; on the I/O thread); GET /big?N (a whole reply of N
+ * bytes); POST /count?N (N events, a tick each, from the engine's thread), POST /later?N (the same
+ * as a whole reply after N ticks), GET /flood (events until the client is gone), POST /fail?N (an
+ * error after N events), POST /die (the engine dies). The last line of the output counts the
+ * replies that were cancelled.
+ */
+#include "runtime/net.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <pthread.h>
+
+enum { MAX_JOBS = 4096, TICK_US = 1000, FLOOD = 64 << 10 };
+
+typedef struct Job {
+    PfqReply *reply;
+    enum { COUNT, LATER, FLOODS, FAIL } kind;
+    int n, at;
+} Job;
+
+static struct {
+    PfqNet *net;
+    pthread_mutex_t lock;
+    Job job[MAX_JOBS];
+    int n_jobs, cancelled;
+    bool end;
+} toy = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* ---- on the I/O thread ---- */
+
+static void hello(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    (void)q;
+    pfq_reply_start(r, 200, "text/plain", false);
+    pfq_reply_write(r, "hello", 5);
+    pfq_reply_end(r);
+}
+
+static void echo(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    pfq_reply_start(r, 200, "text/plain", false);
+    pfq_reply_write(r, q->body ? q->body : "", q->body_n);
+    pfq_reply_end(r);
+}
+
+static void big(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    static const char line[] = "0123456789abcde\n";
+    (void)user;
+    pfq_reply_start(r, 200, "text/plain", false);
+    for (int i = 0; i < atoi(q->query) / 16; i++)
+        if (!pfq_reply_write(r, line, 16)) break;
+    pfq_reply_end(r);
+}
+
+static void keep(const PfqHttpRequest *q, PfqReply *r, int kind)
+{
+    pthread_mutex_lock(&toy.lock);
+    const bool room = toy.n_jobs < MAX_JOBS;
+    if (room) toy.job[toy.n_jobs++] = (Job){.reply = r, .kind = kind, .n = atoi(q->query)};
+    pthread_mutex_unlock(&toy.lock);
+    if (!room) pfq_reply_error(r, 503, NULL, "too many requests");
+}
+
+static void count_to(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    keep(q, r, COUNT);
+}
+
+static void later(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    keep(q, r, LATER);
+}
+
+static void flood(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    keep(q, r, FLOODS);
+}
+
+static void fail(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    keep(q, r, FAIL);
+}
+
+static void die(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    (void)q;
+    pfq_net_health(toy.net, PFQ_DEAD, "it was \"asked\" to");
+    pfq_reply_error(r, 500, NULL, "the engine is dead");
+}
+
+/* ---- the engine's thread ---- */
+
+static void event(Job *j)
+{
+    static char bytes[FLOOD];
+    if (j->at == 0) pfq_reply_start(j->reply, 200, "text/event-stream", true);
+    if (j->kind == FLOODS)
+        pfq_reply_write(j->reply, memset(bytes, 'x', sizeof bytes), sizeof bytes);
+    else
+        pfq_reply_printf(j->reply, "data: %d\n\n", j->at);
+    pfq_reply_send(j->reply);
+}
+
+/* One step of a job; false: it has ended. */
+static bool step(Job *j)
+{
+    if (pfq_reply_gone(j->reply)) {
+        toy.cancelled++;
+        pfq_reply_end(j->reply);
+        return false;
+    }
+    if (j->at < j->n || j->kind == FLOODS) {
+        if (j->kind != LATER) event(j);
+        j->at++;
+        return true;
+    }
+    if (j->kind == FAIL) {
+        pfq_reply_error(j->reply, 500, "n", "it failed after %d", j->n);
+        return false;
+    }
+    if (j->kind == LATER || j->n == 0) pfq_reply_start(j->reply, 200, "text/plain", false);
+    pfq_reply_printf(j->reply, j->kind == LATER ? "%d" : "data: [DONE]\n\n", j->n);
+    pfq_reply_end(j->reply);
+    return false;
+}
+
+static void *engine(void *arg)
+{
+    bool end = false;
+    (void)arg;
+    while (!end) {
+        usleep(TICK_US);
+        pthread_mutex_lock(&toy.lock);
+        for (int i = toy.n_jobs - 1; i >= 0; i--)
+            if (!step(&toy.job[i])) toy.job[i] = toy.job[--toy.n_jobs];
+        end = toy.end && toy.n_jobs == 0;
+        pthread_mutex_unlock(&toy.lock);
+    }
+    return NULL;
+}
+
+/* ---- options ---- */
+
+static const char *option(int argc, char **argv, const char *name)
+{
+    const size_t n = strlen(name);
+    for (int i = 1; i < argc; i++)
+        if (strncmp(argv[i], name, n) == 0 && argv[i][n] == '=') return argv[i] + n + 1;
+    return NULL;
+}
+
+static double number(int argc, char **argv, const char *name)
+{
+    const char *v = option(argc, argv, name);
+    return v ? atof(v) : 0;
+}
+
+int main(int argc, char **argv)
+{
+    static const PfqRoute routes[] = {
+        {"GET", "/hello", hello, false, false}, {"POST", "/echo", echo, false, false},
+        {"GET", "/big", big, false, false},     {"POST", "/count", count_to, true, false},
+        {"POST", "/later", later, true, false}, {"GET", "/flood", flood, true, false},
+        {"POST", "/fail", fail, true, false},   {"POST", "/die", die, true, false},
+    };
+    static PfqMetrics metrics;
+    const char *names[] = {option(argc, argv, "name"), NULL};
+    const PfqNetConfig config = {.host = "127.0.0.1",
+                                 .token = option(argc, argv, "token"),
+                                 .names = names,
+                                 .routes = routes,
+                                 .n = sizeof routes / sizeof *routes,
+                                 .metrics = &metrics,
+                                 .limits = {.head = number(argc, argv, "head"),
+                                            .body = number(argc, argv, "body"),
+                                            .idle = number(argc, argv, "idle"),
+                                            .send = number(argc, argv, "send"),
+                                            .drain = number(argc, argv, "drain"),
+                                            .connections = (int)number(argc, argv, "connections")}};
+    PfqErr err;
+    pthread_t thread;
+    toy.net = pfq_net_open(&config, &err);
+    if (!toy.net || pthread_create(&thread, NULL, engine, NULL) != 0) {
+        fprintf(stderr, "net_toy: %s\n", toy.net ? "no thread" : err.text);
+        return 1;
+    }
+    if (!option(argc, argv, "loading")) pfq_net_health(toy.net, PFQ_READY, NULL);
+    printf("listening on %s\n", pfq_net_url(toy.net));
+    fflush(stdout);
+    const bool ok = pfq_net_run(toy.net, &err);
+    pthread_mutex_lock(&toy.lock);
+    toy.end = true;
+    pthread_mutex_unlock(&toy.lock);
+    pthread_join(thread, NULL);
+    pfq_net_close(toy.net);
+    printf("cancelled %d\n", toy.cancelled);
+    return ok ? 0 : 1;
+}
