@@ -21,8 +21,6 @@ enum { SPARE = 16 };     /* connections beyond the limit, which are told so */
 #define EVICT_AFTER  1.0 /* seconds that a request may take to arrive when room is needed */
 #define ACCEPT_PAUSE 0.1 /* seconds, after the system had no room for a connection */
 
-/* ---- open, close ---- */
-
 static PfqNetLimits with_defaults(PfqNetLimits l)
 {
     l.head = l.head > 0 ? l.head : 10;
@@ -88,6 +86,37 @@ static bool listen_at(PfqNet *net, PfqErr *err)
     return true;
 }
 
+/* ---- signals: caught until the server is closed, so that one more does not end the program while
+ * it ends by itself ---- */
+
+static const int signals[] = {SIGTERM, SIGINT};
+static PfqNet *signalled;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    pfq_net_stop(signalled);
+}
+
+static void catch_signals(PfqNet *net)
+{
+    const struct sigaction stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    signalled = net;
+    net->catches = true;
+    for (int i = 0; i < 2; i++) {
+        sigaction(signals[i], &stop, &net->old[i]);
+    }
+}
+
+static void release_signals(PfqNet *net)
+{
+    for (int i = 0; net->catches && i < 2; i++) {
+        sigaction(signals[i], &net->old[i], NULL);
+    }
+}
+
+/* ---- open, close ---- */
+
 PfqNet *pfq_net_open(const PfqNetConfig *c, PfqErr *err)
 {
     PfqNet *net = calloc(1, sizeof *net);
@@ -115,6 +144,7 @@ void pfq_net_close(PfqNet *net)
     if (!net) {
         return;
     }
+    release_signals(net);
     while (net->n_conn) {
         pfq_conn_free(net, net->conn[--net->n_conn]);
     }
@@ -348,30 +378,14 @@ static void serve(PfqNet *net, Loop *l)
     }
 }
 
-static PfqNet *signalled;
-
-static void on_signal(int sig)
-{
-    (void)sig;
-    pfq_net_stop(signalled);
-}
-
 bool pfq_net_run(PfqNet *net, PfqErr *err)
 {
-    static const int signals[] = {SIGTERM, SIGINT};
-    struct sigaction stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, old[2];
     Loop l = {.fds = calloc((size_t)net->cap_conn + 2, sizeof *l.fds), .end_at = INFINITY};
     if (!l.fds) {
         return pfq_fail(err, "out of memory for the server");
     }
-    signalled = net;
-    for (int i = 0; i < 2; i++) {
-        sigaction(signals[i], &stop, &old[i]);
-    }
+    catch_signals(net);
     serve(net, &l);
-    for (int i = 0; i < 2; i++) {
-        sigaction(signals[i], &old[i], NULL);
-    }
     free(l.fds);
     return true;
 }

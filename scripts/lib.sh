@@ -9,6 +9,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 build_packages=(gcc libc6-dev cmake ninja-build clang-19 llvm-19-dev libcjson-dev libutf8proc-dev libopenblas-dev)
 test_packages=(llvm-19-tools libcmocka-dev libclang-rt-19-dev libpcre2-dev python3 gdb mandoc zsh fish)
 pypi_packages=(jinja2==3.1.6 markupsafe==3.0.3 trl==1.16.0) # trl for the chat templates that it carries
+browser_packages=(chromium-headless-shell) # for tests with the label browser
 demo_packages=(python3 python3-pip unzip ca-certificates)
 
 need_packages() { # installs what is missing of the packages named

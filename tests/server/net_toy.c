@@ -17,10 +17,11 @@
 
 enum { MAX_JOBS = 4096, TICK_US = 1000, FLOOD = 64 << 10 };
 
+typedef enum Kind { COUNT, LATER, FLOODS, FAIL, CHAT } Kind;
+
 typedef struct Job {
     PfqReply *reply;
-    enum { COUNT, LATER, FLOODS, FAIL } kind;
-    int n, at;
+    int kind, n, at; /* kind: a Kind */
 } Job;
 
 static struct {
@@ -28,6 +29,7 @@ static struct {
     pthread_mutex_t lock;
     Job job[MAX_JOBS];
     int n_jobs, cancelled;
+    char *last; /* the I/O thread's */
     bool end;
 } toy = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -60,11 +62,11 @@ static void big(void *user, PfqHttpRequest *q, PfqReply *r)
     pfq_reply_end(r);
 }
 
-static void keep(const PfqHttpRequest *q, PfqReply *r, int kind)
+static void keep(int n, PfqReply *r, int kind)
 {
     pthread_mutex_lock(&toy.lock);
     const bool room = toy.n_jobs < MAX_JOBS;
-    if (room) toy.job[toy.n_jobs++] = (Job){.reply = r, .kind = kind, .n = atoi(q->query)};
+    if (room) toy.job[toy.n_jobs++] = (Job){.reply = r, .kind = kind, .n = n};
     pthread_mutex_unlock(&toy.lock);
     if (!room) pfq_reply_error(r, 503, NULL, "too many requests");
 }
@@ -72,25 +74,25 @@ static void keep(const PfqHttpRequest *q, PfqReply *r, int kind)
 static void count_to(void *user, PfqHttpRequest *q, PfqReply *r)
 {
     (void)user;
-    keep(q, r, COUNT);
+    keep(atoi(q->query), r, COUNT);
 }
 
 static void later(void *user, PfqHttpRequest *q, PfqReply *r)
 {
     (void)user;
-    keep(q, r, LATER);
+    keep(atoi(q->query), r, LATER);
 }
 
 static void flood(void *user, PfqHttpRequest *q, PfqReply *r)
 {
     (void)user;
-    keep(q, r, FLOODS);
+    keep(atoi(q->query), r, FLOODS);
 }
 
 static void fail(void *user, PfqHttpRequest *q, PfqReply *r)
 {
     (void)user;
-    keep(q, r, FAIL);
+    keep(atoi(q->query), r, FAIL);
 }
 
 static void die(void *user, PfqHttpRequest *q, PfqReply *r)
@@ -101,7 +103,58 @@ static void die(void *user, PfqHttpRequest *q, PfqReply *r)
     pfq_reply_error(r, 500, NULL, "the engine is dead");
 }
 
+static void models(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    (void)q;
+    pfq_reply_start(r, 200, "application/json", false);
+    pfq_reply_printf(
+        r, "{\"object\": \"list\", \"data\": [{\"id\": \"toy\", \"object\": \"model\"}]}");
+    pfq_reply_end(r);
+}
+
+static void chat(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    free(toy.last);
+    toy.last = pfq_http_take_body(q);
+    if (!toy.last || strstr(toy.last, "FAIL"))
+        pfq_reply_error(r, 400, "messages", "the <i>message</i> says so");
+    else
+        keep(strstr(toy.last, "SHORT") ? 20 : 3000, r, CHAT);
+}
+
+static void last(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    (void)q;
+    pfq_reply_start(r, 200, "application/json", false);
+    pfq_reply_write(r, toy.last ? toy.last : "null", strlen(toy.last ? toy.last : "null"));
+    pfq_reply_end(r);
+}
+
 /* ---- the engine's thread ---- */
+
+static void chat_event(Job *j)
+{
+    static const char begin[] = "Here is **bold** `code`, <b>no HTML</b>:\n```c\nint x;\n```\n";
+    char word[16];
+    snprintf(word, sizeof word, "w%d ", j->at);
+    const char *text = j->at ? word : begin;
+    pfq_reply_printf(j->reply, "data: {\"choices\": [{\"index\": 0, \"delta\": {\"content\": ");
+    pfq_reply_json(j->reply, text, strlen(text));
+    pfq_reply_printf(j->reply, "}, \"finish_reason\": null}]}\n\n");
+}
+
+static void chat_end(Job *j)
+{
+    pfq_reply_printf(j->reply,
+                     "data: {\"choices\": [{\"index\": 0, \"delta\": {}, \"finish_reason\": "
+                     "\"length\"}]}\n\ndata: {\"choices\": [], \"usage\": "
+                     "{\"completion_tokens\": %d}}\n\ndata: [DONE]\n\n",
+                     j->n);
+    pfq_reply_end(j->reply);
+}
 
 static void event(Job *j)
 {
@@ -109,6 +162,8 @@ static void event(Job *j)
     if (j->at == 0) pfq_reply_start(j->reply, 200, "text/event-stream", true);
     if (j->kind == FLOODS)
         pfq_reply_write(j->reply, memset(bytes, 'x', sizeof bytes), sizeof bytes);
+    else if (j->kind == CHAT)
+        chat_event(j);
     else
         pfq_reply_printf(j->reply, "data: %d\n\n", j->at);
     pfq_reply_send(j->reply);
@@ -126,6 +181,10 @@ static bool step(Job *j)
         if (j->kind != LATER) event(j);
         j->at++;
         return true;
+    }
+    if (j->kind == CHAT) {
+        chat_end(j);
+        return false;
     }
     if (j->kind == FAIL) {
         pfq_reply_error(j->reply, 500, "n", "it failed after %d", j->n);
@@ -171,10 +230,17 @@ static double number(int argc, char **argv, const char *name)
 int main(int argc, char **argv)
 {
     static const PfqRoute routes[] = {
-        {"GET", "/hello", hello, false, false}, {"POST", "/echo", echo, false, false},
-        {"GET", "/big", big, false, false},     {"POST", "/count", count_to, true, false},
-        {"POST", "/later", later, true, false}, {"GET", "/flood", flood, true, false},
-        {"POST", "/fail", fail, true, false},   {"POST", "/die", die, true, false},
+        {"GET", "/hello", hello, false, false},
+        {"POST", "/echo", echo, false, false},
+        {"GET", "/big", big, false, false},
+        {"POST", "/count", count_to, true, false},
+        {"POST", "/later", later, true, false},
+        {"GET", "/flood", flood, true, false},
+        {"POST", "/fail", fail, true, false},
+        {"POST", "/die", die, true, false},
+        {"GET", "/v1/models", models, true, false},
+        {"POST", "/v1/chat/completions", chat, true, false},
+        {"GET", "/last", last, false, false},
     };
     static PfqMetrics metrics;
     const char *names[] = {option(argc, argv, "name"), NULL};
@@ -206,6 +272,7 @@ int main(int argc, char **argv)
     pthread_mutex_unlock(&toy.lock);
     pthread_join(thread, NULL);
     pfq_net_close(toy.net);
+    free(toy.last);
     printf("cancelled %d\n", toy.cancelled);
     return ok ? 0 : 1;
 }

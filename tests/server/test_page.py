@@ -1,0 +1,173 @@
+"""The chat page in a browser: test_page.py NET_TOY [FILE.png], which also takes a picture. Skipped (77) without a Chromium."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import unittest
+import urllib.request
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import browser
+
+if not browser.find():
+    print("no Chromium is installed (Debian: chromium-headless-shell)")
+    sys.exit(77)
+TOY = os.path.abspath(sys.argv.pop(1))
+
+COUNT = "document.querySelectorAll('article').length"
+LAST = "document.querySelector('article:last-child')"
+TEXT = LAST + ".querySelector('.text').innerText"
+BUSY = "document.querySelector('.busy') !== null"
+
+
+def button(name, where="document"):
+    return "[...%s.querySelectorAll('button')].find(b => b.textContent === '%s')" % (where, name)
+
+
+class Page(unittest.TestCase):
+    options = []
+
+    def setUp(self):
+        self.toy = subprocess.Popen([TOY, *self.options], stdout=subprocess.PIPE, text=True)
+        self.url = self.toy.stdout.readline().split()[-1]
+
+    def tearDown(self):
+        self.toy.send_signal(signal.SIGTERM)
+        self.toy.stdout.read()
+        self.toy.stdout.close()
+        self.assertEqual(self.toy.wait(30), 0)
+
+    def open(self, **kw):
+        b = browser.Browser(**kw)
+        self.addCleanup(b.__exit__)
+        b.go(self.url)
+        b.until("document.activeElement.id === 'input'")  # one can begin to write
+        return b
+
+    def asked(self):
+        with urllib.request.urlopen(self.url + "/last") as r:
+            return json.load(r)
+
+    def say(self, b, text):
+        b.type(text)
+        b.key("Enter")
+
+    def fine(self, b):
+        self.assertEqual(b.problems, [])
+        self.assertTrue(all(u.startswith((self.url, "data:")) for u in b.requests), b.requests)
+
+    def test_conversation(self):
+        b = self.open()
+        b.until("document.title === 'toy'")
+        b.type("one")
+        b.key("Enter", shift=True)  # a line, not yet sent
+        self.assertEqual(b.js(COUNT), 0)
+        self.say(b, "two SHORT")
+        b.until(COUNT + " === 2 && !(%s)" % BUSY)
+        self.assertEqual(self.asked()["messages"], [{"role": "user", "content": "one\ntwo SHORT"}])
+        self.assertTrue(self.asked()["stream"])
+        text = b.js(TEXT)
+        self.assertTrue(text.startswith("Here is bold code, <b>no HTML</b>:"), text)  # Markdown's, never HTML's
+        self.assertEqual(b.js("[...%s.querySelectorAll('pre, code, b')].map(e => e.textContent)" % LAST), ["bold", "code", "int x;"])
+        self.assertTrue(text.rstrip().endswith("w19"))
+        self.assertIn("20 tokens", b.js(LAST + ".innerText"))
+        self.assertIn("cut at the limit", b.js(LAST + ".innerText"))
+        self.say(b, "three SHORT")
+        b.until(COUNT + " === 4 && !(%s)" % BUSY)
+        self.assertEqual([m["role"] for m in self.asked()["messages"]], ["user", "assistant", "user"])
+        b.click(button("Regenerate"))
+        b.until(BUSY + " || true")
+        b.until("!(%s)" % BUSY)
+        self.assertEqual((b.js(COUNT), len(self.asked()["messages"])), (4, 3))
+        b.click(button("Edit", "document.querySelectorAll('article')[2]"))
+        self.assertEqual(b.js("[%s, document.querySelector('#input').value]" % COUNT), [2, "three SHORT"])
+        self.say(b, " more")
+        b.until(COUNT + " === 4 && !(%s)" % BUSY)
+        self.assertEqual(self.asked()["messages"][2]["content"], "three SHORT more")
+        self.fine(b)
+
+    def test_streams_stops_and_reloads(self):
+        b = self.open()
+        self.say(b, "hello")
+        b.until("/w5 /.test(%s)" % TEXT)
+        self.assertTrue(b.js(BUSY))
+        self.assertEqual(b.js("document.querySelector('#go').getAttribute('aria-label')"), "Stop")
+        b.key("Escape")
+        b.until("!(%s)" % BUSY)
+        shown = b.js(TEXT)
+        self.assertIn("w5", shown)
+        self.assertNotIn("w2999", shown)
+        self.assertIn("stopped", b.js(LAST + ".innerText"))
+        b.click(button("Regenerate"))
+        b.until("/w5 /.test(%s) && %s" % (TEXT, BUSY))
+        b.click("document.querySelector('#go')")  # the button stops too
+        b.until("!(%s)" % BUSY)
+        shown = b.js(TEXT)
+        b.reload()
+        self.assertEqual(b.js(COUNT), 2)
+        self.assertEqual(b.js(TEXT), shown)
+        self.say(b, "again")  # the input has the focus
+        b.until("/w5 /.test(%s)" % TEXT)
+        b.reload()  # in the middle of an answer
+        self.assertIn("interrupted", b.js(LAST + ".innerText"))
+        self.assertIn("w5", b.js(TEXT))
+        b.click("document.querySelector('#new')")
+        self.assertEqual(b.js(COUNT), 0)
+        b.reload()
+        self.assertEqual(b.js(COUNT), 0)
+        self.fine(b)
+
+    def test_settings(self):
+        b = self.open()
+        b.click("document.querySelector('#open-settings')")
+        for name, value in [("system", "Be kind."), ("temperature", "0.7"), ("top_p", "0.9"), ("max_tokens", "64"), ("seed", "5")]:
+            b.js("document.querySelector('[name=%s]').focus()" % name)
+            b.type(value)
+        b.click(button("Done"))
+        b.reload()
+        self.say(b, "SHORT")
+        b.until(COUNT + " === 2 && !(%s)" % BUSY)
+        q = self.asked()
+        self.assertEqual(q["messages"][0], {"role": "system", "content": "Be kind."})
+        self.assertEqual([q[k] for k in ["temperature", "top_p", "max_tokens", "seed"]], [0.7, 0.9, 64, 5])
+        self.fine(b)
+
+    def test_errors_are_shown(self):
+        b = self.open()
+        self.say(b, "FAIL")
+        b.until(COUNT + " === 2 && !(%s)" % BUSY)
+        self.assertIn("the <i>message</i> says so", b.js(LAST + ".innerText"))
+        self.assertEqual(b.js("document.querySelectorAll('i').length"), 0)
+
+    def test_phone(self):
+        b = self.open(width=360, height=640, phone=True, dark=True)
+        self.say(b, "SHORT " + "x" * 400)
+        b.until(COUNT + " === 2 && !(%s)" % BUSY)
+        self.assertEqual(b.js("document.documentElement.scrollWidth"), 360)  # nothing sticks out
+        self.assertEqual(b.js("[...document.querySelectorAll('header, #ask')].map(e => { const r = e.getBoundingClientRect();"
+                              "return r.top >= 0 && r.bottom <= innerHeight; })"), [True, True])
+        self.assertEqual(b.js("getComputedStyle(document.body).backgroundColor"), "rgb(21, 24, 23)")
+        self.fine(b)
+
+
+class Key(Page):
+    options = ["token=sesame"]
+
+    def test_conversation(self):
+        b = self.open()
+        b.until("/key/.test(document.querySelector('#input').placeholder)")
+        b.click("document.querySelector('#open-settings')")
+        b.js("document.querySelector('[name=key]').focus()")
+        b.type("sesame")
+        b.click(button("Done"))
+        b.until("document.title === 'toy'")
+        self.say(b, "SHORT")
+        b.until(COUNT + " === 2 && !(%s)" % BUSY)
+        self.assertIn("20 tokens", b.js(LAST + ".innerText"))
+
+    test_streams_stops_and_reloads = test_settings = test_errors_are_shown = test_phone = None
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
