@@ -9,9 +9,9 @@
 
 #include "runtime/edit.h"
 #include "runtime/file.h"
+#include "runtime/prompt.h"
 #include "runtime/sample.h"
 #include "runtime/stream.h"
-#include "runtime/template.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -126,45 +126,24 @@ static PfqVal messages(const Chat *ch, PfqMem *m)
     return (PfqVal){.kind = PFQ_V_LIST, .n = (uint32_t)ch->n, .at = list};
 }
 
-static bool render(Chat *ch, PfqMem *m, PfqVal *out)
-{
-    const PfqPair variables[] = {
-        {pfq_val_str("messages", 8), messages(ch, m)},
-        {pfq_val_str("tools", 5), ch->tools},
-        {pfq_val_str("documents", 9), {.kind = PFQ_V_NONE}},
-        {pfq_val_str("add_generation_prompt", 21), pfq_val_bool(true)},
-    };
-    const PfqVal context = {.kind = PFQ_V_DICT, .n = 4, .pair = variables};
-    if (variables[0].val.kind != PFQ_V_LIST) {
-        return pfq_fail(&ch->c->err, "the conversation is too long");
-    }
-    return pfq_tpl_render(&ch->tpl, pfq_tpl_choose(&ch->tpl, ch->tools.kind == PFQ_V_LIST), context,
-                          NULL, -1, m, out, &ch->c->err);
-}
-
 /* The prompt's tokens, malloc'ed, without a BOS that the model's prefix already is. */
 static int32_t *prompt_tokens(Chat *ch, int32_t *n)
 {
     PfqMem m;
-    PfqVal text;
-    int32_t *ids = NULL;
+    int32_t *ids = NULL, skip = 0;
     pfq_mem_init(&m, PFQ_MEM_LIMIT);
-    const bool ok = render(ch, &m, &text);
-    const ptrdiff_t got =
-        ok ? pfq_tok_encode(&ch->c->tok, text.s, text.n, PFQ_TOK_SPECIAL, &ids) : 0;
+    const PfqTalk talk = {.messages = messages(ch, &m), .tools = ch->tools};
+    if (talk.messages.kind != PFQ_V_LIST) {
+        pfq_fail(&ch->c->err, "the conversation is too long");
+    } else {
+        ids = pfq_prompt_tokens(ch->c->model, &ch->c->tok, &ch->tpl, &talk, &m, n, &skip,
+                                &ch->c->err);
+    }
     pfq_mem_free(&m);
-    if (!ok) {
-        return NULL;
+    if (ids) {
+        *n -= skip;
+        memmove(ids, ids + skip, (size_t)*n * sizeof *ids);
     }
-    if (got <= 0 || got > INT32_MAX) {
-        pfq_fail(&ch->c->err, got < 0 ? "out of memory for the prompt's tokens"
-                                      : "the chat template makes an empty prompt");
-        free(ids);
-        return NULL;
-    }
-    const int32_t skip = pfq_prompt_skip(ch->c->model, ids, (int32_t)got);
-    *n = (int32_t)got - skip;
-    memmove(ids, ids + skip, (size_t)*n * sizeof *ids);
     return ids;
 }
 
@@ -223,21 +202,6 @@ static void show(Chat *ch)
     pfq_out_flush(ch->c->out);
 }
 
-/* Bytes of a token; of an answer's first one without the space that the tokenizer put there. */
-static const char *piece_of(const Chat *ch, int32_t id, bool first, char *buf, size_t *len)
-{
-    const char *p = pfq_tok_piece(&ch->c->tok, id, false, buf, len);
-    size_t plain = *len;
-    char *text =
-        first && *len && *p == ' ' ? pfq_tok_decode(&ch->c->tok, &id, 1, false, &plain) : NULL;
-    free(text);
-    if (plain + 1 == *len) {
-        p++;
-        --*len;
-    }
-    return p;
-}
-
 static bool generate(Chat *ch, Turn *t)
 {
     PfqCli *c = ch->c;
@@ -254,7 +218,8 @@ static bool generate(Chat *ch, Turn *t)
         if (pfq_tok_is_eog(&c->tok, id)) {
             break;
         }
-        const char *piece = piece_of(ch, id, first, buf, &len);
+        const char *piece = first ? pfq_tok_first_piece(&c->tok, id, buf, &len)
+                                  : pfq_tok_piece(&c->tok, id, false, buf, &len);
         first = first && len == 0;
         if (!pfq_stream_add(&ch->stream, piece, len)) {
             return pfq_fail(&c->err, "out of memory for the answer");

@@ -17,6 +17,7 @@ static PfqCmd *const handlers[PFQ_N_COMMANDS] = {
     [PFQ_CMD_RUN] = pfq_cmd_run,           [PFQ_CMD_PPL] = pfq_cmd_ppl,
     [PFQ_CMD_KLD] = pfq_cmd_kld,           [PFQ_CMD_EVAL] = pfq_cmd_eval,
     [PFQ_CMD_CHAT] = pfq_cmd_chat,         [PFQ_CMD_PROMPT] = pfq_cmd_prompt,
+    [PFQ_CMD_SERVE] = pfq_cmd_serve,
     [PFQ_CMD_BENCH] = pfq_cmd_bench,       [PFQ_CMD_LOGITS] = pfq_cmd_logits,
     [PFQ_CMD_TOKENIZE] = pfq_cmd_tokenize, [PFQ_CMD_DETOKENIZE] = pfq_cmd_detokenize,
     [PFQ_CMD_INFO] = pfq_cmd_info,         [PFQ_CMD_SELF_TEST] = pfq_cmd_self_test,
@@ -40,7 +41,8 @@ void pfq_mean_sd(const double *v, int n, double *mean, double *sd)
 static int32_t slots_of(const PfqCli *c)
 {
     const int32_t most = pfq_model_slots(c->model);
-    return c->opt.command == PFQ_CMD_BENCH       ? (int32_t)c->opt.batch
+    return c->opt.command == PFQ_CMD_SERVE       ? (int32_t)c->opt.slots
+           : c->opt.command == PFQ_CMD_BENCH     ? (int32_t)c->opt.batch
            : c->opt.command == PFQ_CMD_SELF_TEST ? (most < PFQ_TEST_SLOTS ? most : PFQ_TEST_SLOTS)
                                                  : 1;
 }

@@ -32,6 +32,7 @@ typedef bool PfqCmd(PfqCli *c);
 PfqCmd pfq_cmd_run, pfq_cmd_tokenize, pfq_cmd_detokenize; /* cli.c */
 PfqCmd pfq_cmd_man, pfq_cmd_completion;                   /* cli.c */
 PfqCmd pfq_cmd_chat, pfq_cmd_prompt;                      /* chat.c */
+PfqCmd pfq_cmd_serve;                                     /* serve.c */
 PfqCmd pfq_cmd_ppl;                                       /* ppl.c */
 PfqCmd pfq_cmd_kld;                                       /* kld.c */
 PfqCmd pfq_cmd_eval;                                      /* eval.c */

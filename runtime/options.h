@@ -37,6 +37,10 @@ typedef struct PfqOptions {
     /* chat */
     const char *system, *tools;
     PfqTextList stop;
+    /* serve */
+    const char *host, *api_key, *deterministic;
+    int64_t port, slots;
+    PfqTextList allow_host;
     /* ppl */
     int64_t chunks; /* 0: all */
     bool bos;

@@ -420,15 +420,59 @@ static const char *metaspace(Enc *e, const char *s, size_t *n, bool first, char 
     return *own = out;
 }
 
+/* A copy; NULL: out of memory. */
+static char *without_guards(const char *s, size_t *n)
+{
+    char *out = malloc(*n + 1);
+    size_t k = 0;
+    for (size_t i = 0; out && i < *n; i++)
+        if (s[i] != PFQ_TOK_GUARD) out[k++] = s[i];
+    *n = k;
+    return out;
+}
+
+/* Does a special token of this table begin at s, or a beginning of one end the text there? */
+static bool special_at(const PfqTokenizer *t, PfqTokSection sec, const char *s, size_t n)
+{
+    const PfqTokNode *root = t->priv[sec], *p = root;
+    if (tok_head(t)->sec[sec].count == 0) return false;
+    for (size_t j = 0; j < n; j++) {
+        p = trie_child(root, p, (unsigned char)s[j]);
+        if (!p) return false;
+        if (p->id >= 0 && (kind_of(t, (uint32_t)p->id) & PFQ_TOKK_SPECIAL)) return true;
+    }
+    return true;
+}
+
+size_t pfq_tok_guard(const PfqTokenizer *t, const char *s, size_t n, char *out)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++) {
+        out[k++] = s[i];
+        if (special_at(t, PFQ_SEC_ADDED, s + i, n - i) ||
+            special_at(t, PFQ_SEC_ADDED_NORM, s + i, n - i))
+            out[k++] = PFQ_TOK_GUARD;
+    }
+    return k;
+}
+
 /* A part between all added tokens: put the prefix in front if that is due only now, and cut it into
  * pieces. */
 static void encode_part(Enc *e, const char *s, size_t n, bool first)
 {
-    char *own = NULL;
-    if (n == 0) return;
+    char *own = NULL, *plain = NULL;
+    if ((e->flags & PFQ_TOK_GUARDED) && memchr(s, PFQ_TOK_GUARD, n)) {
+        s = plain = without_guards(s, &n);
+        e->failed = e->failed || !s;
+    }
+    if (n == 0 || e->failed) {
+        free(plain);
+        return;
+    }
     if (e->h->flags & PFQ_TOKF_LATE) s = metaspace(e, s, &n, first, &own);
     if (!e->failed) split(e, 0, s, n);
     free(own);
+    free(plain);
 }
 
 /* A part that is normalised: cut out the added tokens that are looked for here. */
@@ -520,6 +564,14 @@ const char *pfq_tok_piece(const PfqTokenizer *t, int32_t id, bool special, char 
     const uint32_t *off = (const uint32_t *)t->priv[PFQ_SEC_PRINT_OFF] + id;
     *len = off[1] - off[0];
     return (const char *)t->priv[PFQ_SEC_PRINT] + off[0];
+}
+
+const char *pfq_tok_first_piece(const PfqTokenizer *t, int32_t id, char *buf, size_t *len)
+{
+    const char *p = pfq_tok_piece(t, id, false, buf, len);
+    const bool strip = (tok_head(t)->flags & PFQ_TOKF_STRIP) && *len > 0 && *p == ' ';
+    *len -= strip;
+    return p + strip;
 }
 
 char *pfq_tok_decode(const PfqTokenizer *t, const int32_t *ids, size_t n, bool special, size_t *len)

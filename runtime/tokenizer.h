@@ -35,7 +35,11 @@ enum {
     PFQ_TOK_BOS = 1u << 0,     /* put BOS in front (whatever the policy says) */
     PFQ_TOK_POLICY = 1u << 1,  /* follow the tokenizer's own BOS policy */
     PFQ_TOK_SPECIAL = 1u << 2, /* special tokens written in the text become their ids */
+    PFQ_TOK_GUARDED = 1u << 3, /* the text has guards: they are dropped, tokens end at them */
 };
+
+/* A byte that no UTF-8 has: where pfq_tok_guard puts it, an added token is not recognised. */
+#define PFQ_TOK_GUARD '\xff'
 
 /* Returns NULL, or a static sentence saying what is wrong with the blob. */
 const char *pfq_tok_open(PfqTokenizer *t, const void *blob, size_t bytes);
@@ -46,10 +50,19 @@ const char *pfq_tok_open(PfqTokenizer *t, const void *blob, size_t bytes);
 ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsigned flags,
                          int32_t **ids);
 
+/* Copies s[0..n) to out [2 * n], with guards that keep the special tokens spelled out in it, or
+ * begun at its end, from being read as such by PFQ_TOK_SPECIAL | PFQ_TOK_GUARDED. Returns the bytes
+ * of out: n if it needs no guard. */
+size_t pfq_tok_guard(const PfqTokenizer *t, const char *s, size_t n, char *out);
+
 /* The bytes of one token as generation prints them: *len bytes, not terminated, may be part of a
  * UTF-8 sequence. Out-of-range ids and unprinted special tokens (unless `special`) give *len = 0.
  * `buf` (>= 16 bytes) is used for tokens that have no stored bytes. */
 const char *pfq_tok_piece(const PfqTokenizer *t, int32_t id, bool special, char *buf, size_t *len);
+
+/* The same for the first token of a text of its own: without the leading space that the tokenizer's
+ * own decoder strips. */
+const char *pfq_tok_first_piece(const PfqTokenizer *t, int32_t id, char *buf, size_t *len);
 
 /* Decodes ids into a malloc'ed, NUL-terminated string (may contain NULs before *len); NULL when out
  * of memory. A leading space that the tokenizer's own decoder strips is stripped. */

@@ -42,12 +42,27 @@ ptrdiff_t pfq_tok_encode(const PfqTokenizer *t, const char *text, size_t n, unsi
             }
         }
         if (!len) {
-            out[k++] = (unsigned char)text[i];
+            if (text[i] != PFQ_TOK_GUARD || !(flags & PFQ_TOK_GUARDED)) {
+                out[k++] = (unsigned char)text[i];
+            }
             len = 1;
         }
         i += len;
     }
     *ids = out;
+    return k;
+}
+
+size_t pfq_tok_guard(const PfqTokenizer *t, const char *s, size_t n, char *out)
+{
+    size_t k = 0;
+    (void)t;
+    for (size_t i = 0; i < n; i++) {
+        out[k++] = s[i];
+        if (s[i] == '<') {
+            out[k++] = PFQ_TOK_GUARD;
+        }
+    }
     return k;
 }
 
@@ -67,6 +82,11 @@ const char *pfq_tok_piece(const PfqTokenizer *t, int32_t id, bool special, char 
         *len = (size_t)snprintf(buf, 16, "[%d]", id);
     }
     return buf;
+}
+
+const char *pfq_tok_first_piece(const PfqTokenizer *t, int32_t id, char *buf, size_t *len)
+{
+    return pfq_tok_piece(t, id, false, buf, len);
 }
 
 char *pfq_tok_decode(const PfqTokenizer *t, const int32_t *ids, size_t n, bool special, size_t *len)

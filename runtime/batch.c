@@ -1,0 +1,290 @@
+/* Many sequences on one engine. Contract: batch.h. */
+#include "runtime/batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Tokens of a prompt between two tokens of the others, where cutting a chunk changes nothing: as
+ * many as a kernel's block of work has. */
+enum { SHORT_CHUNK = 64 };
+
+static int32_t least(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+bool pfq_batch_open(PfqBatch *b, PfqEngine *engine, bool deterministic, PfqErr *err)
+{
+    const size_t slots = (size_t)engine->slots, ctx = (size_t)engine->ctx;
+    *b = (PfqBatch){.engine = engine, .deterministic = deterministic, .last = &b->first};
+    b->slot = calloc(slots, sizeof *b->slot);
+    b->ids = calloc(slots, sizeof *b->ids);
+    b->rows = calloc(slots, sizeof *b->rows);
+    bool ok = b->slot && b->ids && b->rows;
+    for (size_t i = 0; ok && i < slots; i++) {
+        b->slot[i].tokens = calloc(ctx, sizeof(int32_t));
+        ok = b->slot[i].tokens != NULL;
+    }
+    return ok || pfq_fail(err, "out of memory for %zu sequences of %zu tokens", slots, ctx);
+}
+
+void pfq_batch_close(PfqBatch *b)
+{
+    for (int32_t i = 0; b->slot && i < b->engine->slots; i++) {
+        free(b->slot[i].tokens);
+    }
+    free(b->slot);
+    free(b->ids);
+    free(b->rows);
+    *b = (PfqBatch){0};
+}
+
+/* ---- in line ---- */
+
+void pfq_batch_add(PfqBatch *b, PfqSeq *s)
+{
+    s->next_in_line = NULL;
+    s->slot = -1;
+    s->pos = s->cached = 0;
+    *b->last = s;
+    b->last = &s->next_in_line;
+    b->waiting++;
+}
+
+static PfqSeq *take(PfqBatch *b, PfqSeq **at)
+{
+    PfqSeq *s = *at;
+    *at = s->next_in_line;
+    if (b->last == &s->next_in_line) {
+        b->last = at;
+    }
+    b->waiting--;
+    return s;
+}
+
+/* ---- slots ---- */
+
+static void end(PfqBatch *b, PfqSeq *s, PfqSeqEnd how, const char *why)
+{
+    if (s->slot >= 0) {
+        b->slot[s->slot].seq = NULL;
+        b->slot[s->slot].used = b->step;
+        b->running--;
+    }
+    s->calls->done(s, how, why);
+}
+
+/* Tokens that the prompt may take from a slot. The last one's logits are wanted, so that it is
+ * computed in any case; with one before it, because a chunk of one token is computed otherwise. */
+static int32_t usable(const PfqBatch *b, const PfqSlot *slot, const PfqSeq *s)
+{
+    const int32_t most = least(slot->shared, s->all_rows ? 0 : s->n - 1 - b->deterministic);
+    int32_t n = 0;
+    while (n < most && slot->tokens[n] == s->ids[n]) {
+        n++;
+    }
+    const int32_t chunk = b->engine->model->chunk;
+    return b->deterministic && !b->engine->exact ? n / chunk * chunk : n;
+}
+
+/* The free slot that shares most with the prompt; of equals, the one unused for longest. */
+static PfqSlot *choose_slot(const PfqBatch *b, const PfqSeq *s, int32_t *shared)
+{
+    PfqSlot *best = NULL;
+    *shared = 0;
+    for (int32_t i = 0; i < b->engine->slots; i++) {
+        PfqSlot *slot = &b->slot[i];
+        const int32_t n = slot->seq ? 0 : usable(b, slot, s);
+        if (!slot->seq && (!best || n > *shared || (n == *shared && slot->used < best->used))) {
+            best = slot;
+            *shared = n;
+        }
+    }
+    return best;
+}
+
+static void give_slot(PfqBatch *b, PfqSeq *s)
+{
+    int32_t n;
+    PfqSlot *slot = choose_slot(b, s, &n);
+    slot->seq = s;
+    slot->n = n;
+    slot->shared = least(slot->shared, n);
+    slot->used = b->step;
+    s->slot = (int32_t)(slot - b->slot);
+    s->pos = s->cached = n;
+    b->running++;
+    s->calls->begin(s);
+}
+
+/* Ends what nobody waits for, and lets those in line come in. */
+static void admit(PfqBatch *b)
+{
+    for (int32_t i = 0; i < b->engine->slots; i++) {
+        PfqSeq *s = b->slot[i].seq;
+        if (s && s->calls->gone(s)) {
+            end(b, s, PFQ_SEQ_GONE, NULL);
+        }
+    }
+    for (PfqSeq **at = &b->first; *at;) {
+        if ((*at)->calls->gone(*at)) {
+            end(b, take(b, at), PFQ_SEQ_GONE, NULL);
+        } else {
+            at = &(*at)->next_in_line;
+        }
+    }
+    while (b->first && b->running < b->engine->slots) {
+        give_slot(b, take(b, &b->first));
+    }
+}
+
+/* ---- prompts ---- */
+
+/* Notes that n tokens were appended. */
+static void append(PfqSlot *slot, const int32_t *tokens, int32_t n)
+{
+    memcpy(slot->tokens + slot->n, tokens, (size_t)n * sizeof *tokens);
+    slot->n += n;
+}
+
+/* What other sequences may begin with, once a chunk of n tokens is read. */
+static void share_chunk(const PfqBatch *b, PfqSlot *slot, int32_t n)
+{
+    const bool as_any = b->engine->exact ? n > 1 : n == b->engine->model->chunk;
+    if (slot->shared == slot->n - n && (as_any || !b->deterministic)) {
+        slot->shared = slot->n;
+    }
+}
+
+/* The logits of a sequence's last token are there. */
+static void go_on(PfqBatch *b, PfqSeq *s, const float *logits)
+{
+    const bool more = b->slot[s->slot].n < b->engine->ctx;
+    s->token = s->calls->next(s, logits, more);
+    if (s->token < 0 || !more) {
+        end(b, s, PFQ_SEQ_OVER, NULL);
+    }
+}
+
+/* Tokens of the next chunk: no chunk leaves one token alone (it would be computed otherwise than
+ * with company), and short ones let the others decode in between. */
+static int32_t chunk_of(const PfqBatch *b, const PfqSeq *s, bool others)
+{
+    const int32_t chunk = b->engine->model->chunk, left = s->n - s->pos;
+    if (!b->engine->exact) {
+        return least(left, chunk);
+    }
+    const int32_t n = least(left, others ? least(chunk, SHORT_CHUNK) : chunk);
+    return left - n == 1 && n > 2 ? n - 1 : n;
+}
+
+static void rows_of(void *user, int32_t first, int32_t n, const float *logits)
+{
+    PfqSeq *s = user;
+    s->calls->rows(s, s->pos + first, n, logits);
+}
+
+static bool read_chunk(PfqBatch *b, PfqSeq *s, bool others, PfqErr *err)
+{
+    PfqSlot *slot = &b->slot[s->slot];
+    const int32_t n = chunk_of(b, s, others);
+    const bool last = s->pos + n == s->n;
+    const PfqWant want = s->all_rows ? PFQ_WANT_ALL : last ? PFQ_WANT_LAST : PFQ_WANT_NONE;
+    pfq_engine_seek(b->engine, s->slot, s->pos);
+    if (!pfq_engine_prefill(b->engine, s->ids + s->pos, n, want, s->all_rows ? rows_of : NULL, s,
+                            err)) {
+        return false;
+    }
+    append(slot, s->ids + s->pos, n);
+    share_chunk(b, slot, n);
+    s->pos += n;
+    if (last) {
+        const int32_t rows = b->engine->model->rows;
+        const int32_t at = s->all_rows ? (n - 1) % rows : 0; /* of the last block of logits */
+        go_on(b, s, b->engine->logits + (size_t)at * (size_t)b->engine->model->vocab);
+    }
+    return true;
+}
+
+/* ---- answers ---- */
+
+static bool decode(PfqBatch *b, const PfqRow *rows, const int32_t *ids, int32_t n, PfqErr *err)
+{
+    const size_t vocab = (size_t)b->engine->model->vocab;
+    if (!pfq_engine_batch(b->engine, ids, rows, n, err)) {
+        return false;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        PfqSlot *slot = &b->slot[rows[i].slot];
+        append(slot, &ids[i], 1);
+        if (!b->deterministic && slot->shared == slot->n - 1) {
+            slot->shared = slot->n;
+        }
+        go_on(b, slot->seq, b->engine->logits + (size_t)i * vocab);
+    }
+    return true;
+}
+
+/* One token of each of the sequences that generated one before this step. */
+static bool decode_all(PfqBatch *b, int32_t n, PfqErr *err)
+{
+    const bool together = b->engine->exact || !b->deterministic;
+    bool ok = true;
+    b->decoded += n > 0;
+    if (together) {
+        return n == 0 || decode(b, b->rows, b->ids, n, err);
+    }
+    for (int32_t i = 0; ok && i < n; i++) {
+        ok = decode(b, &b->rows[i], &b->ids[i], 1, err);
+    }
+    return ok;
+}
+
+/* The sequences that have a token to compute, in the order of their slots; the one whose prompt has
+ * waited longest for a chunk. */
+static int32_t look(PfqBatch *b, PfqSeq **reads)
+{
+    int32_t n = 0;
+    *reads = NULL;
+    for (int32_t i = 0; i < b->engine->slots; i++) {
+        PfqSlot *slot = &b->slot[i];
+        PfqSeq *s = slot->seq;
+        if (s && s->pos >= s->n) {
+            b->ids[n] = s->token;
+            b->rows[n++] = (PfqRow){.pos = slot->n, .slot = i};
+        } else if (s && (!*reads || slot->used < b->slot[(*reads)->slot].used)) {
+            *reads = s;
+        }
+    }
+    return n;
+}
+
+bool pfq_batch_step(PfqBatch *b, PfqErr *err)
+{
+    PfqSeq *reads;
+    admit(b);
+    b->step++;
+    const int32_t n = look(b, &reads);
+    bool ok = true;
+    if (reads) {
+        b->slot[reads->slot].used = b->step;
+        ok = read_chunk(b, reads, n > 0, err);
+    }
+    ok = ok && decode_all(b, n, err);
+    if (!ok) {
+        pfq_batch_stop(b, PFQ_SEQ_FAILED, err->text);
+    }
+    return ok;
+}
+
+void pfq_batch_stop(PfqBatch *b, PfqSeqEnd how, const char *why)
+{
+    for (int32_t i = 0; b->slot && i < b->engine->slots; i++) {
+        if (b->slot[i].seq) {
+            end(b, b->slot[i].seq, how, why);
+        }
+    }
+    while (b->first) {
+        end(b, take(b, &b->first), how, why);
+    }
+}

@@ -1,0 +1,121 @@
+/* The fields of requests. Contract: fields.h. */
+#include "runtime/fields.h"
+
+#include <string.h>
+
+typedef enum Type { T_INT, T_REAL, T_BOOL, T_TEXT, T_JSON, T_ONLY } Type;
+
+enum {
+    COMPLETIONS = PFQ_API_COMPLETIONS,
+    CHAT = PFQ_API_CHAT,
+    TOKENIZE = PFQ_API_TOKENIZE,
+    DETOKENIZE = PFQ_API_DETOKENIZE
+};
+
+typedef struct Row {
+    unsigned routes;
+    const char *name;
+    Type type;
+    size_t at; /* of its value in PfqFields */
+    double def, min, max;
+} Row;
+
+static const Row rows[] = {
+#define FIELD(routes, name, type, member, def, min, max, help)                                     \
+    {routes, name, T_##type, offsetof(PfqFields, member), (double)(def), min, (double)(max)},
+#include "runtime/fields.def"
+};
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+/* The whole numbers that doubles of the table cannot say. */
+static int64_t whole(double v)
+{
+    return v >= 0x1p63 ? INT64_MAX : (int64_t)v;
+}
+
+static void put_default(PfqFields *f, const Row *r)
+{
+    void *at = (char *)f + r->at;
+    switch (r->type) {
+    case T_INT: *(int64_t *)at = whole(r->def); break;
+    case T_REAL:
+    case T_ONLY: *(double *)at = r->def; break;
+    case T_BOOL: *(bool *)at = r->def != 0; break;
+    case T_TEXT:
+    case T_JSON: *(const PfqJson **)at = NULL; break;
+    }
+}
+
+static bool number_in(const Row *r, double v, PfqErr *err)
+{
+    if (v >= r->min && v <= r->max) { /* false of NaN, which JSON has not */
+        return true;
+    }
+    return pfq_fail(err, "'%s' must be from %.17g to %.17g", r->name, r->min, r->max);
+}
+
+static bool put_value(PfqFields *f, const Row *r, const PfqJson *v, PfqErr *err)
+{
+    static const unsigned types[] = {[T_INT] = 1u << PFQ_JSON_INT,
+                                     [T_REAL] = PFQ_JSON_NUMBER,
+                                     [T_BOOL] = 1u << PFQ_JSON_BOOL,
+                                     [T_TEXT] = 1u << PFQ_JSON_STRING,
+                                     [T_JSON] = ~0u,
+                                     [T_ONLY] = PFQ_JSON_NUMBER};
+    static const char *const wanted[] = {"a whole number", "a number", "true or false",
+                                         "a string",       "a value",  "a number"};
+    void *at = (char *)f + r->at;
+    if (!(types[r->type] >> v->type & 1)) {
+        return pfq_fail(err, "'%s' must be %s, not %s", r->name, wanted[r->type],
+                        pfq_json_type_name((PfqJsonType)v->type));
+    }
+    switch (r->type) {
+    case T_INT: *(int64_t *)at = v->i; return number_in(r, (double)v->i, err);
+    case T_REAL: *(double *)at = pfq_json_number(v); return number_in(r, *(double *)at, err);
+    case T_ONLY:
+        return pfq_json_number(v) == r->def ||
+               pfq_fail(err, "'%s' is not supported: it may be %g only", r->name, r->def);
+    case T_BOOL: *(bool *)at = v->b; return true;
+    case T_TEXT:
+        *(const PfqJson **)at = v;
+        return v->n <= r->max || pfq_fail(err, "'%s' is longer than %.0f bytes", r->name, r->max);
+    case T_JSON: *(const PfqJson **)at = v; return true;
+    }
+    return false;
+}
+
+bool pfq_fields_read(PfqFields *f, PfqApiRoute route, const PfqJson *body, const char **param,
+                     PfqErr *err)
+{
+    const PfqJson *value[N_ROWS], *unknown;
+    PfqJsonField field[N_ROWS];
+    size_t n = 0, of[N_ROWS];
+    *param = NULL;
+    for (size_t i = 0; i < N_ROWS; i++) {
+        put_default(f, &rows[i]);
+        if (rows[i].routes & route) {
+            of[n] = i;
+            field[n] = (PfqJsonField){rows[i].name, ~0u, &value[n]};
+            n++;
+        }
+    }
+    if (body->type != PFQ_JSON_OBJECT) {
+        return pfq_fail(err, "the body must be a JSON object, not %s",
+                        pfq_json_type_name((PfqJsonType)body->type));
+    }
+    if (!pfq_json_fields(body, field, n, &unknown, err)) {
+        return false;
+    }
+    if (unknown) {
+        *param = unknown->s;
+        return pfq_fail(err, "there is no field '%.100s', or it is not supported", unknown->s);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (value[i] && value[i]->type != PFQ_JSON_NULL &&
+            !put_value(f, &rows[of[i]], value[i], err)) {
+            *param = rows[of[i]].name;
+            return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,345 @@
+"""The routes of the model, over the toy model whose rule test_cli.py restates (fake_chat.jinja: every message is the first letter
+of its role and its text): test_api.py BUILD_DIR of tests/runtime."""
+import contextlib
+import http.client
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "runtime"))
+import test_cli as cli
+
+CHAT = os.path.join(cli.HERE, "fake_chat")
+PLAIN = os.path.join(cli.HERE, "fake_model")
+
+
+class Server:
+    def __init__(self, *args, exe=CHAT, env=None):
+        self.p = subprocess.Popen([exe, "serve", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  env={**cli.CLEAN, **(env or {})})
+        line = self.p.stdout.readline().decode()
+        assert line.startswith("listening on http://127.0.0.1:"), (line, self.p.stderr.read())
+        self.port = int(line.rsplit(":", 1)[1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.p.send_signal(signal.SIGTERM)
+        out, err = self.p.communicate(timeout=60)
+        if exc[0] is None:
+            assert self.p.returncode == 0, (self.p.returncode, err)
+
+    def raw(self, path, body=None, headers=None, method=None):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        c.request(method or ("POST" if body is not None else "GET"), path, body, headers or {})
+        r = c.getresponse()
+        text = r.read()
+        c.close()
+        return r.status, text, r
+
+    def ok(self, path, body=None):
+        status, text, _ = self.raw(path, body)
+        assert status == 200, (status, text)
+        return json.loads(text)
+
+    def error(self, path, body, status=400):
+        """The error object of a refusal."""
+        got, text, _ = self.raw(path, body)
+        assert got == status, (got, text, body)
+        e = json.loads(text)["error"]
+        assert set(e) >= {"message", "type", "param", "code"}, e
+        return e
+
+    def complete(self, prompt, n, **more):
+        return self.ok("/v1/completions", {"prompt": prompt, "max_tokens": n, "temperature": 0, **more})
+
+    def chat(self, *turns, **more):
+        roles = ["user", "assistant"]
+        messages = [{"role": roles[i % 2], "content": t} for i, t in enumerate(turns)]
+        return self.ok("/v1/chat/completions", {"messages": messages, "temperature": 0, **more})
+
+    def events(self, path, body):
+        """The objects of an event stream, which must end with [DONE]."""
+        status, text, r = self.raw(path, {**body, "stream": True})
+        assert status == 200 and r.getheader("Content-Type").startswith("text/event-stream"), (status, text)
+        lines = text.decode().split("\n\n")
+        assert lines[-1] == "" and lines[-2] == "data: [DONE]", lines[-3:]
+        return [json.loads(x.removeprefix("data: ")) for x in lines[:-2]]
+
+    def metric(self, name):
+        for line in self.raw("/metrics")[1].decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[1])
+        raise KeyError(name)
+
+
+def logprob(row, i):
+    top = max(row)
+    return row[i] - top - math.log(sum(math.exp(v - top) for v in row))
+
+
+def greedy(prompt, n):
+    """The tokens made, the end of the text among them."""
+    out = cli.greedy(prompt, n)
+    return out + [cli.EOS] * (len(out) < n)
+
+
+def text_of(prompt, n):
+    return cli.text_of(cli.greedy(list(prompt), n))
+
+
+class Api(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.stack = contextlib.ExitStack()
+        cls.s = cls.stack.enter_context(Server("--slots", "3"))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.stack.close()
+
+    def test_models_and_tokens(self):
+        m = self.s.ok("/v1/models")
+        self.assertEqual(m["data"][0]["id"], "fake_model")
+        self.assertEqual(self.s.ok("/tokenize", {"prompt": "a</s>"})["tokens"], list(b"a</s>"))
+        self.assertEqual(self.s.ok("/detokenize", {"tokens": [104, 105, 257]})["prompt"], "hi</s>")
+        info = self.s.ok("/tokenizer_info")
+        self.assertEqual((info["eos_token"], info["bos_token"]), ("</s>", "<s>"))
+        self.assertEqual(self.s.ok("/health"), {"status": "ok"})
+
+    def test_completion(self):
+        n = len(greedy(list(b"hello!"), 9))
+        r = self.s.complete("hello!", 9)
+        self.assertEqual(r["choices"][0]["text"], text_of(b"hello!", 9))
+        self.assertEqual({k: r["usage"][k] for k in ["prompt_tokens", "completion_tokens", "total_tokens"]},
+                         {"prompt_tokens": 6, "completion_tokens": n, "total_tokens": 6 + n})
+        self.assertEqual(self.s.complete("hello", 2)["choices"][0]["finish_reason"], "length")
+        self.assertEqual(self.s.complete([104, 101], 4)["choices"][0]["text"], text_of(b"he", 4))
+        r = self.s.complete("xE", 9)["choices"][0]  # two bytes of one character, then the end
+        self.assertEqual((r["text"], r["finish_reason"]), ("\u00e9", "stop"))
+        r = self.s.complete("xH", 9)["choices"][0]  # half a character
+        self.assertEqual((r["text"], r["finish_reason"]), ("\ufffd", "stop"))
+        self.assertEqual(self.s.complete("", 3)["choices"][0]["text"], text_of([cli.BOS], 3))
+
+    def test_many_prompts(self):
+        prompts = ["one", "two", "a third", "x", "yy", "zzz"]
+        r = self.s.complete(prompts, 7)
+        self.assertEqual([c["index"] for c in r["choices"]], list(range(6)))
+        self.assertEqual([c["text"] for c in r["choices"]], [text_of(p.encode(), 7) for p in prompts])
+        r = self.s.complete([[104], [105, 106]], 3)
+        self.assertEqual([c["text"] for c in r["choices"]], [text_of(b"h", 3), text_of(b"ij", 3)])
+
+    def test_chat(self):
+        r = self.s.chat("hello", max_tokens=6)
+        m = r["choices"][0]["message"]
+        self.assertEqual((m["role"], m["content"]), ("assistant", text_of(b"uhello", 6)))
+        parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+        self.assertEqual(self.s.chat(parts, max_tokens=6)["choices"][0]["message"]["content"], m["content"])
+        r = self.s.chat("hello", m["content"], "more", max_tokens=6)
+        self.assertEqual(r["choices"][0]["message"]["content"], text_of(b"uhelloa" + m["content"].encode() + b"umore", 6))
+        self.assertGreater(r["usage"]["prompt_tokens_details"]["cached_tokens"], 3)
+        r = self.s.chat("x")["choices"][0]  # the context is 512
+        self.assertIn(r["finish_reason"], ["stop", "length"])
+
+    def test_special_tokens_in_a_content_are_text(self):
+        for text in ["<|x|>", "a</s>b", "<s>", "<", "<|x", "</s"]:
+            r = self.s.chat(text, max_tokens=3)
+            self.assertEqual(r["choices"][0]["message"]["content"], text_of(b"u" + text.encode(), 3), text)
+
+    def test_stream(self):
+        for body in [{"prompt": "hello"}, {"prompt": "xE"}, {"prompt": "xH"}, {"prompt": "hello", "echo": True}]:
+            body = {**body, "max_tokens": 8, "temperature": 0}
+            whole = self.s.ok("/v1/completions", body)["choices"][0]
+            events = self.s.events("/v1/completions", body)
+            self.assertEqual("".join(e["choices"][0]["text"] for e in events), whole["text"])
+            ends = [e["choices"][0]["finish_reason"] for e in events]
+            self.assertEqual((ends[-1], set(ends[:-1])), (whole["finish_reason"], {None} if ends[:-1] else set()))
+        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "temperature": 0, "stream_options": {"include_usage": True}}
+        events = self.s.events("/v1/chat/completions", body)
+        self.assertEqual(events[0]["choices"][0]["delta"], {"role": "assistant", "content": ""})
+        self.assertEqual("".join(e["choices"][0]["delta"].get("content", "") for e in events[:-1]), text_of(b"uhello", 8))
+        self.assertEqual((events[-1]["choices"], events[-1]["usage"]["completion_tokens"]), ([], len(greedy(list(b"uhello"), 8))))
+        self.assertTrue(all(e["usage"] is None for e in events[:-1]))
+
+    def test_stop(self):
+        want = text_of(b"hello", 12)
+        stop = want[4:6]
+        r = self.s.complete("hello", 12, stop=stop)["choices"][0]
+        self.assertEqual((r["text"], r["finish_reason"]), (want[: want.index(stop)], "stop"))
+        events = self.s.events("/v1/completions", {"prompt": "hello", "max_tokens": 12, "temperature": 0, "stop": ["nothing", stop]})
+        self.assertEqual("".join(e["choices"][0]["text"] for e in events), want[: want.index(stop)])
+
+    def check_logprobs(self, tokens, got, first):
+        """got: the arrays of a completion; tokens[first:] are those that must be there."""
+        self.assertEqual(len(got["tokens"]), len(tokens) - first)
+        for i in range(first, len(tokens)):
+            p, top = got["token_logprobs"][i - first], got["top_logprobs"][i - first]
+            if i == 0:
+                self.assertEqual((p, top), (None, None))
+                continue
+            row = cli.logit_row(tokens[:i])
+            self.assertAlmostEqual(p, logprob(row, tokens[i]), 4)
+            self.assertIn(p, top.values())
+            self.assertAlmostEqual(max(top.values()), logprob(row, row.index(max(row))), 4)
+
+    def test_logprobs(self):
+        prompt = list(b"hello")
+        made = greedy(prompt, 5)
+        r = self.s.complete("hello", 5, logprobs=2)["choices"][0]["logprobs"]
+        self.check_logprobs(prompt + made, r, 5)
+        r = self.s.complete("hello", 5, logprobs=1, echo=True)["choices"][0]
+        self.assertEqual(r["text"], "hello" + cli.text_of(made))
+        self.check_logprobs(prompt + made, r["logprobs"], 0)
+        self.assertEqual(r["logprobs"]["text_offset"][:5], [0, 1, 2, 3, 4])
+        long = [(7 * i) % 90 + 32 for i in range(100)]  # chunks of 8, rows of 3
+        long = [t for t in long if chr(t) not in "EHN"]
+        r = self.s.complete(long, 1, logprobs=1, echo=True)["choices"][0]["logprobs"]
+        self.check_logprobs(long + greedy(long, 1), r, 0)
+        r = self.s.complete(long, 0, logprobs=0, echo=True)["choices"][0]["logprobs"]
+        self.assertEqual([len(t or {}) for t in r["top_logprobs"]], [0] + [1] * (len(long) - 1))
+        # the end of the text is a token too: what lm-eval cuts off is always one
+        r = self.s.complete("xE", 5, logprobs=1, echo=True)["choices"][0]["logprobs"]
+        self.assertEqual(r["tokens"], ["x", "E", "bytes:\\xc3", "bytes:\\xa9", "</s>"])
+        r = self.s.chat("hello", max_tokens=2, logprobs=True, top_logprobs=3)["choices"][0]["logprobs"]["content"]
+        prompt = list(b"uhello")
+        for i, t in enumerate(r):
+            row = cli.logit_row(prompt + greedy(prompt, 2)[:i])
+            self.assertAlmostEqual(t["logprob"], logprob(row, row.index(max(row))), 4)
+            self.assertEqual(len(t["top_logprobs"]), 3)
+
+    def test_streamed_logprobs_are_those_of_the_whole(self):
+        body = {"prompt": "hello", "max_tokens": 6, "temperature": 0, "logprobs": 2, "echo": True}
+        whole = self.s.ok("/v1/completions", body)["choices"][0]["logprobs"]
+        parts = [e["choices"][0]["logprobs"] for e in self.s.events("/v1/completions", body)]
+        for key in whole:
+            self.assertEqual(sum((p[key] for p in parts), []), whole[key])
+
+    def test_seeds(self):
+        body = {"prompt": "hello", "max_tokens": 12, "temperature": 1.3, "seed": 5}
+        a = self.s.ok("/v1/completions", {**body, "n": 3})["choices"]
+        for i in range(3):
+            self.assertEqual(self.s.ok("/v1/completions", {**body, "seed": 5 + i})["choices"][0]["text"], a[i]["text"])
+        del body["seed"]
+        self.assertGreater(len({self.s.ok("/v1/completions", body)["choices"][0]["text"] for _ in range(6)}), 1)
+
+    def test_bias(self):
+        r = self.s.complete("hello", 4, logit_bias={"65": 100})["choices"][0]
+        self.assertEqual(r["text"], "AAAA")
+
+    def test_together_as_alone(self):
+        """Many at once: each has the text that it has alone."""
+        jobs = [(f"prompt number {i % 7}, {i}", 3 + i % 13) for i in range(40)]
+        got = [None] * len(jobs)
+
+        def ask(i):
+            got[i] = self.s.complete(jobs[i][0], jobs[i][1])["choices"][0]["text"]
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(jobs))]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(got, [text_of(p.encode(), n) for p, n in jobs])
+
+    def test_room(self):
+        s, ctx = self.s, 512
+        self.assertEqual(s.error("/v1/completions", {"prompt": [65] * (ctx + 1)})["param"], "prompt")
+        self.assertEqual(s.error("/v1/completions", {"prompt": [65] * ctx, "max_tokens": 1})["param"], "max_tokens")
+        self.assertEqual(s.complete([65] * ctx, 0)["choices"][0]["text"], "")
+        self.assertEqual(s.complete([65] * (ctx - 2), 2)["usage"]["total_tokens"], ctx)
+
+    def test_refusals(self):
+        """What is unknown or not supported is said, with the field's name."""
+        p, c = "/v1/completions", "/v1/chat/completions"
+        msg = [{"role": "user", "content": "x"}]
+        for path, body, param in [
+            (p, {}, "prompt"), (p, {"prompt": []}, "prompt"), (p, {"prompt": {}}, "prompt"), (p, {"prompt": [1, "x"]}, "prompt"),
+            (p, {"prompt": [320]}, "prompt"), (p, {"prompt": [-1]}, "prompt"), (p, {"prompt": [1.5]}, "prompt"), (p, {"prompt": ["x"] * 33}, "prompt"),
+            (p, {"prompt": "x", "grammar": "x"}, "grammar"), (p, {"prompt": "x", "best_of": 2}, "best_of"),
+            (p, {"prompt": "x", "suffix": "y"}, "suffix"), (p, {"prompt": "x", "presence_penalty": 0.1}, "presence_penalty"),
+            (p, {"prompt": "x", "messages": msg}, "messages"), (p, {"prompt": "x", "stop": ""}, "stop"), (p, {"prompt": "x", "stop": ["a"] * 17}, "stop"),
+            (p, {"prompt": "x", "stop": "s" * 257}, "stop"), (p, {"prompt": "x", "logit_bias": {"320": 1}}, "logit_bias"),
+            (p, {"prompt": "x", "logit_bias": {"1": 101}}, "logit_bias"), (p, {"prompt": "x", "logit_bias": {"1x": 1}}, "logit_bias"),
+            (p, {"prompt": "x", "stream_options": {"include_usage": True}}, "stream_options"), (p, {"prompt": "x", "n": 9}, "n"),
+            (c, {}, "messages"), (c, {"messages": []}, "messages"), (c, {"messages": ["x"]}, "messages"), (c, {"messages": [{"content": "x"}]}, "messages"),
+            (c, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"), (c, {"messages": [{"role": "user", "content": 5}]}, "messages"),
+            (c, {"messages": msg, "response_format": {"type": "json_object"}}, "response_format"), (c, {"messages": msg, "tools": {}}, "tools"),
+            (c, {"messages": msg, "tool_choice": "required"}, "tool_choice"), (c, {"messages": msg, "top_logprobs": 2}, "top_logprobs"),
+            (c, {"messages": msg, "max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"), (c, {"messages": [{"role": "user", "content": "refuse"}]}, "messages"),
+            ("/tokenize", {}, "prompt"), ("/tokenize", {"prompt": 5}, "prompt"), ("/detokenize", {"tokens": [320]}, "tokens"), ("/detokenize", {"tokens": "x"}, "tokens"),
+        ]:
+            self.assertEqual(s_param(self.s, path, body), param, (path, body))
+        self.assertEqual(self.s.error(p, {"prompt": "x", "model": "other"}, 404)["param"], "model")
+        self.assertEqual(self.s.complete("x", 1, model="fake_model")["model"], "fake_model")
+        for body in [b"", b"{", b"[]", b"5", b'{"prompt": "x", "prompt": "y"}', b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 100000]:
+            self.s.error(p, body)
+
+    def test_numbers(self):
+        """Each number at and past its bounds: an answer or a refusal that names it, never more."""
+        wild = ["-1", "0", "1", "2147483648", "9223372036854775807", "9223372036854775808", "18446744073709551616", "1e308", "-1e308", "1e400",
+                "NaN", '"5"', "null", "[]", "{}", "true", "0.5", "-0"]
+        for path, base, fields in [
+            ("/v1/completions", '"prompt": "x", "max_tokens": 1', ["temperature", "top_p", "top_k", "min_p", "seed", "n", "logprobs", "best_of", "frequency_penalty"]),
+            ("/v1/completions", '"prompt": "x"', ["max_tokens"]),
+            ("/v1/chat/completions", '"messages": [{"role": "user", "content": "x"}], "logprobs": true, "max_tokens": 1', ["top_logprobs"]),
+        ]:
+            for field in fields:
+                for v in wild:
+                    status, text, _ = self.s.raw(path, "{%s, \"%s\": %s}" % (base, field, v))
+                    self.assertIn(status, [200, 400], (field, v, text))
+                    if status == 400 and v not in ["1e400", "NaN"]:
+                        self.assertEqual(json.loads(text)["error"]["param"], field, (field, v))
+
+
+def s_param(s, path, body):
+    return s.error(path, body)["param"]
+
+
+class Life(unittest.TestCase):
+    def test_without_a_template(self):
+        with Server(exe=PLAIN) as s:
+            self.assertEqual(s.error("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})["param"], "messages")
+
+    def test_token(self):
+        with Server("--api-key", "secret") as s:
+            self.assertEqual(s.raw("/v1/models")[0], 401)
+            self.assertEqual(s.raw("/v1/models", headers={"Authorization": "Bearer secret"})[0], 200)
+
+    def test_a_failing_model_is_503(self):
+        with Server() as s:
+            s.error("/v1/completions", {"prompt": "N", "temperature": 0}, 503)
+            self.assertEqual(s.complete("x", 1)["choices"][0]["text"], text_of(b"x", 1))
+
+    def test_start_errors(self):
+        for args in [("--slots", "4"), ("-c", "513"), ("--port", "65536"), ("--host", "not.a.host.invalid"), ("--weights", "/nonexistent")]:
+            r = subprocess.run([CHAT, "serve", "--port", "0", *args], capture_output=True, env=cli.CLEAN, timeout=60)
+            self.assertIn(r.returncode, [1, 2], args)
+            self.assertIn(b"error:", r.stderr)
+            self.assertEqual(r.stdout, b"", args)
+
+    def test_leaving_frees_the_slot(self):
+        with Server("--slots", "1") as s:
+            for _ in range(20):
+                c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+                c.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 500, "temperature": 1, "stream": True,
+                                                                 "logit_bias": {"257": -100}}))
+                c.getresponse().read(1)
+                c.close()
+            self.assertEqual(s.complete("x", 1)["choices"][0]["text"], text_of(b"x", 1))
+            deadline = time.time() + 10
+            while s.metric("pfqc_requests_running") + s.metric("pfqc_requests_queued") > 0:
+                self.assertLess(time.time(), deadline)
+                time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    unittest.main()
