@@ -4,7 +4,7 @@
  * It takes what RFC 9112 lets a client send and nothing looser: CRLF line ends, no folded lines, no
  * space before a colon, one length (Content-Length of digits, or Transfer-Encoding: chunked, never
  * both), sizes that fit. All that two parsers might read differently is refused, and after a
- * refusal the connection must be closed. Limits hold while reading (docs/server.md lists them).
+ * refusal the connection must be closed. Limits hold while reading (docs/limits.md lists them).
  *
  *     size_t used = pfq_http_feed(&p, bytes, n);    p.state: MORE, READ_HEAD, DONE, BAD
  *

@@ -1,11 +1,11 @@
 /* A server without a model, for the tests of runtime/net.h: usage: net_toy [NAME=VALUE ...]
  *
- * Names: the limits of PfqNetLimits, `token`, `name` (one more of Host), `loading` (stays so).
- * Routes: GET /hello; POST /echo (the body; on the I/O thread); GET /big?N (a whole reply of N
- * bytes); POST /count?N (N events, a tick each, from the engine's thread), POST /later?N (the same
- * as a whole reply after N ticks), GET /flood (events until the client is gone), POST /fail?N (an
- * error after N events), POST /die (the engine dies). The last line of the output counts the
- * replies that were cancelled.
+ * Names: the limits of PfqNetLimits, `token`, `name` (one more of Host), `loading` (stays so),
+ * `base` (says that it has no chat template). Routes: GET /hello; POST /echo (the body; on the I/O
+ * thread); GET /big?N (a whole reply of N bytes); POST /count?N (N events, a tick each, from the
+ * engine's thread), POST /later?N (the same as a whole reply after N ticks), GET /flood (events
+ * until the client is gone), POST /fail?N (an error after N events), POST /die (the engine dies).
+ * The last line of the output counts the replies that were cancelled.
  */
 #include "runtime/net.h"
 
@@ -30,7 +30,7 @@ static struct {
     Job job[MAX_JOBS];
     int n_jobs, cancelled;
     char *last; /* the I/O thread's */
-    bool end;
+    bool end, base;
 } toy = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* ---- on the I/O thread ---- */
@@ -108,8 +108,8 @@ static void models(void *user, PfqHttpRequest *q, PfqReply *r)
     (void)user;
     (void)q;
     pfq_reply_start(r, 200, "application/json", false);
-    pfq_reply_printf(
-        r, "{\"object\": \"list\", \"data\": [{\"id\": \"toy\", \"object\": \"model\"}]}");
+    pfq_reply_printf(r, "{\"object\": \"list\", \"data\": [{\"id\": \"toy\", \"chat\": %s}]}",
+                     toy.base ? "false" : "true");
     pfq_reply_end(r);
 }
 
@@ -141,9 +141,10 @@ static void chat_event(Job *j)
     char word[16];
     snprintf(word, sizeof word, "w%d ", j->at);
     const char *text = j->at ? word : begin;
-    pfq_reply_printf(j->reply, "data: {\"choices\": [{\"index\": 0, \"delta\": {\"content\": ");
+    pfq_reply_printf(j->reply, "data: {\"choices\": [{\"index\": 0, %s: ",
+                     toy.base ? "\"text\"" : "\"delta\": {\"content\"");
     pfq_reply_json(j->reply, text, strlen(text));
-    pfq_reply_printf(j->reply, "}, \"finish_reason\": null}]}\n\n");
+    pfq_reply_printf(j->reply, "%s, \"finish_reason\": null}]}\n\n", toy.base ? "" : "}");
 }
 
 static void chat_end(Job *j)
@@ -240,6 +241,7 @@ int main(int argc, char **argv)
         {"POST", "/die", die, true, false},
         {"GET", "/v1/models", models, true, false},
         {"POST", "/v1/chat/completions", chat, true, false},
+        {"POST", "/v1/completions", chat, true, false},
         {"GET", "/last", last, false, false},
     };
     static PfqMetrics metrics;
@@ -258,6 +260,7 @@ int main(int argc, char **argv)
                                             .connections = (int)number(argc, argv, "connections")}};
     PfqErr err;
     pthread_t thread;
+    toy.base = option(argc, argv, "base");
     toy.net = pfq_net_open(&config, &err);
     if (!toy.net || pthread_create(&thread, NULL, engine, NULL) != 0) {
         fprintf(stderr, "net_toy: %s\n", toy.net ? "no thread" : err.text);

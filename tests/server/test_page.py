@@ -169,5 +169,19 @@ class Key(Page):
     test_streams_stops_and_reloads = test_settings = test_errors_are_shown = test_phone = None
 
 
+class Base(Key):
+    options = ["base=1"]
+
+    def test_conversation(self):
+        """A model without a chat template continues the text."""
+        b = self.open()
+        b.until("document.querySelector('#input').placeholder === 'Begin a text'")
+        self.say(b, "SHORT")
+        b.until(COUNT + " === 2 && !(%s)" % BUSY)
+        self.assertEqual((self.asked()["prompt"], self.asked()["model"]), ("SHORT", "toy"))
+        self.assertTrue(b.js(TEXT).rstrip().endswith("w19"))
+        self.fine(b)
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
