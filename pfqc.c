@@ -2,6 +2,7 @@
  */
 #include "codegen/codegen.h"
 #include "frontend/frontend.h"
+#include "inspect/inspect.h"
 #include "ir/base/meter.h"
 #include "ir/base/options.h"
 #include "ir/text.h"
@@ -23,7 +24,8 @@ enum {
     PPL = 32,
     MAN = 64,
     COMPLETION = 128,
-    ANY = 255
+    INSPECT = 256,
+    ANY = 511
 };
 
 static const OptRow rows[] = {
@@ -200,10 +202,12 @@ static int compile(Cli *c)
          (f.chat && !fe_template_load(c->d, c->a, f.tokenizer, f.chat_template, &tok, &chat))))
         return 1;
     PassOptions po = pass_options(c);
+    StrBuf log = {.a = c->a};
     CalibSource calib;
     if (opt_flag(c, "check")) pipeline_cut(&recipe.pipeline, NULL); /* calibration reads weights */
     if (!calib_source(c, &f, &tok, &recipe.pipeline, &calib)) return 1;
     po.calib = &calib;
+    po.log = &log;
     if (!passes_run(c->d, f.m, &recipe.pipeline, &po)) return 1;
     if (po.stop_after) return print_module(c, f.m, NULL) ? 0 : 1;
     if (opt_flag(c, "check"))
@@ -222,6 +226,7 @@ static int compile(Cli *c)
         .chat_bytes = chat.n,
         .version = PFQC_VERSION,
         .recipe = recipe.name,
+        .passes = log.p,
         .progress = progress,
         .progress_arg = NEW(c->a, Progress),
     };
@@ -319,6 +324,23 @@ static int opt_ir(Cli *c)
     return print_module(c, m, opt_str(c, "output")) ? 0 : 1;
 }
 
+/* The page goes beside the plan.json it is made of, since it links to sources there. */
+static int inspect(Cli *c)
+{
+    StrBuf page = {.a = c->a};
+    const char *path = opt_str(c, "output");
+    if (c->n_words != 1)
+        return diag_error(c->d, E_USAGE, LOC_NONE, "inspect takes one folder that pfqc wrote"), 2;
+    if (!path)
+        path = io_join(c->a, io_is_dir(c->word[0]) ? c->word[0] : io_dirname(c->a, c->word[0]),
+                       "inspect.html");
+    if (!inspect_html(c->d, c->a, c->word[0], &page) ||
+        !io_write_file(c->d, c->a, path, page.p, page.n))
+        return 1;
+    fprintf(stderr, "pfqc: wrote %s (%.0f kB)\n", path, (double)page.n * 1e-3);
+    return 0;
+}
+
 static int explain(Cli *c)
 {
     const char *text = c->n_words == 1 ? err_explain(c->word[0]) : NULL;
@@ -342,6 +364,8 @@ static const struct Command {
     {"opt", OPT_, opt_ir, "IN.pfir",
      "run passes on a dump; without --passes: verify it and print it"},
     {"ppl", PPL, ppl, "MODEL.json FILE", "perplexity of a text, before kernels are made"},
+    {"inspect", INSPECT, inspect, "OUT",
+     "write a page of HTML about what was compiled into this folder"},
     {"explain", EXPLAIN, explain, "CODE", "what an error code means"},
     {"doc", DOC, doc, "ops|errors|passes|pfqc|program", "print a reference page (Markdown)"},
     {"man", MAN, man, "", "print the manual page"},

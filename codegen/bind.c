@@ -101,9 +101,8 @@ static bool is_kv(const Bind *b, ValueId v)
     return t->rank == 3 && t->dim[1] == DIM_C;
 }
 
-bool b_place(Bind *b, ValueId v, CgRef *r)
+static bool find_place(Bind *b, ValueId v, CgRef *r)
 {
-    if (!v) return b_refuse(b, "an operand is missing");
     const Op *op = def_of(b->m, v);
     if (op->kind == OP_NONE) {
         if (value_at(b->m, v)->index != 0)
@@ -132,11 +131,19 @@ bool b_place(Bind *b, ValueId v, CgRef *r)
         return true;
     }
     if (op->kind == OP_RESHAPE && !is_const(b->m, v))
-        return b_place(b, op->in[0], r); /* moves nothing */
+        return find_place(b, op->in[0], r); /* moves nothing */
     if (at < 0) return b_refuse(b, "a value that it needs has no place");
     *r = (CgRef){.place = CG_ACT, .off = (u64)at, .bytes = value_bytes(b, v)};
     return r->off + r->bytes <= b->p->act_bytes ||
            b_refuse(b, "a value lies outside the activation arena");
+}
+
+bool b_place(Bind *b, ValueId v, CgRef *r)
+{
+    if (!v) return b_refuse(b, "an operand is missing");
+    if (!find_place(b, v, r)) return false;
+    r->value = v;
+    return true;
 }
 
 /* ---- constants and sections ---- */

@@ -31,6 +31,8 @@ typedef struct CgOptions {
     const void *chat; /* blob for runtime/template.h; NULL: the program has no chat template */
     size_t chat_bytes;
     const char *version, *recipe; /* for `info` */
+    const char
+        *passes; /* what has been run, as PassOptions.log has it, for plan.json; may be NULL */
     /* Called from the calling thread, now and then; done and total count bytes of weights. May be
      * NULL. */
     void (*progress)(void *arg, const char *what, u64 done, u64 total);

@@ -26,7 +26,8 @@ typedef struct Compile {
 static bool check_name(Diag *d, const char *name)
 {
     bool ok = *name && *name != '.' && *name != '-' && strlen(name) <= 100 &&
-              strcmp(name, "src") != 0 && strcmp(name, "ir") != 0 && strcmp(name, "plan.json") != 0;
+              strcmp(name, "src") != 0 && strcmp(name, "ir") != 0 &&
+              strcmp(name, "plan.json") != 0 && strcmp(name, "inspect.html") != 0;
     for (const char *p = name; *p; p++)
         ok = ok && ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
                     (*p >= '0' && *p <= '9') || strchr("._-", *p));
@@ -34,7 +35,7 @@ static bool check_name(Diag *d, const char *name)
     diag_error(d, E_FILE_WRITE, LOC_WHAT("name"), "the model's name '%s' cannot name the program",
                name);
     diag_hint(d, "use letters, digits, '.', '_' and '-', beginning with a letter or digit; not "
-                 "src, ir or plan.json");
+                 "src, ir, plan.json or inspect.html");
     return false;
 }
 

@@ -97,6 +97,7 @@ typedef struct CgRef {
     CgPlace place;
     u32 section;
     u64 off, bytes;
+    ValueId value; /* of the module, which is there; 0: a weight, or the GPU's own */
 } CgRef;
 
 enum { CG_IN = 8, CG_OUT = 8, CG_AUX = 8 }; /* slots of PfqArgs */

@@ -159,7 +159,8 @@ static void emit_refs(StrBuf *o, const CgPlan *p, const char *key, const CgRef *
         else if (r[i].place == CG_TOKENS || r[i].place == CG_LOGITS)
             sb_printf(o, "\"%s\"", places[r[i].place]);
         else
-            sb_printf(o, "[\"%s\", %llu, %llu]", places[r[i].place], LL(r[i].off), LL(r[i].bytes));
+            sb_printf(o, "[\"%s\", %llu, %llu, \"%s\"]", places[r[i].place], LL(r[i].off),
+                      LL(r[i].bytes), ir_type_text(p->m, type_of(p->m, r[i].value)));
     }
     sb_ch(o, ']');
 }
@@ -251,13 +252,13 @@ static void emit_measured(const CgPlan *p, const char *key, StrBuf *o)
 void cg_emit_plan_json(const CgBuild *b, StrBuf *o)
 {
     const CgPlan *p = b->plan;
-    sb_str(o, "{\n  ");
+    sb_str(o, "{\n  \"plan\": 1,\n  ");
     key_str(o, "pfqc", b->opt->version);
     sb_str(o, ",\n  ");
     key_str(o, "model", ir_cstr(p->m, p->m->name));
     sb_str(o, ",\n  ");
     key_str(o, "recipe", b->opt->recipe);
-    sb_str(o, ",\n");
+    sb_printf(o, ",\n  \"passes\": [%s\n  ],\n", b->opt->passes ? b->opt->passes : "");
     emit_prefix(p, o);
     emit_measured(p, "sqnr", o);
     emit_measured(p, "outlier", o);

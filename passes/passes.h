@@ -150,6 +150,8 @@ typedef struct PassOptions {
     const char *print_after;
     const char *stop_after;   /* name of a pass: end after its first run */
     const CalibSource *calib; /* NULL: no text, defaults */
+    StrBuf *log; /* NULL, or gets a JSON object for each pass that was run, separated by commas:
+                    its name, its options but those that are 0, changes, ops of the module then */
 } PassOptions;
 
 /* Runs the pipeline on m. */

@@ -3,6 +3,7 @@
 #include "passes/pass.h"
 #include "passes/rules.h"
 
+#include "ir/base/json.h"
 #include "ir/base/meter.h"
 #include "ir/text.h"
 
@@ -118,6 +119,26 @@ static u32 count_ops(const Module *m)
     return n;
 }
 
+/* PassOptions.log's entry of a pass that was run. */
+static void log_pass(const PassOptions *o, const PassCx *cx, const char *name)
+{
+    StrBuf *b = o->log, options = {.a = cx->a};
+    if (!b) return;
+    sb_str(&options, "");
+    for (u32 i = 0; i < cx->call->nopt; i++) {
+        const PassOpt *p = &cx->call->opt[i];
+        if (p->s ? !*p->s || strcmp(p->s, "0") == 0 : !p->i) continue;
+        sb_printf(&options, "%s%.*s=", options.n ? "," : "", STRF(p->name));
+        if (p->s)
+            sb_str(&options, p->s);
+        else
+            sb_printf(&options, "%lld", (long long)p->i);
+    }
+    sb_printf(b, "%s\n    {\"pass\": \"%s\", \"options\": ", b->n ? "," : "", name);
+    sb_json_str(b, (Str){options.p, options.n});
+    sb_printf(b, ", \"changes\": %u, \"ops\": %u}", cx->changes, count_ops(cx->m));
+}
+
 static bool check_names(Diag *d, const PassOptions *o)
 {
     const char *const given[] = {o->print_before, o->print_after, o->stop_after};
@@ -172,6 +193,7 @@ bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o)
         if (o->time_passes)
             fprintf(stderr, "%8.3f ms  %-22s %6u changes, %u ops\n", (now_seconds() - start) * 1e3,
                     info->name, cx.changes, count_ops(m));
+        log_pass(o, &cx, info->name);
         if (ok && named(o->print_after, info->name)) print_to_stderr(m, &a, "after", info->name);
         ok = ok && dump(d, &a, m, o, i + 1, info->name) &&
              (!o->verify_numerics || numerics_check(&num, &cx, info));

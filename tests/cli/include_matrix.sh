@@ -15,6 +15,7 @@ check ir 'ir/'
 check frontend 'frontend/|ir/|runtime/(tokenizer|template|unicode)\.h"|runtime/template\.def"'
 check passes 'passes/|ir/|runtime/(tokenizer|sample)\.h"'
 check codegen 'codegen/|ir/|runtime/(abi|image)\.h"'
+check inspect 'inspect/|ir/'
 check runtime 'runtime/'
 [ $bad -eq 0 ] && echo "include matrix holds"
 exit $bad

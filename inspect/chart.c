@@ -1,0 +1,221 @@
+#include "inspect/chart.h"
+
+#include <math.h>
+#include <stdio.h>
+
+enum { WIDTH = 720, HEIGHT = 280, LEFT = 56, RIGHT = 150, TOP = 26, BOTTOM = 34, COLOURS = 8 };
+
+void html_text(StrBuf *o, Str s)
+{
+    static const char *const names[] = {
+        ['<'] = "&lt;", ['>'] = "&gt;", ['&'] = "&amp;", ['"'] = "&quot;", ['\''] = "&#39;"};
+    for (size_t i = 0; i < s.n; i++) {
+        const unsigned char c = (unsigned char)s.p[i];
+        if (c < sizeof names / sizeof *names && names[c])
+            sb_str(o, names[c]);
+        else if (c >= 32)
+            sb_ch(o, s.p[i]);
+        else
+            sb_ch(o, ' ');
+    }
+}
+
+void html_element(StrBuf *o, const char *name, const char *class, Str text)
+{
+    sb_printf(o, class ? "<%s class=\"%s\">" : "<%s>", name, class);
+    html_text(o, text);
+    sb_printf(o, "</%s>", name);
+}
+
+const char *html_bytes(Arena *a, i64 bytes)
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    double v = (double)bytes;
+    u32 u = 0;
+    for (; v >= 1000 && u + 1 < sizeof units / sizeof *units; u++)
+        v /= 1000;
+    return arena_printf(a, u == 0 || v >= 100 ? "%.0f %s" : "%.1f %s", v, units[u]);
+}
+
+/* The next of 1, 2, 5, 10, ... at or above v. */
+static double nice(double v)
+{
+    const double ten = pow(10, floor(log10(v))), m = v / ten;
+    return ten * (m <= 1 ? 1 : m <= 2 ? 2 : m <= 5 ? 5 : 10);
+}
+
+typedef struct Axis {
+    double lo, hi, step;
+    bool log;
+} Axis;
+
+static Axis axis(double lo, double hi, bool log)
+{
+    if (!(lo <= hi)) lo = 0, hi = 1; /* no point at all */
+    if (log) return (Axis){floor(log10(lo)), fmax(ceil(log10(hi)), floor(log10(lo)) + 1), 1, true};
+    const double step = nice(fmax(hi - lo, 1e-9) / 5);
+    return (Axis){floor(lo / step) * step, fmax(ceil(hi / step), floor(lo / step) + 1) * step, step,
+                  false};
+}
+
+static double place(const Axis *y, double v)
+{
+    const double at = y->log ? log10(v) : v;
+    return HEIGHT - BOTTOM - (at - y->lo) / (y->hi - y->lo) * (HEIGHT - TOP - BOTTOM);
+}
+
+static void begin(StrBuf *o, const char *label)
+{
+    sb_printf(o, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, HEIGHT);
+    html_text(o, str_c(label));
+    sb_str(o, "\">\n");
+}
+
+static void grid_line(StrBuf *o, double y, double right, const char *text)
+{
+    sb_printf(o,
+              "<line class=\"grid\" x1=\"%d\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>"
+              "<text class=\"tick\" text-anchor=\"end\" x=\"%d\" y=\"%.1f\">%s</text>\n",
+              LEFT, right, y, y, LEFT - 6, y + 4, text);
+}
+
+static void x_name(StrBuf *o, double right, const char *name)
+{
+    sb_printf(o, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">",
+              ((double)LEFT + right) / 2, HEIGHT - 4);
+    html_text(o, str_c(name));
+    sb_str(o, "</text>\n");
+}
+
+/* ---- lines ---- */
+
+static double x_of(const ChartLines *c, u32 i)
+{
+    const double room = WIDTH - LEFT - RIGHT;
+    return (double)LEFT + (c->n > 1 ? room * i / (c->n - 1) : room / 2);
+}
+
+/* Is there something to draw? Far numbers, which nobody measured, would leave no room for others.
+ */
+static bool is_point(const ChartLines *c, double v)
+{
+    return fabs(v) < 1e15 && (!c->log || v > 1e-15);
+}
+
+static Axis y_axis(const ChartLines *c)
+{
+    double lo = INFINITY, hi = -INFINITY;
+    for (u32 s = 0; s < c->n_series; s++)
+        for (u32 i = 0; i < c->n; i++) {
+            const double v = c->series[s].y[i];
+            if (!is_point(c, v)) continue;
+            lo = fmin(lo, v);
+            hi = fmax(hi, v);
+        }
+    return axis(lo, hi, c->log);
+}
+
+static void axes(StrBuf *o, const ChartLines *c, const Axis *y)
+{
+    const u32 every = c->n > 16 ? (u32)nice(c->n / 8.0) : 1;
+    for (i64 i = 0; i <= (i64)((y->hi - y->lo) / y->step + 0.5); i++) {
+        char text[32];
+        const double at = y->lo + (double)i * y->step, v = c->log ? pow(10, at) : at;
+        snprintf(text, sizeof text, "%g", v);
+        grid_line(o, place(y, v), WIDTH - RIGHT, text);
+    }
+    for (u32 i = 0; i < c->n; i += every)
+        sb_printf(o, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">%u</text>\n",
+                  x_of(c, i), HEIGHT - BOTTOM + 16, i);
+    x_name(o, WIDTH - RIGHT, c->x);
+    sb_str(o, "<text class=\"tick\" x=\"2\" y=\"11\">");
+    html_text(o, str_c(c->unit));
+    sb_str(o, "</text>\n");
+}
+
+/* One series: its line, broken where there is no point, and a mark a point. Returns the height of
+ * its right end, NAN if it has no point. */
+static double draw(StrBuf *o, const ChartLines *c, const Axis *y, u32 s)
+{
+    const ChartSeries *line = &c->series[s];
+    double end = NAN;
+    bool pen = false;
+    sb_printf(o, "<path class=\"line c%u\" d=\"", s % COLOURS);
+    for (u32 i = 0; i < c->n; i++) {
+        const double v = line->y[i];
+        const bool there = is_point(c, v);
+        if (there) sb_printf(o, "%s%.1f %.1f", pen ? "L" : "M", x_of(c, i), place(y, v));
+        pen = there;
+    }
+    sb_str(o, "\"/>\n");
+    for (u32 i = 0; i < c->n; i++) {
+        const double v = line->y[i];
+        if (!is_point(c, v)) continue;
+        end = place(y, v);
+        sb_printf(o, "<circle class=\"dot c%u\" r=\"3\" cx=\"%.1f\" cy=\"%.1f\"><title>",
+                  s % COLOURS, x_of(c, i), end);
+        html_text(o, line->name);
+        sb_printf(o, ", %s %u: %.4g %s</title></circle>\n", c->x, i, v, c->unit);
+    }
+    return end;
+}
+
+/* Names beside the ends of their lines, from the top, each below the one before. */
+static void draw_names(StrBuf *o, const ChartLines *c, double *end)
+{
+    double next = TOP;
+    for (u32 done = 0; done < c->n_series; done++) {
+        u32 top = c->n_series;
+        for (u32 s = 0; s < c->n_series; s++)
+            if (!isnan(end[s]) && (top == c->n_series || end[s] < end[top])) top = s;
+        if (top == c->n_series) return;
+        const double y = fmax(end[top], next);
+        next = y + 15;
+        end[top] = NAN;
+        sb_printf(o,
+                  "<circle class=\"dot c%u\" r=\"4\" cx=\"%d\" cy=\"%.1f\"/>"
+                  "<text x=\"%d\" y=\"%.1f\">",
+                  top % COLOURS, WIDTH - RIGHT + 16, y, WIDTH - RIGHT + 26, y + 4);
+        html_text(o, c->series[top].name);
+        sb_str(o, "</text>\n");
+    }
+}
+
+void chart_lines(StrBuf *o, const ChartLines *c)
+{
+    const Axis y = y_axis(c);
+    double *end = NEWN(o->a, double, c->n_series);
+    begin(o, c->label);
+    axes(o, c, &y);
+    for (u32 s = 0; s < c->n_series; s++)
+        end[s] = draw(o, c, &y, s);
+    draw_names(o, c, end);
+    sb_str(o, "</svg>\n");
+}
+
+/* ---- boxes ---- */
+
+void chart_boxes(StrBuf *o, const char *label, const char *x, double x_most, double y_most,
+                 const ChartBox *box, u32 n)
+{
+    const Axis y = axis(0, y_most, false);
+    const double room = WIDTH - LEFT - 8;
+    begin(o, label);
+    for (i64 i = 0; i <= (i64)(y.hi / y.step + 0.5); i++) {
+        const double v = (double)i * y.step;
+        grid_line(o, place(&y, v), WIDTH - 8, html_bytes(o->a, (i64)v));
+    }
+    for (u32 i = 0; i < n; i++) {
+        const ChartBox *b = &box[i];
+        const double top = place(&y, b->y1), left = (double)LEFT + room * b->x0 / x_most;
+        sb_printf(o,
+                  "<rect class=\"box c%u\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" "
+                  "height=\"%.2f\"><title>",
+                  b->colour % COLOURS, left, top, room * (b->x1 - b->x0) / x_most,
+                  fmax(place(&y, b->y0) - top, 0.5));
+        html_text(o, str_c(b->title));
+        sb_str(o, "</title></rect>\n");
+    }
+    x_name(o, WIDTH - 8, x);
+    sb_str(o, "</svg>\n");
+}

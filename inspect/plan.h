@@ -1,0 +1,73 @@
+/* plan.json, read and checked: the tables that the page is made of. Strings lie in the arena of the
+ * reader or in the file's text. */
+#ifndef PFQC_INSPECT_PLAN_H
+#define PFQC_INSPECT_PLAN_H
+
+#include "ir/base/diag.h"
+
+typedef struct PlRef { /* an operand of a call */
+    Str place;         /* "act", "kv", "private"; "tokens", "logits" or a section of the weights */
+    Str type;          /* "s8[T,576]"; empty: a section */
+    i64 off, bytes;
+    u32 writer; /* of an input: 1 + the call that wrote it last; 0: none before */
+    u32 last;   /* of an output: the last call that reads it; its own, if none does */
+} PlRef;
+
+typedef struct PlCall {
+    i64 step, layer;  /* layer -1: none */
+    u32 kernel;       /* of Plan.kernel */
+    i64 flops, bytes; /* per row (attention: and key); of weights */
+    bool barrier, each, per_key;
+    PlRef *in, *out; /* without those that are null */
+    PlRef w;         /* place empty: none */
+    u32 n_in, n_out;
+} PlCall;
+
+typedef struct PlPhase {
+    Str name;
+    PlCall *call;
+    u32 n;
+    i64 barriers;
+} PlPhase;
+
+typedef struct PlKernel {
+    Str name, kind, file; /* "norm_s8_576", "norm", "norm.c" */
+} PlKernel;
+
+typedef struct PlPass {
+    Str name, options;
+    i64 changes, ops;
+} PlPass;
+
+typedef struct PlFact { /* a number by name and layer */
+    Str name;
+    i64 layer; /* -1: none */
+    double value;
+} PlFact;
+
+typedef struct PlSection {
+    Str name, layout;
+    i64 bytes;
+} PlSection;
+
+enum { PL_PHASES = 3 };
+
+typedef struct Plan {
+    Str version, model, recipe;
+    i64 context, activations, kv_per_token, weight_bytes, read_per_token;
+    VEC(i64) prefix;
+    VEC(Str) target;
+    VEC(PlPass) pass;
+    VEC(PlFact) sqnr, weight_sqnr, outlier; /* of values, of weights; dB */
+    VEC(PlKernel) kernel;
+    VEC(PlSection) section;
+    PlPhase phase[PL_PHASES]; /* prefill, logits, decode */
+} Plan;
+
+bool plan_read(Diag *d, Arena *a, const char *path, Plan *out);
+
+/* What a tensor is in its layer, and the layer (-1: none):
+ * "model.layers.3.mlp.down_proj.weight.rot.pack" is "mlp.down_proj" of 3. */
+Str plan_role(Arena *a, Str name, i64 *layer);
+
+#endif

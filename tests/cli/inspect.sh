@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# pfqc inspect: a page that is whole, needs nothing else and says what plan.json does; a plan that is not one is refused.
+. "$(dirname "$0")/common.bash"
+command -v python3 >/dev/null || { echo "python3 is not installed"; exit 77; }
+cp -r "$root/samples/tinystories" "$tmp/model"
+sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32, "prefix": [5, 1]},/' "$tmp/model/model.json"
+out=$tmp/out
+"$PFQC" "$tmp/model/model.json" --recipe prefixquant-w8a8kv8 --cache "$tmp/cache" -o "$out" 2>"$tmp/err" || fail "no program"
+"$PFQC" inspect "$out" >"$tmp/stdout" 2>"$tmp/err" || fail "no page"
+[ ! -s "$tmp/stdout" ] && grep -q "wrote $out/inspect.html" "$tmp/err" || fail "inspect does not say what it wrote"
+python3 "$root/tests/cli/inspect_page.py" "$out" >"$tmp/err" 2>&1 || fail "the page"
+
+# The same from the plan alone, elsewhere; the same bytes.
+"$PFQC" inspect "$out/plan.json" -o "$tmp/page.html" 2>"$tmp/err" && cmp "$out/inspect.html" "$tmp/page.html" || fail "another page of the same plan"
+
+# What is not a plan is one diagnostic and no page.
+refused() { # code, text, plan
+    local status=0
+    rm -rf "$tmp/bad" && mkdir "$tmp/bad"
+    [ -z "$3" ] || printf '%s' "$3" >"$tmp/bad/plan.json"
+    "$PFQC" inspect "$tmp/bad" 2>"$tmp/err" || status=$?
+    [ $status -eq 1 ] && grep -q "error\[$1\].*$2" "$tmp/err" || fail "expected $1 $2"
+    [ ! -e "$tmp/bad/inspect.html" ] || fail "a page of a bad plan"
+}
+edit() { # Python over p: the plan, changed
+    python3 -c 'import json, sys; p = json.load(open(sys.argv[1])); exec(sys.argv[2]); print(json.dumps(p))' "$out/plan.json" "$1"
+}
+refused E0701 'cannot read' ''
+refused E0101 '' '{"plan": 1'
+refused E0103 'phases' '{"plan": 1, "memory": {}, "weights": {}}'
+refused E0105 '' "$(edit 'p["plan"] = 2')"
+refused E0102 '' "$(edit 'p["model"] = 7')"
+refused E0105 'a kernel that' "$(edit 'p["phases"]["decode"]["calls"][0]["kernel"] = "none"')"
+refused E0105 'offset, bytes, type' "$(edit 'p["phases"]["decode"]["calls"][1]["in"] = [["act", 0]]')"
+refused E0105 '2.53' "$(edit 'p["phases"]["decode"]["calls"][1]["in"] = [["act", -1, 0, "x"]]')"
+refused E0105 'a number or null' "$(edit 'p["sqnr"]["x.0"] = "far"')"
+status=0
+"$PFQC" inspect 2>"$tmp/err" || status=$?
+[ $status -eq 2 ] && grep -q 'inspect takes one folder' "$tmp/err" || fail "inspect without a folder"
+
+# Names are text, never markup; numbers that nobody measured do no harm.
+mkdir "$tmp/odd"
+edit 'p["model"] = "<script>&\"\x27"
+p["recipe"] = "</style><b>"
+p["kernels"][0]["name"] = "\"><img src=x>"
+for c in p["phases"].values():
+    for k in c["calls"]: k["kernel"] = p["kernels"][0]["name"]
+p["sqnr"] = {"a.0": 1e308, "b.1": -1e308, "c.2": None, "d.99999999999": 3, "e": 4, "": 5, "f.3": 1e-300}
+p["outlier"] = {"x.0": 0, "y.0": -1, "z.1": 1e-320}' >"$tmp/odd/plan.json"
+"$PFQC" inspect "$tmp/odd" 2>"$tmp/err" || fail "odd names and numbers"
+python3 "$root/tests/cli/inspect_page.py" "$tmp/odd" odd >"$tmp/err" 2>&1 || fail "the page of odd names"
+echo "inspect: one page, whole and alone, as plan.json says"

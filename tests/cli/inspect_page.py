@@ -1,0 +1,81 @@
+"""Is out/inspect.html whole HTML that needs nothing else and agrees with out/plan.json? inspect_page.py OUT [odd]"""
+import html.parser
+import json
+import os
+import re
+import sys
+
+OUT, ODD = sys.argv[1], len(sys.argv) > 2
+VOID = {"meta"}
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links, self.text = [], {}, [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        assert len(attrs) == len(set(attrs)), tag
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [v for k, v in attrs.items() if k in ("href", "src")]
+        assert not any(k.startswith("on") for k in attrs), attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+raw = open(OUT + "/inspect.html", encoding="utf-8").read()
+plan = json.load(open(OUT + "/plan.json"))
+page = Page()
+page.feed(raw)
+page.close()
+assert page.open == [], page.open
+assert len(page.ids) == len(set(page.ids)), "an id twice"
+assert not {"script", "img", "link", "iframe"} & set(page.tags), page.tags
+assert not re.search(r"https?:|url\(|@import", raw), "the page asks for something else"
+for link in page.links:
+    assert link[1:] in page.ids if link[0] == "#" else link.startswith("src/kernels/"), link
+    assert ODD or link[0] == "#" or os.path.exists(os.path.join(OUT, link)), link
+for tag in re.findall(r"<(?:path|line|rect|circle|text)[^>]*>", raw):
+    assert not re.search(r'="[^"]*(nan|inf)', tag), tag
+text = "".join(page.text)
+if ODD:
+    assert plan["model"] in text and plan["recipe"] in text and plan["kernels"][0]["name"] in text
+    sys.exit()
+
+decode = plan["phases"]["decode"]["calls"]
+layers = max(c["layer"] for c in decode) + 1
+assert f"layers 0 to {layers - 1}, {layers} times the same" in text
+shown = [c for c in decode if c["layer"] in (-1, 0)]
+assert raw.count('<li class="call"') == len(shown), "boxes"
+for c in shown:
+    assert f'id="s{c["step"]}"' in raw, c
+    for operand in c.get("in", []) + c["out"]:
+        assert not isinstance(operand, list) or f"<code>{operand[3]}</code>" in raw, operand
+for p in plan["passes"]:
+    assert f'<td class="name">{p["pass"]}</td>' in raw and f'<td class="number">{p["changes"]}</td>' in raw, p
+values = sum(r[0] == "act" for ph in plan["phases"].values() for c in ph["calls"] for r in c["out"] if isinstance(r, list))
+assert page.tags["rect"] == values, (page.tags["rect"], values)
+points = len(plan["sqnr"]) + len(plan["outlier"])
+names = len({re.sub(r"\.\d+", "", k.split(".weight")[0]) for k in plan["sqnr"]}) + len({k.split(".")[0] for k in plan["outlier"]})
+assert plan["sqnr"] and page.tags["circle"] == points + names, (page.tags["circle"], points, names)
+assert {k.split(".")[0] for k in plan["outlier"]} == {"before", "after"}, plan["outlier"]
+assert page.tags["svg"] == 5 + any(k.startswith("w.") for k in plan["sqnr"]), page.tags
+for k in plan["kernels"]:
+    assert f'id="k-{k["name"]}"' in raw, k
+size = {}
+for s in plan["weights"]["sections"]:
+    size[s["layout"]] = size.get(s["layout"], 0) + s["bytes"]
+assert all(layout in text for layout in size), size
+print("a page of", len(raw), "bytes")
