@@ -328,21 +328,6 @@ static PfqVal first_or_last(Run *r, PfqVal v, bool last)
 
 /* ---- filters over text and numbers ---- */
 
-static PfqVal escape_html(Run *r, PfqVal s)
-{
-    static const char special[] = "&<>'\"";
-    static const char *const names[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
-    const size_t from = r->n;
-    for (uint32_t i = 0; i < s.n && tpl_charge(r, i % 16 == 0); i++) {
-        const char *at = s.s[i] ? strchr(special, s.s[i]) : NULL;
-        if (at)
-            tpl_put(r, names[at - special], strlen(names[at - special]));
-        else
-            tpl_put(r, s.s + i, 1);
-    }
-    return tpl_take(r, from);
-}
-
 static void spaces(Run *r, int64_t n)
 {
     for (int64_t i = 0; i < n && tpl_charge(r, i % 16 == 0); i++)
@@ -351,25 +336,10 @@ static void spaces(Run *r, int64_t n)
 
 static PfqVal indent(Run *r, PfqVal s, const PfqVal *a)
 {
-    size_t from = r->n;
+    const size_t from = r->n;
     if (a[0].kind != PFQ_V_STR) spaces(r, whole(r, a[0], 4));
     const PfqVal by = a[0].kind == PFQ_V_STR ? a[0] : tpl_take(r, from);
-    const PfqVal lines = tpl_splitlines(r, s, false);
-    const bool blank = flag(a[2], false);
-    from = r->n;
-    if (flag(a[1], false)) tpl_put(r, by.s, by.n);
-    for (uint32_t i = 0; i < lines.n && tpl_charge(r, 1); i++) {
-        if (i) tpl_put(r, "\n", 1);
-        if (i && (lines.at[i].n || blank)) tpl_put(r, by.s, by.n);
-        tpl_put(r, lines.at[i].s, lines.at[i].n);
-    }
-    /* splitlines drops a last line end, Jinja keeps it */
-    const PfqVal last = s.n ? tpl_splitlines(r, pfq_val_str(s.s + s.n - 1, 1), false) : s;
-    if (s.n && last.n && last.at[0].n == 0) {
-        tpl_put(r, "\n", 1);
-        if (blank) tpl_put(r, by.s, by.n);
-    }
-    return tpl_take(r, from);
+    return tpl_indent(r, s, by, flag(a[1], false), flag(a[2], false));
 }
 
 /* The whole of s as a number; false if it is none. Python also takes white space around it. */
@@ -493,7 +463,7 @@ static PfqVal filter(Run *r, PfqTplFilter id, PfqVal v, const PfqVal *a, const A
     case PFQ_F_DEFAULT: return or_default(v, a);
     case PFQ_F_DICTSORT: return dictsort(r, v, a);
     case PFQ_F_E:
-    case PFQ_F_ESCAPE: return escape_html(r, tpl_str(r, v));
+    case PFQ_F_ESCAPE: return tpl_escape(r, tpl_str(r, v));
     case PFQ_F_FIRST: return first_or_last(r, v, false);
     case PFQ_F_FLOAT: return to_float(r, v, a);
     case PFQ_F_INDENT: return indent(r, text(r, v), a);

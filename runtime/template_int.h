@@ -117,6 +117,9 @@ size_t tpl_find(Run *r, PfqVal s, PfqVal sub, size_t from);
 PfqVal tpl_replace(Run *r, PfqVal s, PfqVal old, PfqVal new, int64_t count);
 PfqVal tpl_split(Run *r, PfqVal s, PfqVal sep, int64_t max, bool right);
 PfqVal tpl_splitlines(Run *r, PfqVal s, bool keep);
+PfqVal tpl_escape(Run *r, PfqVal s); /* of HTML, as markupsafe */
+/* `by` in front of lines: of the first and of blank ones where asked for. */
+PfqVal tpl_indent(Run *r, PfqVal s, PfqVal by, bool first, bool blank);
 
 /* template_value.c: what values do */
 bool tpl_true(PfqVal v);

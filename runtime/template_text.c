@@ -544,3 +544,37 @@ PfqVal tpl_splitlines(Run *r, PfqVal s, bool keep)
     if (from < s.n) add_part(r, &p, s.s + from, s.n - from);
     return list_of(p.at, p.n);
 }
+
+PfqVal tpl_escape(Run *r, PfqVal s)
+{
+    static const char special[] = "&<>'\"";
+    static const char *const names[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
+    const size_t from = r->n;
+    for (uint32_t i = 0; i < s.n && tpl_charge(r, i % 16 == 0); i++) {
+        const char *at = s.s[i] ? strchr(special, s.s[i]) : NULL;
+        if (at)
+            tpl_put(r, names[at - special], strlen(names[at - special]));
+        else
+            tpl_put(r, s.s + i, 1);
+    }
+    return tpl_take(r, from);
+}
+
+PfqVal tpl_indent(Run *r, PfqVal s, PfqVal by, bool first, bool blank)
+{
+    const size_t from = r->n;
+    const PfqVal lines = tpl_splitlines(r, s, false);
+    if (first) tpl_put(r, by.s, by.n);
+    for (uint32_t i = 0; i < lines.n && tpl_charge(r, 1); i++) {
+        if (i) tpl_put(r, "\n", 1);
+        if (i && (lines.at[i].n || blank)) tpl_put(r, by.s, by.n);
+        tpl_put(r, lines.at[i].s, lines.at[i].n);
+    }
+    /* splitlines drops a last line end, Jinja keeps it */
+    const PfqVal last = s.n ? tpl_splitlines(r, pfq_val_str(s.s + s.n - 1, 1), false) : s;
+    if (s.n && last.n && last.at[0].n == 0) {
+        tpl_put(r, "\n", 1);
+        if (blank) tpl_put(r, by.s, by.n);
+    }
+    return tpl_take(r, from);
+}

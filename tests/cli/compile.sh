@@ -60,7 +60,7 @@ mkdir "$tmp/moved" && mv "$tmp/e/$name" "$tmp/moved/renamed"
 refused() { # PFQC_CC, expected text
     rm -rf "$tmp/r"
     local status=0
-    PFQC_CC=$1 "$PFQC" "$sample/model.json" --target cpu:x86-64-v3 -o "$tmp/r" 2>"$tmp/err" || status=$?
+    PFQC_CC=$1 "$PFQC" "$sample/model.json" --recipe w4a16 --target cpu:x86-64-v3 -o "$tmp/r" 2>"$tmp/err" || status=$?
     [ $status -eq 1 ] || fail "PFQC_CC=$1 ended with status $status"
     grep -q "error\[E0604\].*$2" "$tmp/err" || fail "PFQC_CC=$1 said: $(cat "$tmp/err")"
     [ "$(grep -c 'error\[' "$tmp/err")" -eq 1 ] || fail "more than one error: $(cat "$tmp/err")"
@@ -77,6 +77,6 @@ grep -q "error\[E0601\]" "$tmp/err" && grep -q "did you mean cpu:znver4" "$tmp/e
 
 # 8. An output folder that cannot be: one error.
 touch "$tmp/file"
-if "$PFQC" "$sample/model.json" -o "$tmp/file" 2>"$tmp/err"; then fail "wrote into a file"; fi
+if "$PFQC" "$sample/model.json" --recipe w4a16 -o "$tmp/file" 2>"$tmp/err"; then fail "wrote into a file"; fi
 grep -q "error\[E0702\]" "$tmp/err" || fail "said: $(cat "$tmp/err")"
 echo "compile: same bytes anywhere, sources stand alone, refusals are clean"
