@@ -21,6 +21,7 @@ bool pfq_serve_queue(PfqServer *s, PfqAnswer *a)
         return false;
     }
     pfq_metric_add(&s->metrics, PFQ_METRIC_REQUESTS, 1);
+    pfq_metric_add(&s->metrics, PFQ_METRIC_QUEUED, 1);
     a->next = NULL;
     pthread_mutex_lock(&s->lock);
     *s->last = a;
@@ -33,6 +34,7 @@ bool pfq_serve_queue(PfqServer *s, PfqAnswer *a)
 void pfq_serve_begun(PfqServer *s)
 {
     atomic_fetch_sub(&s->waiting, 1);
+    pfq_metric_add(&s->metrics, PFQ_METRIC_QUEUED, -1);
 }
 
 /* What came since, once there is something to do; false when the server ends. */
@@ -62,32 +64,24 @@ static void begin_all(PfqAnswer *list)
     }
 }
 
-static void count_step(PfqServer *s, double start, int64_t decoded)
+/* `start`, `decoded` and `running`: before the step. */
+static void count_step(PfqServer *s, double start, int64_t decoded, int32_t running)
 {
     pfq_metric_time(&s->metrics, PFQ_METRIC_BUSY, pfq_now() - start);
     pfq_metric_add(&s->metrics, PFQ_METRIC_STEPS, s->batch.decoded - decoded);
-}
-
-/* Gauges say what they said before plus the difference. */
-static void count_line(PfqServer *s, int32_t before_running, int before_waiting)
-{
-    pfq_metric_add(&s->metrics, PFQ_METRIC_RUNNING, s->batch.running - before_running);
-    pfq_metric_add(&s->metrics, PFQ_METRIC_QUEUED, atomic_load(&s->waiting) - before_waiting);
+    pfq_metric_add(&s->metrics, PFQ_METRIC_RUNNING, s->batch.running - running);
 }
 
 static bool work(PfqServer *s)
 {
     PfqAnswer *list;
-    int waiting = 0;
     while (take_answers(s, &list)) {
         const double start = pfq_now();
         const int64_t decoded = s->batch.decoded;
         const int32_t running = s->batch.running;
         begin_all(list);
         const bool ok = pfq_batch_step(&s->batch, &s->err);
-        count_step(s, start, decoded);
-        count_line(s, running, waiting);
-        waiting = atomic_load(&s->waiting);
+        count_step(s, start, decoded, running);
         if (!ok) {
             return false;
         }
