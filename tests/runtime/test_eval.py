@@ -5,6 +5,7 @@ import math
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 import unittest
 
@@ -336,16 +337,40 @@ echo "$@" >>%(dir)s/args
 
 
 class SaveLogits(cli.Base):
+    """Into a pipe, which keeps its name; read to its end, in part, or not at all."""
+
+    def into_a_pipe(self, text, most):
+        """(what was read of it, exit status, messages); most: bytes to read, -1 for all, None: nobody reads."""
+        here, there = os.pipe()
+        if most is None:
+            os.close(here)
+        with tempfile.TemporaryFile() as err:
+            p = subprocess.Popen([cli.EXE, "ppl", text, "-c", "9", "--save-logits", f"/dev/fd/{there}"], pass_fds=[there],
+                                 stdout=err, stderr=err, env=cli.CLEAN)
+            os.close(there)
+            data = b""
+            if most is not None:
+                with os.fdopen(here, "rb") as f:
+                    data = f.read(most)
+            status = p.wait(timeout=120)
+            err.seek(0)
+            return data, status, err.read().decode()
+
     def test_into_a_pipe(self):
-        with tempfile.NamedTemporaryFile() as f:
-            f.write(Kld.TEXT)
-            f.flush()
-            args = f"{cli.EXE} ppl {f.name} -c 9 --save-logits"  # more than a pipe holds
-            r = cli.run("-c", f"{args} {f.name}.logits >&2 && {args} /dev/fd/3 3>&1 >&2 | cmp - {f.name}.logits", exe="/bin/sh")
-            os.unlink(f.name + ".logits")
-            self.assertEqual([r.returncode, r.stdout], [0, b""])
-            r = cli.run("-c", f"{args} /dev/fd/3 3>&1 >&2 | true", exe="/bin/sh")
-            self.assertIn(b"cannot write '/dev/fd/3': Broken pipe", r.stderr)
+        with tempfile.TemporaryDirectory() as d:
+            text, saved = d + "/text", d + "/logits"
+            with open(text, "wb") as f:
+                f.write(Kld.TEXT)
+            self.ok("ppl", text, "-c", "9", "--save-logits", saved)
+            with open(saved, "rb") as f:
+                want = f.read()
+            self.assertGreater(len(want), 1 << 17)  # more than a pipe holds, so that its end is seen while writing
+            data, status, messages = self.into_a_pipe(text, -1)
+            self.assertEqual([status, data == want], [0, True], messages)
+            for most in (None, 1000):
+                _, status, messages = self.into_a_pipe(text, most)
+                self.assertEqual(status, 1, messages)
+                self.assertRegex(messages, "cannot write '/dev/fd/[0-9]+': Broken pipe")
 
 
 def run_message(*args):
