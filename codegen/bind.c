@@ -403,6 +403,27 @@ bool cg_plan_generate(Diag *d, CgPlan *p)
     return !p->generated || lay_out_image(d, p);
 }
 
+/* The states of the KV cache, which the pass memory placed one behind the other. */
+static bool read_kv(Diag *d, CgPlan *p)
+{
+    const Module *m = p->m;
+    u64 end = 0;
+    for (u32 i = 0; i < m->consts.n; i++) {
+        const Op *op = op_at(m, m->consts.at[i]);
+        const Type *t = type_of(m, op->out);
+        const Attr *at = op->kind == OP_STATE ? op_attr(op, A_AT) : NULL;
+        if (!at || t->rank != 3 || t->dim[1] != DIM_C) continue;
+        const u64 bytes = (u64)t->dim[2] * dtype_info[t->dt].bits / 8;
+        const CgKvState s = {(u64)at->ints[0], (u32)t->dim[0], (u32)bytes};
+        if (s.off != end || bytes > UINT32_MAX)
+            return diag_error(d, E_KERNEL, LOC_NONE, "the states of the KV cache have gaps");
+        end += s.heads * bytes;
+        vec_push(p->a, &p->kv, s);
+    }
+    return end == p->kv_row_bytes ||
+           diag_error(d, E_KERNEL, LOC_NONE, "the states of the KV cache are not all of it");
+}
+
 /* The prefix as the pass left it: a count, and ids separated by spaces. */
 static bool read_prefix(Diag *d, CgPlan *p)
 {
@@ -448,7 +469,7 @@ bool cg_plan(Diag *d, Arena *a, Module *m, CgPlan *out)
         out->phase[i] = (CgPhase){.name = names[i], .fn = (u32)(fn - m->fns.at)};
         if (fn->act_bytes > out->act_bytes) out->act_bytes = fn->act_bytes;
     }
-    if (!read_prefix(d, out)) return false;
+    if (!read_prefix(d, out) || !read_kv(d, out)) return false;
     if (b.chunk < 1 || b.rows < 1)
         return diag_error(d, E_KERNEL, LOC_NONE, "the module does not say its chunk and rows");
     /* Decode first: sections are numbered, and so stored, in the order in which it streams them. */

@@ -284,6 +284,18 @@ static void emit_prefix(const CgPlan *p, StrBuf *o)
     sb_str(o, "};\n");
 }
 
+static void emit_kv(const CgPlan *p, StrBuf *o)
+{
+    if (!p->kv.n) return;
+    sb_str(o, "\n/* Parts of the KV cache: offset times ctx, heads, bytes of a row. */\n"
+              "static const PfqKvState kv_states[] = {\n");
+    for (u32 i = 0; i < p->kv.n; i++) {
+        const CgKvState *s = &p->kv.at[i];
+        sb_printf(o, "    {%llu, %u, %u},\n", (unsigned long long)s->off, s->heads, s->bytes);
+    }
+    sb_str(o, "};\n");
+}
+
 static void emit_model(const CgBuild *b, StrBuf *o)
 {
     static const char *const numbers[] = {"vocab",    "layers", "hidden", "heads", "kv_heads",
@@ -315,6 +327,7 @@ static void emit_model(const CgBuild *b, StrBuf *o)
     };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         sb_printf(o, "    .%s = %lluu,\n", sizes[i].name, (unsigned long long)sizes[i].v);
+    if (p->kv.n) sb_printf(o, "    .n_kv = %u,\n    .kv = kv_states,\n", p->kv.n);
     sb_str(o, "    .image_id = {");
     for (u32 i = 0; i < 16; i++)
         sb_printf(o, "%s0x%02x", i ? ", " : "", p->image_id[i]);
@@ -405,6 +418,7 @@ void cg_emit_model(const CgBuild *b, StrBuf *o)
     if (b->cuda) cg_emit_cuda_tables(b, o);
     emit_expect(p->expect, o);
     emit_prefix(p, o);
+    emit_kv(p, o);
     emit_model(b, o);
 }
 

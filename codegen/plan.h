@@ -145,6 +145,11 @@ typedef struct CgSection {
     const CgGenerated *generated; /* the image has no bytes of it; NULL: it has */
 } CgSection;
 
+typedef struct CgKvState { /* PfqKvState */
+    u64 off;
+    u32 heads, bytes;
+} CgKvState;
+
 enum { CG_PREFILL, CG_LOGITS_PHASE, CG_DECODE, CG_N_PHASES };
 
 typedef struct CgPlan {
@@ -153,6 +158,7 @@ typedef struct CgPlan {
     CgPhase phase[CG_N_PHASES];
     VEC(CgKernel) kernels;
     VEC(CgSection) sections;
+    VEC(CgKvState) kv;      /* in the order of their places */
     PfqImageSection *image; /* [sections.n]; sums are filled by cg_write_weights */
     u64 data_offset, data_bytes, total_bytes; /* of the image */
     u64 act_bytes, kv_row_bytes;

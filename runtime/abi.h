@@ -212,6 +212,12 @@ typedef struct PfqExpect {
     float tolerance; /* allowed absolute difference of a logit */
 } PfqExpect;
 
+/* A part of the KV cache: [heads][ctx] rows of `bytes`. */
+typedef struct PfqKvState {
+    uint64_t off; /* in a slot, times ctx */
+    uint32_t heads, bytes;
+} PfqKvState;
+
 typedef struct PfqModel {
     uint32_t abi;                        /* PFQ_ABI_VERSION */
     const char *name, *recipe, *version; /* model name, recipe name, pfqc version */
@@ -224,6 +230,8 @@ typedef struct PfqModel {
     int32_t rows;                      /* largest T of `logits` */
     uint64_t act_bytes, scratch_bytes; /* scratch is per thread */
     uint64_t kv_row_bytes;             /* KV bytes per token of context, all layers */
+    int32_t n_kv;                      /* parts of the KV cache, without gaps between them */
+    const PfqKvState *kv;              /* [n_kv] */
     uint64_t weight_bytes;             /* of the image, and bytes read per decoded token */
     uint64_t weight_bytes_per_token;
     uint8_t image_id[16]; /* identifies the weight image this binary belongs to */

@@ -157,6 +157,34 @@ static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, i
     return true;
 }
 
+typedef struct SlotCopy {
+    const PfqEngine *engine;
+    int32_t from, to, n;
+} SlotCopy;
+
+static void slot_job(void *arg, int tid, int nt)
+{
+    const SlotCopy *c = arg;
+    const PfqEngine *e = c->engine;
+    const size_t ctx = (size_t)e->exec.ctx;
+    for (int32_t i = tid; i < e->model->n_kv; i += nt) {
+        const PfqKvState *s = &e->model->kv[i];
+        for (size_t h = 0; h < s->heads; h++) {
+            char *at = e->kv + (s->off + h * s->bytes) * ctx;
+            memcpy(at + e->exec.slot * (uint64_t)c->to, at + e->exec.slot * (uint64_t)c->from,
+                   (size_t)c->n * s->bytes);
+        }
+    }
+}
+
+static bool cpu_copy(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err)
+{
+    SlotCopy c = {e, from, to, n};
+    (void)err;
+    pfq_pool_run(e->pool, slot_job, &c);
+    return true;
+}
+
 const PfqBackend pfq_backend_cpu = {.name = "cpu",
                                     .title = "CPU",
                                     .choose = cpu_choose,
@@ -164,4 +192,5 @@ const PfqBackend pfq_backend_cpu = {.name = "cpu",
                                     .close = cpu_close,
                                     .run = cpu_run,
                                     .batch = cpu_batch,
+                                    .copy = cpu_copy,
                                     .exact = true};

@@ -41,10 +41,16 @@ static bool cuda_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, 
     return pfq_gpu_batch(e->gpu, tokens, rows, n, e->logits, err);
 }
 
+static bool cuda_copy(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err)
+{
+    return pfq_gpu_copy_slot(e->gpu, from, to, n, err);
+}
+
 const PfqBackend pfq_backend_cuda = {.name = "cuda",
                                      .title = "CUDA",
                                      .choose = cuda_choose,
                                      .open = cuda_open,
                                      .close = cuda_close,
                                      .run = cuda_run,
-                                     .batch = cuda_batch};
+                                     .batch = cuda_batch,
+                                     .copy = cuda_copy};

@@ -8,6 +8,9 @@
  * many as a kernel's block of work has. */
 enum { SHORT_CHUNK = 64 };
 
+/* Tokens that are copied to another slot rather than computed again. */
+enum { WORTH_COPYING = 8 };
+
 static int32_t least(int32_t a, int32_t b)
 {
     return a < b ? a : b;
@@ -87,38 +90,66 @@ static int32_t usable(const PfqBatch *b, const PfqSlot *slot, const PfqSeq *s)
     return b->deterministic && !b->engine->exact ? n / chunk * chunk : n;
 }
 
-/* The free slot that shares most with the prompt; of equals, the one unused for longest. */
-static PfqSlot *choose_slot(const PfqBatch *b, const PfqSeq *s, int32_t *shared)
+/* The slot that has most of the prompt, free or not. */
+static PfqSlot *richest(const PfqBatch *b, const PfqSeq *s, int32_t *shared)
 {
     PfqSlot *best = NULL;
     *shared = 0;
     for (int32_t i = 0; i < b->engine->slots; i++) {
-        PfqSlot *slot = &b->slot[i];
-        const int32_t n = slot->seq ? 0 : usable(b, slot, s);
-        if (!slot->seq && (!best || n > *shared || (n == *shared && slot->used < best->used))) {
-            best = slot;
+        const int32_t n = usable(b, &b->slot[i], s);
+        if (!best || n > *shared) {
+            best = &b->slot[i];
             *shared = n;
         }
     }
     return best;
 }
 
-static void give_slot(PfqBatch *b, PfqSeq *s)
+/* The free slot that was not used for longest. */
+static PfqSlot *oldest_free(const PfqBatch *b)
+{
+    PfqSlot *best = NULL;
+    for (int32_t i = 0; i < b->engine->slots; i++) {
+        PfqSlot *slot = &b->slot[i];
+        if (!slot->seq && (!best || slot->used < best->used)) {
+            best = slot;
+        }
+    }
+    return best;
+}
+
+/* A sequence goes on in the slot that has its beginning if little else is lost with it; else that
+ * is copied, if it is worth the trouble. */
+static bool give_slot(PfqBatch *b, PfqSeq *s, PfqErr *err)
 {
     int32_t n;
-    PfqSlot *slot = choose_slot(b, s, &n);
-    slot->seq = s;
-    slot->n = n;
-    slot->shared = least(slot->shared, n);
-    slot->used = b->step;
-    s->slot = (int32_t)(slot - b->slot);
+    const PfqSlot *from = richest(b, s, &n);
+    PfqSlot *to = oldest_free(b);
+    if (!from->seq && n > 0 && n >= from->shared / 2) {
+        to = &b->slot[from - b->slot];
+    } else if (n >= WORTH_COPYING && from != to) {
+        if (!pfq_engine_copy(b->engine, (int32_t)(from - b->slot), (int32_t)(to - b->slot), n,
+                             err)) {
+            return false;
+        }
+        memcpy(to->tokens, from->tokens, (size_t)n * sizeof *to->tokens);
+        to->shared = n;
+    } else if (from != to) {
+        n = 0;
+    }
+    to->seq = s;
+    to->n = n;
+    to->shared = least(to->shared, n);
+    to->used = b->step;
+    s->slot = (int32_t)(to - b->slot);
     s->pos = s->cached = n;
     b->running++;
     s->calls->begin(s);
+    return true;
 }
 
 /* Ends what nobody waits for, and lets those in line come in. */
-static void admit(PfqBatch *b)
+static bool admit(PfqBatch *b, PfqErr *err)
 {
     for (int32_t i = 0; i < b->engine->slots; i++) {
         PfqSeq *s = b->slot[i].seq;
@@ -133,9 +164,15 @@ static void admit(PfqBatch *b)
             at = &(*at)->next_in_line;
         }
     }
-    while (b->first && b->running < b->engine->slots) {
-        give_slot(b, take(b, &b->first));
+    bool ok = true;
+    while (ok && b->first && b->running < b->engine->slots) {
+        PfqSeq *s = take(b, &b->first);
+        ok = give_slot(b, s, err);
+        if (!ok) {
+            end(b, s, PFQ_SEQ_FAILED, err->text);
+        }
     }
+    return ok;
 }
 
 /* ---- prompts ---- */
@@ -262,11 +299,10 @@ static int32_t look(PfqBatch *b, PfqSeq **reads)
 bool pfq_batch_step(PfqBatch *b, PfqErr *err)
 {
     PfqSeq *reads;
-    admit(b);
     b->step++;
-    const int32_t n = look(b, &reads);
-    bool ok = true;
-    if (reads) {
+    bool ok = admit(b, err);
+    const int32_t n = ok ? look(b, &reads) : 0;
+    if (ok && reads) {
         b->slot[reads->slot].used = b->step;
         ok = read_chunk(b, reads, n > 0, err);
     }

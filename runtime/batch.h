@@ -4,8 +4,9 @@
  * A step computes a chunk of the oldest prompt that is not read yet, then one token of each
  * sequence that generates, all in one call where the engine can. Sequences wait in line; a free
  * slot goes to the first. A slot keeps its tokens after its sequence has ended: a prompt that
- * begins as one of them does goes on behind what they share (a prefix that is part of the model is
- * in the kernels and shared by all).
+ * begins as one of them does, also of one at work, goes on behind what they share; that is copied,
+ * unless the new sequence takes over the slot itself. A prefix that is part of the model is in the
+ * kernels, and so shared by all.
  *
  * Deterministic (the default): a sequence gives the same logits, to the bit, whatever runs beside
  * it and ran before it. An engine that is exact (engine.h) pays with a second look at the answers

@@ -583,9 +583,24 @@ bool pfq_gpu_wait(PfqGpu *g, PfqErr *err)
     return keep_fault(g, g->broken || finish(g, PFQ_CUDA_DECODE, 0, NULL, &g->fault), err);
 }
 
-bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, PfqErr *err)
+static bool copy_state(PfqGpu *g, const PfqKvState *s, int32_t from, int32_t to, int32_t n,
+                       PfqErr *err)
 {
-    const uint64_t bytes = g->model->kv_row_bytes * (uint64_t)g->ctx, at = g->buf[BUF_KV].at;
-    return !bytes || CALL(g, cuMemcpyDtoDAsync_v2, "the cache of a sequence",
-                          at + bytes * (uint64_t)to, at + bytes * (uint64_t)from, bytes, g->stream);
+    const uint64_t ctx = (uint64_t)g->ctx, slot = g->model->kv_row_bytes * ctx;
+    bool ok = true;
+    for (uint32_t h = 0; ok && h < s->heads; h++) {
+        const uint64_t at = g->buf[BUF_KV].at + (s->off + (uint64_t)h * s->bytes) * ctx;
+        ok = CALL(g, cuMemcpyDtoDAsync_v2, "the cache of a sequence", at + slot * (uint64_t)to,
+                  at + slot * (uint64_t)from, (size_t)n * s->bytes, g->stream);
+    }
+    return ok;
+}
+
+bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, int32_t n, PfqErr *err)
+{
+    bool ok = true;
+    for (int32_t i = 0; !g->broken && ok && n > 0 && i < g->model->n_kv; i++) {
+        ok = copy_state(g, &g->model->kv[i], from, to, n, &g->fault);
+    }
+    return keep_fault(g, ok, err);
 }

@@ -99,14 +99,15 @@ bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, 
 bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,
                    PfqErr *err);
 
+/* The first n positions of a slot become those of another. */
+bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, int32_t n, PfqErr *err);
+
 /* ---- for bench: the same without waiting and without logits, and what single calls take ---- */
 
 PfqCudaPhaseId pfq_gpu_decode_phase(const PfqGpu *g); /* what decoding one token is */
 bool pfq_gpu_start(PfqGpu *g, PfqCudaPhaseId phase, const int32_t *tokens, const PfqRow *rows,
                    int32_t n, PfqErr *err);
 bool pfq_gpu_wait(PfqGpu *g, PfqErr *err);
-/* The cache of one sequence becomes that of another. */
-bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, PfqErr *err);
 
 /* Bytes per second, read plus written, that the GPU copies in its own memory. 0 if it has no room
  * for two buffers beside the model. */

@@ -227,6 +227,11 @@ const float *pfq_engine_decode(PfqEngine *e, int32_t token, PfqErr *err)
     return e->logits;
 }
 
+bool pfq_engine_copy(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err)
+{
+    return e->backend->copy(e, from, to, n, err);
+}
+
 bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
                       PfqErr *err)
 {

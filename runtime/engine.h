@@ -104,6 +104,9 @@ const float *pfq_engine_decode(PfqEngine *e, int32_t token, PfqErr *err);
 /* The next call appends to what the slot holds before pos. The caller knows what that is. */
 void pfq_engine_seek(PfqEngine *e, int32_t slot, int32_t pos);
 
+/* The first n positions of slot `from`, to slot `to`. */
+bool pfq_engine_copy(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err);
+
 /* One token of each of n sequences, in distinct slots: tokens[i] goes to rows[i], n at most
  * e->slots. Logits [n, vocab] are in e->logits. What a row gives is what pfq_engine_decode gives,
  * to the bit where e->exact. Which slot is in work is undefined after it. */

@@ -138,6 +138,13 @@ static void a_batch_is_many_sequences(void **state)
                                 want[N - 1 - rows[r].slot].v[rows[r].pos], sizeof want[0].v[0]);
         }
     }
+    /* the beginning of another slot's sequence, and then what comes behind it */
+    for (int32_t n = 1; n < LONG - 2; n += 7) {
+        assert_true(pfq_engine_copy(&e, N - 1, 1, n, &err));
+        pfq_engine_seek(&e, 1, n);
+        assert_memory_equal(pfq_engine_decode(&e, text[n], &err), want[0].v[n],
+                            sizeof want[0].v[0]);
+    }
     const PfqRow bad[] = {{.pos = 64, .slot = 0}, {.pos = 0, .slot = N}, {.pos = -1, .slot = 0}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_false(pfq_engine_batch(&e, text, &bad[i], 1, &err));

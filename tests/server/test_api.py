@@ -59,8 +59,8 @@ class Server:
         assert set(e) >= {"message", "type", "param", "code"}, e
         return e
 
-    def complete(self, prompt, n, **more):
-        return self.ok("/v1/completions", {"prompt": prompt, "max_tokens": n, "temperature": 0, **more})
+    def complete(self, prompt, new, **more):
+        return self.ok("/v1/completions", {"prompt": prompt, "max_tokens": new, "temperature": 0, **more})
 
     def chat(self, *turns, **more):
         roles = ["user", "assistant"]
@@ -224,12 +224,24 @@ class Api(unittest.TestCase):
             self.assertEqual(sum((p[key] for p in parts), []), whole[key])
 
     def test_seeds(self):
-        body = {"prompt": "hello", "max_tokens": 12, "temperature": 1.3, "seed": 5}
+        body = {"prompt": "hello", "max_tokens": 12, "temperature": 1.3, "seed": 5, "logit_bias": {str(ord("N")): -100}}
         a = self.s.ok("/v1/completions", {**body, "n": 3})["choices"]
         for i in range(3):
             self.assertEqual(self.s.ok("/v1/completions", {**body, "seed": 5 + i})["choices"][0]["text"], a[i]["text"])
         del body["seed"]
         self.assertGreater(len({self.s.ok("/v1/completions", body)["choices"][0]["text"] for _ in range(6)}), 1)
+
+    def test_prompts_share_what_is_there(self):
+        """Of a prompt all but its last two tokens need not be computed again, in whatever slot they are."""
+        prompt = "shared by all of them, "
+        first = self.s.complete(prompt + "once", 3)
+        self.assertEqual(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        r = self.s.complete([prompt + t for t in ["one", "two", "three"]], 3)
+        self.assertGreaterEqual(r["usage"]["prompt_tokens_details"]["cached_tokens"], 3 * len(prompt))
+        self.assertEqual([c["text"] for c in r["choices"]], [text_of((prompt + t).encode(), 3) for t in ["one", "two", "three"]])
+        r = self.s.complete(prompt + "once", 3, n=3)
+        self.assertGreaterEqual(r["usage"]["prompt_tokens_details"]["cached_tokens"], 3 * len(prompt))
+        self.assertEqual({c["text"] for c in r["choices"]}, {first["choices"][0]["text"]})
 
     def test_bias(self):
         r = self.s.complete("hello", 4, logit_bias={"65": 100})["choices"][0]
