@@ -313,6 +313,7 @@ void pfq_answer_event(PfqChoice *c, bool last)
     probs(r, c);
     tail_of(r, c, last);
     end_event(a);
+    pfq_reply_send(r);
 }
 
 void pfq_answer_events_end(PfqAnswer *a)

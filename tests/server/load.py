@@ -97,6 +97,7 @@ class Client:
             said.append(part)
             if status == 200 and isinstance(leave, int) and len(said) > leave:
                 raise Gone
+        self.n_parts = len(said)
         if headers["connection"] == "close" or leave == "half":
             await self.close()
         return status, headers, b"".join(said)
@@ -155,6 +156,9 @@ class Load:
             if status != 200:
                 sys.exit("load.py: %s: %d %s" % (q, status, body.decode()))
             self.want.append(answer(body))
+        await c.ask("POST", "/v1/completions", {"prompt": WORDS[0], "max_tokens": self.a.room, "temperature": 0, "stream": True})
+        if self.a.room > 20 and c.n_parts < 5:
+            self.wrong.append("a stream of %d tokens came in %d parts" % (self.a.room, c.n_parts))
         await c.close()
 
     def check(self, i, got):
@@ -233,9 +237,9 @@ class Load:
             say.append("%d descriptors, %d before" % (self.count_fds(), self.fds))
         if self.a.memory and rss - warm[1] > max(warm[1] // 100, 1024):
             say.append("memory grew from %d to %d KiB" % (warm[1], rss))
-        s = sorted(self.seconds)
+        s = sorted(self.seconds) or [0]
         print("%d clients, %.0f s: %d requests, %d answers compared, %d left early, %d times 503; %.0f tokens/s; an answer p50 %.0f ms, p99 %.0f ms; memory %d -> %d KiB"
-              % (self.a.clients, self.a.seconds, self.done, len(s), self.left, self.busy,
+              % (self.a.clients, self.a.seconds, self.done, len(self.seconds), self.left, self.busy,
                  (m["pfqc_generated_tokens_total"] - warm[0]) / (0.7 * self.a.seconds), 1e3 * s[len(s) // 2], 1e3 * s[len(s) * 99 // 100], warm[1], rss))
         return say + self.wrong[:3]
 
