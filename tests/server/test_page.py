@@ -1,4 +1,4 @@
-"""The chat page in a browser: test_page.py NET_TOY [FILE.png], which also takes a picture. Skipped (77) without a Chromium."""
+"""The chat page in a browser: test_page.py NET_TOY FAKE_CHAT. Skipped (77) without a Chromium."""
 import json
 import os
 import signal
@@ -13,7 +13,7 @@ import browser
 if not browser.find():
     print("no Chromium is installed (Debian: chromium-headless-shell)")
     sys.exit(77)
-TOY = os.path.abspath(sys.argv.pop(1))
+TOY, FAKE_CHAT = [os.path.abspath(sys.argv.pop(1)) for _ in range(2)]
 
 COUNT = "document.querySelectorAll('article').length"
 LAST = "document.querySelector('article:last-child')"
@@ -26,10 +26,10 @@ def button(name, where="document"):
 
 
 class Page(unittest.TestCase):
-    options = []
+    program, options = TOY, []
 
     def setUp(self):
-        self.toy = subprocess.Popen([TOY, *self.options], stdout=subprocess.PIPE, text=True)
+        self.toy = subprocess.Popen([self.program, *self.options], stdout=subprocess.PIPE, text=True)
         self.url = self.toy.stdout.readline().split()[-1]
 
     def tearDown(self):
@@ -180,6 +180,27 @@ class Base(Key):
         b.until(COUNT + " === 2 && !(%s)" % BUSY)
         self.assertEqual((self.asked()["prompt"], self.asked()["model"]), ("SHORT", "toy"))
         self.assertTrue(b.js(TEXT).rstrip().endswith("w19"))
+        self.fine(b)
+
+
+class Served(Key):
+    """The whole server around the toy model of tests/runtime."""
+    program, options = FAKE_CHAT, ["serve", "--port", "0"]
+
+    def test_conversation(self):
+        b = self.open()
+        b.until("document.title === 'fake_model'")
+        b.js("kept.settings = {temperature: 0, max_tokens: 40}; 0")
+        messages = []
+        for text in ["Hi", "what else?"]:
+            messages.append({"role": "user", "content": text})
+            ask = json.dumps({"messages": messages, "temperature": 0, "max_tokens": 40}).encode()
+            with urllib.request.urlopen(self.url + "/v1/chat/completions", ask) as r:
+                messages.append(json.load(r)["choices"][0]["message"])
+            self.say(b, text)
+            b.until("%s === %d && !(%s)" % (COUNT, len(messages), BUSY))
+            self.assertEqual(b.js("kept.messages[kept.messages.length - 1].content"), messages[-1]["content"])
+            self.assertRegex(b.js(LAST + ".innerText"), "[0-9]+ tokens")
         self.fine(b)
 
 
