@@ -114,13 +114,15 @@ static int32_t *ids_of(Work *w, const PfqJson *list, const char *param)
     return ids;
 }
 
-/* More bytes than any text of the context's length has: it need not be made tokens. */
+/* More bytes than a text of the context's length has, normalised (to a fourth) or not: it need not
+ * be made tokens. */
 static bool too_long(const PfqServer *s, size_t bytes)
 {
-    return bytes / PFQ_TOK_MAX_PIECE > (size_t)s->ctx;
+    return bytes / 4 / pfq_tok_longest(&s->cli->tok) > (size_t)s->ctx;
 }
 
-/* A text's tokens as a prompt: an empty one is BOS alone, where there is one. */
+/* A text's tokens as a prompt, all of which the client wrote: special tokens spelled out in it are
+ * meant. An empty one is BOS alone, where there is one. */
 static bool text_prompt(Work *w, const PfqJson *v, PfqPrompt *p)
 {
     const PfqTokenizer *t = &w->s->cli->tok;
@@ -128,7 +130,7 @@ static bool text_prompt(Work *w, const PfqJson *v, PfqPrompt *p)
         return refuse(w, 400, "prompt", "the prompt is longer than the context of %d tokens",
                       w->s->ctx);
     }
-    ptrdiff_t n = pfq_tok_encode(t, v->s, v->n, PFQ_TOK_POLICY, &p->ids);
+    ptrdiff_t n = pfq_tok_encode(t, v->s, v->n, PFQ_TOK_POLICY | PFQ_TOK_SPECIAL, &p->ids);
     if (n == 0 && t->bos >= 0) {
         free(p->ids);
         n = pfq_tok_encode(t, "", 0, PFQ_TOK_BOS, &p->ids);
@@ -564,8 +566,8 @@ static bool tokenize_work(Work *w)
     if (!is(v, PFQ_JSON_STRING)) {
         return refuse(w, 400, "prompt", "'prompt' must be a text");
     }
-    const ptrdiff_t n = pfq_tok_encode(&w->s->cli->tok, v->s, v->n,
-                                       w->f.add_special_tokens ? PFQ_TOK_POLICY : 0, &ids);
+    const unsigned bos = w->f.add_special_tokens ? PFQ_TOK_POLICY : 0;
+    const ptrdiff_t n = pfq_tok_encode(&w->s->cli->tok, v->s, v->n, bos | PFQ_TOK_SPECIAL, &ids);
     if (n < 0) {
         return no_memory(w);
     }
@@ -617,14 +619,28 @@ static void detokenize(void *user, PfqHttpRequest *q, PfqReply *r)
     finish_work(&w, read_body(&w, q, PFQ_API_DETOKENIZE) && detokenize_work(&w));
 }
 
+/* Does this text, alone, become this token? */
+static bool spells(const PfqTokenizer *t, const char *text, size_t n, int32_t id)
+{
+    int32_t *ids = NULL;
+    const bool same = pfq_tok_encode(t, text, n, PFQ_TOK_SPECIAL, &ids) == 1 && ids[0] == id;
+    free(ids);
+    return same;
+}
+
+/* As a client spells it: some decoders print special tokens with a space in front. */
 static void special_token(const PfqServer *s, PfqReply *r, const char *name, int32_t id)
 {
+    char buf[64];
+    size_t n;
     pfq_reply_printf(r, "\"%s\": ", name);
     if (id < 0) {
         pfq_reply_printf(r, "null, \"%s_id\": null, ", name);
         return;
     }
-    pfq_answer_token(r, &s->cli->tok, id);
+    const char *p = pfq_tok_piece(&s->cli->tok, id, true, buf, &n);
+    const bool space = n > 1 && *p == ' ' && spells(&s->cli->tok, p + 1, n - 1, id);
+    pfq_reply_json(r, p + space, n - space);
     pfq_reply_printf(r, ", \"%s_id\": %d, ", name, id);
 }
 

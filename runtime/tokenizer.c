@@ -547,6 +547,12 @@ bool pfq_tok_merges_to(const PfqTokenizer *t, const char *piece, size_t n, int32
 
 /* ---- decoding ---- */
 
+size_t pfq_tok_longest(const PfqTokenizer *t)
+{
+    const uint32_t n = tok_head(t)->max_piece;
+    return n ? n : 1;
+}
+
 bool pfq_tok_is_special(const PfqTokenizer *t, int32_t id)
 {
     return id >= 0 && id < t->vocab && (kind_of(t, (uint32_t)id) & PFQ_TOKK_SPECIAL);

@@ -9,6 +9,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 build_packages=(gcc libc6-dev cmake ninja-build clang-19 llvm-19-dev libcjson-dev libutf8proc-dev libopenblas-dev)
 test_packages=(llvm-19-tools libcmocka-dev libclang-rt-19-dev libpcre2-dev python3 gdb mandoc zsh fish)
 pypi_packages=(jinja2==3.1.6 markupsafe==3.0.3 trl==1.16.0) # trl for the chat templates that it carries
+client_packages=(openai==3.54.0 "lm-eval[api]==0.4.13") # clients of the server, for tests with the label clients
 browser_packages=(chromium-headless-shell) # for tests with the label browser
 demo_packages=(python3 python3-pip unzip ca-certificates)
 
@@ -54,6 +55,19 @@ need_pypi() { # PyPI packages that tests compare with, in build/pypi/ (tests tha
         mv "$dir.new" "$dir"
     else
         step "pip could not install them: tests with the label pypi will be skipped"
+    fi
+}
+
+need_clients() { # clients of the server from PyPI, with what they need, in build/clients/
+    local dir="$root/build/clients" stamp="${client_packages[*]}"
+    [ "$(cat "$dir/.packages" 2>/dev/null)" != "$stamp" ] || return 0
+    step "install ${client_packages[*]} in build/clients/"
+    rm -rf "$dir" "$dir.new"
+    if python3 -m pip install -q --target "$dir.new" "${client_packages[@]}"; then
+        printf '%s\n' "$stamp" >"$dir.new/.packages"
+        mv "$dir.new" "$dir"
+    else
+        step "pip could not install them: tests with the label clients will be skipped"
     fi
 }
 

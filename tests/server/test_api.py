@@ -110,7 +110,7 @@ class Api(unittest.TestCase):
     def test_models_and_tokens(self):
         m = self.s.ok("/v1/models")
         self.assertEqual(m["data"][0]["id"], "fake_model")
-        self.assertEqual(self.s.ok("/tokenize", {"prompt": "a</s>"})["tokens"], list(b"a</s>"))
+        self.assertEqual(self.s.ok("/tokenize", {"prompt": "a</s>"})["tokens"], [97, cli.EOS])
         self.assertEqual(self.s.ok("/detokenize", {"tokens": [104, 105, 257]})["prompt"], "hi</s>")
         info = self.s.ok("/tokenizer_info")
         self.assertEqual((info["eos_token"], info["bos_token"]), ("</s>", "<s>"))
@@ -264,6 +264,7 @@ class Api(unittest.TestCase):
 
     def test_room(self):
         s, ctx = self.s, 512
+        self.assertEqual(s.error("/v1/completions", {"prompt": "x" * (1 << 20)})["param"], "prompt")
         self.assertEqual(s.error("/v1/completions", {"prompt": [65] * (ctx + 1)})["param"], "prompt")
         self.assertEqual(s.error("/v1/completions", {"prompt": [65] * ctx, "max_tokens": 1})["param"], "max_tokens")
         self.assertEqual(s.complete([65] * ctx, 0)["choices"][0]["text"], "")
