@@ -8,6 +8,7 @@
 #include "ir/text.h"
 #include "passes/calib/ppl.h"
 #include "passes/passes.h"
+#include "runtime/fields.h"
 #include "runtime/options.h"
 #include "runtime/usage.h"
 
@@ -367,7 +368,8 @@ static const struct Command {
     {"inspect", INSPECT, inspect, "OUT",
      "write a page of HTML about what was compiled into this folder"},
     {"explain", EXPLAIN, explain, "CODE", "what an error code means"},
-    {"doc", DOC, doc, "ops|errors|passes|pfqc|program", "print a reference page (Markdown)"},
+    {"doc", DOC, doc, "ops|errors|passes|pfqc|program|requests",
+     "print a reference page (Markdown)"},
     {"man", MAN, man, "", "print the manual page"},
     {"completion", COMPLETION, completion, PFQ_USE_SHELLS,
      "print a script that completes pfqc's command lines"},
@@ -452,6 +454,12 @@ static int print_use(Cli *c, void (*print)(PfqOut *out, const PfqUse *u), const 
     return diag_error(c->d, E_FILE_WRITE, LOC_WHAT("stdout"), "%s", err.text), 1;
 }
 
+static void requests(PfqOut *out, const PfqUse *u)
+{
+    (void)u;
+    pfq_fields_doc(out);
+}
+
 /* A test compares the pages with docs/. */
 static int doc(Cli *c)
 {
@@ -468,9 +476,11 @@ static int doc(Cli *c)
         return print_use(c, pfq_use_markdown, use());
     else if (strcmp(which, "program") == 0)
         return print_use(c, pfq_use_markdown, use_of_programs());
+    else if (strcmp(which, "requests") == 0)
+        return print_use(c, requests, NULL);
     else
         return diag_error(c->d, E_USAGE, LOC_NONE,
-                          "doc takes one of: ops, errors, passes, pfqc, program"),
+                          "doc takes one of: ops, errors, passes, pfqc, program, requests"),
                2;
     fputs(b.p, stdout);
     return 0;

@@ -18,11 +18,12 @@ typedef struct Row {
     Type type;
     size_t at; /* of its value in PfqFields */
     double def, min, max;
+    const char *help;
 } Row;
 
 static const Row rows[] = {
 #define FIELD(routes, name, type, member, def, min, max, help)                                     \
-    {routes, name, T_##type, offsetof(PfqFields, member), (double)(def), min, (double)(max)},
+    {routes, name, T_##type, offsetof(PfqFields, member), (double)(def), min, (double)(max), help},
 #include "runtime/fields.def"
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
@@ -118,4 +119,67 @@ bool pfq_fields_read(PfqFields *f, PfqApiRoute route, const PfqJson *body, const
         }
     }
     return true;
+}
+
+/* ---- the page ---- */
+
+static const struct {
+    PfqApiRoute route;
+    const char *name;
+} routes[] = {
+    {PFQ_API_COMPLETIONS, "POST /v1/completions"},
+    {PFQ_API_CHAT, "POST /v1/chat/completions"},
+    {PFQ_API_TOKENIZE, "POST /tokenize"},
+    {PFQ_API_DETOKENIZE, "POST /detokenize"},
+};
+
+static void number(PfqOut *out, const char *before, double v)
+{
+    if (v >= 0x1p63) {
+        pfq_out_printf(out, "%s%lld", before, (long long)INT64_MAX);
+    } else {
+        pfq_out_printf(out, "%s%.15g", before, v);
+    }
+}
+
+static void value_doc(PfqOut *out, const Row *r)
+{
+    static const char *const names[] = {"whole number", "number", "true or false",
+                                        "text",         "",       "number"};
+    pfq_out_printf(out, "%s", names[r->type]);
+    if (r->type == T_INT || r->type == T_REAL) {
+        number(out, ", ", r->min);
+        number(out, " to ", r->max);
+        if (r->def >= r->min) {
+            number(out, " (default ", r->def);
+            pfq_out_printf(out, ")");
+        }
+    } else if (r->type == T_ONLY) {
+        number(out, ", only ", r->def);
+    } else if (r->type == T_BOOL) {
+        pfq_out_printf(out, " (default %s)", r->def != 0 ? "true" : "false");
+    } else if (r->type == T_TEXT && r->max > 0) {
+        number(out, ", at most ", r->max);
+        pfq_out_printf(out, " bytes");
+    }
+}
+
+void pfq_fields_doc(PfqOut *out)
+{
+    pfq_out_printf(out,
+                   "# Fields of requests to `NAME serve`\n\nA body is one JSON object. A field "
+                   "that is not here is refused, and so is a value of another type or out of "
+                   "range;\n`null` is the same as not given. docs/server.md says what the "
+                   "routes answer.\n");
+    for (size_t k = 0; k < sizeof routes / sizeof *routes; k++) {
+        pfq_out_printf(out, "\n## `%s`\n\n| field | value | meaning |\n|---|---|---|\n",
+                       routes[k].name);
+        for (size_t i = 0; i < N_ROWS; i++) {
+            if (rows[i].routes & routes[k].route) {
+                pfq_out_printf(out, "| `%s` | ", rows[i].name);
+                value_doc(out, &rows[i]);
+                pfq_out_printf(out, " | %s |\n", rows[i].help);
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@
 #define PFQC_RUNTIME_FIELDS_H
 
 #include "runtime/json.h"
+#include "runtime/out.h"
 
 typedef enum PfqApiRoute { /* bits: rows of the table name several */
                            PFQ_API_COMPLETIONS = 1,
@@ -30,5 +31,8 @@ typedef struct PfqFields { /* those of other routes have their defaults */
 /* `body` is the whole tree. *param names the field at fault, or is NULL where there is none. */
 bool pfq_fields_read(PfqFields *f, PfqApiRoute route, const PfqJson *body, const char **param,
                      PfqErr *err);
+
+/* The table as a reference page (Markdown). */
+void pfq_fields_doc(PfqOut *out);
 
 #endif
