@@ -192,7 +192,7 @@ static void size_buffers(const CgMake *mk, u32 phase, Bufs *bufs, const Sides *s
         const u32 b = quantised(mk, pick, &sides[i], &reads);
         if (!b || !pick->tiles || !reads) continue;
         const u64 k = (u64)pick->c->val[C_K];
-        bufs->all.at[b - 1].size = up1k((k + 127) / 128 * 128 * (u64)cg_cuda_capacity(mk, phase));
+        bufs->all.at[b - 1].size = up1k((k + 127) / 128 * 128 * (u64)cg_cuda_capacity(mk));
     }
 }
 

@@ -113,20 +113,19 @@ static bool launch_ok(const CgMake *mk, const CgPick *pick, const char *name)
 
 /* ---- which row computes a call ---- */
 
-/* One number for all phases but decode, so that their kernels are the same. */
-i64 cg_cuda_capacity(const CgMake *mk, u32 phase)
+/* One number for all phases, so that their kernels are the same. */
+i64 cg_cuda_capacity(const CgMake *mk)
 {
     const i64 chunk = ir_meta_get_int(mk->p->m, "chunk", 1),
               rows = ir_meta_get_int(mk->p->m, "rows", 1);
-    const i64 n = phase == PFQ_CUDA_DECODE ? 1 : chunk > rows ? chunk : rows;
-    return (n + 7) / 8 * 8;
+    return ((chunk > rows ? chunk : rows) + 7) / 8 * 8;
 }
 
 /* All constants of a call in this phase. */
 static void constants(const CgMake *mk, u32 phase, const CgCall *c, double val[CG_N_CONSTS])
 {
     memcpy(val, c->val, CG_N_CONSTS * sizeof *val);
-    val[C_cap] = (double)cg_cuda_capacity(mk, phase);
+    val[C_cap] = (double)cg_cuda_capacity(mk);
     val[C_each] = phases[phase].each;
 }
 

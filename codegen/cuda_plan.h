@@ -30,8 +30,8 @@ typedef struct CgMake {
 
 /* The constants that a row's template declares. */
 u64 cg_cuda_row_uses(const CgCudaRow *row);
-/* Rows that a phase's activations have room for. */
-i64 cg_cuda_capacity(const CgMake *mk, u32 phase);
+/* Rows that tiles of activations have room for. */
+i64 cg_cuda_capacity(const CgMake *mk);
 
 /* Decides which activations are tiles, and sets their picks' `tiles`. False: some picks cannot have
  * the layout they want; no_tiles says so now, and the choice must be made again. */
