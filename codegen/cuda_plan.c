@@ -8,7 +8,7 @@
 
 const char *const cg_cuda_phase_names[PFQ_CUDA_N_PHASES] = {
     [PFQ_CUDA_PREFILL] = "prefill", [PFQ_CUDA_LOGITS] = "logits", [PFQ_CUDA_DECODE] = "decode",
-    [PFQ_CUDA_STEP] = "step",       [PFQ_CUDA_BATCH] = "batch",
+    [PFQ_CUDA_STEP] = "step",       [PFQ_CUDA_BATCH] = "batch",   [PFQ_CUDA_SAMPLE] = "sample",
 };
 
 /* A phase of a code is made of calls of the plan's phases, one after the other. */
@@ -302,6 +302,33 @@ static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
     return true;
 }
 
+/* ---- sampling ---- */
+
+/* The calls that choose the next token (sample.cu), the same for all models but for the launch. */
+static void sample(CgMake *mk)
+{
+    static const CgCudaRow rows[] = {
+        {.name = "sample_runs", .template = "sample.cu", .entry = "pfq_cu_sample_runs"},
+        {.name = "sample_choose", .template = "sample.cu", .entry = "pfq_cu_sample_choose"},
+    };
+    const i64 runs = (ir_meta_get_int(mk->p->m, "vocab", 1) + 255) / 256;
+    const CgLaunch launches[] = {{.block = 64, .grid_x = (runs + 7) / 8, .work = 40 * runs},
+                                 {.block = 512, .grid_x = 1, .work = 40 * runs}};
+    for (u32 i = 0; i < 2; i++) {
+        const CgCudaKernel k = {.row = &rows[i],
+                                .what = "sampling",
+                                .name = rows[i].name,
+                                .launch = launches[i],
+                                .phase = CG_NO_PHASE};
+        CgCudaCall call = {.phase = CG_DECODE, .kernel = cg_cuda_kernel(mk->cuda, mk->code, &k)};
+        call.c = (CgCall){.layer = -1};
+        call.c.in[0] = (CgRef){.place = CG_LOGITS};
+        call.c.in[1] = (CgRef){.place = CG_SAMPLER};
+        call.c.out[0] = (CgRef){.place = CG_TOKENS};
+        vec_push(mk->a, &mk->code->call[PFQ_CUDA_SAMPLE], call);
+    }
+}
+
 bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
 {
     const CgPlan *p = cuda->plan;
@@ -318,6 +345,7 @@ bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
         for (u32 k = 0; ok && k < mk.pick[order[o]].n; k++)
             ok = add_call(&mk, order[o], &mk.pick[order[o]].at[k]);
     if (ok && step) cg_cuda_step(&mk);
+    if (ok) sample(&mk);
     if (ok) cg_cuda_loads(cuda, code);
     return ok;
 }

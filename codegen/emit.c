@@ -52,7 +52,8 @@ static void ref(StrBuf *o, const CgPlan *p, const CgRef *r)
         break;
     case CG_ORDER:
     case CG_STAGED:
-    case CG_VALUE: BUG("an operand of GPUs alone");
+    case CG_VALUE:
+    case CG_SAMPLER: BUG("an operand of GPUs alone");
     }
 }
 

@@ -42,6 +42,7 @@ static void ref(StrBuf *o, const CgPlan *p, const CgRef *r)
     case CG_ORDER: sb_str(o, "ORDER"); break;
     case CG_STAGED: sb_printf(o, "STAGED(%llu)", LL(r->off)); break;
     case CG_VALUE: sb_printf(o, "VALUE(%llu)", LL(r->off)); break;
+    case CG_SAMPLER: sb_str(o, "SAMPLER"); break;
     }
 }
 
@@ -87,8 +88,8 @@ static void emit_calls(const CgCuda *cuda, const CgCode *code, u32 phase, StrBuf
     }
 }
 
-static const char *const phase_ids[PFQ_CUDA_N_PHASES] = {"PREFILL", "LOGITS", "DECODE", "STEP",
-                                                         "BATCH"};
+static const char *const phase_ids[PFQ_CUDA_N_PHASES] = {"PREFILL", "LOGITS", "DECODE",
+                                                         "STEP",    "BATCH",  "SAMPLE"};
 
 /* The tables of all codes; those that are equal exist once, under the name of the first. */
 typedef struct Tables {
@@ -179,6 +180,7 @@ void cg_emit_cuda_tables(const CgBuild *b, StrBuf *o)
               "#define TOKENS {PFQ_AT_TOKENS, 0}\n#define LOGITS {PFQ_AT_LOGITS, 0}\n"
               "#define W(off) {PFQ_AT_WEIGHT, off}\n#define ORDER {PFQ_AT_ORDER, 0}\n"
               "#define STAGED(off) {PFQ_AT_STAGED, off}\n#define VALUE(v) {PFQ_AT_VALUE, v}\n"
+              "#define SAMPLER {PFQ_AT_SAMPLER, 0}\n"
               "\nenum {\n");
     for (u32 i = 0; i < cuda->kernels.n; i++)
         sb_printf(o, "    G_%s,\n", cuda->kernels.at[i].name);

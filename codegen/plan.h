@@ -87,10 +87,11 @@ typedef enum CgPlace {
     CG_PRIVATE, /* behind the kernels' scratch of every thread + off */
     CG_TOKENS,
     CG_LOGITS,
-    CG_WEIGHT, /* section of the image; of a GPU's calls: the weights on it + off */
-    CG_ORDER,  /* GPU: PFQ_AT_ORDER */
-    CG_STAGED, /* GPU: PFQ_AT_STAGED */
-    CG_VALUE,  /* GPU: off itself */
+    CG_WEIGHT,  /* section of the image; of a GPU's calls: the weights on it + off */
+    CG_ORDER,   /* GPU: PFQ_AT_ORDER */
+    CG_STAGED,  /* GPU: PFQ_AT_STAGED */
+    CG_VALUE,   /* GPU: off itself */
+    CG_SAMPLER, /* GPU: PFQ_AT_SAMPLER */
 } CgPlace;
 
 typedef struct CgRef {
@@ -218,7 +219,7 @@ typedef struct CgCudaKernel { /* one specialisation; codes that choose the same 
     u64 uses;
     CgLaunch launch;
     const char *prelude; /* source between the constants and the template: tables; NULL: none */
-    u32 phase, step;     /* of a call that a reader may look at; CG_NO_PHASE: it loads weights */
+    u32 phase, step;     /* of a call that a reader may look at; CG_NO_PHASE: it has no step */
     const char *arch;    /* of the code whose calls are counted, the first */
     u32 source; /* the kernel whose code it is: itself, or the same code launched otherwise */
     u32 calls;

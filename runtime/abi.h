@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PFQ_ABI_VERSION 5
+#define PFQ_ABI_VERSION 6
 
 /* Where a row of activations belongs: its position in its sequence (the prefix not counted, so also
  * its row in the KV cache) and the slot of the cache that the sequence has. */
@@ -111,12 +111,13 @@ typedef enum PfqPlace {
     PFQ_AT_ACT, /* activation arena, PfqCudaCode.act_bytes */
     PFQ_AT_KV,  /* KV cache, slot 0; off is multiplied by ctx */
     PFQ_AT_OWN, /* what CPU threads keep for themselves: here one buffer, PfqCudaCode.own_bytes */
-    PFQ_AT_TOKENS, /* int32 [T] */
-    PFQ_AT_LOGITS, /* f32 [rows, vocab] */
-    PFQ_AT_WEIGHT, /* the weights as this code wants them, PfqCudaCode.weight_bytes */
-    PFQ_AT_ORDER,  /* int32 0, 1, 2 ... */
-    PFQ_AT_STAGED, /* in PfqCudaLoad: the section's bytes as the image has them */
-    PFQ_AT_VALUE,  /* nowhere: off is passed itself */
+    PFQ_AT_TOKENS,  /* int32 [T] */
+    PFQ_AT_LOGITS,  /* f32 [rows, vocab] */
+    PFQ_AT_WEIGHT,  /* the weights as this code wants them, PfqCudaCode.weight_bytes */
+    PFQ_AT_ORDER,   /* int32 0, 1, 2 ... */
+    PFQ_AT_STAGED,  /* in PfqCudaLoad: the section's bytes as the image has them */
+    PFQ_AT_VALUE,   /* nowhere: off is passed itself */
+    PFQ_AT_SAMPLER, /* PfqCudaSampler */
 } PfqPlace;
 
 typedef struct PfqCudaRef {
@@ -176,10 +177,34 @@ typedef enum PfqCudaPhaseId {
     PFQ_CUDA_PREFILL, /* as PfqPhaseId */
     PFQ_CUDA_LOGITS,
     PFQ_CUDA_DECODE,
-    PFQ_CUDA_STEP,  /* decode again, as fewer launches; n is 0 if there is none */
-    PFQ_CUDA_BATCH, /* one token of each of T sequences -> KV cache and logits [T, vocab] */
+    PFQ_CUDA_STEP,   /* decode again, as fewer launches; n is 0 if there is none */
+    PFQ_CUDA_BATCH,  /* one token of each of T sequences -> KV cache and logits [T, vocab] */
+    PFQ_CUDA_SAMPLE, /* logits of row 0 -> the token of the next step, and its position: what
+                        PfqCudaSampler says */
     PFQ_CUDA_N_PHASES
 } PfqCudaPhaseId;
+
+/* How a GPU chooses tokens: runtime/sample.h's rule, with the same random numbers. The host writes
+ * it before the first; then each is made the input of the next step, and told in a ring that the
+ * host reads meanwhile. */
+typedef struct PfqCudaSampler {
+    double scale;        /* pfq_sample_scale; 0: greedy */
+    double top_p, min_p; /* as PfqSampler */
+    double span;         /* with min_p: logits that far below the largest may be kept */
+    uint64_t state;      /* of the random numbers */
+    uint64_t ring;       /* address of PfqCudaToken [PFQ_CUDA_RING] in the host's memory */
+    uint64_t kept;       /* address of f32 [vocab]: logits of which the host must choose */
+    int32_t top_k, vocab;
+    int32_t count;  /* number of the next token */
+    int32_t halted; /* the last was none: nothing more is chosen, and steps repeat themselves */
+} PfqCudaSampler;
+
+typedef struct PfqCudaToken { /* of number n in entry n % PFQ_CUDA_RING */
+    uint64_t word;            /* its number << 32 | the token, PFQ_NOT_FINITE or PFQ_HOST_CHOOSES */
+    uint64_t state;           /* of the random numbers behind it */
+} PfqCudaToken;
+
+enum { PFQ_CUDA_RING = 64, PFQ_NOT_FINITE = -1, PFQ_HOST_CHOOSES = -2 };
 
 /* All there is for one kind of chip. */
 typedef struct PfqCudaCode {

@@ -9,8 +9,8 @@
 
 #include "runtime/edit.h"
 #include "runtime/file.h"
+#include "runtime/generate.h"
 #include "runtime/prompt.h"
-#include "runtime/sample.h"
 #include "runtime/stream.h"
 
 #include <errno.h>
@@ -206,12 +206,25 @@ static bool generate(Chat *ch, Turn *t)
 {
     PfqCli *c = ch->c;
     PfqEngine *e = &c->engine;
-    const float *logits = e->logits;
+    PfqGen gen;
     bool first = true;
+    if (!pfq_gen_start(&gen, e, &ch->sampler, c->opt.predict, &c->err)) {
+        ch->failed = true;
+        return false;
+    }
     while ((c->opt.predict < 0 || t->n_new < c->opt.predict) && !interrupted && !c->out->error) {
         char buf[64];
         size_t len;
-        const int32_t id = pfq_sample(&ch->sampler, logits);
+        int32_t id;
+        const PfqGenEnd end = pfq_gen_next(&gen, &id, &c->err);
+        if (end == PFQ_GEN_FULL) {
+            pfq_note("\n%s: the context of %d tokens is full\n", c->program, e->ctx);
+            break;
+        }
+        if (end == PFQ_GEN_FAILED) {
+            ch->failed = true;
+            return false;
+        }
         if (id < 0) {
             return pfq_fail(&c->err, "the model's logits are not finite");
         }
@@ -226,18 +239,11 @@ static bool generate(Chat *ch, Turn *t)
         }
         show(ch);
         t->n_new++;
-        if (ch->stream.stopped || t->n_new == c->opt.predict) {
+        if (ch->stream.stopped) {
             break;
         }
-        if (e->pos == e->ctx) {
-            pfq_note("\n%s: the context of %d tokens is full\n", c->program, e->ctx);
-            break;
-        }
-        ch->seen[e->pos] = id;
-        logits = pfq_engine_decode(e, id, &c->err);
-        if (!logits) {
-            ch->failed = true;
-            return false;
+        if (e->pos < e->ctx) {
+            ch->seen[e->pos] = id; /* once its step is done */
         }
     }
     return true;

@@ -1,7 +1,7 @@
 /* Entry point of a compiled binary and the commands about text. Contract: cli.h. */
 #include "runtime/cli.h"
 
-#include "runtime/sample.h"
+#include "runtime/generate.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -114,6 +114,7 @@ typedef struct RunTimes {
     double start, loaded, prefilled, end;
     int32_t n_prompt;
     int64_t n_new, n_decoded;
+    const char *by_host; /* PfqGen.why */
 } RunTimes;
 
 static void report_run(const PfqCli *c, const RunTimes *t)
@@ -123,20 +124,32 @@ static void report_run(const PfqCli *c, const RunTimes *t)
     char where[192];
     where_it_runs(c, where, sizeof where);
     pfq_note("%s: load %.0f ms; prompt %d tokens, %.1f tok/s; generated %lld tokens, %.1f tok/s; "
-             "%s\n",
+             "%s%s%s\n",
              c->program, 1e3 * load, t->n_prompt, prompt > 0 ? t->n_prompt / prompt : 0,
-             (long long)t->n_new, gen > 0 ? (double)t->n_decoded / gen : 0, where);
+             (long long)t->n_new, gen > 0 ? (double)t->n_decoded / gen : 0, where,
+             t->by_host ? "; tokens chosen by the host, because " : "",
+             t->by_host ? t->by_host : "");
 }
 
 /* Samples and prints until the model ends, the limit is reached or the context is full. */
 static bool generate(PfqCli *c, PfqSampler *s, RunTimes *t)
 {
-    const float *logits = c->engine.logits;
-    int64_t limit = c->opt.predict;
+    const int64_t limit = c->opt.predict;
+    PfqGen gen;
+    PfqGenEnd end = PFQ_GEN_TOKEN;
+    if (!pfq_gen_start(&gen, &c->engine, s, limit, &c->err)) {
+        return false;
+    }
+    t->by_host = gen.why;
     while (limit < 0 || t->n_new < limit) {
         char buf[64];
         size_t len;
-        int32_t id = pfq_sample(s, logits);
+        int32_t id;
+        end = pfq_gen_next(&gen, &id, &c->err);
+        if (end != PFQ_GEN_TOKEN) {
+            break;
+        }
+        t->n_decoded += gen.n > 1;
         if (id < 0) {
             return pfq_fail(&c->err, "the model's logits are not finite");
         }
@@ -147,18 +160,15 @@ static bool generate(PfqCli *c, PfqSampler *s, RunTimes *t)
         pfq_out_text(c->out, piece, len);
         pfq_out_flush(c->out);
         t->n_new++;
-        if (c->out->error || t->n_new == limit) {
+        if (c->out->error) {
             break;
         }
-        if (c->engine.pos == c->engine.ctx) {
-            pfq_note("%s: the context of %d tokens is full\n", c->program, c->engine.ctx);
-            break;
-        }
-        logits = pfq_engine_decode(&c->engine, id, &c->err);
-        if (!logits) {
-            return false;
-        }
-        t->n_decoded++;
+    }
+    if (end == PFQ_GEN_FAILED) {
+        return false;
+    }
+    if (end == PFQ_GEN_FULL) {
+        pfq_note("%s: the context of %d tokens is full\n", c->program, c->engine.ctx);
     }
     pfq_out_text_end(c->out);
     pfq_out_write(c->out, "\n", 1);

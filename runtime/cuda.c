@@ -13,18 +13,18 @@ enum { RELAXED = 2 };          /* CUstreamCaptureMode */
 #define PIECE ((uint64_t)64 << 20) /* of the weights, per copy */
 
 static const char *const buffer_names[N_BUFFERS] = {
-    "the activations", "the KV cache",        "the kernels' own memory", "tokens and positions",
-    "row numbers",     "the logits",          "the kernels' scratch",    "the kernels' counters",
-    "the weights",     "packing the weights",
+    "the activations", "the KV cache", "the kernels' own memory", "tokens and positions",
+    "row numbers",     "the logits",   "the kernels' scratch",    "the kernels' counters",
+    "sampling",        "the weights",  "packing the weights",
 };
-static const char *const phase_names[PFQ_CUDA_N_PHASES] = {"prefill", "logits", "decode", "decode",
-                                                           "a batch"};
+static const char *const phase_names[PFQ_CUDA_N_PHASES] = {"prefill", "logits",  "decode",
+                                                           "decode",  "a batch", "sampling"};
 
 /* A kernel's own failure shows only when it is waited for. */
 static const char *const sync_names[PFQ_CUDA_N_PHASES] = {
     "a kernel of prefill, which --cuda-sync names", "a kernel of logits, which --cuda-sync names",
     "a kernel of decode, which --cuda-sync names",  "a kernel of decode, which --cuda-sync names",
-    "a kernel of a batch, which --cuda-sync names",
+    "a kernel of a batch, which --cuda-sync names", "a kernel of sampling, which --cuda-sync names",
 };
 
 /* Tiles of activations (codegen/cuda/tiles.cuh) lie at multiples of ALIGN; the driver promises
@@ -91,6 +91,7 @@ static bool size_buffers(PfqGpu *g, uint64_t *total, PfqErr *err)
     b[BUF_OWN].bytes = g->code->own_bytes;
     b[BUF_IO].bytes = io_bytes(m);
     b[BUF_ORDER].bytes = 4 * max_rows(m, PFQ_CUDA_BATCH);
+    b[BUF_SAMPLER].bytes = PFQ_KEPT_LOGITS + (uint64_t)m->vocab * sizeof(float);
     b[BUF_WEIGHTS].bytes = g->code->weight_bytes;
     size_scratch(g);
     *total = 0;
@@ -183,6 +184,7 @@ static uint64_t address(const PfqGpu *g, PfqCudaRef ref)
     case PFQ_AT_ORDER: return g->buf[BUF_ORDER].at + off;
     case PFQ_AT_STAGED: return g->buf[BUF_STAGED].at + off;
     case PFQ_AT_VALUE: return off;
+    case PFQ_AT_SAMPLER: return g->buf[BUF_SAMPLER].at + off;
     }
     return 0;
 }
@@ -296,7 +298,7 @@ bool pfq_gpu_launch(PfqGpu *g, int phase, int32_t i, int32_t n, PfqErr *err)
     return launch(g, phase_names[phase], i, &p->table->call[i], n, &p->args[i], err);
 }
 
-static bool launch_all(PfqGpu *g, int id, int32_t n, PfqErr *err)
+bool pfq_gpu_launch_all(PfqGpu *g, int id, int32_t n, PfqErr *err)
 {
     const PfqCudaPhase *t = g->phase[id].table;
     for (int32_t i = 0; i < t->n; i++) {
@@ -305,6 +307,13 @@ static bool launch_all(PfqGpu *g, int id, int32_t n, PfqErr *err)
         }
     }
     return true;
+}
+
+/* What pfq_gpu_enqueue does, launch by launch. */
+static bool launch_phase(PfqGpu *g, int id, int32_t n, PfqErr *err)
+{
+    return (id != PFQ_CUDA_SAMPLE || pfq_gpu_launch_all(g, (int)pfq_gpu_decode_phase(g), n, err)) &&
+           pfq_gpu_launch_all(g, id, n, err);
 }
 
 /* Records a phase's launches for n rows. Failing is no error: they are then launched one by one,
@@ -322,7 +331,7 @@ static void record(PfqGpu *g, int id, int32_t n)
     if (d->cuStreamBeginCapture_v2(g->stream, RELAXED) != PFQ_CUDA_OK) {
         return;
     }
-    bool ok = launch_all(g, id, n, &ignored);
+    bool ok = launch_phase(g, id, n, &ignored);
     ok = d->cuStreamEndCapture(g->stream, &graph) == PFQ_CUDA_OK && ok;
     if (ok && d->cuGraphInstantiateWithFlags(&r->graph, graph, 0) != PFQ_CUDA_OK) {
         r->graph = NULL;
@@ -420,11 +429,15 @@ static bool open_gpu(PfqGpu *g, const char *gpu_name, const PfqGpuConfig *c, Pfq
         !open_context(g, gpu_name, err) || !allocate(g, gpu_name, total, err) ||
         !CALL(g, cuMemcpyHtoDAsync_v2, "row numbers", g->buf[BUF_ORDER].at, g->order,
               g->buf[BUF_ORDER].bytes, g->stream) ||
-        !load_kernels(g, err) || !load_weights(g, c, err) || !free_staged(g, err)) {
+        !load_kernels(g, err) || !load_weights(g, c, err) || !free_staged(g, err) ||
+        !pfq_gpu_open_ring(g, err)) {
         return false;
     }
     if (!g->sync) {
         record(g, (int)pfq_gpu_decode_phase(g), 1);
+        if (g->phase[PFQ_CUDA_SAMPLE].table->n) {
+            record(g, PFQ_CUDA_SAMPLE, 1);
+        }
     }
     return CALL(g, cuStreamSynchronize, "loading", g->stream);
 }
@@ -466,6 +479,7 @@ static void release(PfqGpu *g)
             d->cuGraphExecDestroy(g->recorded[i].graph);
         }
     }
+    pfq_gpu_close_ring(g);
     for (int32_t i = g->code->n_kernels; g->module && i-- > 0;) {
         if (g->module[i]) {
             d->cuModuleUnload(g->module[i]);
@@ -503,7 +517,7 @@ void pfq_gpu_close(PfqGpu *g)
 
 /* ---- run ---- */
 
-static bool enqueue(PfqGpu *g, int id, int32_t n, PfqErr *err)
+bool pfq_gpu_enqueue(PfqGpu *g, int id, int32_t n, PfqErr *err)
 {
     Recorded *r = &g->recorded[id];
     if (!g->sync && r->n != n && r->last == n) {
@@ -511,7 +525,7 @@ static bool enqueue(PfqGpu *g, int id, int32_t n, PfqErr *err)
     }
     r->last = n;
     return r->graph && r->n == n ? CALL(g, cuGraphLaunch, phase_names[id], r->graph, g->stream)
-                                 : launch_all(g, id, n, err);
+                                 : launch_phase(g, id, n, err);
 }
 
 /* Row i is at rows[i], or i positions behind `at`. */
@@ -526,7 +540,7 @@ static bool start(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, 
     const uint64_t bytes = g->phase[id].rows_at + (uint64_t)n * sizeof(PfqRow);
     return CALL(g, cuMemcpyHtoDAsync_v2, phase_names[id], g->buf[BUF_IO].at, g->io, bytes,
                 g->stream) &&
-           enqueue(g, id, n, err);
+           pfq_gpu_enqueue(g, id, n, err);
 }
 
 static bool finish(PfqGpu *g, int id, int32_t n, float *logits, PfqErr *err)
@@ -537,8 +551,7 @@ static bool finish(PfqGpu *g, int id, int32_t n, float *logits, PfqErr *err)
            CALL(g, cuStreamSynchronize, sync_names[id], g->stream);
 }
 
-/* After a failure nothing is run, and every call says what it was. */
-static bool keep_fault(PfqGpu *g, bool ok, PfqErr *err)
+bool pfq_gpu_keep_fault(PfqGpu *g, bool ok, PfqErr *err)
 {
     g->broken = g->broken || !ok;
     if (g->broken) {
@@ -550,10 +563,10 @@ static bool keep_fault(PfqGpu *g, bool ok, PfqErr *err)
 static bool run_rows(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, PfqRow at,
                      int32_t n, float *logits, PfqErr *err)
 {
-    return keep_fault(g,
-                      g->broken || (start(g, id, tokens, rows, at, n, &g->fault) &&
-                                    finish(g, id, n, logits, &g->fault)),
-                      err);
+    return pfq_gpu_keep_fault(g,
+                              g->broken || (start(g, id, tokens, rows, at, n, &g->fault) &&
+                                            finish(g, id, n, logits, &g->fault)),
+                              err);
 }
 
 bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqRow at,
@@ -574,13 +587,13 @@ bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t
 bool pfq_gpu_start(PfqGpu *g, PfqCudaPhaseId phase, const int32_t *tokens, const PfqRow *rows,
                    int32_t n, PfqErr *err)
 {
-    return keep_fault(g, g->broken || start(g, (int)phase, tokens, rows, (PfqRow){0}, n, &g->fault),
-                      err);
+    return pfq_gpu_keep_fault(
+        g, g->broken || start(g, (int)phase, tokens, rows, (PfqRow){0}, n, &g->fault), err);
 }
 
 bool pfq_gpu_wait(PfqGpu *g, PfqErr *err)
 {
-    return keep_fault(g, g->broken || finish(g, PFQ_CUDA_DECODE, 0, NULL, &g->fault), err);
+    return pfq_gpu_keep_fault(g, g->broken || finish(g, PFQ_CUDA_DECODE, 0, NULL, &g->fault), err);
 }
 
 static bool copy_state(PfqGpu *g, const PfqKvState *s, int32_t from, int32_t to, int32_t n,
@@ -602,5 +615,5 @@ bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, int32_t n, PfqErr *e
     for (int32_t i = 0; !g->broken && ok && n > 0 && i < g->model->n_kv; i++) {
         ok = copy_state(g, &g->model->kv[i], from, to, n, &g->fault);
     }
-    return keep_fault(g, ok, err);
+    return pfq_gpu_keep_fault(g, ok, err);
 }

@@ -17,6 +17,7 @@
 
 #include "runtime/abi.h"
 #include "runtime/image.h"
+#include "runtime/sample.h"
 
 /* CUlaunchConfig and CUlaunchAttribute of the driver API. */
 typedef struct PfqCudaAttribute {
@@ -46,7 +47,12 @@ typedef struct PfqCudaDriver {
 #include "runtime/cuda.def"
 } PfqCudaDriver;
 
-enum { PFQ_CUDA_OK = 0, PFQ_CUDA_OUT_OF_MEMORY = 2, PFQ_CUDA_NO_DEVICE = 100 };
+enum {
+    PFQ_CUDA_OK = 0,
+    PFQ_CUDA_OUT_OF_MEMORY = 2,
+    PFQ_CUDA_NO_DEVICE = 100,
+    PFQ_CUDA_NOT_READY = 600
+};
 
 /* Loads `file` (NULL: libcuda.so.1) and looks every function up. */
 bool pfq_cuda_driver(PfqCudaDriver *d, const char *file, PfqErr *err);
@@ -101,6 +107,22 @@ bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t
 
 /* The first n positions of a slot become those of another. */
 bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, int32_t n, PfqErr *err);
+
+/* ---- generation: tokens are chosen on the GPU, by runtime/sample.h's rule, and each is the next
+ * step's input, so that steps follow each other without the host. It reads what was chosen as it
+ * comes, and a few steps are always on their way: those behind the last token asked for are of no
+ * use, and leave nothing but rows of the cache behind it. ---- */
+
+/* Whether it can, with these options; else *why is a phrase. Some draws the host makes even so
+ * (PFQ_HOST_CHOOSES), which costs a wait. */
+bool pfq_gpu_samples(const PfqGpu *g, const PfqSampler *s, const char **why);
+/* The next token follows from the logits of the last run, whose step will be at `at`; steps may be
+ * at `steps` positions from there on. s is read here and by pfq_gpu_generate_next, and its
+ * random state kept in step with the tokens that were handed out. */
+bool pfq_gpu_generate(PfqGpu *g, const PfqSampler *s, PfqRow at, int64_t steps, PfqErr *err);
+/* Hands out the next, or -1 as pfq_sample; at most one more than there are steps. logits: room for
+ * a row. */
+bool pfq_gpu_generate_next(PfqGpu *g, PfqSampler *s, int32_t *token, float *logits, PfqErr *err);
 
 /* ---- for bench: the same without waiting and without logits, and what single calls take ---- */
 

@@ -1,5 +1,6 @@
-/* A model on one GPU, as cuda.c (buffers, launches) and cuda_time.c (measurements) share it.
- * Internal to those two. */
+/* A model on one GPU, as cuda.c (buffers, launches), cuda_time.c (measurements)
+ and cuda_generate.c (tokens chosen there) share it.
+ * Internal to those. */
 #ifndef PFQC_RUNTIME_CUDA_INT_H
 #define PFQC_RUNTIME_CUDA_INT_H
 
@@ -16,6 +17,7 @@ enum {
     BUF_LOGITS,
     BUF_WORK,
     BUF_SYNC,
+    BUF_SAMPLER, /* PfqCudaSampler, then logits that the host must choose from */
     BUF_WEIGHTS,
     BUF_STAGED,
     N_BUFFERS
@@ -36,6 +38,17 @@ typedef struct Recorded { /* a phase's launches for n rows, ready to go */
     int32_t last;         /* rows of the phase's last run: what comes twice is recorded */
 } Recorded;
 
+typedef struct Generation {
+    PfqCudaToken *ring;     /* [PFQ_CUDA_RING] the host's memory, which the GPU writes; */
+    uint64_t ring_at;       /* its address there */
+    PfqCudaSampler sampler; /* what was uploaded */
+    uint32_t next, asked;   /* number of the token waited for; of the first not asked for */
+    PfqRow at;              /* where the next token's step would be */
+    int64_t steps;          /* that may still be asked for */
+} Generation;
+
+enum { PFQ_KEPT_LOGITS = 256 }; /* their place in BUF_SAMPLER */
+
 struct PfqGpu {
     PfqCudaDriver driver;
     const PfqModel *model;
@@ -49,16 +62,27 @@ struct PfqGpu {
     Recorded recorded[PFQ_CUDA_N_PHASES];
     char *io;       /* the host's copy of BUF_IO: of a phase its tokens, then its PfqRows */
     int32_t *order; /* [max_rows] 0, 1, 2 ... */
-    bool plain;     /* PfqGpuConfig */
-    bool sync;      /* wait after every kernel */
-    bool broken;    /* a run has failed: */
-    PfqErr fault;   /* with this sentence */
+    Generation gen;
+    bool plain;   /* PfqGpuConfig */
+    bool sync;    /* wait after every kernel */
+    bool broken;  /* a run has failed: */
+    PfqErr fault; /* with this sentence */
 };
 
 /* Calls the driver; false and a sentence on failure. `what` says what for. */
 #define CALL(g, symbol, what, ...)                                                                 \
     pfq_cuda_check(&(g)->driver, (g)->driver.symbol(__VA_ARGS__), #symbol, what, err)
 
+/* Releases what pfq_gpu_open_ring got; allocates the ring that tokens are told in. */
+void pfq_gpu_close_ring(PfqGpu *g);
+bool pfq_gpu_open_ring(PfqGpu *g, PfqErr *err);
+/* Enqueues the phase's launches for n rows; for PFQ_CUDA_SAMPLE, a step of decoding in front of
+ * them. */
+bool pfq_gpu_enqueue(PfqGpu *g, int phase, int32_t n, PfqErr *err);
+/* The phase's launches alone. */
+bool pfq_gpu_launch_all(PfqGpu *g, int phase, int32_t n, PfqErr *err);
+/* After a failure nothing is run, and every call says what it was. */
+bool pfq_gpu_keep_fault(PfqGpu *g, bool ok, PfqErr *err);
 /* Launches call i of a phase (PfqCudaPhaseId), for n rows. */
 bool pfq_gpu_launch(PfqGpu *g, int phase, int32_t i, int32_t n, PfqErr *err);
 /* Is the call made for n rows? */

@@ -29,10 +29,11 @@ uint64_t pfq_random(uint64_t *state)
 
 /* ---- exp ---- */
 
-/* Defines void exp_NAME(VEC *v): exp of each lane; sum_exp_NAME(v, n, max): sum_i exp(v[i] - max);
- * divergence_NAME, as pfq_divergence; both for n a multiple of 8. Arithmetic is elementwise and
- * never contracted, and the sum always has eight lanes: SSE2 and AVX2 give the same bits. (A macro,
- * because the compiler splits vectors of an inline function before it knows who inlines it.)
+/* Defines void exp_NAME(VEC *v): exp of each lane; run_mass_NAME(v, n, max, scale): sum_i exp((v[i]
+ * - max) * scale); divergence_NAME, as pfq_divergence; both for n a multiple of 8. Arithmetic is
+ * elementwise and never contracted, and the sum always has eight lanes: SSE2 and AVX2 give the same
+ * bits. (A macro, because the compiler splits vectors of an inline function before it knows who
+ * inlines it.)
  *
  * exp(x) = 2^k * exp(r), k = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by its Taylor series to
  * r^13. Adding 1.5 * 2^52 leaves k in the low mantissa bits, ready to be shifted into the exponent.
@@ -66,7 +67,7 @@ uint64_t pfq_random(uint64_t *state)
         *v = (Vec_##NAME)((Bits_##NAME)(p * (Vec_##NAME)scale) & live);                            \
     }                                                                                              \
                                                                                                    \
-    TARGET static double sum_exp_##NAME(const float *v, int32_t n, double max)                     \
+    TARGET static double run_mass_##NAME(const float *v, int32_t n, double max, double scale)      \
     {                                                                                              \
         Vec_##NAME sum[8 / LANES];                                                                 \
         double lane[8];                                                                            \
@@ -74,7 +75,7 @@ uint64_t pfq_random(uint64_t *state)
         for (int32_t i = 0; i < n; i += 8) {                                                       \
             for (int32_t j = 0; j < 8 / LANES; j++) {                                              \
                 const Floats_##NAME *f = (const Floats_##NAME *)(v + i + j * LANES);               \
-                Vec_##NAME x = __builtin_convertvector(*f, Vec_##NAME) - max;                      \
+                Vec_##NAME x = (__builtin_convertvector(*f, Vec_##NAME) - max) * scale;            \
                 exp_##NAME(&x);                                                                    \
                 sum[j] += x;                                                                       \
             }                                                                                      \
@@ -116,17 +117,6 @@ double pfq_exp(double x)
     Vec_sse2 v = {x, x};
     exp_sse2(&v);
     return v[0];
-}
-
-static double sum_exp(const float *v, int32_t n, double max)
-{
-    int32_t even = n - n % 8;
-    double sum =
-        __builtin_cpu_supports("avx2") ? sum_exp_avx2(v, even, max) : sum_exp_sse2(v, even, max);
-    for (int32_t i = even; i < n; i++) {
-        sum += pfq_exp((double)v[i] - max);
-    }
-    return sum;
 }
 
 /* ---- the largest ---- */
@@ -177,10 +167,49 @@ int32_t pfq_argmax(const float *v, int32_t n)
     return i;
 }
 
+/* ---- runs ---- */
+
+static int32_t run_length(int32_t n, int32_t at)
+{
+    return n - at < PFQ_SAMPLE_RUN ? n - at : PFQ_SAMPLE_RUN;
+}
+
+/* The mass of the run v[0..n), n <= PFQ_SAMPLE_RUN, whose largest is max. */
+static double run_mass(const float *v, int32_t n, double max, double scale)
+{
+    float padded[PFQ_SAMPLE_RUN];
+    if (n % 8) {
+        for (int32_t i = 0; i < (n + 7) / 8 * 8; i++) {
+            padded[i] = i < n ? v[i] : -INFINITY;
+        }
+        v = padded;
+        n = (n + 7) / 8 * 8;
+    }
+    return __builtin_cpu_supports("avx2") ? run_mass_avx2(v, n, max, scale)
+                                          : run_mass_sse2(v, n, max, scale);
+}
+
+/* What a run of that largest is worth beside one whose largest is `max`. */
+static double run_factor(float largest, double max, double scale)
+{
+    return pfq_exp(((double)largest - max) * scale);
+}
+
+static double mass_of_runs(const float *v, int32_t n, double max, double scale)
+{
+    double mass = 0;
+    for (int32_t at = 0; at < n; at += PFQ_SAMPLE_RUN) {
+        const int32_t len = run_length(n, at);
+        const float largest = max_of(v + at, len);
+        mass += run_mass(v + at, len, (double)largest, scale) * run_factor(largest, max, scale);
+    }
+    return mass;
+}
+
 double pfq_log_sum_exp(const float *v, int32_t n)
 {
     double max = (double)max_of(v, n);
-    return isfinite(max) ? max + log(sum_exp(v, n, max)) : max;
+    return isfinite(max) ? max + log(mass_of_runs(v, n, max, 1)) : max;
 }
 
 double pfq_divergence(const float *p, double zp, const float *q, double zq, int32_t n)
@@ -260,29 +289,39 @@ void pfq_top(const float *v, int32_t n, int32_t k, PfqCandidate *out)
 
 /* ---- drawing ---- */
 
+double pfq_sample_scale(const PfqSampler *s)
+{
+    return s->temp <= 0 ? 0 : fmin(1 / s->temp, 1e300);
+}
+
+double pfq_sample_span(const PfqSampler *s)
+{
+    return s->min_p > 0 ? 1e-3 - log(s->min_p) : INFINITY;
+}
+
 static double uniform(PfqSampler *s)
 {
     return (double)(pfq_random(&s->state) >> 11) * 0x1p-53;
 }
 
-/* Weights exp((logit - max) / temp) of c[0..8); 0 for those from n on. */
-static void weights(const PfqCandidate *c, int32_t n, double max, double temp, double w[8])
+/* Weights exp((logit - max) * scale) of c[0..8); 0 for those from n on. */
+static void weights(const PfqCandidate *c, int32_t n, double max, double scale, double w[8])
 {
     for (int32_t i = 0; i < 8; i += 2) {
         Vec_sse2 v = {-INFINITY, -INFINITY};
         for (int32_t j = 0; j < 2 && i + j < n; j++) {
-            v[j] = ((double)c[i + j].logit - max) / temp;
+            v[j] = ((double)c[i + j].logit - max) * scale;
         }
         exp_sse2(&v);
         memcpy(w + i, &v, sizeof v);
     }
 }
 
-static double mass_of(const PfqCandidate *c, int32_t n, double max, double temp)
+static double mass_of(const PfqCandidate *c, int32_t n, double max, double scale)
 {
     double mass = 0, w[8];
     for (int32_t i = 0; i < n; i += 8) {
-        weights(c + i, n - i, max, temp, w);
+        weights(c + i, n - i, max, scale, w);
         for (int32_t j = 0; j < 8; j++) {
             mass += w[j];
         }
@@ -292,10 +331,11 @@ static double mass_of(const PfqCandidate *c, int32_t n, double max, double temp)
 
 static int32_t draw(PfqSampler *s, const PfqCandidate *c, int32_t n, double max)
 {
-    double left = uniform(s) * mass_of(c, n, max, s->temp), w[8];
+    const double scale = pfq_sample_scale(s);
+    double left = uniform(s) * mass_of(c, n, max, scale), w[8];
     int32_t pick = 0;
     for (int32_t i = 0; i < n; i += 8) {
-        weights(c + i, n - i, max, s->temp, w);
+        weights(c + i, n - i, max, scale, w);
         for (int32_t j = 0; j < 8; j++) {
             pick = w[j] > 0
                        ? i + j
@@ -315,6 +355,45 @@ static bool cut_before(const PfqSampler *s, int32_t i, double w, double mass, do
     return i > 0 && (mass >= s->top_p * total || w < s->min_p);
 }
 
+/* The token in a run v[0..n) at which the weights before it reach `left`. */
+static int32_t draw_in_run(const float *v, int32_t n, double max, double scale, double left)
+{
+    int32_t pick = -1;
+    for (int32_t i = 0; i < n; i++) {
+        const double w = pfq_exp(((double)v[i] - max) * scale);
+        pick = w > 0 ? i : pick;
+        left -= w;
+        if (left < 0) {
+            break;
+        }
+    }
+    return pick;
+}
+
+/* Of all tokens, in the order of their ids. */
+static int32_t draw_all(PfqSampler *s, const float *v, double max)
+{
+    const double scale = pfq_sample_scale(s);
+    double left = uniform(s) * mass_of_runs(v, s->vocab, max, scale);
+    int32_t pick = 0; /* the run */
+    double rest = 0, factor = 1;
+    for (int32_t at = 0; at < s->vocab; at += PFQ_SAMPLE_RUN) {
+        const int32_t n = run_length(s->vocab, at);
+        const float largest = max_of(v + at, n);
+        const double f = run_factor(largest, max, scale),
+                     mass = run_mass(v + at, n, (double)largest, scale) * f;
+        if (mass > 0) {
+            pick = at, rest = left, factor = f;
+        }
+        left -= mass;
+        if (left < 0) {
+            break;
+        }
+    }
+    const int32_t n = run_length(s->vocab, pick);
+    return pick + draw_in_run(v + pick, n, (double)max_of(v + pick, n), scale, rest / factor);
+}
+
 /* Candidates of at least `floor`, all of them for -infinity; returns how many. */
 static int32_t gather(PfqSampler *s, const float *logits, double floor)
 {
@@ -326,45 +405,62 @@ static int32_t gather(PfqSampler *s, const float *logits, double floor)
     return n;
 }
 
-int32_t pfq_sample(PfqSampler *s, const float *logits)
+/* Of the top_k first, those kept, best first; returns how many. */
+static int32_t keep_of_top(PfqSampler *s, const float *logits, double max)
 {
-    int32_t best = pfq_argmax(logits, s->vocab);
-    if (best < 0 || s->temp <= 0) {
-        return best;
-    }
-    double max = (double)logits[best], mass = 0;
     PfqCandidate *c = s->cand;
-    if (s->top_k > 0 && s->top_k < s->vocab) {
-        int32_t k = s->top_k, n = 0;
-        pfq_top(logits, s->vocab, k, c);
-        double total = mass_of(c, k, max, 1);
-        for (double w; n < k; n++, mass += w) {
-            w = pfq_exp((double)c[n].logit - max);
-            if (cut_before(s, n, w, mass, total)) {
-                break;
-            }
-        }
-        return draw(s, c, n, max);
-    }
-    if (s->top_p >= 1 && s->min_p <= 0) {
-        gather(s, logits, -INFINITY);
-        return draw(s, c, s->vocab, max);
-    }
-    /* All candidates: take them off a heap from the best down, only as many as are kept; the heap
-     * leaves out what cannot be kept (below min_p) or hardly ever is (below e^-16), unless the rest
-     * falls short of top_p. */
-    double total = sum_exp(logits, s->vocab, max);
-    int32_t left = gather(s, logits, max - (s->min_p > 0 ? 1e-3 - log(s->min_p) : 16)), n = 0;
-    if (s->min_p <= 0 && mass_of(c, left, max, 1) < s->top_p * total) {
-        left = gather(s, logits, -INFINITY);
-    }
-    heapify(c, left, true);
-    for (double w; left > 0; n++, mass += w) {
-        w = pfq_exp((double)c[0].logit - max);
+    double mass = 0, w;
+    pfq_top(logits, s->vocab, s->top_k, c);
+    const double total = mass_of(c, s->top_k, max, 1);
+    int32_t n = 0;
+    for (; n < s->top_k; n++, mass += w) {
+        w = pfq_exp((double)c[n].logit - max);
         if (cut_before(s, n, w, mass, total)) {
             break;
         }
-        left = pop(c, left, true);
     }
-    return draw(s, c + left, n, max);
+    return n;
+}
+
+/* Takes candidates of at least `floor` off a heap from the best down, to behind its end, until one
+ * is cut. *kept counts them; false: none was cut. *left: where they begin. */
+static bool keep_of_heap(PfqSampler *s, const float *logits, double max, double total, double floor,
+                         int32_t *left, int32_t *kept)
+{
+    PfqCandidate *c = s->cand;
+    double mass = 0, w;
+    *left = gather(s, logits, floor);
+    heapify(c, *left, true);
+    for (*kept = 0; *left > 0; ++*kept, mass += w) {
+        w = pfq_exp((double)c[0].logit - max);
+        if (cut_before(s, *kept, w, mass, total)) {
+            return true;
+        }
+        *left = pop(c, *left, true);
+    }
+    return false;
+}
+
+int32_t pfq_sample(PfqSampler *s, const float *logits)
+{
+    int32_t best = pfq_argmax(logits, s->vocab), left, n;
+    if (best < 0 || s->temp <= 0) {
+        return best;
+    }
+    const double max = (double)logits[best];
+    if (s->top_k > 0 && s->top_k < s->vocab) {
+        n = keep_of_top(s, logits, max);
+        return draw(s, s->cand, n, max);
+    }
+    if (s->top_p >= 1 && s->min_p <= 0) {
+        return draw_all(s, logits, max);
+    }
+    /* All candidates, but for those that cannot be kept (below min_p) or hardly ever are (below
+     * e^-16, unless the others fall short of top_p). */
+    const double total = mass_of_runs(logits, s->vocab, max, 1),
+                 floor = max - (s->min_p > 0 ? pfq_sample_span(s) : 16);
+    if (!keep_of_heap(s, logits, max, total, floor, &left, &n) && s->min_p <= 0) {
+        keep_of_heap(s, logits, max, total, -INFINITY, &left, &n);
+    }
+    return draw(s, s->cand + left, n, max);
 }

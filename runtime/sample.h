@@ -4,8 +4,15 @@
  * Order, as llama.cpp's default chain: keep the top_k largest logits; of these, the fewest whose
  * probabilities (at temperature 1) reach top_p; of these, those at least min_p times as likely as
  * the likeliest; then draw with temperature. Equal logits are ranked by id. Arithmetic is IEEE
- * double with this file's own exp, so that equal logits and an equal seed give equal tokens on
- * every machine.
+ * double with this file's own exp and without contraction, so that equal logits and an equal seed
+ * give equal tokens on every machine, CPU or GPU (codegen/cuda/sample.cu). For that the order of
+ * every sum is fixed:
+ *   - the mass of all tokens, and a draw of all, is by runs of PFQ_SAMPLE_RUN ids: in a run weights
+ *     are those beside its own largest, elements 8i + j make the sum of lane j, the lanes are added
+ *     as ((0+1)+(2+3))+((4+5)+(6+7)); the run counts that much times its largest's weight. Runs are
+ *     added, and the drawn one found, from the first on; in it, tokens by id
+ *   - of ranked candidates, sums begin at the best. A draw of them begins at the best with top_k,
+ *     else at the worst that is kept
  *
  * The random numbers are splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
  * generators", OOPSLA 2014): state += 0x9e3779b97f4a7c15 and a finaliser of two multiplications;
@@ -17,6 +24,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+enum { PFQ_SAMPLE_RUN = 256 };
 
 typedef struct PfqCandidate {
     float logit;
@@ -38,6 +47,13 @@ void pfq_sampler_free(PfqSampler *s);
 
 /* The next token for logits [vocab], or -1 when none of them is finite. */
 int32_t pfq_sample(PfqSampler *s, const float *logits);
+
+/* What logits' differences are multiplied by: 1 / temp, finite; 0: greedy. */
+double pfq_sample_scale(const PfqSampler *s);
+
+/* With min_p, logits that far below the largest may be kept: a bound that costs less than the rule.
+ */
+double pfq_sample_span(const PfqSampler *s);
 
 /* The first index of the largest of n values, NaN counting as smallest; -1 when that is infinite or
  * there is none. */

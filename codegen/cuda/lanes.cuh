@@ -10,10 +10,12 @@
  * registers. */
 #ifdef PFQ_SIMT
 #define PFQ_UNROLL
-#define PFQ_LOOP /* the opposite: one copy of the body */
+#define PFQ_LOOP            /* the opposite: one copy of the body */
+#define PFQ_CALL PFQ_DEVICE /* a function of which there is one copy */
 #else
 #define PFQ_UNROLL _Pragma("unroll")
 #define PFQ_LOOP   _Pragma("unroll 1")
+#define PFQ_CALL   static __device__ __noinline__
 #endif
 
 PFQ_DEVICE int32_t pfq_up(int32_t x, int32_t m)

@@ -69,6 +69,16 @@ for target in sm_90a sm_80; do
     cmp "$tmp/logits" "$tmp/logits,cpu:x86-64-v3" || fail "generated weights are not those that pfqc computes"
 done
 
+# Tokens that the GPU chooses are those that the CPU would.
+compile "$sample" cuda:sm_90a,cpu --recipe float
+for options in "" "--temp 1 --seed 3" "--temp 1.3 --top-k 0 --min-p 0 --top-p 0.9" "--temp 1 --top-k 0 --min-p 0 --top-p 1"; do
+    "$tmp/out/$name" run -p "Once upon a time" -n 12 --device cpu $options >"$tmp/cpu" 2>"$tmp/err" || fail "run $options on the CPU"
+    PFQC_CUDA_DRIVER=$tmp/libcuda.so.1 PFQ_STUB_KERNELS=$tmp/out/kernels.so "$tmp/out/$name" run -p "Once upon a time" -n 12 --device cuda \
+        $options >"$tmp/gpu" 2>"$tmp/err" || fail "run $options on a GPU"
+    cmp "$tmp/cpu" "$tmp/gpu" || fail "run $options: other tokens on a GPU"
+    ! grep -q "by the host" "$tmp/err" || fail "run $options: the host chooses"
+done
+
 cp -r "$(dirname "$sample")" "$tmp/model"
 check "$tmp/model/model.json" float w4a16 prefixquant-w4a8kv4 ${PFQC_TEST_FULL:+w8a8-dynamic quarot-w4a4kv4}
 

@@ -263,6 +263,7 @@ PFQ_DEVICE void __syncwarp(unsigned mask = ~0u)
 }
 PFQ_DEVICE void __threadfence_block() {}
 PFQ_DEVICE void __threadfence() {}
+PFQ_DEVICE void __threadfence_system() {}
 PFQ_DEVICE unsigned __ballot_sync(unsigned mask, int p)
 {
     return simt_warp(SIMT_BALLOT, mask, p != 0, 0);

@@ -374,9 +374,12 @@ int cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
     return OK;
 }
 
-int cuMemAlloc_v2(uint64_t *at, size_t bytes)
+static int allocate(uint64_t *at, size_t bytes, const char *call)
 {
-    ENTER_CONTEXT();
+    int entered = enter_context(call);
+    if (entered) {
+        return entered;
+    }
     if (bytes == 0) {
         return INVALID_VALUE;
     }
@@ -389,7 +392,7 @@ int cuMemAlloc_v2(uint64_t *at, size_t bytes)
     o->block =
         aligned_alloc(4 * GUARD, (2 * GUARD + bytes + 4 * GUARD - 1) & ~(size_t)(4 * GUARD - 1));
     if (!o->block) {
-        bug(__func__, "out of memory");
+        bug(call, "out of memory");
     }
     memset(o->block, GUARD_BYTE, 2 * GUARD + bytes);
     stub.used += bytes;
@@ -397,17 +400,51 @@ int cuMemAlloc_v2(uint64_t *at, size_t bytes)
     return OK;
 }
 
-int cuMemFree_v2(uint64_t at)
+int cuMemAlloc_v2(uint64_t *at, size_t bytes)
 {
-    int r = enter_context(__func__);
-    Object *o = memory_at(at, 0, __func__);
+    return allocate(at, bytes, __func__);
+}
+
+static int release(uint64_t at, const char *call)
+{
+    int r = enter_context(call);
+    Object *o = memory_at(at, 0, call);
     if (at != (uint64_t)(uintptr_t)o->block + GUARD) {
-        bug(__func__, "not the start of an allocation");
+        bug(call, "not the start of an allocation");
     }
-    check_guards(o, __func__);
+    check_guards(o, call);
     stub.used -= o->bytes;
     drop(o);
     return r;
+}
+
+int cuMemFree_v2(uint64_t at)
+{
+    return release(at, __func__);
+}
+
+/* The host's memory that a GPU writes: here memory as any, but for the limit. */
+int cuMemHostAlloc(void **at, size_t bytes, unsigned flags)
+{
+    uint64_t device = 0;
+    (void)flags;
+    int r = allocate(&device, bytes, __func__);
+    *at = (void *)(uintptr_t)device;
+    return r;
+}
+
+int cuMemHostGetDevicePointer_v2(uint64_t *at, void *host, unsigned flags)
+{
+    ENTER_CONTEXT();
+    (void)flags;
+    memory_at((uint64_t)(uintptr_t)host, 1, __func__);
+    *at = (uint64_t)(uintptr_t)host;
+    return OK;
+}
+
+int cuMemFreeHost(void *at)
+{
+    return release((uint64_t)(uintptr_t)at, __func__);
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream)
@@ -465,6 +502,13 @@ int cuStreamSynchronize(void *stream)
     ENTER_CONTEXT();
     check(stream, STREAM, __func__);
     return stub.capture ? CAPTURE_UNSUPPORTED : OK;
+}
+
+int cuStreamQuery(void *stream)
+{
+    ENTER_CONTEXT();
+    check(stream, STREAM, __func__);
+    return OK;
 }
 
 int cuStreamDestroy_v2(void *stream)

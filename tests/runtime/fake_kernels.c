@@ -1,9 +1,13 @@
 /* The toy model's kernels for the stub of the CUDA driver (tests/cuda/stub_driver.c), with the rule
  * of fake_model.c. A launch computes what its grid covers and no more, so wrong geometry shows. */
 #include "fake_rule.h"
+#include "runtime/sample.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 typedef void Kernel(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared);
-Kernel fake_append, fake_hash, fake_head;
+Kernel fake_append, fake_hash, fake_head, fake_choose;
 
 static void *at(uint64_t address)
 {
@@ -67,4 +71,38 @@ void fake_head(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32
             out[r * FAKE_VOCAB + v] = fake_logit(row[0], row[1], v, bias[v]);
         }
     }
+}
+
+/* What codegen/cuda/sample.cu does, by the CPU's sampler. FAKE_ASK=n: every nth token is the host's
+ * to choose. */
+void fake_choose(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
+{
+    PfqCudaSampler *g = at(a->in[1]);
+    const float *logits = at(a->in[0]);
+    PfqSampler s = {.temp = g->scale > 0 ? 1 / g->scale : 0,
+                    .top_p = g->top_p,
+                    .min_p = g->min_p,
+                    .top_k = g->top_k,
+                    .state = g->state};
+    const char *ask = getenv("FAKE_ASK");
+    (void)grid, (void)block, (void)shared;
+    if (g->halted || !pfq_sampler_init(&s, g->vocab)) {
+        return;
+    }
+    int32_t token = PFQ_HOST_CHOOSES;
+    if (ask && g->count % atoi(ask) == 0) {
+        memcpy(at(g->kept), logits, (size_t)g->vocab * sizeof *logits);
+    } else {
+        token = pfq_sample(&s, logits);
+    }
+    pfq_sampler_free(&s);
+    g->halted = token < 0;
+    g->state = s.state;
+    if (token >= 0) {
+        *(int32_t *)at(a->out[0]) = token;
+        ((PfqRow *)at(a->rows))->pos++;
+    }
+    PfqCudaToken *to = (PfqCudaToken *)at(g->ring) + g->count % PFQ_CUDA_RING;
+    *to = (PfqCudaToken){(uint64_t)(uint32_t)g->count << 32 | (uint32_t)token, s.state};
+    g->count++;
 }

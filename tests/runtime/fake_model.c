@@ -10,14 +10,15 @@
  * end); after N all logits are NaN. All values are exact in f32. A wrong chunk, position, row,
  * barrier or scratch shows in the logits.
  *
- * FAKE_CHAT: with a chat template. FAKE_CUDA: with code for GPUs too, whose kernels are in fake_kernels.c; FAKE_GPU: with no other.
+ * FAKE_CHAT: with a chat template. FAKE_CUDA: with code for GPUs too, whose kernels are in
+ * fake_kernels.c; FAKE_GPU: with no other.
  */
 #include "fake_rule.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { APPEND, HASH, HEAD, N_KERNELS };
+enum { APPEND, HASH, HEAD, CHOOSE, N_KERNELS };
 
 /* Where row t is in the arrays that `lo` and `hi` of slot 0 begin. */
 static int64_t row_of(const PfqArgs *a, int32_t t)
@@ -164,6 +165,7 @@ static const PfqCudaKernel cuda_kernels[N_KERNELS] = {
     {"append", "fake_append", 32, 1, FAKE_ROWS_APPEND, 0, CODE("append")},
     {"hash", "fake_hash", 32, 1, FAKE_ROWS_HASH, FAKE_SHARED, CODE("hash")},
     {"head", "fake_head", FAKE_BLOCK, FAKE_VOCAB / FAKE_BLOCK, FAKE_ROWS_HEAD, 1024, CODE("head")},
+    {"choose", "fake_choose", 32, 1, 0, 0, CODE("choose")},
 };
 #define APPEND_CALL                                                                                \
     {                                                                                              \
@@ -179,11 +181,15 @@ static const PfqCudaKernel cuda_kernels[N_KERNELS] = {
 static const PfqCudaCall decode_calls[] = {APPEND_CALL, HASH_CALL, HEAD_CALL({PFQ_AT_NONE, 0})};
 static const PfqCudaCall logits_calls[] = {HEAD_CALL({PFQ_AT_TOKENS, 0})};
 static const PfqCudaCall batch_calls[] = {APPEND_CALL, HASH_CALL, HEAD_CALL({PFQ_AT_ORDER, 0})};
+static const PfqCudaCall sample_calls[] = {
+    {CHOOSE, .in = {{PFQ_AT_LOGITS, 0}, {PFQ_AT_SAMPLER, 0}}, .out = {{PFQ_AT_TOKENS, 0}}},
+};
 #define PHASES                                                                                     \
     .phase = {[PFQ_CUDA_PREFILL] = {decode_calls, 2},                                              \
               [PFQ_CUDA_LOGITS] = {logits_calls, 1},                                               \
               [PFQ_CUDA_DECODE] = {decode_calls, 3},                                               \
-              [PFQ_CUDA_BATCH] = {batch_calls, 3}},                                                \
+              [PFQ_CUDA_BATCH] = {batch_calls, 3},                                                 \
+              [PFQ_CUDA_SAMPLE] = {sample_calls, 1}},                                              \
     .act_bytes = 8 * 8, .own_bytes = 128 + 4 * 8, .weight_bytes = 4 * FAKE_VOCAB
 static const PfqCudaCode cuda_codes[] = {
     {"sm_90a", 9, 0, true, false, N_KERNELS, .kernel = cuda_kernels, PHASES},
@@ -203,9 +209,8 @@ static const PfqCuda cuda = {
 #endif
 
 #ifndef FAKE_GPU
-static const PfqStep steps[] = {{1, -1, "append", "%kv kv_append"},
-                                {2, 0, "hash", "%h \"%last\""},
-                                {3, -1, "head", "%logits"}};
+static const PfqStep steps[] = {
+    {1, -1, "append", "%kv kv_append"}, {2, 0, "hash", "%h \"%last\""}, {3, -1, "head", "%logits"}};
 const PfqSteps pfq_steps[PFQ_N_PHASES] = {{steps, 2}, {steps + 2, 1}, {steps, 3}};
 #endif
 

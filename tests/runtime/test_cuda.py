@@ -58,6 +58,22 @@ class Cuda(unittest.TestCase):
                     self.assertEqual(self.ok(*args, **kw), want.stdout.decode("utf-8"), (args, kw))
                 self.assertEqual(self.ok(*args, "--cuda-sync"), want.stdout.decode("utf-8"), args)
 
+    def test_tokens_are_chosen_there(self):
+        """The same text whoever chooses; some draws are the host's (FAKE_ASK), or all."""
+        for args in [[], ["--temp", "1.5", "--seed", "3"], ["--temp", "1", "--top-k", "0", "--top-p", "1", "--min-p", "0"],
+                     ["--temp", "2", "--top-k", "0", "--top-p", "0.8", "--min-p", "0"], ["-c", "12"], ["-n", "1"]]:
+            args = ["run", "-p", "abcdef", "-n", "30", *args]
+            want = cli.run(*args, exe=CPU)
+            for kw in [{}, {"graphs": 0}, {"FAKE_ASK": 1}, {"FAKE_ASK": 3}, {"FAKE_ASK": 3, "graphs": 0}]:
+                r = run(*args, **kw)
+                self.assertEqual((r.returncode, r.stdout), (0, want.stdout), (args, kw))
+                self.assertNotIn(b"by the host", r.stderr)
+        r = run("run", "-p", "abcdef", "-n", "5", "--temp", "1", "--top-k", "1025")  # the toy's vocabulary is smaller: all
+        self.assertNotIn(b"by the host", r.stderr)
+        # three tokens ask the GPU for three, one of them without a step
+        _, calls = self.calls(["run", "-p", "abcdef", "-n", "3"])
+        self.assertEqual(calls.count("cuGraphLaunch"), 2)
+
     def test_nan_is_told(self):
         self.assertIn("not finite", self.fails("run", "-p", "N"))
 
@@ -176,7 +192,7 @@ class Cuda(unittest.TestCase):
         """Call n (from 0) fails: a sentence that names it, or, where there is another way or nothing is left to do, the
         same result."""
         call = calls[n]
-        recording = range(calls.index("cuStreamBeginCapture_v2"), calls.index("cuGraphDestroy") + 1)
+        recording = range(calls.index("cuStreamBeginCapture_v2"), len(calls) - calls[::-1].index("cuGraphDestroy"))
         closing = len(calls) - 1 - calls[::-1].index("cuStreamSynchronize")
         quiet = n >= closing or (n in recording and error not in STAY)
         r = run(*args, fail=f"{n + 1}:{error}")

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "fake_model.h"
-#include "runtime/engine.h"
+#include "runtime/generate.h"
 
 enum { LONG = 40 };
 
@@ -137,6 +137,63 @@ static void a_batch_is_many_sequences(void **state)
     pfq_image_close(&image);
 }
 
+enum { TURNS = 3, TOLD = 6 };
+
+typedef struct Told {
+    int32_t id[TURNS][TOLD], pos[TURNS];
+    uint64_t state[TURNS];
+} Told;
+
+/* Turns that end before the model does: what was on its way must not show. */
+static void tell(const char *device, Told *out)
+{
+    PfqEngine e;
+    PfqErr err;
+    PfqSampler s = {.temp = 1.2, .top_p = 0.9, .top_k = 30, .state = 7};
+    open_engine(&e, device);
+    assert_true(pfq_sampler_init(&s, FAKE_VOCAB));
+    for (int32_t t = 0; t < TURNS; t++) {
+        const int32_t prompt[] = {token(t), token(t + 9)};
+        PfqGen g;
+        assert_true(pfq_engine_prefill(&e, prompt, 2, PFQ_WANT_LAST, NULL, NULL, &err));
+        assert_true(pfq_gen_start(&g, &e, &s, t == 1 ? TOLD : -1, &err));
+        assert_int_equal(g.on_gpu, strcmp(device, "cuda") == 0);
+        for (int32_t i = 0; i < TOLD; i++) {
+            assert_int_equal(pfq_gen_next(&g, &out->id[t][i], &err), PFQ_GEN_TOKEN);
+        }
+        out->pos[t] = e.pos;
+        out->state[t] = s.state;
+    }
+    PfqGen g; /* to the end of the context */
+    int32_t id, n = 0;
+    assert_true(pfq_gen_start(&g, &e, &s, -1, &err));
+    while (pfq_gen_next(&g, &id, &err) == PFQ_GEN_TOKEN) {
+        n++;
+    }
+    assert_int_equal(n, LONG - TURNS * (2 + TOLD - 1) + 1);
+    assert_int_equal(e.pos, LONG);
+    pfq_sampler_free(&s);
+    pfq_engine_close(&e);
+}
+
+static void generation_is_the_cpus(void **state)
+{
+    (void)state;
+    Told cpu, gpu;
+    memset(&cpu, 0, sizeof cpu);
+    memset(&gpu, 0, sizeof gpu);
+    tell("cpu", &cpu);
+    static const char *const asks[] = {NULL, "1", "4"};
+    for (int i = 0; i < 3; i++) {
+        if (asks[i]) {
+            setenv("FAKE_ASK", asks[i], 1);
+        }
+        tell("cuda", &gpu);
+        assert_memory_equal(&cpu, &gpu, sizeof cpu);
+    }
+    unsetenv("FAKE_ASK");
+}
+
 static void an_error_stays(void **state)
 {
     (void)state;
@@ -229,9 +286,10 @@ static void sizes_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_logits_as_the_cpu),   cmocka_unit_test(a_batch_is_many_sequences),
-        cmocka_unit_test(an_error_stays),           cmocka_unit_test(a_kernel_is_named),
-        cmocka_unit_test(a_faulty_kernel_is_named), cmocka_unit_test(sizes_are_checked),
+        cmocka_unit_test(same_logits_as_the_cpu), cmocka_unit_test(a_batch_is_many_sequences),
+        cmocka_unit_test(generation_is_the_cpus), cmocka_unit_test(an_error_stays),
+        cmocka_unit_test(a_kernel_is_named),      cmocka_unit_test(a_faulty_kernel_is_named),
+        cmocka_unit_test(sizes_are_checked),
     };
     setenv("PFQ_STUB_KERNELS", "./libfake_kernels.so", 1);
     return cmocka_run_group_tests_name("gpu", tests, NULL, NULL);
