@@ -636,6 +636,11 @@ template <class M> struct PfqWorker {
 template <class M> PFQ_DEVICE void pfq_decode(const PfqDecodeArgs &a)
 {
     typedef PfqRoom<M> Room;
+    /* decode_ring.cuh says why. A group that waits for slot n has seen n - PFQ_GROUPS land, and the
+     * loader, before it asked for that, all but `flight` in front of it. */
+    static_assert(M::slots % PFQ_GROUPS == 0 ||
+                      (M::flight > 0 && M::flight + PFQ_GROUPS <= M::slots),
+                  "a slot may be waited for too early");
     const PfqRing<M::slots> ring = PfqRing<M::slots>::at(pfq_smem(pfq_shared));
     const int32_t pos = *(const int32_t *)a.at[PFQ_AT_POSITION];
     if (threadIdx.x == 0) ring.init(PFQ_WORKER_WARPS);

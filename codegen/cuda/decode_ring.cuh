@@ -19,6 +19,11 @@
  * The loader fills slots in the order of the schedule and waits for nothing but free slots, so that
  * it runs ahead over dependencies between ops by as much as the ring holds; consumers must
  * therefore take exactly the slots that it fills: both sides get them from PfqDeal and PfqKeyDeal.
+ *
+ * A wait for a slot's parity cannot tell use n from use n - 2, so use n - 1 must have landed when a
+ * warp waits. It has where the same warps took it: so slots are a multiple of PFQ_GROUPS, which
+ * take the slots of an op in turn. Else it must lie behind the copies that are in flight (see
+ * pfq_decode); a ring of 19 with 20 in flight read slots that were not there yet.
  */
 #ifndef PFQC_CODEGEN_CUDA_DECODE_RING_CUH
 #define PFQC_CODEGEN_CUDA_DECODE_RING_CUH
