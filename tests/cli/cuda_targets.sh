@@ -28,35 +28,11 @@ done
 
 # 3. An NVRTC that is too old for a target, and one that refuses what it is given.
 mkdir "$tmp/stub"
-cat >"$tmp/stub.c" <<'STUB'
-#include <string.h>
-static int refused;
-static const char text[] = "norm.cu(7): error: this stub compiles nothing";
-int nvrtcVersion(int *major, int *minor) { *major = 12, *minor = 1; return 0; }
-const char *nvrtcGetErrorString(int r) { return r == 6 ? "NVRTC_ERROR_COMPILATION" : "other"; }
-int nvrtcCreateProgram(void **p, const char *t, const char *name, int n, const char *const *h, const char *const *in)
-{ (void)name, (void)n, (void)h, (void)in; *p = (void *)(strlen(t) ? "text" : ""); return 0; }
-int nvrtcDestroyProgram(void **p) { *p = 0; return 0; }
-int nvrtcCompileProgram(void *p, int n, const char *const *o)
-{
-    for (int i = 0; i < n; i++) if (strstr(o[i], "sm_120a")) return 5;
-    return *(char *)p ? refused = 6 : 0;
-}
-int nvrtcGetProgramLogSize(void *p, size_t *n) { (void)p; *n = sizeof text; return 0; }
-int nvrtcGetProgramLog(void *p, char *log) { (void)p; memcpy(log, text, sizeof text); return 0; }
-int nvrtcGetCUBINSize(void *p, size_t *n) { (void)p; *n = 0; return 0; }
-int nvrtcGetCUBIN(void *p, char *c) { (void)p, (void)c; return 0; }
-int nvrtcGetPTXSize(void *p, size_t *n) { (void)p; *n = 0; return 0; }
-int nvrtcGetPTX(void *p, char *c) { (void)p, (void)c; return 0; }
-STUB
-cc -shared -fPIC -o "$tmp/stub/libnvrtc.so.12" "$tmp/stub.c"
-export PFQC_NVRTC_SAVED=${PFQC_NVRTC:-}
-export PFQC_NVRTC=$tmp/stub
-refused E0605 'NVRTC 12.1 makes no code for sm_120a' --target cuda:sm_80,cuda:sm_120a
-refused E0605 'NVRTC 12.1 refuses src/cuda/.*\.cu for ' --recipe float --target cuda:sm_80
+cc -shared -fPIC -o "$tmp/stub/libnvrtc.so.12" "$root/tests/cuda/stub_nvrtc.c"
+PFQC_NVRTC=$tmp/stub refused E0605 'NVRTC 12.1 makes no code for sm_120a' --target cuda:sm_80,cuda:sm_120a
+PFQC_NVRTC=$tmp/stub refused E0605 'NVRTC 12.1 refuses src/cuda/.*\.cu for ' --recipe float --target cuda:sm_80
 grep -q 'note: it said' "$tmp/err" && grep -q 'this stub compiles nothing' "$tmp/err" && grep -q 'note: step [0-9]* of @' "$tmp/err" ||
     fail "a refused kernel is not explained"
-if [ -n "$PFQC_NVRTC_SAVED" ]; then PFQC_NVRTC=$PFQC_NVRTC_SAVED; else unset PFQC_NVRTC; fi
 
 # 4. Where there is an NVRTC, every kernel of four kinds of recipe compiles.
 if ! "$PFQC" "$model" --check --target cuda:sm_80 2>"$tmp/err"; then
@@ -72,6 +48,7 @@ compile() { # recipe, targets, folder, options
     shift 3
     "$PFQC" "$model" --recipe $recipe --target $targets --cache "$tmp/cache" -o "$out" "$@" 2>"$tmp/err" || fail "$recipe for $targets"
 }
+without_code() { PFQC_NVRTC=$tmp/stub PFQ_STUB_NVRTC=code compile "$@"; } # where code is not what is looked at
 sources() { # folder: they are whole and stand alone
     local out=$1 k
     [ "$(find "$out/src/cuda" -maxdepth 1 -name '*.cu' | wc -l)" = "$(sed -n '/"cuda_kernels"/,$p' "$out/plan.json" | grep '"template"' | grep -vc code_of)" ] || fail "not one source per kernel"
@@ -98,14 +75,14 @@ if grep -aoE '^\.version [0-9]+\.[0-9]+' "$tmp/all/tinystories" | grep -v '\.0$'
 
 # 6. The same bytes again, with another number of threads, over what another compile left.
 mkdir -p "$tmp/a b"
-compile float cpu:x86-64-v3,cuda:sm_80,cuda:sm_90a "$tmp/a b/out"
+without_code float cpu:x86-64-v3,cuda:sm_80,cuda:sm_90a "$tmp/a b/out"
 (export TZ=Asia/Tokyo HOME=/ && compile w4a16 cuda:sm_90a,cuda:sm_80 "$tmp/a b/out" --threads 1)
 rm -rf "$tmp/a b/out/src/templates" "$tmp/a b/out/src/kernels"
 diff -r "$tmp/w4a16" "$tmp/a b/out" || fail "the outputs differ"
 if grep -rlaF -e "$tmp" -e "$(dirname "$PFQC")" "$tmp/w4a16"; then fail "a path leaked"; fi
 
 # 7. A program for GPUs alone, weights inside; without a driver it says so.
-compile w4a16 cuda:sm_80 "$tmp/e" --embed-weights
+without_code w4a16 cuda:sm_80 "$tmp/e" --embed-weights
 [ ! -e "$tmp/e/tinystories.weights" ] || fail "--embed-weights left a weights file"
 if PFQC_CUDA_DRIVER=/nonexistent "$tmp/e/tinystories" self-test >"$tmp/err" 2>&1; then fail "ran without a driver"; fi
 [ "$(wc -l <"$tmp/err")" -le 2 ] && grep -qi 'driver\|GPU' "$tmp/err" || fail "no sentence about the driver"

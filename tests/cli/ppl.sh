@@ -12,9 +12,8 @@ near() { # two result lines, relative difference allowed
 
 for recipe in float:0.00002 w8a8-dynamic:0.003 w4a16:0.002; do
     tol=${recipe#*:} recipe=${recipe%:*}
-    "$PFQC" "$sample" --recipe $recipe -o "$tmp/out" >"$tmp/err" 2>&1 || fail "compile $recipe"
-    program=$(echo "$tmp"/out/*.weights)
-    there=$("${program%.weights}" ppl "$text" -c 128 --chunks 6 2>"$tmp/err" | tail -n 1) || fail "ppl of the program"
+    "$PFQC" "$sample" --recipe $recipe -o "$tmp/$recipe" >"$tmp/err" 2>&1 || fail "compile $recipe"
+    there=$("$tmp/$recipe/tinystories" ppl "$text" -c 128 --chunks 6 2>"$tmp/err" | tail -n 1) || fail "ppl of the program"
     here=$("$PFQC" ppl "$sample" "$text" --recipe $recipe -c 128 --chunks 6 2>"$tmp/err") || fail "ppl of pfqc"
     near "$here" "$there" $tol || fail "recipe $recipe: '$here', the program says '$there'"
     alone=$("$PFQC" ppl "$sample" "$text" --recipe $recipe -c 128 --chunks 6 --threads 1 2>"$tmp/err")
@@ -38,13 +37,11 @@ done
 grep -qE '^against float: kl 0\.0[0-9]+ top1 0\.[789]' "$tmp/err" && tail -n 1 "$tmp/err" | grep -q '^ppl ' || fail "--against"
 
 # A program's own logits beside the evaluator's.
-"$PFQC" "$sample" --recipe w4a16 -o "$tmp/out" >"$tmp/err" 2>&1 || fail "compile w4a16"
-"$tmp/out/tinystories" ppl "$text" -c 128 --chunks 2 --save-logits "$tmp/w4a16.logits" >"$tmp/err" 2>&1 || fail "--save-logits"
+"$tmp/w4a16/tinystories" ppl "$text" -c 128 --chunks 2 --save-logits "$tmp/w4a16.logits" >"$tmp/err" 2>&1 || fail "--save-logits"
 [ "$(stat -c %s "$tmp/w4a16.logits")" = $((4 * 2 * 127 * 2048)) ] && [ ! -e "$tmp/w4a16.logits.part" ] || fail "size of the logits"
 # The distance of two programs is that of their recipes.
-"$PFQC" "$sample" --recipe float -o "$tmp/float" >"$tmp/err" 2>&1 || fail "compile float"
 against=$("$PFQC" ppl "$sample" "$text" --recipe w4a16 --against float -c 128 --chunks 2 2>"$tmp/err" | head -n 1) || fail "--against"
-there=$("$tmp/out/tinystories" kld --base "$tmp/float" "$text" -c 128 --chunks 2 2>"$tmp/err" | tail -n 1) || fail "kld"
+there=$("$tmp/w4a16/tinystories" kld --base "$tmp/float" "$text" -c 128 --chunks 2 2>"$tmp/err" | tail -n 1) || fail "kld"
 awk -v a="$against" -v b="$there" 'BEGIN {
     split(a, x, " "); split(b, y, " ")
     d = x[4] / y[2] - 1
@@ -52,7 +49,7 @@ awk -v a="$against" -v b="$there" 'BEGIN {
     fail "kld: '$there', the evaluator says '$against'"
 "$PFQC" ppl "$sample" "$text" --recipe w4a16 --against "$tmp/w4a16.logits" -c 128 --chunks 2 >"$tmp/err" 2>&1 || fail "--against logits"
 grep -qE '^against .*w4a16.logits: kl 0\.0000[0-9]+ top1 (1\.0000|0\.99)' "$tmp/err" || fail "the program is far from the evaluator"
-"$tmp/out/tinystories" ppl "$text" -c 128 --chunks 2 --save-logits "$tmp/no/such" >"$tmp/err" 2>&1 && fail "logits into no folder"
+"$tmp/w4a16/tinystories" ppl "$text" -c 128 --chunks 2 --save-logits "$tmp/no/such" >"$tmp/err" 2>&1 && fail "logits into no folder"
 grep -q "cannot write" "$tmp/err" || fail "no sentence about the logits' file"
 
 refused() { # pattern, arguments
