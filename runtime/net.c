@@ -86,8 +86,8 @@ static bool listen_at(PfqNet *net, PfqErr *err)
     return true;
 }
 
-/* ---- signals: caught until the server is closed, so that one more does not end the program while
- * it ends by itself ---- */
+/* ---- signals: behind the end of the server ignored, so that one more does not end the program
+ * while it ends by itself ---- */
 
 static const int signals[] = {SIGTERM, SIGINT};
 static PfqNet *signalled;
@@ -98,20 +98,12 @@ static void on_signal(int sig)
     pfq_net_stop(signalled);
 }
 
-static void catch_signals(PfqNet *net)
+static void catch_signals(PfqNet *net, void (*handler)(int))
 {
-    const struct sigaction stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    const struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
     signalled = net;
-    net->catches = true;
-    for (int i = 0; i < 2; i++) {
-        sigaction(signals[i], &stop, &net->old[i]);
-    }
-}
-
-static void release_signals(PfqNet *net)
-{
-    for (int i = 0; net->catches && i < 2; i++) {
-        sigaction(signals[i], &net->old[i], NULL);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        sigaction(signals[i], &action, NULL);
     }
 }
 
@@ -144,7 +136,9 @@ void pfq_net_close(PfqNet *net)
     if (!net) {
         return;
     }
-    release_signals(net);
+    if (signalled == net) {
+        catch_signals(NULL, SIG_IGN);
+    }
     while (net->n_conn) {
         pfq_conn_free(net, net->conn[--net->n_conn]);
     }
@@ -384,7 +378,7 @@ bool pfq_net_run(PfqNet *net, PfqErr *err)
     if (!l.fds) {
         return pfq_fail(err, "out of memory for the server");
     }
-    catch_signals(net);
+    catch_signals(net, on_signal);
     serve(net, &l);
     free(l.fds);
     return true;

@@ -20,8 +20,8 @@
  * name that is not ours is refused, so that no web page reaches us by its own name), the bearer
  * token, 404 and 405, 503 while the engine loads or after it died, the routes /health, /metrics and
  * / (site.c). SIGTERM and SIGINT drain: no new connections or requests, replies may end within
- * limits.drain seconds, then pfq_net_run returns; a second signal cuts that short.
- * Errors: false and a sentence. Not here: TLS, HTTP/2, files.
+ * limits.drain seconds, then pfq_net_run returns; a second signal cuts that short; once the server
+ * is closed they are ignored. Errors: false and a sentence. Not here: TLS, HTTP/2, files.
  */
 #ifndef PFQC_RUNTIME_NET_H
 #define PFQC_RUNTIME_NET_H

@@ -294,8 +294,8 @@ static Sent send_reply(PfqNet *net, PfqConn *c, bool *keep_alive)
         if (pfq_reply_pull(c->reply, &c->out, keep_alive)) {
             return SENT_ALL;
         }
-        if (c->out.n == 0) {
-            return SENT_SOME; /* the handler has more to say */
+        if (c->out.n == 0) { /* the handler has more to say, unless memory ran out */
+            return pfq_reply_gone(c->reply) ? SENT_FAILED : SENT_SOME;
         }
         c->last = net->now; /* the client's time to take it begins */
     }

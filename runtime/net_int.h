@@ -6,7 +6,6 @@
 #include "runtime/net.h"
 
 #include <pthread.h>
-#include <signal.h>
 
 typedef struct PfqBytes {
     char *p;
@@ -97,8 +96,6 @@ struct PfqNet {
     int n_conn, cap_conn;
     double now;    /* of this round of the loop */
     size_t bodies; /* bytes of bodies that are coming in */
-    bool catches;  /* signals; `old` is what they did before */
-    struct sigaction old[2];
     _Atomic bool woken;
     _Atomic int stops;    /* how often it was asked to end */
     pthread_mutex_t lock; /* of what follows */

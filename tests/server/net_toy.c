@@ -1,14 +1,21 @@
 /* A server without a model, for the tests of runtime/net.h: usage: net_toy [NAME=VALUE ...]
  *
- * Names: the limits of PfqNetLimits, `token`, `name` (one more of Host), `loading` (stays so),
- * `base` (says that it has no chat template). Routes: GET /hello; POST /echo (the body; on the I/O
- * thread); GET /big?N (a whole reply of N bytes); POST /count?N (N events, a tick each, from the
- * engine's thread), POST /later?N (the same as a whole reply after N ticks), GET /flood (events
- * until the client is gone), POST /fail?N (an error after N events), POST /die (the engine dies).
+ * Names: the limits of PfqNetLimits; `token`; `name` (one more of Host); `loading` (stays so);
+ * `base` (says that it has no chat template); `starve` (the allocation of that number fails) and
+ * `hunger` (as many after it too).
+ *
+ * Routes: GET /hello; POST /echo (the body; on the I/O thread); GET /big?N (a whole reply of N
+ * bytes); POST /count?N (N events, a tick each, from the engine's thread); POST /later?N (the same
+ * as a whole reply after N ticks); GET /flood (events until the client is gone); POST /fail?N (an
+ * error after N events); POST /die (the engine dies). For the page: GET /v1/models; POST
+ * /v1/chat/completions and /v1/completions (an answer of many tokens, a tick each; short or an
+ * error where the request says SHORT or FAIL); GET /last (the body of the last such request).
+ *
  * The last line of the output counts the replies that were cancelled.
  */
 #include "runtime/net.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +39,38 @@ static struct {
     char *last; /* the I/O thread's */
     bool end, base;
 } toy = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* ---- memory, by the linker's --wrap ---- */
+
+static atomic_long n_allocated, starve_from, starve_to;
+
+static bool starved(void)
+{
+    const long n = ++n_allocated;
+    return n >= starve_from && n < starve_to;
+}
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+
+void *__wrap_malloc(size_t n)
+{
+    return starved() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return starved() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t n)
+{
+    return starved() ? NULL : __real_realloc(p, n);
+}
 
 /* ---- on the I/O thread ---- */
 
@@ -269,6 +308,9 @@ int main(int argc, char **argv)
     if (!option(argc, argv, "loading")) pfq_net_health(toy.net, PFQ_READY, NULL);
     printf("listening on %s\n", pfq_net_url(toy.net));
     fflush(stdout);
+    const long starve = (long)number(argc, argv, "starve");
+    starve_from = n_allocated + starve;
+    starve_to = starve ? starve_from + 1 + (long)number(argc, argv, "hunger") : 0;
     const bool ok = pfq_net_run(toy.net, &err);
     pthread_mutex_lock(&toy.lock);
     toy.end = true;

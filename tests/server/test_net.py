@@ -32,9 +32,9 @@ class Toy:
         return self
 
     def __exit__(self, *error):
-        self.p.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
-        self.p.send_signal(signal.SIGTERM)
+        for _ in range(2):
+            self.p.send_signal(signal.SIGTERM)
+            time.sleep(0.005)
         code = self.wait()
         if not error[0]:
             assert code == 0, code
@@ -64,6 +64,12 @@ class Toy:
         r.data = r.read()
         c.close()
         return r
+
+    def well(self):
+        try:
+            return self.ask("GET", "/hello").data == b"hello"
+        except (OSError, http.client.HTTPException):
+            return False
 
     def metric(self, name):
         text = self.ask("GET", "/metrics").data.decode()
@@ -360,6 +366,39 @@ class Hostile(unittest.TestCase):
             self.assertTrue(eventually(lambda: status(t.raw(get(extra=CLOSE))) == 200))
             for s in kept:
                 s.close()
+
+    def test_memory_of_connections(self):
+        """What half a request may hold of the server's memory (H34)."""
+        with Toy() as t:
+            t.ask("GET", "/hello")
+            before, n = t.rss(), 240
+            many = [t.connect() for _ in range(n)]
+            for s in many:
+                s.sendall(b"GET / HTTP/1.1\r\n" + b"a: %s\r\n" % (b"b" * 300) * 99)
+            self.assertTrue(eventually(lambda: t.metric("pfqc_connections") == n + 1))
+            self.assertLess(t.rss() - before, 64 * n)
+            for s in many:
+                s.close()
+
+    def test_out_of_memory(self):
+        """Each allocation fails in turn, alone or with the next 4: what is answered is right, and the server goes on."""
+        want = [("GET", "/hello", b"hello"), ("POST", "/echo", b"x" * 9000), ("POST", "/later?2", b"2"), ("GET", "/big?65536", None),
+                ("POST", "/count?2", b"data: 0\n\ndata: 1\n\ndata: [DONE]\n\n"), ("GET", "/metrics", None), ("GET", "/none", None)]
+        for hunger in [0, 4]:
+            lost = 0
+            for n in range(2, 70):  # the first is the loop's own: without it the server does not start
+                with Toy(starve=n, hunger=hunger) as t:
+                    for method, path, data in want:
+                        try:
+                            r = t.ask(method, path, data if path == "/echo" else None)
+                            whole = r.status == (404 if path == "/none" else 200)
+                            lost += not whole
+                            self.assertTrue(whole or r.status == 503, (n, path, r.status))
+                            self.assertTrue(not whole or data is None or r.data == data, (n, path, r.data))
+                        except (OSError, http.client.HTTPException):
+                            lost += 1
+                    self.assertTrue(eventually(lambda: t.well()), n)
+            self.assertGreater(lost, 20)
 
     def test_few_descriptors(self):
         with Toy(nofile=24) as t:
