@@ -356,7 +356,7 @@ static bool read_stops(Work *w, PfqAnswer *a)
     const PfqJson *v = w->f.stop;
     const bool list = is(v, PFQ_JSON_ARRAY);
     const uint32_t n = !v ? 0 : list ? v->n : 1;
-    v += list;
+    v = list ? v + 1 : v;
     for (uint32_t i = 0; i < n; i++, v += v->span) {
         if (!add_stop(w, a, v)) {
             return false;
