@@ -85,7 +85,7 @@ static int64_t piece_characters(const PfqTokenizer *t, int32_t id)
 }
 
 /* Row i of the logits is of token i of seq.ids, which begin `skip` tokens into the prompt. The
- * prompt's tokens that stand before the first row have no log-probability. */
+ * first token has no log-probability, and those that the lead saw have theirs already. */
 static void rows(PfqSeq *seq, int32_t first, int32_t n, const float *logits)
 {
     PfqChoice *c = choice_of(seq);
@@ -93,8 +93,9 @@ static void rows(PfqSeq *seq, int32_t first, int32_t n, const float *logits)
     const PfqTokenizer *t = &c->answer->server->cli->tok;
     const size_t vocab = (size_t)c->answer->server->cli->model->vocab;
     bool ok = true;
-    for (int32_t i = first == 0 ? -p->skip - 1 : 0; ok && i < n; i++) {
-        const int32_t at = p->skip + first + i + 1; /* the token that it predicts */
+    const int32_t skip = c->lead ? 0 : p->skip;
+    for (int32_t i = first + skip == 0 ? -1 : 0; ok && i < n; i++) {
+        const int32_t at = skip + first + i + 1; /* the token that it predicts */
         if (at < p->n) {
             ok = add_prob(c, p->ids[at], i < 0 ? NULL : logits + (size_t)i * vocab, c->chars);
             c->chars += piece_characters(t, p->ids[at]);
@@ -183,6 +184,9 @@ static int32_t take_token(PfqChoice *c, const float *logits, bool more)
 static int32_t next(PfqSeq *seq, const float *logits, bool more)
 {
     PfqChoice *c = choice_of(seq);
+    if (c->lead) {
+        return -1;
+    }
     if (c->answer->max_tokens > 0) {
         return take_token(c, logits, more);
     }
@@ -196,6 +200,15 @@ static void get_in_line(PfqAnswer *a)
     pfq_batch_add(&a->server->batch, &a->choice[a->begun].seq);
 }
 
+/* After the lead, the prompt. */
+static void follow(PfqChoice *c)
+{
+    c->lead = false;
+    c->seq.ids = c->prompt->ids + c->prompt->skip;
+    c->seq.n = c->prompt->n - c->prompt->skip;
+    pfq_batch_add(&c->answer->server->batch, &c->seq);
+}
+
 /* It has a slot: the next sequence of its request may get in line, behind those of others. */
 static void begin(PfqSeq *seq)
 {
@@ -203,6 +216,9 @@ static void begin(PfqSeq *seq)
     PfqAnswer *a = c->answer;
     PfqServer *s = a->server;
     c->sampler.cand = s->cand;
+    if (c->lead) {
+        return;
+    }
     pfq_metric_add(&s->metrics, PFQ_METRIC_PROMPT_TOKENS, seq->n);
     pfq_metric_add(&s->metrics, PFQ_METRIC_CACHED_TOKENS, seq->cached);
     if (a->begun++ == 0) {
@@ -242,6 +258,10 @@ static void done(PfqSeq *seq, PfqSeqEnd end, const char *why)
 {
     PfqChoice *c = choice_of(seq);
     PfqAnswer *a = c->answer;
+    if (end == PFQ_SEQ_OVER && c->lead && !a->failed) {
+        follow(c);
+        return;
+    }
     if (end == PFQ_SEQ_FAILED) {
         fail(a, why);
     } else if (end == PFQ_SEQ_OVER && !a->failed) {
@@ -274,9 +294,10 @@ bool pfq_answer_choices(PfqAnswer *a, int n, const PfqSampler *sampler)
         const PfqPrompt *p = &a->prompt[i / n];
         *c = (PfqChoice){.answer = a, .prompt = p, .index = i, .sampler = *sampler};
         c->sampler.state += (uint64_t)(i % n);
+        c->lead = a->echo && a->logprobs && p->skip;
         c->seq = (PfqSeq){.calls = &calls,
-                          .ids = p->ids + p->skip,
-                          .n = p->n - p->skip,
+                          .ids = p->ids + (c->lead ? 0 : p->skip),
+                          .n = c->lead ? p->skip : p->n - p->skip,
                           .all_rows = a->echo && a->logprobs};
         pfq_stream_start(&c->stream, a->stop, a->n_stop);
         c->chars = a->echo && !a->logprobs ? characters(p->text, p->text_n) : 0;

@@ -78,9 +78,11 @@ typedef struct PfqChoice {
     PfqStream stream;
     int64_t n_new;
     const char *finish; /* "stop", "length"; NULL: goes on */
-    bool spoke;         /* something that is printed was generated */
-    double last;        /* when the last token came */
-    int64_t chars;      /* characters of the text, up to chars_to bytes of stream.text */
+    bool lead;   /* with log-probabilities of a prompt whose BOS is the model's prefix: BOS alone is
+                    computed first, for the token behind it */
+    bool spoke;  /* something that is printed was generated */
+    double last; /* when the last token came */
+    int64_t chars; /* characters of the text, up to chars_to bytes of stream.text */
     size_t chars_to;
     bool begun;       /* its first event was sent */
     size_t sent_text; /* bytes of stream.text that were sent */

@@ -317,10 +317,42 @@ def s_param(s, path, body):
     return s.error(path, body)["param"]
 
 
+class Gpu(unittest.TestCase):
+    """The same on the stub of a GPU's driver, whose batches are another code than its steps."""
+
+    def test_together(self):
+        import test_cuda
+        for deterministic in ["yes", "no"]:
+            with Server("--slots", "3", "--deterministic", deterministic, exe=test_cuda.GPU, env=test_cuda.STUB) as s:
+                prompts = ["a beginning of 24 tokens " + chr(97 + i) * (1 + i % 5) for i in range(9)]
+                r = s.complete(prompts, 9)
+                self.assertEqual([c["text"] for c in r["choices"]], [text_of(p.encode(), 9) for p in prompts])
+                cached = r["usage"]["prompt_tokens_details"]["cached_tokens"]
+                self.assertGreaterEqual(cached, 6 * 24)
+                if deterministic == "yes":
+                    self.assertEqual(cached % 8, 0)  # whole chunks
+                threads = [threading.Thread(target=s.complete, args=(p, 20)) for p in prompts]
+                for t in threads:
+                    t.start()
+                for t in threads:
+                    t.join()
+
+
 class Life(unittest.TestCase):
     def test_without_a_template(self):
         with Server(exe=PLAIN) as s:
             self.assertEqual(s.error("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})["param"], "messages")
+
+    def test_a_prefix_that_is_bos(self):
+        """BOS falls away where more follows; what follows it has its log-probability all the same."""
+        with Server(exe=os.path.join(cli.HERE, "fake_prefix")) as s:
+            self.assertEqual(s.complete([cli.BOS, 104, 105], 5)["choices"][0]["text"], text_of(b"hi", 5))
+            for prompts in [[cli.BOS, 104, 105]], [[cli.BOS, 104, 105]] * 5 + [[104, 105]]:
+                for c, prompt in zip(s.complete(prompts, 1, echo=True, logprobs=1)["choices"], prompts):
+                    first = prompt[0] == cli.BOS
+                    want = [None] + [logprob(cli.logit_row(b), t) for b, t in [([cli.BOS], 104)][: int(first)] + [([104], 105)]]
+                    for a, b in zip(c["logprobs"]["token_logprobs"], want):
+                        self.assertTrue(a is b or abs(a - b) < 1e-4, (a, b))
 
     def test_token(self):
         with Server("--api-key", "secret") as s:
