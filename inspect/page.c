@@ -359,9 +359,9 @@ static void kernels(Page *g)
            "class=\"number\">weights a token</th><th></th></tr>\n");
     for (u32 i = 0; i < g->p->kernel.n; i++) {
         const PlKernel *k = &g->p->kernel.at[i];
-        text(g, "<tr id=\"k-", k->name, "\"><td class=\"name\"><a href=\"src/kernels/");
-        text(g, "", k->name, ".c\">");
-        text(g, "", k->name, "</a></td>");
+        text(g, "<tr id=\"k-", k->name, "\"><td class=\"name\">");
+        if (g->p->cpu) text(g, "<a href=\"src/kernels/", k->name, ".c\">");
+        text(g, "", k->name, g->p->cpu ? "</a></td>" : "</td>");
         html_element(g->o, "td", "name", k->file);
         number(g, w[i].calls);
         number(g, w[i].flops);
@@ -401,7 +401,8 @@ static const struct {
      "that reads it. Boxes never overlap where two values live at the same time.",
      memory},
     {"Kernels",
-     "Specialised sources are beside this page in src/kernels. Bars are shares of the weight bytes "
+     "Those of CPUs link to their specialised sources in src/kernels. Bars are shares of the "
+     "weight bytes "
      "that a token reads, which bounds its time. Operations are per row; of attention, per row "
      "and key.",
      kernels},

@@ -62,6 +62,7 @@ static bool read_target(Reader *r, const Json *v)
     const bool gpu = json_get(v, "cuda") != NULL;
     if (!text(r, v, gpu ? "cuda" : "variant", &name)) return false;
     vec_push(r->a, &r->p->target, name);
+    r->p->cpu |= !gpu;
     return true;
 }
 

@@ -57,6 +57,7 @@ typedef struct Plan {
     i64 context, activations, kv_per_token, weight_bytes, read_per_token;
     VEC(i64) prefix;
     VEC(Str) target;
+    bool cpu; /* one of the targets is a CPU, so that kernels have sources for it */
     VEC(PlPass) pass;
     VEC(PlFact) sqnr, weight_sqnr, outlier; /* of values, of weights; dB */
     VEC(PlKernel) kernel;

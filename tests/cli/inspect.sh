@@ -13,6 +13,14 @@ python3 "$root/tests/cli/inspect_page.py" "$out" >"$tmp/err" 2>&1 || fail "the p
 # The same from the plan alone, elsewhere; the same bytes.
 "$PFQC" inspect "$out/plan.json" -o "$tmp/page.html" 2>"$tmp/err" && cmp "$out/inspect.html" "$tmp/page.html" || fail "another page of the same plan"
 
+# A program for GPUs alone has no sources for CPUs to link to.
+mkdir "$tmp/nvrtc"
+cc -shared -fPIC -o "$tmp/nvrtc/libnvrtc.so.12" "$root/tests/cuda/stub_nvrtc.c"
+export PFQC_NVRTC=$tmp/nvrtc PFQ_STUB_NVRTC=code
+"$PFQC" "$tmp/model/model.json" --recipe prefixquant-w8a8kv8 --target cuda:sm_80 --cache "$tmp/cache" -o "$tmp/gpu" 2>"$tmp/err" || fail "no program for GPUs"
+"$PFQC" inspect "$tmp/gpu" 2>"$tmp/err" || fail "no page of a program for GPUs"
+python3 "$root/tests/cli/inspect_page.py" "$tmp/gpu" >"$tmp/err" 2>&1 || fail "the page of a program for GPUs"
+
 # What is not a plan is one diagnostic and no page.
 refused() { # code, text, plan
     local status=0

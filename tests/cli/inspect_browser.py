@@ -1,0 +1,47 @@
+"""What a Chromium makes of the page of pfqc inspect: inspect_browser.py PAGE.html [PICTURE.png, of the wide page's charts]"""
+import os
+import sys
+
+import browser
+
+URL = "file://" + os.path.abspath(sys.argv[1])
+# Of every chart: its marks, and texts that lie outside or on each other, in its own coordinates.
+CHARTS = """[...document.querySelectorAll('svg')].map(svg => {
+    const box = svg.viewBox.baseVal, inside = b => b.x >= -1 && b.y >= -1 && b.x + b.width <= box.width + 1 && b.y + b.height <= box.height + 1;
+    const texts = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBBox()]);
+    const meet = (a, b) => a.x < b.x + b.width - 1 && b.x < a.x + a.width - 1 && a.y < b.y + b.height - 3 && b.y < a.y + a.height - 3;
+    const seen = svg.getBoundingClientRect();
+    return {name: svg.getAttribute('aria-label'), width: seen.width, height: seen.height,
+            marks: svg.querySelectorAll('rect, circle').length, untitled: svg.querySelectorAll('rect:not(:has(title))').length,
+            out: [...svg.querySelectorAll('rect, circle, path, text')].filter(e => !inside(e.getBBox())).map(e => e.outerHTML),
+            over: texts.flatMap(([s, a], i) => texts.slice(i + 1).filter(([, b]) => meet(a, b)).map(([t]) => [s, t]))};
+})"""
+# Contrast of text to ground, as WCAG has it.
+CONTRAST = """(() => {
+    const light = c => c.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+                        .reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+    const ground = light(getComputedStyle(document.body).backgroundColor);
+    return [...document.querySelectorAll('p, td, th, dt, a, .barrier, svg text, tr.nothing td')].map(e => {
+        const s = getComputedStyle(e), ink = light(e.ownerSVGElement ? s.fill : s.color);
+        return [(Math.max(ink, ground) + .05) / (Math.min(ink, ground) + .05), e.outerHTML.slice(0, 80)];
+    }).sort((a, b) => a[0] - b[0])[0];
+})()"""
+
+grounds = set()
+for look in [dict(width=1000, height=800), dict(width=390, height=800, phone=True), dict(width=1000, height=800, dark=True)]:
+    with browser.Browser(**look) as b:
+        b.go(URL)
+        charts = b.js(CHARTS)
+        assert len(charts) == 5, charts
+        for c in charts:
+            assert c["name"] and c["marks"] and not c["untitled"] and not c["out"] and not c["over"], (look, c)
+            assert c["width"] >= 300 and c["height"] >= 100, (look, c)
+        least = b.js(CONTRAST)
+        assert least[0] >= 4.5, (look, least)
+        assert b.js("document.documentElement.scrollWidth <= innerWidth"), (look, "the page is wider than the screen")
+        grounds.add(b.js("getComputedStyle(document.body).backgroundColor"))
+        assert b.problems == [] and b.requests == [URL], (b.problems, b.requests)
+        if len(sys.argv) > 2 and look["width"] > 390 and not look.get("dark"):
+            b.js("[...document.querySelectorAll('h2')].find(e => e.textContent.startsWith('How exact')).scrollIntoView()")
+            b.screenshot(sys.argv[2])
+assert len(grounds) == 2, grounds
