@@ -222,22 +222,13 @@ static void usage(const PfqAnswer *a)
         (long long)prompt, (long long)made, (long long)(prompt + made), (long long)cached);
 }
 
-/* The text of a completion, of which the first `echo` bytes are the prompt. */
+/* The text of a completion from a byte on; `echo`: behind the prompt's. */
 static void completion_text(PfqReply *r, const PfqChoice *c, size_t from, bool echo)
 {
     const PfqStream *s = &c->stream;
-    const size_t before = echo ? c->prompt->text_n : 0, n = before + (s->to - from);
-    char *all = before ? malloc(n + 1) : NULL;
-    if (!all) {
-        pfq_reply_json(r, s->text ? s->text + from : "", s->to - from);
-        return;
-    }
-    memcpy(all, c->prompt->text, before);
-    if (s->to > from) {
-        memcpy(all + before, s->text + from, s->to - from);
-    }
-    pfq_reply_json(r, all, n);
-    free(all);
+    const PfqPrompt *p = c->prompt;
+    pfq_reply_json_pair(r, echo ? p->text : "", echo ? p->text_n : 0, s->text ? s->text + from : "",
+                        s->to - from);
 }
 
 void pfq_answer_whole(PfqAnswer *a)

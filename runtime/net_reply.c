@@ -227,13 +227,19 @@ static size_t escape(unsigned char c, char *out)
 
 bool pfq_reply_json(PfqReply *r, const char *text, size_t n)
 {
+    return pfq_reply_json_pair(r, text, n, "", 0);
+}
+
+bool pfq_reply_json_pair(PfqReply *r, const char *a, size_t n, const char *b, size_t m)
+{
     PfqUtf8 utf8 = {.n = 0};
     char out[1024] = "\"";
     size_t k = 1;
-    for (size_t i = 0; i <= n; i++) { /* the last round is for an unfinished sequence */
+    for (size_t i = 0; i <= n + m; i++) { /* the last round is for an unfinished sequence */
         char whole[8];
-        const int len = i < n ? pfq_utf8_feed(&utf8, (unsigned char)text[i], whole)
-                              : pfq_utf8_end(&utf8, whole);
+        const int len = i < n + m
+                            ? pfq_utf8_feed(&utf8, (unsigned char)(i < n ? a[i] : b[i - n]), whole)
+                            : pfq_utf8_end(&utf8, whole);
         for (int j = 0; j < len; j++) {
             k += escape((unsigned char)whole[j], out + k);
         }
