@@ -26,7 +26,8 @@ enum {
     MAN = 64,
     COMPLETION = 128,
     INSPECT = 256,
-    ANY = 511
+    DIFF = 512,
+    ANY = 1023
 };
 
 static const OptRow rows[] = {
@@ -342,6 +343,16 @@ static int inspect(Cli *c)
     return 0;
 }
 
+static int diff(Cli *c)
+{
+    StrBuf b = {.a = c->a};
+    if (c->n_words != 2)
+        return diag_error(c->d, E_USAGE, LOC_NONE, "diff takes two folders that pfqc wrote"), 2;
+    if (!inspect_diff(c->d, c->a, c->word[0], c->word[1], &b)) return 1;
+    fputs(b.p, stdout);
+    return 0;
+}
+
 static int explain(Cli *c)
 {
     const char *text = c->n_words == 1 ? err_explain(c->word[0]) : NULL;
@@ -367,6 +378,7 @@ static const struct Command {
     {"ppl", PPL, ppl, "MODEL.json FILE", "perplexity of a text, before kernels are made"},
     {"inspect", INSPECT, inspect, "OUT",
      "write a page of HTML about what was compiled into this folder"},
+    {"diff", DIFF, diff, "OUT OTHER", "print in what two compiles differ"},
     {"explain", EXPLAIN, explain, "CODE", "what an error code means"},
     {"doc", DOC, doc, "ops|errors|passes|pfqc|program|requests",
      "print a reference page (Markdown)"},

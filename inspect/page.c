@@ -179,7 +179,7 @@ static void one_call(Page *g, const PlPhase *ph, const PlCall *c)
     text(g, "</b> <a href=\"#k-", k->name, "\">");
     text(g, "", k->name, "</a>");
     if (c->barrier) sb_str(g->o, " <span class=\"barrier\">behind a barrier</span>");
-    if (c->each) sb_str(g->o, " every thread for itself");
+    if (c->each) sb_str(g->o, " (every thread for itself)");
     operands(g, ph, c, true);
     if (c->w.place.n) {
         i64 layer;
@@ -393,7 +393,7 @@ static const struct {
      quality},
     {"Outlier tokens",
      "How much larger the largest token is than the median one. A prefix takes the outliers out "
-     "of the sequence: `after` is with it.",
+     "of the sequence: before is without it, after with it.",
      outliers},
     {"Where the bytes of the weights are", NULL, weights},
     {"Memory over time",

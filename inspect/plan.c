@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-enum { MAX_TEXT = 1 << 28, MAX_CALLS = 1 << 20 };
+enum { MAX_TEXT = 1 << 28, MAX_CALLS = 1 << 20, MAX_PASSES = 4096 };
 static const i64 MOST = (i64)1 << 53;
 
 typedef struct Reader {
@@ -72,6 +72,8 @@ static bool read_pass(Reader *r, const Json *v)
     if (!text(r, v, "pass", &p.name) || !text(r, v, "options", &p.options) ||
         !count(r, v, "changes", &p.changes) || !count(r, v, "ops", &p.ops))
         return false;
+    if (r->p->pass.n == MAX_PASSES)
+        return diag_error(r->d, E_LIMIT, json_loc(r->src, v), "more than %d passes", MAX_PASSES);
     vec_push(r->a, &r->p->pass, p);
     return true;
 }

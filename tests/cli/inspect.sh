@@ -46,6 +46,29 @@ status=0
 "$PFQC" inspect 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] && grep -q 'inspect takes one folder' "$tmp/err" || fail "inspect without a folder"
 
+# Two compiles: what differs, and nothing else.
+differ() { # Python over p, expected lines
+    mkdir -p "$tmp/other" && edit "$1" >"$tmp/other/plan.json"
+    "$PFQC" diff "$out" "$tmp/other" >"$tmp/diff" 2>"$tmp/err" || fail "diff: $1"
+    printf "$2" | cmp - "$tmp/diff" || fail "diff of $1: $(cat "$tmp/diff")"
+}
+differ 'pass' 'no difference\n'
+differ 'p["recipe"] = "a\x1b[2J"; p["prefix"] = []' 'recipe\n    - prefixquant-w8a8kv8\n    + a?[2J\nprefix\n    - 5,1\n    + none\n'
+differ 'p["weights"]["bytes"] = 2000000; p["phases"]["decode"]["barriers"] = 99' \
+    "$(python3 -c 'import json, sys
+p = json.load(open(sys.argv[1])); d = p["phases"]["decode"]; n = len(d["calls"])
+print("weights\\n    - %.0f kB\\n    + 2.0 MB\\ndecode\\n    - %d calls, %d barriers\\n    + %d calls, 99 barriers\\n" % (p["weights"]["bytes"] / 1e3, n, d["barriers"], n))' "$out/plan.json")"
+differ 'p["passes"].append({"pass": "cse", "options": "", "changes": 3, "ops": 9}); p["sqnr"] = {k: v for k, v in p["sqnr"].items() if k[:2] != "k."}' \
+    "$(python3 -c 'import json, sys
+p = json.load(open(sys.argv[1])); k = [v for n, v in p["sqnr"].items() if n[:2] == "k."]
+print("sqnr, dB, k\\n    - %.2f\\npass cse, %d\\n    +  (3 changes)\\n" % (sum(k) / len(k), 1 + sum(q["pass"] == "cse" for q in p["passes"])))' "$out/plan.json")"
+status=0
+"$PFQC" diff "$out" 2>"$tmp/err" || status=$?
+[ $status -eq 2 ] && grep -q 'diff takes two folders' "$tmp/err" || fail "diff of one folder"
+status=0
+"$PFQC" diff "$out" "$tmp/none" >"$tmp/stdout" 2>"$tmp/err" || status=$?
+[ $status -eq 1 ] && grep -q 'E0701' "$tmp/err" && [ ! -s "$tmp/stdout" ] || fail "diff with nothing"
+
 # Names are text, never markup; numbers that nobody measured do no harm.
 mkdir "$tmp/odd"
 edit 'p["model"] = "<script>&\"\x27"
