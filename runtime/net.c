@@ -29,6 +29,7 @@ static PfqNetLimits with_defaults(PfqNetLimits l)
     l.send = l.send > 0 ? l.send : 30;
     l.drain = l.drain > 0 ? l.drain : 30;
     l.connections = l.connections > 0 ? l.connections : PFQ_NET_CONNECTIONS;
+    l.bodies = l.bodies > 0 ? l.bodies : 256 << 20;
     return l;
 }
 
@@ -138,9 +139,6 @@ void pfq_net_close(PfqNet *net)
     }
     if (signalled == net) {
         catch_signals(NULL, SIG_IGN);
-    }
-    while (net->n_conn) {
-        pfq_conn_free(net, net->conn[--net->n_conn]);
     }
     if (net->listener >= 0) {
         close(net->listener);

@@ -50,13 +50,14 @@ typedef struct PfqRoute {
     bool open;         /* needs no token */
 } PfqRoute;
 
-typedef struct PfqNetLimits { /* seconds; 0: the default in brackets */
+typedef struct PfqNetLimits { /* in seconds; 0: the default in brackets */
     double head;              /* [10] to receive a request line and headers */
     double body;     /* [30] between two bytes of a body; its mean speed is 4 KiB/s after that */
     double idle;     /* [60] between requests */
     double send;     /* [30] for the client to take anything of what waits */
     double drain;    /* [30] for replies to end after SIGTERM */
     int connections; /* [PFQ_NET_CONNECTIONS] */
+    size_t bodies;   /* [256 MiB] bytes of all bodies that are coming in */
 } PfqNetLimits;
 
 typedef struct PfqNetConfig { /* all of it must live as long as the server */

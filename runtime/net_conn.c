@@ -216,7 +216,7 @@ static void count_body(PfqNet *net, PfqConn *c, size_t n)
 {
     c->body += n;
     net->bodies += n;
-    if (net->bodies > PFQ_NET_BODIES && c->http.state == PFQ_HTTP_MORE) {
+    if (net->bodies > net->limits.bodies && c->http.state == PFQ_HTTP_MORE) {
         pfq_conn_refuse(net, c, 503, "too many large requests at once");
     }
 }

@@ -47,10 +47,7 @@ bool pfq_reply_drop(PfqReply *r);
 
 /* ---- net_conn.c: the I/O thread's alone ---- */
 
-enum {
-    PFQ_NET_READ = 16 << 10,   /* bytes read at a time; what comes behind a request waits there */
-    PFQ_NET_BODIES = 256 << 20 /* bytes of all bodies that are coming in */
-};
+enum { PFQ_NET_READ = 16 << 10 }; /* bytes read at a time */
 
 typedef enum PfqConnState {
     PFQ_CONN_READING,   /* a request, or waits for one */
@@ -63,7 +60,7 @@ typedef struct PfqConn {
     PfqConnState state;
     PfqHttp http;
     const PfqRoute *route; /* of the request whose body comes in */
-    char *in;              /* PFQ_NET_READ bytes, or NULL; [in_at, in_n) are not yet parsed */
+    char *in; /* PFQ_NET_READ bytes, or NULL; [in_at, in_n) belong to the next request */
     size_t in_at, in_n, body;
     PfqReply *reply;
     PfqBytes out; /* from `sent` on to be sent */

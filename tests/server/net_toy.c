@@ -1,8 +1,8 @@
 /* A server without a model, for the tests of runtime/net.h: usage: net_toy [NAME=VALUE ...]
  *
- * Names: the limits of PfqNetLimits; `token`; `name` (one more of Host); `loading` (stays so);
- * `base` (says that it has no chat template); `starve` (the allocation of that number fails) and
- * `hunger` (as many after it too).
+ * Names: `host`, `port`; the limits of PfqNetLimits; `token`; `name` (one more of Host); `loading`
+ * (stays so); `base` (says that it has no chat template); `starve` (the allocation of that number
+ * fails) and `hunger` (as many after it too).
  *
  * Routes: GET /hello; POST /echo (the body; on the I/O thread); GET /big?N (a whole reply of N
  * bytes); POST /count?N (N events, a tick each, from the engine's thread); POST /later?N (the same
@@ -285,7 +285,9 @@ int main(int argc, char **argv)
     };
     static PfqMetrics metrics;
     const char *names[] = {option(argc, argv, "name"), NULL};
-    const PfqNetConfig config = {.host = "127.0.0.1",
+    const char *host = option(argc, argv, "host");
+    const PfqNetConfig config = {.host = host ? host : "127.0.0.1",
+                                 .port = (int)number(argc, argv, "port"),
                                  .token = option(argc, argv, "token"),
                                  .names = names,
                                  .routes = routes,
@@ -296,6 +298,7 @@ int main(int argc, char **argv)
                                             .idle = number(argc, argv, "idle"),
                                             .send = number(argc, argv, "send"),
                                             .drain = number(argc, argv, "drain"),
+                                            .bodies = (size_t)number(argc, argv, "bodies"),
                                             .connections = (int)number(argc, argv, "connections")}};
     PfqErr err;
     pthread_t thread;

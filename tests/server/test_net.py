@@ -59,11 +59,13 @@ class Toy:
 
     def ask(self, method, path, body=None, headers={}):
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        c.request(method, path, body, headers)
-        r = c.getresponse()
-        r.data = r.read()
-        c.close()
-        return r
+        try:
+            c.request(method, path, body, headers)
+            r = c.getresponse()
+            r.data = r.read()
+            return r
+        finally:
+            c.close()
 
     def well(self):
         try:
@@ -400,12 +402,44 @@ class Hostile(unittest.TestCase):
                     self.assertTrue(eventually(lambda: t.well()), n)
             self.assertGreater(lost, 20)
 
+    def test_many_bodies(self):
+        """All bodies together are bounded: who comes too much is told to come again."""
+        with Toy(bodies=1 << 20) as t, t.connect() as a, t.connect() as b:
+            for s in (a, b):
+                s.sendall(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 800000\r\n\r\n" + b"x" * 700000)
+            self.assertTrue(eventually(lambda: t.metric('pfqc_replies_total{code="503"}') == 1))
+            self.assertEqual(t.ask("POST", "/echo", b"y" * 900).data, b"y" * 900)
+
     def test_few_descriptors(self):
         with Toy(nofile=24) as t:
             many = [t.connect() for _ in range(60)]
             self.assertEqual(t.ask("GET", "/hello").status, 200)
             for s in many:
                 s.close()
+
+
+class Listening(unittest.TestCase):
+    def test_refusals(self):
+        with Toy() as t:
+            for options in [["port=%d" % t.port], ["host=192.0.2.1"]]:
+                r = subprocess.run([TOY, *options], capture_output=True, text=True, timeout=30)
+                self.assertEqual((r.returncode, r.stdout, r.stderr.count("\n")), (1, "", 1))
+                self.assertRegex(r.stderr, "cannot listen at [0-9.]+, port [0-9]+: ")
+
+    def test_ipv6(self):
+        if not socket.has_ipv6 or not os.path.exists("/proc/net/if_inet6"):
+            self.skipTest("no IPv6 here")
+        p = subprocess.Popen([TOY, "host=::1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(p.communicate)
+        self.addCleanup(p.terminate)
+        line = p.stdout.readline()
+        if not line:
+            self.skipTest("no ::1 here")
+        self.assertTrue(line.startswith("listening on http://[::1]:"), line)
+        c = http.client.HTTPConnection("::1", int(line.rsplit(":", 1)[1]))
+        c.request("GET", "/hello")
+        self.assertEqual(c.getresponse().read(), b"hello")
+        c.close()
 
 
 class Leaving(unittest.TestCase):
