@@ -431,8 +431,9 @@ static char *without_guards(const char *s, size_t *n)
     return out;
 }
 
-/* Does a special token of this table begin at s, or a beginning of one end the text there? */
-static bool special_at(const PfqTokenizer *t, PfqTokSection sec, const char *s, size_t n)
+/* Does a special token of this table begin at s? *open: one may, that the text ends in. */
+static bool special_at(const PfqTokenizer *t, PfqTokSection sec, const char *s, size_t n,
+                       bool *open)
 {
     const PfqTokNode *root = t->priv[sec], *p = root;
     if (tok_head(t)->sec[sec].count == 0) return false;
@@ -441,18 +442,21 @@ static bool special_at(const PfqTokenizer *t, PfqTokSection sec, const char *s, 
         if (!p) return false;
         if (p->id >= 0 && (kind_of(t, (uint32_t)p->id) & PFQ_TOKK_SPECIAL)) return true;
     }
-    return true;
+    *open = true;
+    return false;
 }
 
 size_t pfq_tok_guard(const PfqTokenizer *t, const char *s, size_t n, char *out)
 {
     size_t k = 0;
+    bool open = false;
     for (size_t i = 0; i < n; i++) {
         out[k++] = s[i];
-        if (special_at(t, PFQ_SEC_ADDED, s + i, n - i) ||
-            special_at(t, PFQ_SEC_ADDED_NORM, s + i, n - i))
+        if (special_at(t, PFQ_SEC_ADDED, s + i, n - i, &open) ||
+            special_at(t, PFQ_SEC_ADDED_NORM, s + i, n - i, &open))
             out[k++] = PFQ_TOK_GUARD;
     }
+    if (open && out[k - 1] != PFQ_TOK_GUARD) out[k++] = PFQ_TOK_GUARD;
     return k;
 }
 

@@ -220,6 +220,51 @@ static void check_decoded(Fixture *f, const i32 *ids, size_t n, Str want)
     free(s);
 }
 
+/* With guards, special tokens spelled out in a text are text; behind it they count. */
+static void check_guards(Fixture *f, const char *what, Str text, const i32 *want, size_t n)
+{
+    char *s = malloc(2 * text.n + 1);
+    assert_non_null(s);
+    const size_t k = pfq_tok_guard(&f->t, text.p, text.n, s);
+    assert_true(k >= text.n && k <= 2 * text.n);
+    check_ids(f, what, (Str){s, k}, PFQ_TOK_SPECIAL | PFQ_TOK_GUARDED, want, n);
+    free(s);
+}
+
+/* But for what characters without a token become. */
+static bool has_special(const PfqTokenizer *t, const char *s, size_t n)
+{
+    int32_t *ids;
+    bool found = false;
+    ptrdiff_t k = pfq_tok_encode(t, s, n, PFQ_TOK_SPECIAL | PFQ_TOK_GUARDED, &ids);
+    for (ptrdiff_t i = 0; i < k; i++)
+        found = found || (pfq_tok_is_special(t, ids[i]) && ids[i] != t->unk);
+    free(ids);
+    return found;
+}
+
+/* Every special token, guarded up to each of its bytes: what comes behind must not complete it. */
+static void check_cuts(Fixture *f)
+{
+    for (i32 id = 0; id < f->t.vocab; id++) {
+        char buf[64], s[512];
+        size_t n;
+        const char *p = pfq_tok_piece(&f->t, id, true, buf, &n);
+        for (; n > 0 && *p == ' '; n--)
+            p++; /* some decoders put it there */
+        if (!pfq_tok_is_special(&f->t, id) || n < 2 || n > 200 || !has_special(&f->t, p, n))
+            continue;
+        for (size_t cut = 1; cut <= n; cut++) {
+            size_t k = pfq_tok_guard(&f->t, p, cut, s);
+            memcpy(s + k, p + cut, n - cut);
+            if (has_special(&f->t, s, k + n - cut))
+                fail_msg("token %d is read after a cut at %zu", id, cut);
+            memcpy(s + k + n - cut, p, n);
+            assert_true(has_special(&f->t, s, k + n - cut + n));
+        }
+    }
+}
+
 static void small_tokenizer(const char *file, const char *ids_name)
 {
     enum { MAX_IDS = 1024 };
@@ -235,11 +280,13 @@ static void small_tokenizer(const char *file, const char *ids_name)
     for (u32 i = 0; i < texts->n; i++) {
         size_t n = ids_of(plain->at + i, want, MAX_IDS);
         check_ids(&f, file, texts->at[i].str, 0, want, n);
+        check_guards(&f, file, texts->at[i].str, want, n);
         check_decoded(&f, want, n, decoded->at[i].str);
         if (special->n == 0) continue;
         n = ids_of(special->at + i, want, MAX_IDS);
         check_ids(&f, file, texts->at[i].str, PFQ_TOK_SPECIAL | PFQ_TOK_POLICY, want, n);
     }
+    check_cuts(&f);
     arena_free(&f.a);
 }
 
