@@ -65,6 +65,11 @@ bool pfq_reply_json(PfqReply *r, const char *text, size_t n)
     return pfq_reply_write(r, text, n);
 }
 
+bool pfq_reply_json_pair(PfqReply *r, const char *a, size_t n, const char *b, size_t m)
+{
+    return pfq_reply_json(r, a, n) && pfq_reply_json(r, b, m);
+}
+
 bool pfq_reply_send(PfqReply *r)
 {
     FUZZ_REQUIRE(r->started && !r->ended);
