@@ -231,6 +231,7 @@ struct WgRing {          /* a warpgroup's place in the ring */
 
 template <class S> PFQ_DEVICE void wg_release(const WgShared &m, WgRing &r)
 {
+    __syncwarp(); /* what other lanes read, the first one's arrival releases */
     if (r.last >= 0 && pfq_lane() == 0) pfq_mbar_arrive(m.empty + 8 * r.last);
     r.last = -1;
 }
