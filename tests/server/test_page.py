@@ -125,6 +125,7 @@ class Page(unittest.TestCase):
             b.js("document.querySelector('[name=%s]').focus()" % name)
             b.type(value)
         b.click(button("Done"))
+        b.until("(localStorage['pfqc-chat'] || '').includes('Be kind.')")
         b.reload()
         self.say(b, "SHORT")
         b.until(COUNT + " === 2 && !(%s)" % BUSY)
