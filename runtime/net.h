@@ -99,7 +99,8 @@ void pfq_reply_start(PfqReply *r, int status, const char *type, bool streaming);
 bool pfq_reply_write(PfqReply *r, const void *bytes, size_t n); /* false: gone */
 bool pfq_reply_printf(PfqReply *r, const char *fmt, ...)        /* at most 4 KiB */
     __attribute__((format(printf, 2, 3)));
-/* A JSON string with its quotes, also of two texts as one; bytes that are no UTF-8 become U+FFFD. */
+/* A JSON string with its quotes, also of two texts as one; bytes that are no UTF-8 become U+FFFD.
+ */
 bool pfq_reply_json(PfqReply *r, const char *text, size_t n);
 bool pfq_reply_json_pair(PfqReply *r, const char *a, size_t n, const char *b, size_t m);
 bool pfq_reply_send(PfqReply *r); /* only streaming; false: gone */
