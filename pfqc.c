@@ -221,6 +221,7 @@ static int compile(Cli *c)
         .targets = targets,
         .n_targets = n_targets,
         .embed_weights = opt_flag(c, "embed-weights") || f.embed_weights,
+        .cache_dir = opt_str(c, "cache"),
         .threads = (u32)opt(c, "threads")->i,
         .tokenizer = tok.data,
         .tokenizer_bytes = tok.n,

@@ -25,6 +25,7 @@ typedef struct CgOptions {
     const char *const *targets; /* "cpu", "cpu:NAME", "cuda:NAME" */
     u32 n_targets;
     bool embed_weights;
+    const char *cache_dir; /* where kernels for GPUs are kept (ir/base/cache.h) */
     u32 threads;           /* 0: one per CPU that this process may use */
     const void *tokenizer; /* blob for runtime/tokenizer.h; NULL: the program has no tokenizer */
     size_t tokenizer_bytes;

@@ -283,7 +283,7 @@ bool cg_compile(Diag *d, Module *m, const CgOptions *opt, CgResult *res)
     res->n_kernels = c.plan.kernels.n;
     res->n_variants = c.targets.n_cpu + c.targets.n_gpu;
     const double t0 = now_seconds();
-    bool ok = (!c.build.cuda || cg_cuda(d, &c.plan, &c.targets, c.opt.threads, &c.cuda)) &&
+    bool ok = (!c.build.cuda || cg_cuda(d, &c.plan, &c.targets, &c.opt, &c.cuda)) &&
               io_mkdirs(d, opt->out_dir) && specialise(&c);
     res->llvm_s = now_seconds() - t0;
     ok = ok && cg_expect(d, &c.plan) && write_all(&c);

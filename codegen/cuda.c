@@ -1,5 +1,5 @@
 /* Kernels for GPUs: what the plan asks of codegen/cuda, compiled by NVRTC. */
-#include "codegen/nvrtc.h"
+#include "codegen/kernel_cache.h"
 #include "codegen/plan.h"
 
 #include "ir/text.h"
@@ -48,7 +48,7 @@ typedef struct Jobs {
     struct Pair {
         CgCode *code;
         u32 kernel;
-    } * todo;
+    } *todo;
 } Jobs;
 
 static bool compile_one(void *arg, u32 i)
@@ -83,19 +83,35 @@ static NvrtcSource *sources(const CgCuda *cuda)
     return src;
 }
 
-static bool compile_all(Diag *d, const Nvrtc *nvrtc, u32 threads, CgCuda *out)
+/* What is not kept from an earlier compile; those that take longest, which have tables of their own
+ * in front, first, so that no thread is left alone with one. */
+static u32 find_work(const CgCuda *cuda, const KernelCache *cache, Jobs *jobs)
+{
+    u32 n = 0;
+    for (int first = 1; first >= 0; first--)
+        for (u32 c = 0; c < cuda->n_codes; c++)
+            for (u32 i = 0; i < cuda->kernels.n; i++) {
+                CgCode *code = &cuda->code[c];
+                if (!is_source(cuda, code, i) || (cuda->kernels.at[i].prelude != NULL) != first ||
+                    kernel_cache_get(cache, &jobs->src[i], code->arch, &code->image[i]))
+                    continue;
+                jobs->todo[n++] = (struct Pair){code, i};
+            }
+    return n;
+}
+
+static bool compile_all(Diag *d, const Nvrtc *nvrtc, const CgOptions *opt, CgCuda *out)
 {
     const CgPlan *p = out->plan;
     Jobs jobs = {nvrtc, sources(out), out, NEWN(p->a, struct Pair, out->n_codes * out->kernels.n)};
-    u32 n = 0;
-    for (u32 c = 0; c < out->n_codes; c++)
-        for (u32 i = 0; i < out->kernels.n; i++)
-            if (is_source(out, &out->code[c], i)) jobs.todo[n++] = (struct Pair){&out->code[c], i};
-    cg_parallel(n, threads, compile_one, &jobs);
+    const KernelCache *cache = kernel_cache_open(p->a, opt->cache_dir, nvrtc, &jobs.src[0]);
+    const u32 n = find_work(out, cache, &jobs);
+    cg_parallel(n, opt->threads, compile_one, &jobs);
     for (u32 i = 0; i < n; i++) {
         const CgCode *c = jobs.todo[i].code;
         const u32 k = jobs.todo[i].kernel;
         const char *error = c->image[k].error;
+        if (c->image[k].data) kernel_cache_put(cache, &jobs.src[k], c->arch, &c->image[k]);
         if (!error) continue;
         diag_error(d, E_NVRTC, LOC_NONE, "%s refuses %s for %s", nvrtc_name(nvrtc),
                    jobs.src[k].name, c->arch);
@@ -122,7 +138,7 @@ static void make_blob(CgCuda *out)
         }
 }
 
-bool cg_cuda(Diag *d, const CgPlan *p, const CgTargets *t, u32 threads, CgCuda *out)
+bool cg_cuda(Diag *d, const CgPlan *p, const CgTargets *t, const CgOptions *opt, CgCuda *out)
 {
     *out = (CgCuda){.plan = p, .code = NEWN(p->a, CgCode, t->n_gpu + 1)};
     for (u32 i = 0; i < t->n_gpu; i++) {
@@ -138,7 +154,7 @@ bool cg_cuda(Diag *d, const CgPlan *p, const CgTargets *t, u32 threads, CgCuda *
     const Nvrtc *nvrtc = nvrtc_open(d, p->a, t);
     if (!nvrtc) return false;
     out->driver = nvrtc_driver(nvrtc);
-    if (!compile_all(d, nvrtc, threads, out)) return false;
+    if (!compile_all(d, nvrtc, opt, out)) return false;
     make_blob(out);
     return true;
 }

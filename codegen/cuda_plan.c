@@ -154,13 +154,26 @@ static bool row_fits(const CgMake *mk, const CgCudaRow *row, u32 phase, const Cg
            (w->place != CG_WEIGHT || cg_cuda_can_pack(mk->p, w->section, l.w));
 }
 
+/* The most rows that a phase is called for, as the runtime has it (pfq_gpu_slots for batches). */
+static i32 most_rows(const CgMake *mk, u32 phase)
+{
+    const i64 chunk = ir_meta_get_int(mk->p->m, "chunk", 1),
+              rows = ir_meta_get_int(mk->p->m, "rows", 1);
+    switch (phase) {
+    case PFQ_CUDA_PREFILL: return (i32)chunk;
+    case PFQ_CUDA_LOGITS: return (i32)rows;
+    case PFQ_CUDA_BATCH: return (i32)(chunk < rows ? chunk : rows);
+    default: return 1;
+    }
+}
+
 /* The rows that compute a call: each takes the numbers of rows it names that none before it took,
  * the plain one the rest. */
 static bool choose(CgMake *mk, u32 phase, CgPick *pick)
 {
     const CgRowId id = mk->p->kernels.at[pick->c->kernel].row;
     const CgCudaRow *plain = &cg_cuda_rows[id];
-    const i32 last = phase == PFQ_CUDA_DECODE ? 1 : INT32_MAX;
+    const i32 last = most_rows(mk, phase);
     i32 next = 1; /* rows below it are taken */
     for (const CgCudaRow *row = cg_cuda_fast; row->template; row++) {
         const i32 to = row->to && row->to < last ? row->to : last;

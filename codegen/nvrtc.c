@@ -5,8 +5,10 @@
 #include <dlfcn.h>
 #include <glob.h>
 #include <limits.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 /* ---- the library's interface (docs.nvidia.com/cuda/nvrtc): F(result, name, parameters) ---- */
 
@@ -31,6 +33,7 @@ enum { OK, INVALID_OPTION = 5 };
 struct Nvrtc {
     char name[32];
     i32 driver;
+    u64 bytes; /* of the library's file: versions have builds */
 #define F(result, name, parameters) result(*name) parameters;
     FUNCTIONS(F)
 #undef F
@@ -123,6 +126,14 @@ static void open_builtins(Arena *a, void *lib)
         (void)open_pattern(a, folder, "/libnvrtc-builtins.so*");
 }
 
+static u64 file_bytes(void *lib)
+{
+    struct link_map *map = NULL;
+    struct stat st;
+    return dlinfo(lib, RTLD_DI_LINKMAP, &map) == 0 && stat(map->l_name, &st) == 0 ? (u64)st.st_size
+                                                                                  : 0;
+}
+
 static bool bind_functions(Diag *d, void *lib, Nvrtc *n)
 {
     const char *missing = NULL;
@@ -138,6 +149,7 @@ static bool bind_functions(Diag *d, void *lib, Nvrtc *n)
     if (r != OK)
         return diag_error(d, E_NVRTC, LOC_NONE, "NVRTC does not work: %s", n->GetErrorString(r));
     n->driver = 1000 * major;
+    n->bytes = file_bytes(lib);
     snprintf(n->name, sizeof n->name, "NVRTC %d.%d", major, minor);
     return true;
 }
@@ -149,6 +161,15 @@ static bool bind_functions(Diag *d, void *lib, Nvrtc *n)
  * the constants that a specialisation does not use would cause most. */
 static const char *const flags[] = {"-std=c++17", "--fmad=false", "--disable-warnings"};
 enum { N_FLAGS = sizeof flags / sizeof *flags };
+
+const char *nvrtc_identity(Arena *a, const Nvrtc *n)
+{
+    StrBuf b = {.a = a};
+    sb_printf(&b, "%s %llu", n->name, (unsigned long long)n->bytes);
+    for (u32 i = 0; i < N_FLAGS; i++)
+        sb_printf(&b, " %s", flags[i]);
+    return b.p;
+}
 
 static int compile(const Nvrtc *n, NvrtcProgram *p, const char *arch)
 {

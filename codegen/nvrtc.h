@@ -22,6 +22,8 @@ typedef struct NvrtcSource {
  * NULL after an error. Lives in `a`. */
 const Nvrtc *nvrtc_open(Diag *d, Arena *a, const CgTargets *t);
 const char *nvrtc_name(const Nvrtc *n); /* "NVRTC 13.0" */
+/* All that its code depends on beside the source and the target: library and options. */
+const char *nvrtc_identity(Arena *a, const Nvrtc *n);
 /* PfqCuda.driver of its code: cubins load in every driver of the same CUDA major version. */
 i32 nvrtc_driver(const Nvrtc *n);
 

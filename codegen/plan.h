@@ -297,7 +297,7 @@ void cg_cuda_note_step(Diag *d, const CgPlan *p, u32 phase, u32 step);
 
 /* Plans and compiles every kernel for every GPU, and as PTX for those that no target names.
  * E_KERNEL, E_NVRTC. cg_cuda_free also after an error. */
-bool cg_cuda(Diag *d, const CgPlan *p, const CgTargets *t, u32 threads, CgCuda *out);
+bool cg_cuda(Diag *d, const CgPlan *p, const CgTargets *t, const CgOptions *opt, CgCuda *out);
 void cg_cuda_free(CgCuda *c);
 
 /* ---- emit.c, emit_cuda.c, report.c: text ---- */

@@ -6,6 +6,7 @@
  */
 #include "passes/calib/calib_int.h"
 
+#include "ir/base/cache.h"
 #include "ir/base/json.h"
 #include "ir/text.h"
 
@@ -17,84 +18,41 @@
 
 enum { ALIGN = 64, MAX_HEADER = 64 << 20 };
 
-/* ---- a 128-bit content hash ---- */
-
-typedef struct Hash { /* four chains over 32-byte blocks; not for adversaries */
-    u64 lane[4];
-} Hash;
-
-static u64 turn(u64 x, int n)
-{
-    return x << n | x >> (64 - n);
-}
-
-static void hash_add(Hash *h, const void *data, u64 n)
-{
-    const u8 *p = data;
-    u64 w[4], left = n;
-    for (; left >= 32; left -= 32, p += 32) {
-        memcpy(w, p, 32);
-        for (int i = 0; i < 4; i++)
-            h->lane[i] = turn(h->lane[i] ^ w[i], 29) * 0x9fb21c651e98df25u;
-    }
-    memset(w, 0, sizeof w);
-    if (left) memcpy(w, p, left);
-    for (int i = 0; i < 4; i++) /* the length keeps "a" + "" and "" + "a" apart */
-        h->lane[i] = turn(h->lane[i] ^ w[i] ^ n, 31) * 0xff51afd7ed558ccdu + (u64)i;
-}
-
-static Hash hash_new(void)
-{
-    return (Hash){
-        {0x243f6a8885a308d3u, 0x13198a2e03707344u, 0xa4093822299f31d0u, 0x082efa98ec4e6c89u}};
-}
-
-static const char *hash_text(Arena *a, const Hash *h)
-{
-    u64 x = h->lane[0], y = h->lane[2];
-    x = (x ^ turn(h->lane[1], 23)) * 0xff51afd7ed558ccdu;
-    y = (y ^ turn(h->lane[3], 41)) * 0xc4ceb9fe1a85ec53u;
-    x ^= turn(y, 17) ^ x >> 33;
-    y ^= turn(x * 0x9e3779b97f4a7c15u, 7) ^ y >> 29;
-    return arena_printf(a, "%016llx%016llx", (unsigned long long)(x * 0xff51afd7ed558ccdu),
-                        (unsigned long long)(y * 0xc4ceb9fe1a85ec53u));
-}
-
 /* ---- the key ---- */
 
-static bool hash_file(Diag *d, Arena *a, const char *path, const MappedFile *open, Hash *h)
+static bool hash_file(Diag *d, Arena *a, const char *path, const MappedFile *open, ContentHash *h)
 {
     MappedFile f = {0};
     if (open)
         f = *open;
     else if (!io_map(d, a, path, &f))
         return false;
-    hash_add(h, f.data, f.size);
+    content_add(h, f.data, f.size);
     if (!open) io_unmap(&f);
     return true;
 }
 
 /* The module's text with every path replaced by what the file holds. */
-static bool hash_module(PassCx *cx, Hash *h)
+static bool hash_module(PassCx *cx, ContentHash *h)
 {
     Module *m = cx->m;
     if (!eval_open(cx->d, m)) return false;
     StrId *path = NEWN(cx->a, StrId, m->files.n);
     for (u32 i = 0; i < m->files.n; i++) {
-        Hash f = hash_new();
+        ContentHash f = content_new();
         if (!hash_file(cx->d, cx->a, NULL, &m->files.at[i].map, &f)) return false;
         path[i] = m->files.at[i].path;
-        m->files.at[i].path = ir_str(m, hash_text(cx->a, &f));
+        m->files.at[i].path = ir_str(m, content_text(cx->a, &f));
     }
     StrBuf text = {.a = cx->a};
     ir_print(m, &text);
     for (u32 i = 0; i < m->files.n; i++)
         m->files.at[i].path = path[i];
-    hash_add(h, text.p, text.n);
+    content_add(h, text.p, text.n);
     return true;
 }
 
-static void hash_call(PassCx *cx, Hash *h)
+static void hash_call(PassCx *cx, ContentHash *h)
 {
     const CalibSource *s = cx->calib;
     StrBuf b = {.a = cx->a};
@@ -106,21 +64,21 @@ static void hash_call(PassCx *cx, Hash *h)
     sb_printf(&b, " effort=%d %lld %lld %lld bos=%d eos=%d prefix=%s", (int)s->effort,
               (long long)s->samples, (long long)s->length, (long long)s->seed, s->bos, s->eos,
               s->prefix ? s->prefix : "?");
-    hash_add(h, b.p, b.n);
-    hash_add(h, s->tokens, s->tokens ? (u64)s->n * sizeof *s->tokens : 0);
+    content_add(h, b.p, b.n);
+    content_add(h, s->tokens, s->tokens ? (u64)s->n * sizeof *s->tokens : 0);
 }
 
 /* Results are those of this very program: another build may compute others. */
 static const char *key_of(PassCx *cx)
 {
-    Hash h = hash_new();
+    ContentHash h = content_new();
     Diag quiet;
     diag_init(&quiet, cx->a);
     quiet.silent = true;
     hash_file(&quiet, cx->a, "/proc/self/exe", NULL, &h);
     if (!hash_module(cx, &h)) return NULL;
     hash_call(cx, &h);
-    return hash_text(cx->a, &h);
+    return content_text(cx->a, &h);
 }
 
 /* ---- the file ---- */
@@ -151,7 +109,7 @@ struct CalibCache {
     VEC(Entry) entries;
     int fd; /* arrays put so far; -1: none */
     u64 n;  /* their bytes */
-    Hash sum;
+    ContentHash sum;
     MappedFile file; /* once it can be read */
     u64 data;        /* offset of the arrays in it */
 };
@@ -172,10 +130,7 @@ static Entry *entry_of(const CalibCache *c, const char *name)
 
 static const char *cache_dir(PassCx *cx)
 {
-    const char *given = cx->calib->cache_dir, *xdg = getenv("XDG_CACHE_HOME");
-    const char *home = getenv("HOME"), *dir = given;
-    if (!given && xdg && *xdg == '/') dir = arena_printf(cx->a, "%s/pfqc", xdg);
-    if (!dir && home && *home == '/') dir = arena_printf(cx->a, "%s/.cache/pfqc", home);
+    const char *dir = cache_folder(cx->a, cx->calib->cache_dir);
     if (!dir) {
         diag_error(cx->d, E_FILE_WRITE, LOC_WHAT("calibration"),
                    "there is no folder to keep results in: HOME and XDG_CACHE_HOME are not set");
@@ -246,10 +201,10 @@ static const char *read_header(CalibCache *c, Diag *quiet)
     const Json *key = meta ? json_get(meta, "key") : NULL,
                *sum = meta ? json_get(meta, "sum") : NULL;
     if (!key || key->kind != JSON_STRING || !str_is(key->str, c->key)) return "is of another model";
-    Hash h = hash_new();
+    ContentHash h = content_new();
     for (u32 i = 0; i < c->entries.n; i++)
-        hash_add(&h, c->file.data + c->data + c->entries.at[i].at, c->entries.at[i].bytes);
-    if (!sum || sum->kind != JSON_STRING || !str_is(sum->str, hash_text(c->cx->a, &h)))
+        content_add(&h, c->file.data + c->data + c->entries.at[i].at, c->entries.at[i].bytes);
+    if (!sum || sum->kind != JSON_STRING || !str_is(sum->str, content_text(c->cx->a, &h)))
         return "is damaged";
     return NULL;
 }
@@ -276,7 +231,7 @@ CalibCache *calib_cache(PassCx *cx, bool *found)
     const char *dir = cache_dir(cx), *key = dir ? key_of(cx) : NULL;
     if (!key) return NULL;
     CalibCache *c = NEW(cx->a, CalibCache);
-    *c = (CalibCache){.cx = cx, .key = key, .fd = -1, .sum = hash_new()};
+    *c = (CalibCache){.cx = cx, .key = key, .fd = -1, .sum = content_new()};
     c->path = arena_printf(cx->m->a, "%s/%s.safetensors", dir, key);
     *found = load(c);
     return c;
@@ -311,7 +266,7 @@ void calib_put(CalibCache *c, const char *name, DType dt, u32 rank, const i64 *d
     e.at = c->n;
     c->n = (c->n + e.bytes + ALIGN - 1) / ALIGN * ALIGN;
     vec_push(c->cx->a, &c->entries, e);
-    hash_add(&c->sum, data, e.bytes);
+    content_add(&c->sum, data, e.bytes);
     if (c->fd < 0) c->fd = calib_temp_file(c->cx->a);
     if (c->fd < 0 || !calib_write_at(c->fd, data, e.bytes, e.at)) put_failed(c);
 }
@@ -319,7 +274,7 @@ void calib_put(CalibCache *c, const char *name, DType dt, u32 rank, const i64 *d
 static void header_text(CalibCache *c, StrBuf *b)
 {
     sb_printf(b, "{\"__metadata__\":{\"key\":\"%s\",\"sum\":\"%s\"}", c->key,
-              hash_text(c->cx->a, &c->sum));
+              content_text(c->cx->a, &c->sum));
     for (u32 i = 0; i < c->entries.n; i++) {
         const Entry *e = &c->entries.at[i];
         sb_ch(b, ',');

@@ -37,7 +37,7 @@ library() { # folder of sources: kernels.so beside the program; what an earlier 
 }
 compile() { # model.json, targets, options: the program and its kernels for the host in $tmp/out, its name in $name
     rm -rf "$tmp/out"
-    "$PFQC" "$1" --target "$2" --cache "$tmp/cache" -o "$tmp/out" "${@:3}" 2>"$tmp/err" || fail "$* does not compile"
+    "$PFQC" "$1" --target "$2" --cache "${PFQC_TEST_CACHE:-$tmp/cache}" -o "$tmp/out" "${@:3}" 2>"$tmp/err" || fail "$* does not compile"
     name=$(basename "$tmp/out"/*.weights .weights)
     library "$tmp/out"
 }

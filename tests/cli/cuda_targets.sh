@@ -43,10 +43,11 @@ fi
 cp -r "$sample" "$tmp/model"
 model=$tmp/model/model.json
 sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$model"
+cache=${PFQC_TEST_CACHE:-$tmp/cache}
 compile() { # recipe, targets, folder, options
     local recipe=$1 targets=$2 out=$3
     shift 3
-    "$PFQC" "$model" --recipe $recipe --target $targets --cache "$tmp/cache" -o "$out" "$@" 2>"$tmp/err" || fail "$recipe for $targets"
+    "$PFQC" "$model" --recipe $recipe --target $targets --cache "$cache" -o "$out" "$@" 2>"$tmp/err" || fail "$recipe for $targets"
 }
 without_code() { PFQC_NVRTC=$tmp/stub PFQ_STUB_NVRTC=code compile "$@"; } # where code is not what is looked at
 sources() { # folder: they are whole and stand alone
@@ -73,12 +74,26 @@ sources "$tmp/all"
 # PTX asks for no newer a driver than the cubins of the same compiler.
 if grep -aoE '^\.version [0-9]+\.[0-9]+' "$tmp/all/tinystories" | grep -v '\.0$'; then fail "PTX wants a newer driver than cubins"; fi
 
-# 6. The same bytes again, with another number of threads, over what another compile left.
+# 6. The same bytes again, with another number of threads, over what another compile left; by NVRTC, from kept kernels, and where
+# those are damaged.
+cache=$tmp/fresh
 mkdir -p "$tmp/a b"
 without_code float cpu:x86-64-v3,cuda:sm_80,cuda:sm_90a "$tmp/a b/out"
 (export TZ=Asia/Tokyo HOME=/ && compile w4a16 cuda:sm_90a,cuda:sm_80 "$tmp/a b/out" --threads 1)
 rm -rf "$tmp/a b/out/src/templates" "$tmp/a b/out/src/kernels"
 diff -r "$tmp/w4a16" "$tmp/a b/out" || fail "the outputs differ"
+[ "$(find "$cache/kernels" -type f | wc -l)" -gt 10 ] || fail "no kernels are kept"
+for k in "$cache"/kernels/*; do
+    case $k in
+    *[0-4]) printf X | dd of="$k" bs=1 seek=100 conv=notrunc 2>/dev/null ;;
+    *[5-9]) truncate -s 60 "$k" ;;
+    esac
+done
+compile w4a16 cuda:sm_90a,cuda:sm_80 "$tmp/kept"
+diff -r "$tmp/w4a16" "$tmp/kept" || fail "kept kernels are others"
+rm "$cache"/kernels/* && rmdir "$cache/kernels" && touch "$cache/kernels"
+compile float cuda:sm_80 "$tmp/kept"
+cache=${PFQC_TEST_CACHE:-$tmp/cache}
 if grep -rlaF -e "$tmp" -e "$(dirname "$PFQC")" "$tmp/w4a16"; then fail "a path leaked"; fi
 
 # 7. A program for GPUs alone, weights inside; without a driver it says so.
