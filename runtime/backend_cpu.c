@@ -107,15 +107,7 @@ static void phase_job(void *arg, int tid, int nt)
     }
 }
 
-static void decode(PfqEngine *e, PhaseCall *call)
-{
-    bool alone = pfq_pace_alone(&e->pace, e->threads);
-    double start = pfq_now();
-    (alone ? pfq_pool_run_alone : pfq_pool_run)(e->pool, phase_job, call);
-    pfq_pace_learn(&e->pace, alone, pfq_now() - start);
-}
-
-static void run_phase(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n)
+static void run_phase(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, bool alone)
 {
     const PfqModel *m = e->model;
     PhaseCall call = {e,
@@ -125,11 +117,15 @@ static void run_phase(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int
                       phase};
     e->exec.tokens = tokens;
     e->exec.T = n;
-    if (phase == PFQ_DECODE) {
-        decode(e, &call);
-    } else {
-        pfq_pool_run(e->pool, phase_job, &call);
-    }
+    (alone ? pfq_pool_run_alone : pfq_pool_run)(e->pool, phase_job, &call);
+}
+
+static void decode(PfqEngine *e, const int32_t *token)
+{
+    const bool alone = pfq_pace_alone(&e->pace, e->threads);
+    const double start = pfq_now();
+    run_phase(e, PFQ_DECODE, token, 1, alone);
+    pfq_pace_learn(&e->pace, alone, pfq_now() - start);
 }
 
 static bool cpu_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err)
@@ -138,7 +134,11 @@ static bool cpu_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32
     e->exec.kv = e->kv + e->exec.slot * (uint64_t)e->slot;
     e->exec.rows = NULL;
     e->exec.pos = e->pos;
-    run_phase(e, phase, tokens, n);
+    if (phase == PFQ_DECODE) {
+        decode(e, tokens);
+    } else {
+        run_phase(e, phase, tokens, n, false);
+    }
     return true;
 }
 
@@ -152,8 +152,11 @@ static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, i
     for (int32_t i = 0; i < n; i++) {
         e->rows[i] = i;
     }
-    run_phase(e, PFQ_PREFILL, tokens, n);
-    run_phase(e, PFQ_LOGITS, e->rows, n);
+    const bool alone = pfq_pace_alone(&e->batch_pace, e->threads);
+    const double start = pfq_now();
+    run_phase(e, PFQ_PREFILL, tokens, n, alone);
+    run_phase(e, PFQ_LOGITS, e->rows, n, alone);
+    pfq_pace_learn(&e->batch_pace, alone, (pfq_now() - start) / n);
     return true;
 }
 

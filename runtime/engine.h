@@ -54,6 +54,7 @@ typedef struct PfqEngine {
     char *scratch; /* [threads] of scratch_stride bytes */
     size_t scratch_stride;
     PfqPace pace;           /* how decoding uses the threads */
+    PfqPace batch_pace;     /* the same of batches, by row */
     struct PfqTrace *trace; /* NULL, or records the kernels' times; not the engine's */
     /* on a GPU */
     PfqGpuChoice gpu_choice;

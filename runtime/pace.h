@@ -1,4 +1,5 @@
-/* Decides, token by token, whether decoding uses all threads of a small team or the caller's alone.
+/* Decides, token by token (of batches: step by step), whether decoding uses all threads of a small
+ * team or the caller's alone.
  *
  * Beside other programs a team waits at each of some hundred barriers for its slowest member, and
  * two threads can be slower than one by far. Kernels give the same bits for any number of threads,
