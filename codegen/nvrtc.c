@@ -23,11 +23,11 @@ enum { OK, INVALID_OPTION = 5 };
        const char *const *names))                                                                  \
     F(int, DestroyProgram, (NvrtcProgram * *p))                                                    \
     F(int, CompileProgram, (NvrtcProgram * p, int n, const char *const *options))                  \
-    F(int, GetProgramLogSize, (NvrtcProgram * p, size_t * n))                                      \
+    F(int, GetProgramLogSize, (NvrtcProgram * p, size_t *n))                                       \
     F(int, GetProgramLog, (NvrtcProgram * p, char *log))                                           \
-    F(int, GetCUBINSize, (NvrtcProgram * p, size_t * n))                                           \
+    F(int, GetCUBINSize, (NvrtcProgram * p, size_t *n))                                            \
     F(int, GetCUBIN, (NvrtcProgram * p, char *cubin))                                              \
-    F(int, GetPTXSize, (NvrtcProgram * p, size_t * n))                                             \
+    F(int, GetPTXSize, (NvrtcProgram * p, size_t *n))                                              \
     F(int, GetPTX, (NvrtcProgram * p, char *ptx))
 
 struct Nvrtc {

@@ -2,7 +2,8 @@
  *
  * Of made-up weights nothing is kept when they are rotated, scaled by gains or joined, but the
  * arithmetic: a compile that reads 8B of them pays for it, and a GPU could not make their integers
- * without it. Numbers of the same range drawn anew serve as well. Weights from files are left alone.
+ * without it. Numbers of the same range drawn anew serve as well. Weights from files are left
+ * alone.
  */
 #include "passes/pass.h"
 
@@ -33,9 +34,9 @@ static ValueId renew(PassCx *cx, ValueId w, i64 stream)
     find_leaves(m, w, &l);
     if (!l.pure || !l.matrix) return w;
     Builder b = {.m = m, .d = cx->d, .layer = def_of(m, w)->layer};
-    const AttrSpec *leaf = ATTRS({A_SEED, .i = op_int(l.matrix, A_SEED)},
-                                 {A_SCALE, .f = op_float(l.matrix, A_SCALE)},
-                                 {A_STREAM, .i = STREAMS + stream});
+    const AttrSpec *leaf =
+        ATTRS({A_SEED, .i = op_int(l.matrix, A_SEED)}, {A_SCALE, .f = op_float(l.matrix, A_SCALE)},
+              {A_STREAM, .i = STREAMS + stream});
     return ir_op(&b, OP_SYNTHETIC, NULL, 0, leaf, value_at(m, w)->type,
                  arena_printf(cx->a, "%s.new", ir_cstr(m, value_at(m, w)->name)));
 }

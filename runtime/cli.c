@@ -14,14 +14,21 @@
 enum { RUN_ROOM = 4096 }; /* tokens that `run` makes room for when neither -n nor -c says */
 
 static PfqCmd *const handlers[PFQ_N_COMMANDS] = {
-    [PFQ_CMD_RUN] = pfq_cmd_run,           [PFQ_CMD_PPL] = pfq_cmd_ppl,
-    [PFQ_CMD_KLD] = pfq_cmd_kld,           [PFQ_CMD_EVAL] = pfq_cmd_eval,
-    [PFQ_CMD_CHAT] = pfq_cmd_chat,         [PFQ_CMD_PROMPT] = pfq_cmd_prompt,
+    [PFQ_CMD_RUN] = pfq_cmd_run,
+    [PFQ_CMD_PPL] = pfq_cmd_ppl,
+    [PFQ_CMD_KLD] = pfq_cmd_kld,
+    [PFQ_CMD_EVAL] = pfq_cmd_eval,
+    [PFQ_CMD_CHAT] = pfq_cmd_chat,
+    [PFQ_CMD_PROMPT] = pfq_cmd_prompt,
     [PFQ_CMD_SERVE] = pfq_cmd_serve,
-    [PFQ_CMD_BENCH] = pfq_cmd_bench,       [PFQ_CMD_LOGITS] = pfq_cmd_logits,
-    [PFQ_CMD_TOKENIZE] = pfq_cmd_tokenize, [PFQ_CMD_DETOKENIZE] = pfq_cmd_detokenize,
-    [PFQ_CMD_INFO] = pfq_cmd_info,         [PFQ_CMD_SELF_TEST] = pfq_cmd_self_test,
-    [PFQ_CMD_MAN] = pfq_cmd_man,           [PFQ_CMD_COMPLETION] = pfq_cmd_completion,
+    [PFQ_CMD_BENCH] = pfq_cmd_bench,
+    [PFQ_CMD_LOGITS] = pfq_cmd_logits,
+    [PFQ_CMD_TOKENIZE] = pfq_cmd_tokenize,
+    [PFQ_CMD_DETOKENIZE] = pfq_cmd_detokenize,
+    [PFQ_CMD_INFO] = pfq_cmd_info,
+    [PFQ_CMD_SELF_TEST] = pfq_cmd_self_test,
+    [PFQ_CMD_MAN] = pfq_cmd_man,
+    [PFQ_CMD_COMPLETION] = pfq_cmd_completion,
 };
 
 void pfq_mean_sd(const double *v, int n, double *mean, double *sd)

@@ -70,7 +70,7 @@ char *pfq_tok_decode(const PfqTokenizer *t, const int32_t *ids, size_t n, bool s
                      size_t *len);
 
 bool pfq_tok_is_eog(const PfqTokenizer *t, int32_t id); /* end-of-generation: eos and its kin */
-size_t pfq_tok_longest(const PfqTokenizer *t); /* bytes of the longest token, at least 1 */
+size_t pfq_tok_longest(const PfqTokenizer *t);          /* bytes of the longest token, at least 1 */
 bool pfq_tok_is_special(const PfqTokenizer *t, int32_t id);
 
 /* Unicode version of this runtime's category tables: 0x0F0000 is 15.0.0. */

@@ -32,7 +32,7 @@ typedef struct Config {
             char bytes[64];
             int value;
         } v;
-    } * attribute;
+    } *attribute;
     unsigned n;
 } Config;
 

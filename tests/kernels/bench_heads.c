@@ -109,7 +109,9 @@ static void attention(int heads, int kv_heads, int D, int pos)
             a.T = PREFILL, a.pos = 0;
             t = now();
             run[f](&a, 0, 1);
-            if (r >= 0) prefill[f][r] = (now() - t) * 1e9 / (heads * (double)(PREFILL * (PREFILL + 1)) / 2.0);
+            if (r >= 0)
+                prefill[f][r] =
+                    (now() - t) * 1e9 / (heads * (double)(PREFILL * (PREFILL + 1)) / 2.0);
         }
     printf("attend %s, %d/%d heads x %d, position %d\n", variant, heads, kv_heads, D, pos);
     const double d0 = median(decode[0]), p0 = median(prefill[0]);
