@@ -1,5 +1,5 @@
-/* Activations of a GPU code: which quantised ones are tiles, and places where these differ in size
- * from those of the CPUs' plan. Contract: cuda_plan.h.
+/* Activations of a GPU code: which quantised ones are tiles, which floats f16, and places where
+ * these differ in size from those of the CPUs' plan. Contract: cuda_plan.h.
  *
  * The plan's places say which calls share a value: a buffer begins where a call writes a place, and
  * lives until the last call that reads it. What a phase reads and did not write (the hidden states
@@ -11,7 +11,7 @@ typedef struct Buf {
     CgPlace place; /* in the plan: CG_ACT, or CG_PRIVATE, which on a GPU is no different */
     u64 off, bytes;
     i32 first, last; /* calls; first -1: the phase did not write it */
-    bool tiles;
+    bool tiles, not_half;
     u64 size, to; /* in the code's arena */
 } Buf;
 
@@ -43,6 +43,11 @@ static Buf *add(CgMake *mk, Bufs *bufs, const CgRef *r, i32 first)
         .place = r->place, .off = r->off, .bytes = r->bytes, .first = first, .last = first};
     vec_push(mk->a, &bufs->all, b);
     return &bufs->all.at[bufs->all.n - 1];
+}
+
+static u64 up1k(u64 n)
+{
+    return (n + 1023) / 1024 * 1024;
 }
 
 /* ---- buffers of a phase; per pick the buffers of its operands ---- */
@@ -91,6 +96,34 @@ static Sides *collect(CgMake *mk, u32 phase, Bufs *bufs)
             collect_call(mk, bufs, pick, &sides[i]);
     }
     return sides;
+}
+
+/* Buffers that a phase finds, one for all phases. */
+static Buf *kept(Bufs *keep, const Buf *b)
+{
+    for (u32 i = 0; i < keep->all.n; i++)
+        if (keep->all.at[i].place == b->place && keep->all.at[i].off == b->off &&
+            keep->all.at[i].bytes == b->bytes)
+            return &keep->all.at[i];
+    return NULL;
+}
+
+/* All that some phase finds, placed from 0 on; returns the bytes that they take. */
+static u64 keep_all(CgMake *mk, Bufs *keep)
+{
+    Bufs bufs = {0};
+    u64 base = 0;
+    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++) {
+        collect(mk, p, &bufs);
+        for (u32 i = 0; i < bufs.all.n; i++) {
+            Buf *b = &bufs.all.at[i];
+            if (b->first >= 0 || kept(keep, b)) continue;
+            b->to = base;
+            base += up1k(b->bytes);
+            vec_push(mk->a, &keep->all, *b);
+        }
+    }
+    return base;
 }
 
 /* ---- tiles ---- */
@@ -147,12 +180,109 @@ bool cg_cuda_tiles(CgMake *mk)
     return ok;
 }
 
-/* ---- places ---- */
+/* ---- halves ---- */
 
-static u64 up1k(u64 n)
+/* The operands that c_half is about: the floats of a linear, what norms and their like read, rows.
+ */
+static bool may_be_half(const CgMake *mk, const CgPick *pick, bool out, u32 i)
 {
-    return (n + 1023) / 1024 * 1024;
+    const CgRowId row = mk->p->kernels.at[pick->c->kernel].row;
+    if (!pick->launch.half && !(cg_cuda_row_uses(pick->row) >> C_half & 1)) return false;
+    if (cg_row_is(row, "linear"))
+        return (i64)pick->c->val[C_epi] != cg_epilogue("qkv") && i == (out ? 0 : 2);
+    return (row == ROW_NORM || row == ROW_QUANT || row == ROW_HADAMARD) && !out && i == 0;
 }
+
+bool cg_cuda_half(const CgMake *mk, const CgPick *pick, bool out, u32 i)
+{
+    return pick->half && may_be_half(mk, pick, out, i);
+}
+
+typedef struct Halves { /* of a phase */
+    Bufs bufs;
+    const Sides *sides;
+    bool * not; /* [bufs + 1] */
+} Halves;
+
+/* Whether all that may be f16 of a pick is. */
+static bool all_half(const CgMake *mk, const CgPick *pick, const Sides *s, const bool * not)
+{
+    u32 n = 0;
+    for (u32 i = 0; i < 2 * CG_IN; i++) {
+        const bool out = i >= CG_IN;
+        const u32 k = i % CG_IN, b = out ? s->out[k] : s->in[k];
+        const CgRef *r = out ? &pick->c->out[k] : &pick->c->in[k];
+        if (!may_be_half(mk, pick, out, k) || r->place == CG_NONE) continue;
+        if (!b || not[b]) return false; /* 0: not an activation, but logits */
+        n++;
+    }
+    return n > 0;
+}
+
+/* Marks the buffers of a pick that it keeps from being f16; whether there are new ones. */
+static bool mark(const CgMake *mk, const CgPick *pick, const Sides *s, bool * not)
+{
+    const bool half = all_half(mk, pick, s, not);
+    bool more = false;
+    for (u32 i = 0; i < CG_IN; i++) {
+        const u32 b[2] = {s->in[i], s->out[i]};
+        for (u32 o = 0; o < 2; o++) {
+            if (!b[o] || not[b[o]] || (half && may_be_half(mk, pick, o, i))) continue;
+            not[b[o]] = more = true;
+        }
+    }
+    return more;
+}
+
+/* The same of a phase; its buffers that other phases find are as these have them. */
+static bool mark_phase(CgMake *mk, u32 phase, Halves *h, Bufs *keep)
+{
+    bool more = false;
+    for (u32 i = 0; i < mk->pick[phase].n; i++)
+        more = mark(mk, &mk->pick[phase].at[i], &h->sides[i], h->not) || more;
+    for (u32 i = 0; i < h->bufs.all.n; i++) {
+        Buf *k = kept(keep, &h->bufs.all.at[i]);
+        if (!k || k->not_half == h->not[i + 1]) continue;
+        k->not_half = h->not[i + 1] = more = true;
+    }
+    return more;
+}
+
+static bool set_halves(CgMake *mk, u32 phase, const Halves *h)
+{
+    bool ok = true;
+    for (u32 i = 0; i < mk->pick[phase].n; i++) {
+        CgPick *pick = &mk->pick[phase].at[i];
+        pick->half = all_half(mk, pick, &h->sides[i], h->not);
+        if (!pick->launch.half || pick->half) continue;
+        mk->no_half[phase][pick->index] = true;
+        ok = false;
+    }
+    return ok;
+}
+
+/* A buffer is f16 if all its users can have it so, in all numbers of rows and all phases. */
+bool cg_cuda_halves(CgMake *mk)
+{
+    Bufs keep = {0};
+    Halves h[PFQ_CUDA_N_PHASES] = {0};
+    keep_all(mk, &keep);
+    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++) {
+        h[p].sides = collect(mk, p, &h[p].bufs);
+        h[p].not = NEWN(mk->a, bool, h[p].bufs.all.n + 1);
+    }
+    for (bool more = true; more;) {
+        more = false;
+        for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++)
+            more = mark_phase(mk, p, &h[p], &keep) || more;
+    }
+    bool ok = true;
+    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++)
+        ok = set_halves(mk, p, &h[p]) && ok;
+    return ok;
+}
+
+/* ---- places ---- */
 
 /* First fit above `base`, behind the buffers that live at the same time. */
 static void place(Bufs *bufs, u32 n, u64 base)
@@ -170,16 +300,6 @@ static void place(Bufs *bufs, u32 n, u64 base)
             moved = true;
         }
     }
-}
-
-/* Buffers that a phase finds, one for all phases. */
-static Buf *kept(Bufs *keep, const Buf *b)
-{
-    for (u32 i = 0; i < keep->all.n; i++)
-        if (keep->all.at[i].place == b->place && keep->all.at[i].off == b->off &&
-            keep->all.at[i].bytes == b->bytes)
-            return &keep->all.at[i];
-    return NULL;
 }
 
 static void size_buffers(const CgMake *mk, u32 phase, Bufs *bufs, const Sides *sides)
@@ -229,20 +349,11 @@ static void place_phase(CgMake *mk, u32 phase, Bufs *keep, u64 base)
 void cg_cuda_arena(CgMake *mk)
 {
     bool tiles = false;
-    Bufs keep = {0}, bufs = {0};
-    u64 base = 0;
-    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++) {
+    Bufs keep = {0};
+    const u64 base = keep_all(mk, &keep);
+    for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++)
         for (u32 i = 0; i < mk->pick[p].n; i++)
             tiles = tiles || mk->pick[p].at[i].tiles;
-        collect(mk, p, &bufs);
-        for (u32 i = 0; i < bufs.all.n; i++) {
-            Buf *b = &bufs.all.at[i];
-            if (b->first >= 0 || kept(&keep, b)) continue;
-            b->to = base;
-            base += up1k(b->bytes);
-            vec_push(mk->a, &keep.all, *b);
-        }
-    }
     mk->code->act_bytes = tiles ? base : mk->p->act_bytes;
     mk->code->own_bytes = tiles ? 0 : mk->p->scratch_bytes - mk->p->kernel_scratch;
     if (!tiles) return;

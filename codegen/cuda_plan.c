@@ -151,6 +151,7 @@ static bool row_fits(const CgMake *mk, const CgCudaRow *row, u32 phase, const Cg
     const CgLaunch l = row->launch(val);
     const CgRef *w = &pick->c->w;
     return !(l.tiles && mk->no_tiles[phase][pick->index]) &&
+           !(l.half && mk->no_half[phase][pick->index]) &&
            (w->place != CG_WEIGHT || cg_cuda_can_pack(mk->p, w->section, l.w));
 }
 
@@ -216,20 +217,21 @@ static bool choose_phase(CgMake *mk, u32 phase)
     return ok;
 }
 
-/* Rows that want tiles give way, call by call, where their neighbours do not. */
+/* Rows that want tiles or need f16 give way, call by call, where their neighbours do not. */
 static bool choose_all(CgMake *mk)
 {
     for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++) {
         for (u32 i = 0; i < phases[p].n; i++)
             mk->n_calls[p] += mk->p->phase[phases[p].from[i]].calls.n;
         mk->no_tiles[p] = NEWN(mk->a, bool, mk->n_calls[p] + 1);
+        mk->no_half[p] = NEWN(mk->a, bool, mk->n_calls[p] + 1);
     }
     do {
         bool ok = true;
         for (u32 o = 0; o < N_ORDER; o++)
             ok = choose_phase(mk, order[o]) && ok;
         if (!ok) return false;
-    } while (!cg_cuda_tiles(mk));
+    } while (!cg_cuda_tiles(mk) || !cg_cuda_halves(mk));
     return true;
 }
 
@@ -280,8 +282,10 @@ static PfqCudaCost cost_of(const CgMake *mk, const CgPick *pick)
     PfqCudaCost cost = {.weights = c->weight_bytes};
     *(attend ? &cost.key_ops : &cost.ops) = c->flops;
     for (u32 i = 0; i < CG_IN; i++) {
-        cost.row_bytes += row_bytes(mk, pick->phase, &c->in[i]);
-        cost.row_bytes += row_bytes(mk, pick->phase, &c->out[i]);
+        cost.row_bytes +=
+            row_bytes(mk, pick->phase, &c->in[i]) / (1 + cg_cuda_half(mk, pick, false, i));
+        cost.row_bytes +=
+            row_bytes(mk, pick->phase, &c->out[i]) / (1 + cg_cuda_half(mk, pick, true, i));
         if (c->in[i].place == CG_KV) cost.cache_bytes += c->in[i].bytes;
         if (c->out[i].place == CG_KV) cost.row_bytes += c->out[i].bytes;
     }
@@ -301,6 +305,10 @@ static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
     double val[CG_N_CONSTS];
     constants(mk, phase, pick->c, val);
     if (pick->tiles) val[C_tiles] = val[C_cap];
+    val[C_half] = pick->half;
+    val[C_overlap] = (pick->launch.flags & PFQ_CUDA_OVERLAP) != 0;
+    const CgRef *turns = cg_cuda_turns(mk, phase, pick);
+    val[C_turns] = turns != NULL;
     for (u32 i = 0; i < CG_N_CONSTS; i++)
         if (k.uses >> i & 1) k.val[i] = val[i];
     k.name = row->name ? arena_printf(mk->a, "%s_%s", row->name, plain->name)
@@ -311,6 +319,7 @@ static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
         .from = pick->from, .to = pick->to, .phase = pick->phase, .cost = cost_of(mk, pick)};
     call.kernel = cg_cuda_kernel(mk->cuda, mk->code, &k);
     operands(mk, phase, pick, &call.c);
+    if (turns) call.c.aux[7] = *turns;
     vec_push(mk->a, &mk->code->call[phase], call);
     return true;
 }
@@ -353,10 +362,13 @@ bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
         for (u32 k = 0; k < mk.pick[i].n; k++)
             code->packs = code->packs || mk.pick[i].at[k].launch.w != LAYOUT_IMAGE;
     cg_cuda_arena(&mk);
+    cg_cuda_place_turns(&mk);
     bool ok = true;
-    for (u32 o = 0; ok && o < N_ORDER; o++)
+    for (u32 o = 0; ok && o < N_ORDER; o++) {
+        cg_cuda_add_turns(&mk, order[o]);
         for (u32 k = 0; ok && k < mk.pick[order[o]].n; k++)
             ok = add_call(&mk, order[o], &mk.pick[order[o]].at[k]);
+    }
     if (ok && step) cg_cuda_step(&mk);
     if (ok) sample(&mk);
     if (ok) cg_cuda_loads(cuda, code);

@@ -1,5 +1,6 @@
 /* What plans one GPU code: cuda_plan.c chooses kernels, cuda_arena.c places activations,
- * cuda_load.c the weights, cuda_step.c decoding as one kernel. Internal to those four. */
+ * cuda_turns.c tables of RoPE, cuda_load.c the weights, cuda_step.c decoding as one kernel.
+ * Internal to those five. */
 #ifndef PFQC_CODEGEN_CUDA_PLAN_H
 #define PFQC_CODEGEN_CUDA_PLAN_H
 
@@ -12,9 +13,16 @@ typedef struct CgPick { /* a call of the plan in a phase of the code, for `from`
     const CgCudaRow *row;
     CgLaunch launch;
     i32 from, to;
-    bool tiles; /* its quantised rows are tiles; cuda_arena.c says so */
+    bool tiles; /* its quantised rows are tiles; cuda_arena.c says so, as of the next */
+    bool half;  /* its rows of floats are f16 */
     CgRef in[CG_IN], out[CG_OUT];
 } CgPick;
+
+typedef struct CgTurns { /* a table of RoPE's cosines and sines */
+    const CgCall *like;  /* a call that it serves, and all of the same frequencies */
+    u32 phase;           /* of the plan */
+    CgRef table;
+} CgTurns;
 
 typedef struct CgMake {
     Diag *d;
@@ -24,7 +32,9 @@ typedef struct CgMake {
     const CgPlan *p;
     VEC(CgPick) pick[PFQ_CUDA_N_PHASES];
     u32 n_calls[PFQ_CUDA_N_PHASES];
-    bool *no_tiles[PFQ_CUDA_N_PHASES]; /* [n_calls] rows that want tiles do not fit there */
+    /* [n_calls] rows that want tiles, or need f16, do not fit there. */
+    bool *no_tiles[PFQ_CUDA_N_PHASES], *no_half[PFQ_CUDA_N_PHASES];
+    VEC(CgTurns) turns[PFQ_CUDA_N_PHASES];
     bool told[CG_N_ROWS];
 } CgMake;
 
@@ -36,8 +46,21 @@ i64 cg_cuda_capacity(const CgMake *mk);
 /* Decides which activations are tiles, and sets their picks' `tiles`. False: some picks cannot have
  * the layout they want; no_tiles says so now, and the choice must be made again. */
 bool cg_cuda_tiles(CgMake *mk);
+/* Decides which floats are f16, and sets their picks' `half`. False: as above, of no_half. */
+bool cg_cuda_halves(CgMake *mk);
+/* Is operand i of a pick, out[i] or in[i], f16 then? */
+bool cg_cuda_half(const CgMake *mk, const CgPick *pick, bool out, u32 i);
 /* Places activations where they are of another size than the CPUs' plan says; else as there. */
 void cg_cuda_arena(CgMake *mk);
+
+/* ---- cuda_turns.c: RoPE's cosines and sines of all rows, once a phase ---- */
+
+/* Places the tables, behind the other activations. */
+void cg_cuda_place_turns(CgMake *mk);
+/* Adds the calls that make a phase's. */
+void cg_cuda_add_turns(CgMake *mk, u32 phase);
+/* The table that a pick reads in aux[7] (c_turns); NULL: it makes its own cosines and sines. */
+const CgRef *cg_cuda_turns(const CgMake *mk, u32 phase, const CgPick *pick);
 /* Calls that load what cg_cuda_packed was asked for. */
 void cg_cuda_loads(CgCuda *cuda, CgCode *code);
 

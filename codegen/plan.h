@@ -50,7 +50,7 @@ enum { IN_PREFILL = 1, IN_LOGITS = 2, IN_DECODE = 4, IN_BATCH = 8 };         /* 
 typedef struct CgLaunch { /* kernels.def says what the fields are */
     i64 block, grid_x, rows, shared, per_sm, cluster, flags, work, sync;
     CgLayout w;
-    bool tiles;
+    bool tiles, half;
 } CgLaunch;
 
 typedef struct CgCudaRow {

@@ -22,7 +22,7 @@
  * ctx is a multiple of 64. T is at most 1024.
  */
 #include "attend_split_tile.cuh"
-#include "hopper.cuh"
+#include "overlap.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
 
@@ -414,6 +414,7 @@ template <int D, int NT> PFQ_DEVICE void attend_split(const PfqCudaArgs &a)
 
 PFQ_KERNEL(pfq_cu_attend_split, 128)
 {
+    pfq_begin();
     if (c_head_dim == 64 && group() <= 4)
         attend_split<64, 1>(a);
     else if (c_head_dim == 64)

@@ -19,16 +19,16 @@
  * of odd columns 4 bits higher, so 16 times too large). V has a row of ones, which sums the rounded
  * probabilities: for the excess, and to divide by. Scales of K and of queries multiply the scores;
  * a static scale of V the result; dynamic ones the probabilities, minima are summed apart. The
- * prefix is computed in f32 first and is the state that the cache begins with.
+ * prefix is computed first and is the state that the cache begins with.
  *
  * Roofline, 128 columns: 192 x 64 scores are 384 cycles of s8 products, 816 of halves, 768 of
  * exponentials and about 1000 of issuing some 330 instructions a thread.
  *
  * ctx is a multiple of 64: the last tile is read whole.
  */
-#include "hopper.cuh"
 #include "kv.cuh"
 #include "mma.cuh"
+#include "overlap.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
 
@@ -265,6 +265,8 @@ template <int D> PFQ_DEVICE void put_ones(const Wg &w)
 template <int D> struct Rows {
     int32_t t[2], head[2], pos[2], first[2]; /* t: of the call; < 0: no row */
     float factor[2], q_sum[2];
+    float unit[2],
+        score[2]; /* of queries that are not integers; what makes their products scores */
     float top[2], sum[2], minima[2]; /* sum: of the prefix; with dynamic scales of all */
     float o[D / 2 + 4]; /* fragment: o[4 * j + 2 * h + e] is row h, column 8 * j + 2 * c + e */
 };
@@ -357,6 +359,8 @@ template <int D> PFQ_DEVICE void load_query(const Wg &w, Rows<D> &s, int32_t h)
         to->v[2 * (k % 2) + h] = word;
     }
     s.q_sum[h] = quad_sum((float)sum);
+    s.unit[h] = unit;
+    s.score[h] = scale;
     /* Never 0, so that masked products stay -inf. */
     s.factor[h] = fmaxf(scale * (c_kv_static ? ((const float *)w.a->aux[2])[w.kv] : 1.0f), 1e-30f);
 }
@@ -369,43 +373,97 @@ PFQ_DEVICE float o_unit(const Wg &w)
     return 16777216.0f * (scale > 0.0f ? scale : 1.0f);
 }
 
-/* The prefix's keys and values: the state that the cache begins with. */
-template <int D> PFQ_DEVICE void add_prefix(const Wg &w, Rows<D> &s, int32_t h)
+/* Columns d and d + 1 of the query of row h as halves: integers, or floats times s.unit, which need
+ * a second pair. */
+template <int D>
+PFQ_DEVICE uint32_t query_halves(const Wg &w, const Rows<D> &s, int32_t h, int32_t d, uint32_t *low)
 {
-    const float unit = 1.0f / o_unit(w);
-    float scale = c_scale * WG_LOG2E, q[D / 4];
-    if (c_q8) scale *= ((const float *)w.a->aux[4])[s.head[h]];
-    PFQ_UNROLL
-    for (int32_t i = 0; i < D / 4; i++)
-        q[i] = query(w, s, h, i / 2 * 8 + 2 * (pfq_lane() & 3) + i % 2) * scale;
-    for (int32_t j = 0; j < c_prefix; j++) {
-        const int64_t at = ((int64_t)j * c_kv_heads + w.kv) * D + 2 * (pfq_lane() & 3);
-        const uint16_t *k = (const uint16_t *)w.a->aux[0] + at,
-                       *v = (const uint16_t *)w.a->aux[1] + at;
-        uint32_t two[D / 8];
-        float x = 0.0f;
-        PFQ_UNROLL
-        for (int32_t i = 0; i < D / 8; i++) {
-            const uint32_t both = *(const uint32_t *)(k + 8 * i);
-            two[i] = *(const uint32_t *)(v + 8 * i);
-            x = fmaf(q[2 * i], pfq_h_to_f((uint16_t)both), x);
-            x = fmaf(q[2 * i + 1], pfq_h_to_f((uint16_t)(both >> 16)), x);
-        }
-        x = quad_sum(x);
-        const float top = fmaxf(s.top[h], x), corr = pfq_exp2(s.top[h] - top),
-                    y = pfq_exp2(x - top);
-        s.top[h] = top;
-        s.sum[h] = fmaf(s.sum[h], corr, y);
-        PFQ_UNROLL
-        for (int32_t i = 0; i < D / 4; i++) {
-            float *o = &s.o[4 * (i / 2) + 2 * h + i % 2];
-            *o = fmaf(*o, corr,
-                      y * (i % 2 ? unit * odd_unit() : unit) *
-                          pfq_h_to_f((uint16_t)(two[i / 2] >> i % 2 * 16)));
-        }
+    *low = 0;
+    if (s.t[h] < 0) return 0;
+    const int32_t col = s.head[h] * D + d;
+    if (c_q8) { /* 1024 + byte, less 1152 */
+        const uint32_t b = *(const uint16_t *)((const uint8_t *)w.a->in[0] +
+                                               (int64_t)s.t[h] * pfq_up(c_heads * D, 64) + col);
+        return pfq_sub_halves(__byte_perm(b, 0x64, 0x4140), 0x64806480u);
     }
-    /* Each lane of a row's four has a quarter of its sum. */
-    if (pfq_lane() & 3) s.sum[h] = 0.0f;
+    const float *x = (const float *)w.a->in[0] + (int64_t)s.t[h] * c_heads * D + col;
+    const float x0 = x[0] * s.unit[h], x1 = x[1] * s.unit[h];
+    const uint32_t high = pfq_two_halves(x0, x1);
+    *low = pfq_two_halves(x0 - pfq_h_to_f((uint16_t)high), x1 - pfq_h_to_f((uint16_t)(high >> 16)));
+    return high;
+}
+
+/* Queries times eight of the prefix's keys, from j on: x[2 * h + e] is of row h and key j + 2 * c +
+ * e. */
+template <int D>
+PFQ_DEVICE void prefix_products(const Wg &w, const Rows<D> &s, int32_t j, float x[4])
+{
+    const int32_t g = pfq_lane() >> 2, c = pfq_lane() & 3;
+    const uint16_t *key = (const uint16_t *)w.a->aux[0] +
+                          ((int64_t)min(j + g, c_prefix - 1) * c_kv_heads + w.kv) * D + 2 * c;
+    x[0] = x[1] = x[2] = x[3] = 0.0f;
+    PFQ_UNROLL
+    for (int32_t k = 0; k < D / 16; k++) {
+        uint32_t high[4], low[4];
+        const uint32_t b[2] = {*(const uint32_t *)(key + 16 * k),
+                               *(const uint32_t *)(key + 16 * k + 8)};
+        PFQ_UNROLL
+        for (int32_t i = 0; i < 4; i++)
+            high[i] = query_halves(w, s, i & 1, 16 * k + (i >> 1) * 8 + 2 * c, &low[i]);
+        pfq_mma_halves(x, high, b);
+        if (!c_q8) pfq_mma_halves(x, low, b);
+    }
+}
+
+/* o += p times the values of eight of the prefix, from j on. */
+template <int D>
+PFQ_DEVICE void prefix_values(const Wg &w, Rows<D> &s, int32_t j, const uint32_t (&p)[2])
+{
+    const int32_t g = pfq_lane() >> 2, c = pfq_lane() & 3;
+    const uint16_t *v[2];
+    const uint32_t a[4] = {p[0], p[1], 0, 0};
+    const float unit = 1.0f / o_unit(w), odd = unit * odd_unit();
+    PFQ_UNROLL
+    for (int32_t e = 0; e < 2; e++)
+        v[e] = (const uint16_t *)w.a->aux[1] +
+               ((int64_t)min(j + 2 * c + e, c_prefix - 1) * c_kv_heads + w.kv) * D + g;
+    PFQ_UNROLL
+    for (int32_t i = 0; i < D / 8; i++) {
+        float y[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        const uint32_t b[2] = {v[0][8 * i] | (uint32_t)v[1][8 * i] << 16, 0};
+        pfq_mma_halves(y, a, b);
+        PFQ_UNROLL
+        for (int32_t k = 0; k < 4; k++)
+            s.o[4 * i + k] = fmaf(y[k], k & 1 ? odd : unit, s.o[4 * i + k]);
+    }
+}
+
+/* The prefix's keys and values: the state that the cache begins with. By tensor cores, all of a
+ * warp's rows at once; probabilities are halves, as those of the cache. */
+template <int D> PFQ_DEVICE void add_prefix(const Wg &w, Rows<D> &s)
+{
+    for (int32_t j = 0; j < c_prefix; j += 8) {
+        float x[4];
+        uint32_t p[2];
+        prefix_products(w, s, j, x);
+        PFQ_UNROLL
+        for (int32_t h = 0; h < 2; h++) {
+            const int32_t key = j + 2 * (pfq_lane() & 3);
+            const float y0 = key < c_prefix ? x[2 * h] * s.score[h] : WG_OUT,
+                        y1 = key + 1 < c_prefix ? x[2 * h + 1] * s.score[h] : WG_OUT,
+                        top = fmaxf(s.top[h], quad_max(fmaxf(y0, y1))),
+                        corr = pfq_exp2(s.top[h] - top);
+            p[h] = pfq_two_halves(pfq_exp2(y0 - top), pfq_exp2(y1 - top));
+            s.top[h] = top;
+            s.sum[h] = fmaf(s.sum[h], corr,
+                            pfq_h_to_f((uint16_t)p[h]) + pfq_h_to_f((uint16_t)(p[h] >> 16)));
+            if (j == 0) continue;
+            PFQ_UNROLL
+            for (int32_t i = 2 * h; i < D / 2; i += i & 1 ? 3 : 1)
+                s.o[i] *= corr;
+        }
+        prefix_values(w, s, j, p);
+    }
 }
 
 template <int D> PFQ_DEVICE void begin_rows(const Wg &w, Rows<D> &s)
@@ -425,9 +483,7 @@ template <int D> PFQ_DEVICE void begin_rows(const Wg &w, Rows<D> &s)
     PFQ_UNROLL
     for (int32_t i = 0; i < D / 2 + 4; i++)
         s.o[i] = 0.0f;
-    PFQ_UNROLL
-    for (int32_t h = 0; h < 2; h++)
-        if (c_prefix > 0) add_prefix(w, s, h);
+    if (c_prefix > 0) add_prefix(w, s);
 }
 
 /* ---- a tile ---- */
@@ -687,6 +743,7 @@ template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
 
 PFQ_KERNEL(pfq_cu_attend_wgmma, WG_THREADS, WG_BLOCKS)
 {
+    pfq_begin();
     if (c_head_dim == 64)
         attend<64>(a);
     else

@@ -22,6 +22,7 @@
  * H100; shared memory is 14, products 14, other instructions some 30.
  */
 #include "mma.cuh"
+#include "overlap.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
 
@@ -31,6 +32,7 @@ PFQ_CONST(int32_t, c_base);
 PFQ_CONST(int32_t, c_fmt);
 PFQ_CONST(int32_t, c_static);
 PFQ_CONST(int32_t, c_tiles);
+PFQ_CONST(int32_t, c_half);
 PFQ_CONST(float, c_scale);
 
 #ifndef HAD_THREADS
@@ -85,16 +87,24 @@ template <int R> PFQ_DEVICE void butterflies(float *v)
     }
 }
 
-/* The stages of h, 2h .. R / 2 * h, of the row at `in` in global memory (times c_scale), or in
- * shared memory. */
-template <int R> PFQ_DEVICE void strided(const Had &s, const float *in, int32_t h)
+/* Element k of the row as it was given. */
+PFQ_DEVICE float given(const Had &s, int32_t k)
+{
+    const int64_t at = (int64_t)s.t * c_K + k;
+    return c_half ? pfq_h_to_f(((const uint16_t *)s.a->in[0])[at])
+                  : ((const float *)s.a->in[0])[at];
+}
+
+/* The stages of h, 2h .. R / 2 * h, of the row as it was given (`in`, times c_scale), or as it is
+ * in shared memory. */
+template <int R> PFQ_DEVICE void strided(const Had &s, bool in, int32_t h)
 {
     for (int32_t u = (int32_t)threadIdx.x; u < c_K / R; u += HAD_THREADS) {
         const int32_t k = u / h * h * R + u % h;
         float v[R];
         PFQ_UNROLL
         for (int32_t i = 0; i < R; i++)
-            v[i] = in ? in[k + i * h] * c_scale : s.x[place(k + i * h)];
+            v[i] = in ? given(s, k + i * h) * c_scale : s.x[place(k + i * h)];
         butterflies<R>(v);
         PFQ_UNROLL
         for (int32_t i = 0; i < R; i++)
@@ -103,7 +113,7 @@ template <int R> PFQ_DEVICE void strided(const Had &s, const float *in, int32_t 
     __syncthreads();
 }
 
-PFQ_DEVICE void strided_any(const Had &s, const float *in, int32_t h, int32_t r)
+PFQ_DEVICE void strided_any(const Had &s, bool in, int32_t h, int32_t r)
 {
     if (r == 16)
         strided<16>(s, in, h);
@@ -149,12 +159,11 @@ PFQ_DEVICE void in_a_row(const Had &s)
 /* S of the row, in shared memory. */
 PFQ_DEVICE void sylvester(const Had &s)
 {
-    const float *in = (const float *)s.a->in[0] + (int64_t)s.t * c_K;
     int32_t h = 32, r = min(max(order() / 32, 1), 16);
-    strided_any(s, in, h, r);
+    strided_any(s, true, h, r);
     for (h *= r; h < order(); h *= r) {
         r = min(order() / h, 16);
-        strided_any(s, 0, h, r);
+        strided_any(s, false, h, r);
     }
     in_a_row(s);
 }
@@ -166,10 +175,7 @@ PFQ_DEVICE void put(const Had &s, int32_t k, const float *y, float inv)
         *(PfqFour *)((float *)s.a->out[0] + (int64_t)s.t * c_K + k) = {{y[0], y[1], y[2], y[3]}};
         return;
     }
-    uint32_t w = 0;
-    PFQ_UNROLL
-    for (int32_t i = 0; i < 4; i++)
-        w |= (uint32_t)(uint8_t)pfq_quant(y[i], inv, c_qlo, c_qhi) << 8 * i;
+    const uint32_t w = pfq_quant_four(y, inv);
     uint8_t *out = (uint8_t *)s.a->out[0];
     if (c_tiles)
         *(uint32_t *)(out + pfq_tile_at(c_tiles, s.t, k)) = w;
@@ -286,6 +292,7 @@ PFQ_DEVICE void padding(const Had &s)
 
 PFQ_KERNEL(pfq_cu_hadamard_rows, HAD_THREADS, HAD_BLOCKS)
 {
+    pfq_begin();
     const bool shared = a.T <= HAD_FEW && c_static && c_fmt == PFQ_FMT_S8;
     Had s;
     s.a = &a;

@@ -27,6 +27,18 @@ PFQ_DEVICE uint16_t pfq_f_to_h(float x)
     return (uint16_t)(sign | (a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13);
 }
 
+/* Two f32 to halves, lo in the low one. */
+PFQ_DEVICE uint32_t pfq_two_halves(float lo, float hi)
+{
+    return pfq_f_to_h(lo) | (uint32_t)pfq_f_to_h(hi) << 16;
+}
+/* The same, what is too large for a half as the largest. */
+PFQ_DEVICE uint32_t pfq_two_halves_clamped(float lo, float hi)
+{
+    return pfq_two_halves(fminf(fmaxf(lo, -65504.0f), 65504.0f),
+                          fminf(fmaxf(hi, -65504.0f), 65504.0f));
+}
+
 /* u8 times s8, four of each, plus c. */
 PFQ_DEVICE int32_t pfq_dp4a_us(uint32_t u, int32_t v, int32_t c)
 {
@@ -49,6 +61,21 @@ PFQ_DEVICE uint16_t pfq_f_to_h(float x)
     uint16_t h;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
     return h;
+}
+
+PFQ_DEVICE uint32_t pfq_two_halves(float lo, float hi)
+{
+    uint32_t y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(hi), "f"(lo));
+    return y;
+}
+PFQ_DEVICE uint32_t pfq_two_halves_clamped(float lo, float hi)
+{
+    uint32_t y = pfq_two_halves(lo, hi);
+    asm("min.f16x2 %0, %0, %1;\n\tmax.f16x2 %0, %0, %2;"
+        : "+r"(y)
+        : "r"(0x7bff7bffu), "r"(0xfbfffbffu));
+    return y;
 }
 
 PFQ_DEVICE int32_t pfq_dp4a_us(uint32_t u, int32_t v, int32_t c)

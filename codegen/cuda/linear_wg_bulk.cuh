@@ -93,8 +93,8 @@ PFQ_DEVICE void wg_bulk_halves(const WgBulk &b, const int32_t (&d)[S::PANELS][S:
         uint32_t r[4];
         PFQ_UNROLL
         for (int32_t k = 0; k < 4; k++)
-            r[k] = wg_halves(wg_column<S>(b, d, (i + k) % n, (i + k) / n, 0),
-                             wg_column<S>(b, d, (i + k) % n, (i + k) / n, 1));
+            r[k] = pfq_two_halves_clamped(wg_column<S>(b, d, (i + k) % n, (i + k) / n, 0),
+                                          wg_column<S>(b, d, (i + k) % n, (i + k) / n, 1));
         const uint32_t mine = (uint32_t)i + lane / 8;
         pfq_store_transposed(b.out + (mine / n * 8 + lane % 8) * stride + mine % n * 64 +
                                  (uint32_t)b.me / 32 * 16,

@@ -151,8 +151,8 @@ PFQ_DEVICE void wg_put_halves(uint16_t *to, const float (&v)[32])
     PFQ_UNROLL
     for (int32_t i = 0; i < 32; i += 8)
         *(uint4 *)(to + i) =
-            make_uint4(wg_halves(v[i], v[i + 1]), wg_halves(v[i + 2], v[i + 3]),
-                       wg_halves(v[i + 4], v[i + 5]), wg_halves(v[i + 6], v[i + 7]));
+            make_uint4(pfq_two_halves(v[i], v[i + 1]), pfq_two_halves(v[i + 2], v[i + 3]),
+                       pfq_two_halves(v[i + 4], v[i + 5]), pfq_two_halves(v[i + 6], v[i + 7]));
 }
 
 PFQ_DEVICE void wg_put_q(const WgHead &h, const float (&v)[32])

@@ -88,11 +88,6 @@ PFQ_DEVICE const float *wg_bias(const PfqCudaArgs &a, int32_t n)
            (c_epi == PFQ_EPI_SWIGLU ? c / 16 * 32 + n / 32 % 2 * 16 + c % 16 : n);
 }
 
-PFQ_DEVICE uint32_t wg_halves(float x, float y)
-{
-    return pfq_f_to_h(x) | (uint32_t)pfq_f_to_h(y) << 16;
-}
-
 /* Four columns to row-major out[0] of `width` columns; n % 4 == 0, those past the end are dropped.
  */
 PFQ_DEVICE void wg_store(const PfqCudaArgs &a, int64_t t, int32_t width, int32_t n, const WgFour &y)
@@ -101,12 +96,12 @@ PFQ_DEVICE void wg_store(const PfqCudaArgs &a, int64_t t, int32_t width, int32_t
     if (width % 4) {
         for (int32_t i = 0; i < 4 && n + i < width; i++)
             if (c_half)
-                ((uint16_t *)a.out[0])[at + i] = pfq_f_to_h(y.v[i]);
+                ((uint16_t *)a.out[0])[at + i] = (uint16_t)pfq_two_halves_clamped(y.v[i], 0.0f);
             else
                 ((float *)a.out[0])[at + i] = y.v[i];
     } else if (c_half) {
-        *(uint2 *)((uint16_t *)a.out[0] + at) =
-            make_uint2(wg_halves(y.v[0], y.v[1]), wg_halves(y.v[2], y.v[3]));
+        *(uint2 *)((uint16_t *)a.out[0] + at) = make_uint2(pfq_two_halves_clamped(y.v[0], y.v[1]),
+                                                           pfq_two_halves_clamped(y.v[2], y.v[3]));
     } else {
         *(WgFour *)((float *)a.out[0] + at) = y;
     }

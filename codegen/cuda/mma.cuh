@@ -76,6 +76,20 @@ PFQ_DEVICE void pfq_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2
     pfq_simt_mma<1, float, pfq_simt_tf32, pfq_simt_tf32>(d, a, b);
 }
 
+/* Four 8 x 8 matrices of 16 bits, transposed: lane 8 * m + i gives row i of matrix m, 16 bytes of
+ * shared memory; r[m] are rows 2 * c and 2 * c + 1 of its column g, as b of a product with halves.
+ */
+PFQ_DEVICE void pfq_load_transposed(const void *row, uint32_t r[4])
+{
+    const uint16_t *const *all = (const uint16_t *const *)pfq_simt_given[pfq_warp()];
+    pfq_simt_given[pfq_warp()][pfq_lane()] = (const uint32_t *)row;
+    __syncwarp();
+    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
+    for (int32_t m = 0; m < 4; m++)
+        r[m] = all[8 * m + 2 * c][g] | (uint32_t)all[8 * m + 2 * c + 1][g] << 16;
+    __syncwarp();
+}
+
 PFQ_DEVICE void pfq_copy16(void *shared, const void *global)
 {
     *(PfqWords *)shared = *(const PfqWords *)global;
@@ -101,11 +115,6 @@ PFQ_DEVICE uint32_t pfq_sub_halves(uint32_t x, uint32_t y)
     return pfq_f_to_h(pfq_h_to_f((uint16_t)x) - pfq_h_to_f((uint16_t)y)) |
            (uint32_t)pfq_f_to_h(pfq_h_to_f((uint16_t)(x >> 16)) - pfq_h_to_f((uint16_t)(y >> 16)))
                << 16;
-}
-/* Two f32 to halves, lo in the low one. */
-PFQ_DEVICE uint32_t pfq_two_halves(float lo, float hi)
-{
-    return pfq_f_to_h(lo) | (uint32_t)pfq_f_to_h(hi) << 16;
 }
 
 #else
@@ -146,6 +155,14 @@ PFQ_DEVICE void pfq_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+PFQ_DEVICE void pfq_load_transposed(const void *row, uint32_t r[4])
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(row))
+                 : "memory");
 }
 
 /* 16 bytes to shared memory, past the registers and L1; all of a thread's copies since the last
@@ -195,13 +212,6 @@ PFQ_DEVICE uint32_t pfq_sub_halves(uint32_t x, uint32_t y)
     uint32_t z;
     asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(z) : "r"(x), "r"(y));
     return z;
-}
-
-PFQ_DEVICE uint32_t pfq_two_halves(float lo, float hi)
-{
-    uint32_t y;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(hi), "f"(lo));
-    return y;
 }
 
 #endif

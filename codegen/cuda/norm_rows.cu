@@ -1,12 +1,14 @@
 /* norm and quant for rows of 4-byte aligned quarters: RMSNorm of rows, as f32 or quantised to s8, a
- * read of x and a write. Slots and constants are those of codegen/cpu/norm.c; c_fmt f32 or s8; c_K
- * a multiple of 4, at most 16 * NORM_THREADS * 4.
+ * read of x (f16 if c_half) and a write. Slots and constants are those of codegen/cpu/norm.c; c_fmt
+ * f32 or s8; c_K a multiple of 4, at most 16 * NORM_THREADS * 4.
  *
  * A block per row (blockIdx.y), which it keeps in registers: four columns of a thread, then
  * NORM_THREADS further. c_tiles: the result is tiles of so many rows (tiles.cuh), whose padding
  * becomes 0. Roofline: memory; a row of 4096 is some 16 KB in flight of a block, 8 blocks an SM. A
  * single row is latency: one read, one barrier (two if the scale is dynamic), one write.
  */
+#include "intrin.cuh"
+#include "overlap.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
 
@@ -15,6 +17,7 @@ PFQ_CONST(int32_t, c_fmt);
 PFQ_CONST(int32_t, c_gain);
 PFQ_CONST(int32_t, c_static);
 PFQ_CONST(int32_t, c_tiles);
+PFQ_CONST(int32_t, c_half);
 PFQ_CONST(float, c_eps);
 
 #ifndef NORM_THREADS
@@ -47,10 +50,7 @@ PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t k, const float *y, 
             *(Quarter *)((float *)a.out[0] + (int64_t)t * c_K + k) = {{y[0], y[1], y[2], y[3]}};
         return;
     }
-    uint32_t w = 0;
-    PFQ_UNROLL
-    for (int32_t i = 0; i < 4; i++)
-        w |= (uint32_t)(uint8_t)pfq_quant(y[i], inv, c_qlo, c_qhi) << 8 * i;
+    const uint32_t w = pfq_quant_four(y, inv);
     uint8_t *out = (uint8_t *)a.out[0];
     if (c_tiles)
         *(uint32_t *)(out + pfq_tile_at(c_tiles, t, k)) = w;
@@ -58,17 +58,27 @@ PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t k, const float *y, 
         *(uint32_t *)(out + (int64_t)t * pfq_up(c_K, 64) + k) = w ^ 0x80808080u;
 }
 
+/* Columns k .. k + 3 of what row t reads. */
+PFQ_DEVICE Quarter quarter(const PfqCudaArgs &a, int32_t t, int32_t k)
+{
+    const int64_t at = (int64_t)t * c_K + k;
+    if (!c_half) return *(const Quarter *)((const float *)a.in[0] + at);
+    const uint2 h = *(const uint2 *)((const uint16_t *)a.in[0] + at);
+    return {{pfq_h_to_f((uint16_t)h.x), pfq_h_to_f((uint16_t)(h.x >> 16)),
+             pfq_h_to_f((uint16_t)h.y), pfq_h_to_f((uint16_t)(h.y >> 16))}};
+}
+
 /* A row of up to N quarters of each thread. */
 template <int N> PFQ_DEVICE void row_of(const PfqCudaArgs &a, bool norm)
 {
     const int32_t t = (int32_t)blockIdx.y;
-    const float *x = (const float *)a.in[0] + (int64_t)t * c_K, *gain = (const float *)a.aux[0];
+    const float *gain = (const float *)a.aux[0];
     Quarter y[N];
     float r = 1.0f, most = 0.0f;
     PFQ_UNROLL
     for (int32_t i = 0; i < N; i++) {
         const int32_t k = 4 * ((int32_t)threadIdx.x + NORM_THREADS * i);
-        y[i] = k < c_K ? *(const Quarter *)(x + k) : Quarter{{0.0f, 0.0f, 0.0f, 0.0f}};
+        y[i] = k < c_K ? quarter(a, t, k) : Quarter{{0.0f, 0.0f, 0.0f, 0.0f}};
     }
     if (norm) {
         float sum = 0.0f;
@@ -104,6 +114,7 @@ template <int N> PFQ_DEVICE void row_of(const PfqCudaArgs &a, bool norm)
 
 PFQ_DEVICE void rows_of(const PfqCudaArgs &a, bool norm)
 {
+    pfq_begin();
     const int32_t n = (pfq_up(c_K, 128) / 4 + NORM_THREADS - 1) / NORM_THREADS;
     if (n <= 1)
         row_of<1>(a, norm);

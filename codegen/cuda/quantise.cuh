@@ -35,6 +35,16 @@ PFQ_DEVICE uint8_t pfq_quant_byte(float x, float inv)
     return (uint8_t)(pfq_quant(x, inv, c_qlo, c_qhi) + 128);
 }
 
+/* Four integers as the bytes of tiles; those of rows are ^ 0x80 of them. */
+PFQ_DEVICE uint32_t pfq_quant_four(const float *x, float inv)
+{
+    uint32_t w = 0;
+    PFQ_UNROLL
+    for (int32_t i = 0; i < 4; i++)
+        w |= (uint32_t)(uint8_t)pfq_quant(x[i], inv, c_qlo, c_qhi) << 8 * i;
+    return w;
+}
+
 /* 1 / scale of format s8 for values up to m; the scale to *scale, by one thread. */
 PFQ_DEVICE float pfq_quant_dynamic(float m, float *scale)
 {

@@ -87,7 +87,7 @@ static bool takes(const struct FastRow *f, RowId id, int32_t T)
 {
     const char *name = getenv("PFQ_FAST"), *chip = getenv("PFQ_GPU_ARCH");
     if (!chip) chip = "sm_90a";
-    return f->id == id && T >= f->from && (!f->to || T <= f->to) &&
+    return f->id == id && !f->launch().half && T >= f->from && (!f->to || T <= f->to) &&
            strncmp(chip, f->chips, strlen(f->chips)) == 0 && f->fits() &&
            (strcmp(name, "1") == 0 || strcmp(name, f->name) == 0);
 }
@@ -168,6 +168,7 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     l = f ? f->launch() : *plain; /* it may ask for c_cap */
     c_each = f && !(f->phases & (IN_PREFILL | IN_LOGITS)) && a->T > 1;
     c_tiles = !f || l.tiles || (can_write_tiles(id) && f->calls % 2) ? c_cap : 0; /* or rows */
+    c_overlap = (l.flags & PFQ_CUDA_OVERLAP) != 0;
     if (is_linear(id)) give_linear(&b, &l);
     if (id == ROW_ATTEND) give_attend(&b, a);
     if (!is_linear(id) && c_tiles && c_fmt == S8) {
@@ -178,6 +179,6 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     if (tiles && !forms_from_tiles(tiles, a->T, K, c_cap, a->out[0]))
         gpu_die(l.entry, "leaves columns of tiles behind the last that are not 0");
     *(f ? &f->calls : &with_tiles) += 1;
-    c_cap = c_tiles = c_each = 0;
+    c_cap = c_tiles = c_each = c_overlap = 0;
     return true;
 }

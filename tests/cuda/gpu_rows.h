@@ -27,7 +27,7 @@ typedef struct GpuLaunch { /* kernels.def says what the fields are */
     const char *template, *entry;
     int64_t block, grid_x, rows, shared, per_sm, cluster, flags, work, sync;
     int w;
-    bool tiles;
+    bool tiles, half;
     int wide; /* set of WIDE_: in[0], out[0], w lie at multiples of 1024; else behind one of 64 */
 } GpuLaunch;
 

@@ -56,6 +56,22 @@ static float lab_uniform()
     return (float)(int32_t)lab_random() * 0x1p-31f;
 }
 
+[[maybe_unused]] static float half_of(uint16_t h)
+{
+    const int e = h >> 10 & 31, m = h & 1023;
+    const double x = e ? ldexp(1 + m / 1024.0, e - 15) : ldexp(m, -24);
+    return (float)(h & 0x8000 ? -x : x);
+}
+/* What is below a normal half's size becomes 0. */
+[[maybe_unused]] static uint16_t to_half(float x)
+{
+    uint32_t b;
+    memcpy(&b, &x, 4);
+    const uint32_t a = b & 0x7fffffff;
+    if (a < 0x38800000) return 0;
+    return (uint16_t)((b >> 16 & 0x8000) | (a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13);
+}
+
 struct Buffer {
     std::vector<uint8_t> host;
     uint64_t dev = 0;

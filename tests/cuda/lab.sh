@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The fast templates of attention, norms and transforms on emulated threads, over shapes that divide in no even way.
-#   lab.sh DIRECTORY     of lab_split, lab_wgmma, lab_norm, lab_quant, lab_hadamard; exit 1 if a result is wrong
+#   lab.sh DIRECTORY     of lab_split, lab_wgmma, lab_norm, lab_quant, lab_hadamard, lab_half; exit 1 if a result is wrong
 set -u
 dir=$1
 fail=0 n=0 failed=0
@@ -48,9 +48,9 @@ for f in "${formats[@]:2}"; do
 done
 
 rows=(c_qlo=-8 c_qhi=7 c_qtop=7 c_clip=0.9 c_eps=1e-5 c_scale=0.01 c_gain=1)
-for f in "0 0 0" "1 0 24" "1 1 24" "1 1 0"; do
-    read -r fmt static tiles <<<"$f"
-    c=("${rows[@]}" c_fmt="$fmt" c_static="$static" c_tiles="$tiles")
+for f in "0 0 0 0" "1 0 24 0" "1 1 24 1" "1 1 0 0" "1 0 24 1"; do
+    read -r fmt static tiles half <<<"$f"
+    c=("${rows[@]}" c_fmt="$fmt" c_static="$static" c_tiles="$tiles" c_half="$half")
     for k in 8 100 576 4096 12288; do
         try lab_norm "${c[@]}" T=3 c_K=$k
         try lab_quant "${c[@]}" T=2 c_K=$k
@@ -60,6 +60,11 @@ for f in "0 0 0" "1 0 24" "1 1 24" "1 1 0"; do
         for t in 1 3 17; do
             try lab_hadamard "${c[@]}" T=$t c_K="$k" c_N="$m" c_base="$base"
         done
+    done
+    [ "$half" = 0 ] && continue
+    for s in "14336 28" "1536 12" "4096 1" "10240 20" "12288 12" "32768 1"; do
+        read -r k base <<<"$s"
+        try lab_half "${c[@]}" T=5 grid=2 c_K="$k" c_N="$k" c_base="$base"
     done
 done
 echo "$n cases, fail $fail"

@@ -14,7 +14,7 @@
         X(int32_t, c_q8) X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv)                 \
             X(int32_t, c_kv_static) X(int32_t, c_kv_lo) X(float, c_kv_top) X(float, c_kv_clip)     \
                 X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)              \
-                    X(float, c_scale) X(int32_t, c_each)
+                    X(float, c_scale) X(int32_t, c_each) X(int32_t, c_overlap)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -29,21 +29,6 @@ CONSTANTS(DEFINE)
 #define KERNEL pfq_cu_attend_wgmma
 #define BLOCK  WG_THREADS
 #endif
-static float half_of(uint16_t h)
-{
-    const int e = h >> 10 & 31, m = h & 1023;
-    const double x = e ? ldexp(1 + m / 1024.0, e - 15) : ldexp(m, -24);
-    return (float)(h & 0x8000 ? -x : x);
-}
-/* Of a normal half's size. */
-static uint16_t to_half(float x)
-{
-    uint32_t b;
-    memcpy(&b, &x, 4);
-    const uint32_t a = b & 0x7fffffff;
-    if (a < 0x38800000) return 0;
-    return (uint16_t)((b >> 16 & 0x8000) | (a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13);
-}
 
 static bool is_ints, is_nibbles, is_unsigned, dynamic;
 static int row_bytes;

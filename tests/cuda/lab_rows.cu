@@ -2,15 +2,18 @@
  *
  *   lab_rows [T=2048] [reps=20] [check=8]
  *
- * LAB_HADAMARD: hadamard_rows.cu; else norm_rows.cu, or with LAB_QUANT its quant. Exit 1: a result
- * is wrong.
+ * LAB_HADAMARD: hadamard_rows.cu, with LAB_HALF hadamard_half.cu; else norm_rows.cu, or with
+ * LAB_QUANT its quant. Exit 1: a result is wrong.
  */
 #include "tests/cuda/lab.cuh"
 #ifdef PFQ_SIMT
 #define CONSTANTS(X)                                                                               \
     X(int32_t, c_K)                                                                                \
-    X(int32_t, c_N) X(int32_t, c_base) X(int32_t, c_fmt) X(int32_t, c_static) X(int32_t, c_gain)   \
-        X(int32_t, c_tiles) X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)  \
+    X(int32_t, c_N)                                                                                \
+    X(int32_t, c_base)                                                                             \
+    X(int32_t, c_fmt)                                                                              \
+    X(int32_t, c_static) X(int32_t, c_gain) X(int32_t, c_tiles) X(int32_t, c_overlap)              \
+        X(int32_t, c_half) X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)   \
             X(float, c_scale) X(float, c_eps)
 #define DEFINE(type, name) type name;
 extern "C" {
@@ -18,9 +21,14 @@ CONSTANTS(DEFINE)
 }
 #endif
 #ifdef LAB_HADAMARD
+#ifdef LAB_HALF
+#include "codegen/cuda/hadamard_half.cu"
+#define KERNEL pfq_cu_hadamard_half
+#else
 #include "codegen/cuda/hadamard_rows.cu"
 #define KERNEL pfq_cu_hadamard_rows
-#define BLOCK  HAD_THREADS
+#endif
+#define BLOCK HAD_THREADS
 #else
 #include "codegen/cuda/norm_rows.cu"
 #define BLOCK NORM_THREADS
@@ -44,16 +52,23 @@ int main(int argc, char **argv)
                  K64 = ((size_t)K + 63) / 64 * 64;
     const size_t out_bytes = c_fmt ? (c_tiles ? (size_t)cap * K128 : (size_t)T * K64) : 4 * n;
     const int copies = (int)lab_arg("copies", n * 4 > (64u << 20) ? 1 : T >= 256 ? 3 : 1);
-    Buffer x(4 * n * (size_t)copies), gain(4 * (size_t)K), out(out_bytes * (size_t)copies),
-        scales(4 * (size_t)T), scale(4);
+    const size_t size = c_half ? 2 : 4; /* bytes of an element given */
+    Buffer x(4 * n * (size_t)copies), given(size * n * (size_t)copies), gain(4 * (size_t)K),
+        out(out_bytes * (size_t)copies), scales(4 * (size_t)T), scale(4);
     for (size_t i = 0; i < n * (size_t)copies; i++)
         x.as<float>()[i] = lab_uniform() * (i % 97 ? 1 : 8);
+    for (size_t i = 0; i < n * (size_t)copies; i++)
+        if (c_half) {
+            given.as<uint16_t>()[i] = to_half(x.as<float>()[i]);
+            x.as<float>()[i] = half_of(given.as<uint16_t>()[i]);
+        } else
+            given.as<float>()[i] = x.as<float>()[i];
     for (int k = 0; k < K; k++)
         gain.as<float>()[k] = 1 + 0.5f * lab_uniform();
     *scale.as<float>() = 0.07f;
-    x.up(), gain.up(), scale.up();
+    given.up(), gain.up(), scale.up();
     PfqCudaArgs a = {};
-    a.in[0] = x.dev, a.out[0] = out.dev, a.out[1] = scales.dev;
+    a.in[0] = given.dev, a.out[0] = out.dev, a.out[1] = scales.dev;
     a.aux[0] = gain.dev, a.aux[1] = scale.dev, a.T = T;
     int grid = 1;
     size_t shared = 0;
@@ -70,12 +85,23 @@ int main(int argc, char **argv)
     b.up();
     a.w = b.dev;
     grid = base > 1 ? (base + 3) / 4 : 1;
+#ifdef LAB_HALF
+    grid = (int)lab_arg("grid", 2.0 * lab_sms());
+    grid = grid < T ? grid : T;
+#endif
     shared = 4 * ((size_t)K + (size_t)K / 8 + (base > 1 ? (size_t)K / (size_t)m * 8 : 0) + 4) +
              (base > 1 ? 1024 * (size_t)((base + 15) / 16) * (size_t)((base + 7) / 8) : 0);
 #endif
+#ifdef LAB_HALF
+    const size_t rows_of_base = base > 1 ? (size_t)base : 32;
+    shared = 6 * ((size_t)K + 8 * rows_of_base);
+    const int lines = 1;
+#else
+    const int lines = T;
+#endif
     lab_prepare(KERNEL, shared);
     out.fill(0xcd);
-    lab_launch(KERNEL, grid, T, BLOCK, shared, a);
+    lab_launch(KERNEL, grid, lines, BLOCK, shared, a);
     out.down(), scales.down();
     double worst = 0;
     int wrong = 0;
@@ -135,15 +161,15 @@ int main(int argc, char **argv)
                        c_fmt ? want / unit : want);
         }
     }
-    const double bytes = (double)T * (4.0 * K + (c_fmt ? (double)K : 4.0 * K));
+    const double bytes = (double)T * ((c_half ? 2.0 : 4.0) * K + (c_fmt ? (double)K : 4.0 * K));
     double us = 0;
     if (lab_arg("reps", 20) > 0)
         us = lab_time((int)lab_arg("reps", 20), [&](int i) {
             PfqCudaArgs b_ = a;
-            b_.in[0] = x.dev + (uint64_t)(i % copies) * 4 * n;
+            b_.in[0] = given.dev + (uint64_t)(i % copies) * size * n;
             b_.out[0] = out.dev + (uint64_t)(i % copies) * out_bytes;
             (void)b_;
-            lab_enqueue(KERNEL, grid, T, BLOCK, shared, b_);
+            lab_enqueue(KERNEL, grid, lines, BLOCK, shared, b_);
         });
     printf("%s K %d fmt %d static %d T %d block %d shared %zu: error %.2e %s; %.2f us, %.0f GB/s\n",
            LAB_NAME, K, c_fmt, c_static, T, BLOCK, shared, worst, wrong ? "WRONG" : "ok", us,

@@ -148,7 +148,8 @@ static void test_launches(void)
     {                                                                                              \
         extern const int32_t pfq_cu_##name##_facts[8] __attribute__((weak)); /* NULL: another's */ \
         const struct {                                                                             \
-            int64_t block, grid_x, rows, shared, per_sm, flags, work, sync, w, tiles, cluster;     \
+            int64_t block, grid_x, rows, shared, per_sm, flags, work, sync, w, tiles, half,        \
+                cluster;                                                                           \
         } l = {.block = block_,                                                                    \
                .grid_x = grid_x_,                                                                  \
                .rows = rows_,                                                                      \

@@ -1,0 +1,22 @@
+/* How a kernel begins that may start before the launch in front of it has ended (PFQ_CUDA_OVERLAP).
+ *
+ * It lets the next launch start at once, before it waits for the one before it: what that may do
+ * until its own wait depends on nothing that kernels write. So projections fetch weights while
+ * attention or a norm in front of them runs.
+ */
+#ifndef PFQC_CODEGEN_CUDA_OVERLAP_CUH
+#define PFQC_CODEGEN_CUDA_OVERLAP_CUH
+
+#include "hopper.cuh"
+
+PFQ_CONST(int32_t, c_overlap);
+
+/* By all threads, before they read or write global memory. */
+PFQ_DEVICE void pfq_begin()
+{
+    if (!c_overlap) return;
+    pfq_let_next_start();
+    pfq_wait_previous();
+}
+
+#endif
