@@ -83,18 +83,6 @@ PFQ_DEVICE void fragments(const Had &s, int32_t rows, uint32_t (&b)[2][4])
     }
 }
 
-/* Sums and differences of v[i] and v[i + h]. */
-template <int N> PFQ_DEVICE void butterflies(float (&v)[N], int32_t h)
-{
-    PFQ_UNROLL
-    for (int32_t i = 0; i < N; i++) {
-        if (i & h) continue;
-        const float x = v[i], y = v[i + h];
-        v[i] = x + y;
-        v[i + h] = x - y;
-    }
-}
-
 /* Part 1 of 16 rows of B, and 8 * TILES columns from k on. */
 template <int TILES>
 PFQ_DEVICE void products(const Had &s, int32_t rows, int32_t k, const uint32_t (&b)[2][4])
@@ -111,10 +99,10 @@ PFQ_DEVICE void products(const Had &s, int32_t rows, int32_t k, const uint32_t (
         pfq_mma_halves(d + 4 * t, b[0], f);
         if (base() > 16) pfq_mma_halves(d + 4 * t, b[1], f + 2);
     }
-    butterflies(d, 1);
+    pfq_butterflies<4 * TILES>(d, 1);
     PFQ_UNROLL
     for (int32_t h = 4; h < 4 * TILES; h *= 2)
-        butterflies(d, h);
+        pfq_butterflies<4 * TILES>(d, h);
     PFQ_UNROLL
     for (int32_t h = 0; h < 2; h++) {
         const int32_t i = 16 * rows + (pfq_lane() >> 2) + 8 * h;
@@ -159,11 +147,11 @@ template <int TILES, int H> PFQ_DEVICE float results(const Had &s, int32_t t, fl
             for (int32_t j = 0; j < 4; j++)
                 v[4 * p + j] = four.v[j];
         }
-        butterflies(v, 2);
-        butterflies(v, 4);
+        pfq_butterflies<8 * H>(v, 2);
+        pfq_butterflies<8 * H>(v, 4);
         PFQ_UNROLL
         for (int32_t h = 8; h < 8 * H; h *= 2)
-            butterflies(v, h);
+            pfq_butterflies<8 * H>(v, h);
         PFQ_UNROLL
         for (int32_t p = 0; p < H; p++) {
             if (inv != 0.0f)

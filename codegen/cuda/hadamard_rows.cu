@@ -76,15 +76,8 @@ PFQ_DEVICE int32_t place(int32_t k)
 template <int R> PFQ_DEVICE void butterflies(float *v)
 {
     PFQ_UNROLL
-    for (int32_t h = 1; h < R; h *= 2) {
-        PFQ_UNROLL
-        for (int32_t i = 0; i < R; i++) {
-            if (i & h) continue;
-            const float x = v[i], y = v[i + h];
-            v[i] = x + y;
-            v[i + h] = x - y;
-        }
-    }
+    for (int32_t h = 1; h < R; h *= 2)
+        pfq_butterflies<R>(v, h);
 }
 
 /* Element k of the row as it was given. */

@@ -33,6 +33,18 @@ PFQ_DEVICE int32_t pfq_warp()
     return (int32_t)(threadIdx.x >> 5);
 }
 
+/* A stage of a Walsh-Hadamard transform: sums and differences of v[i] and v[i + h]. */
+template <int32_t N> PFQ_DEVICE void pfq_butterflies(float *v, int32_t h)
+{
+    PFQ_UNROLL
+    for (int32_t i = 0; i < N; i++) {
+        if (i & h) continue;
+        const float x = v[i], y = v[i + h];
+        v[i] = x + y;
+        v[i + h] = x - y;
+    }
+}
+
 /* Over all lanes, in every lane, in one order. */
 PFQ_DEVICE float pfq_warp_sum(float x)
 {

@@ -95,15 +95,8 @@ template <class S> PFQ_DEVICE void wg_hadamard(const WgHead &h, float (&v)[32])
     for (int32_t i = 0; i < 32; i++)
         v[i] *= scale;
     PFQ_UNROLL
-    for (int32_t s = 1; s < 32; s *= 2) {
-        PFQ_UNROLL
-        for (int32_t i = 0; i < 32; i++) {
-            if (i & s) continue;
-            const float x = v[i], y = v[i + s];
-            v[i] = x + y;
-            v[i + s] = x - y;
-        }
-    }
+    for (int32_t s = 1; s < 32; s *= 2)
+        pfq_butterflies<32>(v, s);
     PFQ_UNROLL
     for (int32_t s = 1; s < 2 * S::PANELS; s *= 2) {
         const float sign = h.part & s ? -1.0f : 1.0f;

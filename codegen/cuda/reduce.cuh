@@ -8,9 +8,9 @@
 
 /* v of every warp to all threads: its warp's value in [0, warps) of the result, until the next
  * call. */
-PFQ_DEVICE const float *pfq_of_warps(float v)
+template <class T> PFQ_DEVICE const T *pfq_of_warps(T v)
 {
-    __shared__ float part[32];
+    __shared__ T part[32];
     __syncthreads(); /* the last call's values are read */
     if (pfq_lane() == 0) part[pfq_warp()] = v;
     __syncthreads();

@@ -127,26 +127,27 @@ struct Runs {
 /* Over the block's threads, in every one. */
 PFQ_CALL int32_t least_of_all(int32_t x)
 {
-    __shared__ int32_t part[32];
-    x = __reduce_min_sync(~0u, x);
-    __syncthreads();
-    if (pfq_lane() == 0) part[pfq_warp()] = x;
-    __syncthreads();
+    const int32_t *part = pfq_of_warps(__reduce_min_sync(~0u, x));
     for (int32_t i = 0; i < PFQ_CHOOSE_BLOCK / 32; i++)
         x = min(x, part[i]);
     return x;
 }
 PFQ_CALL int32_t sum_of_all(int32_t x)
 {
-    __shared__ int32_t part[32];
-    x = __reduce_add_sync(~0u, x);
-    __syncthreads();
-    if (pfq_lane() == 0) part[pfq_warp()] = x;
-    __syncthreads();
+    const int32_t *part = pfq_of_warps(__reduce_add_sync(~0u, x));
     x = 0;
     for (int32_t i = 0; i < PFQ_CHOOSE_BLOCK / 32; i++)
         x += part[i];
     return x;
+}
+
+/* The largest logit of run i. */
+PFQ_DEVICE float most_of(const Runs &r, int32_t i)
+{
+    float most = r.most[i * PFQ_RUN_LANES];
+    for (int32_t l = 1; l < PFQ_RUN_LANES; l++)
+        most = fmaxf(most, r.most[i * PFQ_RUN_LANES + l]);
+    return most;
 }
 
 /* put(id, logit) of all tokens of at least `bound` but those of -infinity. */
@@ -203,10 +204,7 @@ PFQ_CALL double mass_of_all(Desk &d, const Runs &r, double max, double scale)
 {
     PFQ_LOOP
     for (int32_t i = (int32_t)threadIdx.x; i < r.n; i += PFQ_CHOOSE_BLOCK) {
-        float most = r.most[i * PFQ_RUN_LANES];
-        for (int32_t l = 1; l < PFQ_RUN_LANES; l++)
-            most = fmaxf(most, r.most[i * PFQ_RUN_LANES + l]);
-        d.value[i] = r.mass[i] * sample_exp(((double)most - max) * scale);
+        d.value[i] = r.mass[i] * sample_exp(((double)most_of(r, i) - max) * scale);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -250,9 +248,7 @@ PFQ_DEVICE void draw_of_all(Desk &d, const Runs &r, double max, double scale, ui
     }
     __syncthreads();
     const int32_t first = d.token * PFQ_RUN, n = min(PFQ_RUN, r.vocab - first);
-    float most = r.most[d.token * PFQ_RUN_LANES];
-    for (int32_t l = 1; l < PFQ_RUN_LANES; l++)
-        most = fmaxf(most, r.most[d.token * PFQ_RUN_LANES + l]);
+    const float most = most_of(r, d.token);
     PFQ_LOOP
     for (int32_t i = (int32_t)threadIdx.x; i < n; i += PFQ_CHOOSE_BLOCK)
         d.value[i] = sample_exp(((double)r.v[first + i] - (double)most) * scale);
