@@ -402,7 +402,6 @@ static void emit_schedule(const CgBuild *b, StrBuf *o)
     emit_variants(b, o);
     for (u32 i = 0; i < CG_N_PHASES; i++)
         emit_phase(b, &b->plan->phase[i], o);
-    emit_steps(b->plan, o);
 }
 
 void cg_emit_model(const CgBuild *b, StrBuf *o)
@@ -417,6 +416,7 @@ void cg_emit_model(const CgBuild *b, StrBuf *o)
     emit_kernel_names(p, o);
     if (b->targets->n_cpu) emit_schedule(b, o);
     if (b->cuda) cg_emit_cuda_tables(b, o);
+    emit_steps(p, o);
     emit_expect(p->expect, o);
     emit_prefix(p, o);
     emit_kv(p, o);

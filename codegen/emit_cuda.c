@@ -55,6 +55,7 @@ static void emit_call(const CgCuda *cuda, const CgCudaCall *c, StrBuf *o)
         sb_printf(o, "G_%s", cuda->kernels.at[c->kernel].name);
     if (c->from) sb_printf(o, ", .from = %d", c->from);
     if (c->to) sb_printf(o, ", .to = %d", c->to);
+    if (c->c.step) sb_printf(o, ", .phase = %u, .step = %u", c->phase, c->c.step);
     cg_emit_operands(o, cuda->plan, &c->c, ref);
     if (c->kernel != CG_NO_KERNEL)
         sb_printf(o, ", .cost = {%llu, %llu, %llu, %llu, %llu}", LL(c->cost.ops),

@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PFQ_ABI_VERSION 6
+#define PFQ_ABI_VERSION 7
 
 /* Where a row of activations belongs: its position in its sequence (the prefix not counted, so also
  * its row in the KV cache) and the slot of the cache that the sequence has. */
@@ -135,7 +135,8 @@ typedef struct PfqCudaCost {
 
 typedef struct PfqCudaCall {
     int32_t kernel;
-    int32_t from, to; /* only for calls of this many rows; 0: no bound */
+    int32_t from, to;    /* only for calls of this many rows; 0: no bound */
+    int32_t phase, step; /* of pfq_steps, what it computes; step 0: nothing that the IR has */
     PfqCudaRef in[8], out[8], w, aux[8];
     PfqCudaCost cost;
 } PfqCudaCall;
@@ -282,8 +283,8 @@ static inline int32_t pfq_model_slots(const PfqModel *m)
     return m->chunk < m->rows ? m->chunk : m->rows;
 }
 
-/* What the calls of a CPU phase compute, in order, for --trace. Absent in programs without code for
- * CPUs. */
+/* What the calls of a CPU phase compute, in order, for --trace; a GPU's calls name the step
+ * themselves. */
 typedef struct PfqStep {
     int32_t step, layer; /* as in model.c and plan.json; layer -1: none */
     const char *name;    /* "linear.f32.qkv" */

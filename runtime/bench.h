@@ -3,7 +3,6 @@
 #define PFQC_RUNTIME_BENCH_H
 
 #include "runtime/cli.h"
-#include "runtime/file.h"
 
 /* Measures and prints what the options ask for on the engine's GPU. tokens: as many as the longest
  * test, or the context in front of it, needs. */

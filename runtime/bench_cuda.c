@@ -32,8 +32,6 @@ typedef struct GpuBench {
     double copy_rate, ops_rate;
     GpuTest test[2];
     int n_tests;
-    PfqSave trace;
-    bool first_event;
 } GpuBench;
 
 /* ---- runs ---- */
@@ -101,6 +99,18 @@ static bool fill_context(GpuBench *b, int32_t batch)
         ok = pfq_gpu_copy_slot(b->gpu, 0, s, b->depth, &b->c->err);
     }
     return ok && pfq_gpu_wait(b->gpu, &b->c->err);
+}
+
+/* What is measured call by call: a chunk, or a step. */
+static PfqCudaPhaseId phase_of(const GpuBench *b, const GpuTest *t)
+{
+    return t->prompt ? PFQ_CUDA_PREFILL : step_phase(b, t);
+}
+
+static int32_t rows_of(const GpuBench *b, const GpuTest *t)
+{
+    const int32_t chunk = b->c->model->chunk;
+    return !t->prompt ? t->batch : t->n < chunk ? t->n : chunk;
 }
 
 static void add(PfqGpuWork *sum, PfqGpuWork w)
@@ -293,29 +303,27 @@ static void print_kernel(GpuBench *b, const KernelRow *k, double total)
                    memory > tensor ? "copy" : "tensor");
 }
 
-static void trace(GpuBench *b, int test, const PfqGpuTime *times, int32_t n)
+/* The tests one behind the other. */
+static void trace(GpuBench *b, const GpuTest *t, const PfqGpuTime *times, int32_t n)
 {
-    char line[512];
-    for (int32_t i = 0; b->trace.f && i < n; i++) {
-        const PfqGpuTime *t = &times[i];
-        const int len = snprintf(
-            line, sizeof line,
-            "%s\n{\"name\": \"%s\", \"cat\": \"%s\", \"ph\": \"X\", \"pid\": 0, \"tid\": %d, "
-            "\"ts\": "
-            "%.3f, \"dur\": %.3f, \"args\": {\"call\": %d, \"GB/s\": %.1f, \"TOPS\": %.2f}}",
-            b->first_event ? "" : ",", t->kernel, b->test[test].name, test, t->start, t->us,
-            t->call, t->work.bytes / t->us * 1e-3, t->work.ops / t->us * 1e-6);
-        pfq_save_write(&b->trace, line, (size_t)len);
-        b->first_event = false;
+    const PfqCudaPhaseId phase = phase_of(b, t);
+    const double start = pfq_now();
+    double end = start;
+    for (int32_t i = 0; b->c->trace && i < n; i++) {
+        const double at = start + 1e-6 * times[i].start;
+        end = at + 1e-6 * times[i].us;
+        pfq_trace_gpu(b->c->trace, phase, times[i].call, rows_of(b, t), b->depth, at, end);
+    }
+    if (b->c->trace) {
+        pfq_trace_gpu(b->c->trace, phase, -1, rows_of(b, t), b->depth, start, end);
     }
 }
 
 /* Times of a test's calls, means over the repetitions, for a chunk or a step. */
 static bool time_calls(GpuBench *b, const GpuTest *t, PfqGpuTime *out, int32_t *n)
 {
-    const PfqCudaPhaseId phase = t->prompt ? PFQ_CUDA_PREFILL : step_phase(b, t);
-    const int32_t chunk = b->c->model->chunk,
-                  rows = t->prompt ? (t->n < chunk ? t->n : chunk) : t->batch;
+    const PfqCudaPhaseId phase = phase_of(b, t);
+    const int32_t rows = rows_of(b, t);
     const double keys = t->prompt ? b->depth + 0.5 * (rows + 1) : b->depth + 1;
     const int64_t reps = b->c->opt.repetitions;
     PfqGpuTime *one = calloc((size_t)pfq_gpu_calls(b->gpu, phase) + 1, sizeof *one);
@@ -337,7 +345,7 @@ static bool time_calls(GpuBench *b, const GpuTest *t, PfqGpuTime *out, int32_t *
 static bool per_kernel(GpuBench *b, int test)
 {
     const GpuTest *t = &b->test[test];
-    const int32_t calls = pfq_gpu_calls(b->gpu, t->prompt ? PFQ_CUDA_PREFILL : step_phase(b, t));
+    const int32_t calls = pfq_gpu_calls(b->gpu, phase_of(b, t));
     PfqGpuTime *times = calloc((size_t)calls + 1, sizeof *times);
     KernelRow *rows = calloc((size_t)calls + 1, sizeof *rows);
     int32_t n = 0;
@@ -359,7 +367,7 @@ static bool per_kernel(GpuBench *b, int test)
         }
     }
     if (ok) {
-        trace(b, test, times, n);
+        trace(b, t, times, n);
     }
     free(rows);
     free(times);
@@ -372,23 +380,11 @@ static bool all_kernels(GpuBench *b)
     if (!c->opt.per_kernel && !c->opt.trace) {
         return true;
     }
-    if (!pfq_save_open(&b->trace, c->opt.trace, &c->err)) {
-        return false;
-    }
-    static const char open[] = "{\"displayTimeUnit\": \"ns\", \"traceEvents\": [",
-                      close[] = "\n]}\n";
-    b->first_event = true;
     bool ok = true;
-    if (b->trace.f) {
-        pfq_save_write(&b->trace, open, sizeof open - 1);
-    }
     for (int i = 0; ok && i < b->n_tests; i++) {
         ok = per_kernel(b, i);
     }
-    if (b->trace.f) {
-        pfq_save_write(&b->trace, close, sizeof close - 1);
-    }
-    return pfq_save_close(&b->trace, ok, &c->err);
+    return ok;
 }
 
 /* ---- command ---- */

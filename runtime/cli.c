@@ -56,16 +56,17 @@ static int32_t slots_of(const PfqCli *c)
 
 static bool start_trace(PfqCli *c)
 {
-    const PfqEngine *e = &c->engine;
-    if (!c->opt.trace || (e->gpu && c->opt.command == PFQ_CMD_BENCH)) { /* which sees to it */
+    PfqEngine *e = &c->engine;
+    if (!c->opt.trace) {
         return true;
     }
-    if (e->gpu) {
-        return pfq_fail(&c->err, "--trace: on a GPU bench alone writes one");
+    c->trace = pfq_trace_start(c->opt.trace, c->model, e->variant, e->gpu_choice.code,
+                               e->gpu ? 1 : e->threads, &c->err);
+    if (e->gpu && c->opt.command == PFQ_CMD_BENCH) { /* which measures without it, then traces */
+        return c->trace != NULL;
     }
-    c->trace = pfq_trace_start(c->opt.trace, c->model, e->variant, e->threads, &c->err);
-    c->engine.trace = c->trace;
-    return c->trace != NULL;
+    e->trace = c->trace;
+    return c->trace && (!e->gpu || pfq_gpu_trace(e->gpu, c->trace, &c->err));
 }
 
 /* Once the command is done. */

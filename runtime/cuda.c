@@ -480,6 +480,7 @@ static void release(PfqGpu *g)
         }
     }
     pfq_gpu_close_ring(g);
+    pfq_gpu_drop_events(g, &g->events);
     for (int32_t i = g->code->n_kernels; g->module && i-- > 0;) {
         if (g->module[i]) {
             d->cuModuleUnload(g->module[i]);
@@ -507,6 +508,7 @@ void pfq_gpu_close(PfqGpu *g)
     for (int i = 0; i < PFQ_CUDA_N_PHASES; i++) {
         free(g->phase[i].args);
     }
+    free(g->times);
     free(g->order);
     free(g->io);
     free(g->sync_at);
@@ -520,6 +522,9 @@ void pfq_gpu_close(PfqGpu *g)
 bool pfq_gpu_enqueue(PfqGpu *g, int id, int32_t n, PfqErr *err)
 {
     Recorded *r = &g->recorded[id];
+    if (g->trace) {
+        return pfq_gpu_launch_traced(g, id, n, err);
+    }
     if (!g->sync && r->n != n && r->last == n) {
         record(g, id, n);
     }
@@ -563,10 +568,12 @@ bool pfq_gpu_keep_fault(PfqGpu *g, bool ok, PfqErr *err)
 static bool run_rows(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, PfqRow at,
                      int32_t n, float *logits, PfqErr *err)
 {
-    return pfq_gpu_keep_fault(g,
-                              g->broken || (start(g, id, tokens, rows, at, n, &g->fault) &&
-                                            finish(g, id, n, logits, &g->fault)),
-                              err);
+    bool ok = g->broken ||
+              (start(g, id, tokens, rows, at, n, &g->fault) && finish(g, id, n, logits, &g->fault));
+    if (g->trace && !g->broken && ok) {
+        ok = pfq_gpu_tell_trace(g, id, n, rows ? rows[0].pos : at.pos, &g->fault);
+    }
+    return pfq_gpu_keep_fault(g, ok, err);
 }
 
 bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqRow at,

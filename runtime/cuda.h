@@ -124,6 +124,11 @@ bool pfq_gpu_generate(PfqGpu *g, const PfqSampler *s, PfqRow at, int64_t steps, 
  * a row. */
 bool pfq_gpu_generate_next(PfqGpu *g, PfqSampler *s, int32_t *token, float *logits, PfqErr *err);
 
+/* From now on phases are launched call by call, between events that the trace gets; tokens are
+ * not chosen on the GPU. */
+struct PfqTrace;
+bool pfq_gpu_trace(PfqGpu *g, struct PfqTrace *t, PfqErr *err);
+
 /* ---- for bench: the same without waiting and without logits, and what single calls take ---- */
 
 PfqCudaPhaseId pfq_gpu_decode_phase(const PfqGpu *g); /* what decoding one token is */
@@ -139,6 +144,8 @@ typedef struct PfqGpuWork { /* of a phase or a call */
     double ops, bytes;
 } PfqGpuWork;
 
+/* Of one call. */
+PfqGpuWork pfq_gpu_call_work(const PfqCudaCall *c, int32_t n, double keys, bool each);
 /* At least, for n rows that have `keys` keys each: of one sequence after the other, or (each) of
  * one sequence per row. */
 PfqGpuWork pfq_gpu_work(const PfqGpu *g, PfqCudaPhaseId phase, int32_t n, double keys, bool each);

@@ -49,6 +49,7 @@ bool pfq_gpu_samples(const PfqGpu *g, const PfqSampler *s, const char **why)
 {
     const int32_t runs = (g->model->vocab + PFQ_SAMPLE_RUN - 1) / PFQ_SAMPLE_RUN;
     *why = !g->gen.ring                               ? "the program has no code for it"
+           : g->trace                                 ? "of --trace"
            : runs > 2 * RANKED                        ? "of the size of the vocabulary"
            : s->top_k > RANKED && s->top_k < s->vocab ? "--top-k is above 1024"
                                                       : NULL;

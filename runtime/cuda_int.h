@@ -38,6 +38,11 @@ typedef struct Recorded { /* a phase's launches for n rows, ready to go */
     int32_t last;         /* rows of the phase's last run: what comes twice is recorded */
 } Recorded;
 
+typedef struct Events {
+    void **at; /* [n] */
+    int32_t n;
+} Events;
+
 typedef struct Generation {
     PfqCudaToken *ring;     /* [PFQ_CUDA_RING] the host's memory, which the GPU writes; */
     uint64_t ring_at;       /* its address there */
@@ -63,10 +68,14 @@ struct PfqGpu {
     char *io;       /* the host's copy of BUF_IO: of a phase its tokens, then its PfqRows */
     int32_t *order; /* [max_rows] 0, 1, 2 ... */
     Generation gen;
-    bool plain;   /* PfqGpuConfig */
-    bool sync;    /* wait after every kernel */
-    bool broken;  /* a run has failed: */
-    PfqErr fault; /* with this sentence */
+    struct PfqTrace *trace; /* NULL: none */
+    Events events;          /* with a trace, for the longest phase; */
+    PfqGpuTime *times;      /* its calls; */
+    double began;           /* pfq_now of the first */
+    bool plain;             /* PfqGpuConfig */
+    bool sync;              /* wait after every kernel */
+    bool broken;            /* a run has failed: */
+    PfqErr fault;           /* with this sentence */
 };
 
 /* Calls the driver; false and a sentence on failure. `what` says what for. */
@@ -85,6 +94,10 @@ bool pfq_gpu_launch_all(PfqGpu *g, int phase, int32_t n, PfqErr *err);
 bool pfq_gpu_keep_fault(PfqGpu *g, bool ok, PfqErr *err);
 /* Launches call i of a phase (PfqCudaPhaseId), for n rows. */
 bool pfq_gpu_launch(PfqGpu *g, int phase, int32_t i, int32_t n, PfqErr *err);
+/* With a trace, what pfq_gpu_enqueue does; what the trace gets, once it is done; the end. */
+bool pfq_gpu_launch_traced(PfqGpu *g, int phase, int32_t n, PfqErr *err);
+bool pfq_gpu_tell_trace(PfqGpu *g, int phase, int32_t n, int32_t pos, PfqErr *err);
+void pfq_gpu_drop_events(PfqGpu *g, Events *e);
 /* Is the call made for n rows? */
 bool pfq_gpu_wanted(const PfqCudaCall *c, int32_t n);
 

@@ -1,12 +1,15 @@
 /* What a GPU needs for a model: single calls, and the rate of its memory. Contract: cuda.h. */
 #include "runtime/cuda_int.h"
 
+#include "runtime/out.h"
+#include "runtime/trace.h"
+
 #include <stdlib.h>
 
 enum { COPIES = 8 };
 #define COPY_BYTES ((uint64_t)512 << 20) /* far larger than any cache */
 
-static PfqGpuWork call_work(const PfqCudaCall *c, int32_t n, double keys, bool each)
+PfqGpuWork pfq_gpu_call_work(const PfqCudaCall *c, int32_t n, double keys, bool each)
 {
     const PfqCudaCost *k = &c->cost;
     const double rows = n;
@@ -23,7 +26,7 @@ PfqGpuWork pfq_gpu_work(const PfqGpu *g, PfqCudaPhaseId phase, int32_t n, double
     const PfqCudaPhase *p = g->phase[phase == PFQ_CUDA_STEP ? PFQ_CUDA_DECODE : phase].table;
     PfqGpuWork sum = {0};
     for (int32_t i = 0; i < p->n; i++) {
-        const PfqGpuWork w = call_work(&p->call[i], n, keys, each);
+        const PfqGpuWork w = pfq_gpu_call_work(&p->call[i], n, keys, each);
         sum.ops += pfq_gpu_wanted(&p->call[i], n) ? w.ops : 0;
         sum.bytes += pfq_gpu_wanted(&p->call[i], n) ? w.bytes : 0;
     }
@@ -37,12 +40,7 @@ int32_t pfq_gpu_calls(const PfqGpu *g, PfqCudaPhaseId phase)
 
 /* ---- events ---- */
 
-typedef struct Events {
-    void **at; /* [n] */
-    int32_t n;
-} Events;
-
-static void drop_events(PfqGpu *g, Events *e)
+void pfq_gpu_drop_events(PfqGpu *g, Events *e)
 {
     for (int32_t i = 0; i < e->n; i++) {
         g->driver.cuEventDestroy_v2(e->at[i]);
@@ -78,24 +76,39 @@ static bool elapsed(PfqGpu *g, const Events *e, int32_t from, int32_t to, float 
 
 /* ---- the calls of a phase ---- */
 
-static bool launch_marked(PfqGpu *g, PfqCudaPhaseId phase, int32_t n, const Events *e,
-                          PfqGpuTime *out, int32_t *n_out, PfqErr *err)
+/* An event in front of the first call and one behind each. */
+static bool launch_marked(PfqGpu *g, PfqCudaPhaseId phase, int32_t n, const Events *e, PfqErr *err)
 {
     const PfqCudaPhase *p = g->phase[phase].table;
-    *n_out = 0;
-    if (!mark(g, e, 0, err)) {
-        return false;
+    bool ok = mark(g, e, 0, err);
+    for (int32_t i = 0, k = 0; ok && i < p->n; i++) {
+        if (pfq_gpu_wanted(&p->call[i], n)) {
+            ok = pfq_gpu_launch(g, (int)phase, i, n, err) && mark(g, e, ++k, err);
+        }
     }
-    for (int32_t i = 0; i < p->n; i++) {
+    return ok;
+}
+
+/* The calls that launch_marked made, once they are done: when they began and ended, in us. */
+static bool read_marks(PfqGpu *g, PfqCudaPhaseId phase, int32_t n, const Events *e, PfqGpuTime *out,
+                       int32_t *n_out, PfqErr *err)
+{
+    const PfqCudaPhase *p = g->phase[phase].table;
+    float from = 0, to = 0;
+    *n_out = 0;
+    for (int32_t i = 0; i < p->n; i++, from = to) {
         if (!pfq_gpu_wanted(&p->call[i], n)) {
             continue;
         }
-        out[*n_out] = (PfqGpuTime){.kernel = g->code->kernel[p->call[i].kernel].name, .call = i};
-        if (!pfq_gpu_launch(g, (int)phase, i, n, err) || !mark(g, e, ++*n_out, err)) {
+        if (!elapsed(g, e, 0, *n_out + 1, &to, err)) {
             return false;
         }
+        out[(*n_out)++] = (PfqGpuTime){.kernel = g->code->kernel[p->call[i].kernel].name,
+                                       .call = i,
+                                       .start = 1e3 * (double)from,
+                                       .us = 1e3 * (double)(to - from)};
     }
-    return CALL(g, cuStreamSynchronize, "measuring", g->stream);
+    return true;
 }
 
 bool pfq_gpu_times(PfqGpu *g, PfqCudaPhaseId phase, int32_t n, double keys, bool each,
@@ -103,17 +116,52 @@ bool pfq_gpu_times(PfqGpu *g, PfqCudaPhaseId phase, int32_t n, double keys, bool
 {
     const PfqCudaPhase *p = g->phase[phase].table;
     Events e;
-    bool ok = make_events(g, &e, p->n + 1, err) && launch_marked(g, phase, n, &e, out, n_out, err);
-    float from = 0, to = 0;
-    for (int32_t i = 0; ok && i < *n_out; i++, from = to) {
-        ok = elapsed(g, &e, 0, i + 1, &to, err);
-        out[i].start = 1e3 * (double)from;
-        out[i].us = 1e3 * (double)(to - from);
+    bool ok = make_events(g, &e, p->n + 1, err) && launch_marked(g, phase, n, &e, err) &&
+              CALL(g, cuStreamSynchronize, "measuring", g->stream) &&
+              read_marks(g, phase, n, &e, out, n_out, err);
+    for (int32_t i = 0; ok && i < *n_out; i++) {
         out[i].work = *n_out == 1 ? pfq_gpu_work(g, phase, n, keys, each)
-                                  : call_work(&p->call[out[i].call], n, keys, each);
+                                  : pfq_gpu_call_work(&p->call[out[i].call], n, keys, each);
     }
-    drop_events(g, &e);
+    pfq_gpu_drop_events(g, &e);
     return ok;
+}
+
+/* ---- a trace ---- */
+
+bool pfq_gpu_trace(PfqGpu *g, struct PfqTrace *t, PfqErr *err)
+{
+    int32_t most = 0;
+    for (int i = 0; i < PFQ_CUDA_N_PHASES; i++) {
+        most = g->phase[i].table->n > most ? g->phase[i].table->n : most;
+    }
+    g->times = calloc((size_t)most + 1, sizeof *g->times);
+    g->trace = t;
+    return (g->times || pfq_fail(err, "out of memory for %d times", most)) &&
+           make_events(g, &g->events, most + 1, err);
+}
+
+bool pfq_gpu_launch_traced(PfqGpu *g, int phase, int32_t n, PfqErr *err)
+{
+    g->began = pfq_now();
+    return launch_marked(g, (PfqCudaPhaseId)phase, n, &g->events, err);
+}
+
+bool pfq_gpu_tell_trace(PfqGpu *g, int phase, int32_t n, int32_t pos, PfqErr *err)
+{
+    const PfqCudaPhaseId id = (PfqCudaPhaseId)phase;
+    int32_t calls;
+    double end = g->began;
+    if (!read_marks(g, id, n, &g->events, g->times, &calls, err)) {
+        return false;
+    }
+    for (int32_t i = 0; i < calls; i++) {
+        const double start = g->began + 1e-6 * g->times[i].start;
+        end = start + 1e-6 * g->times[i].us;
+        pfq_trace_gpu(g->trace, id, g->times[i].call, n, pos, start, end);
+    }
+    pfq_trace_gpu(g->trace, id, -1, n, pos, g->began, end);
+    return true;
 }
 
 /* ---- memory ---- */
@@ -147,7 +195,7 @@ bool pfq_gpu_copy_rate(PfqGpu *g, double *rate, PfqErr *err)
     }
     bool ok = CALL(g, cuMemAlloc_v2, "measuring", &at, 2 * bytes) && make_events(g, &e, 2, err) &&
               copy(g, at, bytes, &e, &ms, err);
-    drop_events(g, &e);
+    pfq_gpu_drop_events(g, &e);
     if (at) {
         ok = CALL(g, cuMemFree_v2, "measuring", at) && ok;
     }

@@ -1,6 +1,7 @@
 /* Recording and writing of timelines. Contract: trace.h. */
 #include "runtime/trace.h"
 
+#include "runtime/cuda.h"
 #include "runtime/file.h"
 #include "runtime/out.h"
 
@@ -13,7 +14,7 @@ typedef struct Event {
     double start, end; /* seconds */
     int32_t call;      /* of its phase; -1: the phase itself */
     int32_t rows, pos; /* of the phase */
-    PfqPhaseId phase;
+    int phase;         /* PfqPhaseId, PfqCudaPhaseId */
 } Event;
 
 typedef struct Thread {
@@ -26,6 +27,7 @@ typedef struct Thread {
 
 struct PfqTrace {
     const PfqModel *model;
+    const PfqCudaCode *gpu; /* NULL: CPU threads */
     double start;
     PfqSave save;
     int threads;
@@ -92,6 +94,17 @@ void pfq_trace_end(PfqTrace *t, int tid)
     record(thread, &thread->phase);
 }
 
+void pfq_trace_gpu(PfqTrace *t, PfqCudaPhaseId phase, int32_t call, int32_t rows, int32_t pos,
+                   double start, double end)
+{
+    record(&t->thread[0], &(Event){.start = start,
+                                   .end = end,
+                                   .call = call,
+                                   .rows = rows,
+                                   .pos = pos,
+                                   .phase = (int)phase});
+}
+
 /* ---- start, finish ---- */
 
 static void release(PfqTrace *t)
@@ -102,10 +115,10 @@ static void release(PfqTrace *t)
     free(t);
 }
 
-PfqTrace *pfq_trace_start(const char *path, const PfqModel *m, const PfqVariant *v, int threads,
-                          PfqErr *err)
+PfqTrace *pfq_trace_start(const char *path, const PfqModel *m, const PfqVariant *cpu,
+                          const PfqCudaCode *gpu, int threads, PfqErr *err)
 {
-    if (m->n_kernels > MAX_KERNELS) {
+    if (cpu && m->n_kernels > MAX_KERNELS) {
         pfq_fail(err, "--trace: the program has %d kernels, at most %d can be traced", m->n_kernels,
                  MAX_KERNELS);
         return NULL;
@@ -113,7 +126,7 @@ PfqTrace *pfq_trace_start(const char *path, const PfqModel *m, const PfqVariant 
     PfqTrace *t = calloc(1, sizeof *t + (size_t)threads * sizeof *t->thread);
     bool ok = t != NULL;
     for (int i = 0; ok && i < threads; i++) {
-        t->thread[i].kernel = v->kernel;
+        t->thread[i].kernel = cpu ? cpu->kernel : NULL;
         t->thread[i].event = malloc(MAX_EVENTS * sizeof *t->thread[i].event);
         ok = t->thread[i].event != NULL;
         t->threads = i + 1;
@@ -122,6 +135,7 @@ PfqTrace *pfq_trace_start(const char *path, const PfqModel *m, const PfqVariant 
         pfq_fail(err, "out of memory for the trace of %d threads", threads);
     } else if (pfq_save_open(&t->save, path, err)) {
         t->model = m;
+        t->gpu = gpu;
         t->start = pfq_now();
         return t;
     } else {
@@ -150,28 +164,74 @@ static void json_text(FILE *f, const char *s)
     fputc('"', f);
 }
 
-/* What a call computes; NULL if the program does not say. */
-static const PfqStep *step_of(const Event *e)
+/* The step of a phase; NULL if the program does not say. */
+static const PfqStep *find_step(int phase, int32_t step)
 {
-    return pfq_steps && e->call < pfq_steps[e->phase].n ? &pfq_steps[e->phase].call[e->call] : NULL;
+    const PfqSteps *s = pfq_steps ? &pfq_steps[phase] : NULL;
+    for (int32_t i = 0; s && step && i < s->n; i++) {
+        if (s->call[i].step == step) {
+            return &s->call[i];
+        }
+    }
+    return NULL;
+}
+
+typedef struct Slice {
+    const char *name, *phase;
+    const PfqStep *step;     /* NULL: not known, or the phase itself */
+    const PfqCudaCall *call; /* NULL: a CPU's, or the phase itself */
+} Slice;
+
+static Slice slice_of(const PfqTrace *t, const Event *e)
+{
+    static const char *const phases[] = {"prefill", "logits", "decode"}, *const gpu_phases[] = {
+                                                                             "prefill", "logits",
+                                                                             "decode",  "decode",
+                                                                             "batch",   "sample"};
+    Slice s = {.phase = t->gpu ? gpu_phases[e->phase] : phases[e->phase]};
+    if (t->gpu && e->call >= 0) {
+        s.call = &t->gpu->phase[e->phase].call[e->call];
+        s.step = find_step(s.call->phase, s.call->step);
+    } else if (e->call >= 0 && pfq_steps && e->call < pfq_steps[e->phase].n) {
+        s.step = &pfq_steps[e->phase].call[e->call];
+    }
+    s.name = s.step        ? s.step->name
+             : e->call < 0 ? s.phase
+             : s.call      ? t->gpu->kernel[s.call->kernel].name
+                           : "call";
+    return s;
+}
+
+/* What a GPU's call reached of what it needs at least. */
+static void write_rates(const PfqTrace *t, FILE *f, const Event *e, const PfqCudaCall *call)
+{
+    const bool each = e->phase == PFQ_CUDA_BATCH;
+    const double keys = e->pos + (each ? 1 : 0.5 * (e->rows + 1)), us = 1e6 * (e->end - e->start);
+    const PfqGpuWork w = pfq_gpu_call_work(call, e->rows, keys, each);
+    fprintf(f, ", \"kernel\": ");
+    json_text(f, t->gpu->kernel[call->kernel].name);
+    if (us > 0 && w.bytes > 0) {
+        fprintf(f, ", \"GB/s\": %.1f, \"TOPS\": %.2f", 1e-3 * w.bytes / us, 1e-6 * w.ops / us);
+    }
 }
 
 static void write_event(const PfqTrace *t, FILE *f, int tid, const Event *e)
 {
-    static const char *const phases[] = {"prefill", "logits", "decode"};
-    const PfqStep *s = e->call < 0 ? NULL : step_of(e);
+    const Slice s = slice_of(t, e);
     fprintf(f,
             ",\n{\"ph\": \"X\", \"pid\": 1, \"tid\": %d, \"ts\": %.3f, \"dur\": %.3f, \"name\": ",
             tid, 1e6 * (e->start - t->start), 1e6 * (e->end - e->start));
-    json_text(f, s ? s->name : e->call < 0 ? phases[e->phase] : "call");
-    fprintf(f, ", \"cat\": \"%s\", \"args\": {\"rows\": %d, \"pos\": %d", phases[e->phase], e->rows,
-            e->pos);
+    json_text(f, s.name);
+    fprintf(f, ", \"cat\": \"%s\", \"args\": {\"rows\": %d, \"pos\": %d", s.phase, e->rows, e->pos);
     if (e->call >= 0) {
         fprintf(f, ", \"call\": %d", e->call);
     }
-    if (s) {
-        fprintf(f, ", \"step\": %d, \"layer\": %d, \"ops\": ", s->step, s->layer);
-        json_text(f, s->ops);
+    if (s.step) {
+        fprintf(f, ", \"step\": %d, \"layer\": %d, \"ops\": ", s.step->step, s.step->layer);
+        json_text(f, s.step->ops);
+    }
+    if (s.call) {
+        write_rates(t, f, e, s.call);
     }
     fprintf(f, "}}");
 }
@@ -186,8 +246,8 @@ static void write_events(PfqTrace *t)
     for (int i = 0; i < t->threads; i++) {
         fprintf(f,
                 ",\n{\"ph\": \"M\", \"pid\": 1, \"tid\": %d, \"name\": \"thread_name\", \"args\": "
-                "{\"name\": \"thread %d\"}}",
-                i, i);
+                "{\"name\": \"%s %d\"}}",
+                i, t->gpu ? "GPU stream" : "thread", i);
         for (int32_t k = 0; k < t->thread[i].n; k++) {
             write_event(t, f, i, &t->thread[i].event[k]);
         }

@@ -169,14 +169,24 @@ static const PfqCudaKernel cuda_kernels[N_KERNELS] = {
 };
 #define APPEND_CALL                                                                                \
     {                                                                                              \
-        APPEND, .in = {{PFQ_AT_TOKENS, 0}}, .out = { KV(0), KV(1), {PFQ_AT_OWN, 128} }             \
+        APPEND, .phase = PFQ_PREFILL, .step = 1, .in = {{PFQ_AT_TOKENS, 0}}, .out = {              \
+            KV(0),                                                                                 \
+            KV(1),                                                                                 \
+            {PFQ_AT_OWN, 128}                                                                      \
+        }                                                                                          \
     }
 #define HASH_CALL                                                                                  \
     {                                                                                              \
-        HASH, .in = {KV(0), KV(1), {PFQ_AT_OWN, 128}}, .out = { {PFQ_AT_ACT, 0} }                  \
+        HASH, .phase = PFQ_PREFILL, .step = 2, .in = {KV(0), KV(1), {PFQ_AT_OWN, 128}}, .out = {   \
+            {PFQ_AT_ACT, 0}                                                                        \
+        }                                                                                          \
     }
 #define HEAD_CALL(...)                                                                             \
-    {HEAD, .in = {{PFQ_AT_ACT, 0}, __VA_ARGS__}, .out = {{PFQ_AT_LOGITS, 0}},                      \
+    {HEAD,                                                                                         \
+     .phase = PFQ_LOGITS,                                                                          \
+     .step = 3,                                                                                    \
+     .in = {{PFQ_AT_ACT, 0}, __VA_ARGS__},                                                         \
+     .out = {{PFQ_AT_LOGITS, 0}},                                                                  \
      .w = {PFQ_AT_WEIGHT, 0}}
 static const PfqCudaCall decode_calls[] = {APPEND_CALL, HASH_CALL, HEAD_CALL({PFQ_AT_NONE, 0})};
 static const PfqCudaCall logits_calls[] = {HEAD_CALL({PFQ_AT_TOKENS, 0})};
@@ -208,11 +218,9 @@ static const PfqCuda cuda = {
 #include "fake_chat.h" /* fake_chat[]: the blob of fake_chat.jinja, made by tpl_tool */
 #endif
 
-#ifndef FAKE_GPU
 static const PfqStep steps[] = {
     {1, -1, "append", "%kv kv_append"}, {2, 0, "hash", "%h \"%last\""}, {3, -1, "head", "%logits"}};
 const PfqSteps pfq_steps[PFQ_N_PHASES] = {{steps, 2}, {steps + 2, 1}, {steps, 3}};
-#endif
 
 const PfqModel pfq_model = {
     .abi = PFQ_ABI_VERSION,

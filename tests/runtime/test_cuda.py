@@ -101,7 +101,6 @@ class Cuda(unittest.TestCase):
             r = cli.run("bench", "-p", "2", "-n", "2", *args, exe=CPU)
             self.assertEqual(r.returncode, 1)
             self.assertIn("for GPUs", r.stderr.decode())
-        self.assertIn("on a GPU bench alone writes one", self.fails("run", "-p", "x", "--trace", "/dev/null"))
 
     def test_bench_kernels(self):
         with tempfile.TemporaryDirectory() as d:
@@ -109,12 +108,35 @@ class Cuda(unittest.TestCase):
             table = self.ok("bench", "-p", "10", "-n", "5", "-r", "2", "-b", "2", "--per-kernel", "--trace", path)
             self.assertEqual(sum(line.startswith("| append | 1 |") for line in table.split("\n")), 2)
             self.assertEqual(sum(line.startswith("| head | 1 |") for line in table.split("\n")), 1)
-            with open(path) as f:
-                events = json.load(f)["traceEvents"]
-            self.assertEqual([e["name"] for e in events], ["append", "hash", "append", "hash", "head"])
-            self.assertEqual([e["tid"] for e in events], [0, 0, 1, 1, 1])
+            events = self.slices(path)
+            self.assertEqual([e["name"] for e in events], ["append", "hash", "prefill", "append", "hash", "head", "batch"])
             for e in events:
-                self.assertAlmostEqual(e["dur"], 1, 3)
+                self.assertAlmostEqual(e["dur"], {"prefill": 2, "batch": 3}.get(e["name"], 1), 3)
+
+    def slices(self, path):
+        with open(path) as f:
+            return [e for e in json.load(f)["traceEvents"] if e["ph"] == "X"]
+
+    def test_trace(self):
+        """Every launch, with the ops as the IR has them; what is computed is the same."""
+        with tempfile.TemporaryDirectory() as d:
+            path = os.path.join(d, "trace.json")
+            for exe in BOTH, GPU:
+                self.assertEqual(self.ok("run", "-p", "ab", "-n", "6", "--trace", path, exe=exe), self.ok("run", "-p", "ab", "-n", "6"))
+                slices = self.slices(path)
+                seen = [(e["cat"], e["args"]["pos"], e["name"], e["args"].get("kernel"), e["args"].get("ops")) for e in slices]
+                append, hashed, head = ("append", "append", "%kv kv_append"), ("hash", "hash", '%h "%last"'), ("head", "head", "%logits")
+                want = [("prefill", 0, *c) for c in [append, hashed, ("prefill", None, None)]]
+                want += [("logits", 0, *c) for c in [head, ("logits", None, None)]]
+                want += [("decode", pos, *c) for pos in range(2, 7) for c in [append, hashed, head, ("decode", None, None)]]
+                self.assertEqual(seen, want)
+            self.ok("logits", "--tokens", ",".join("7" * 19), "--all", "--trace", path)
+            self.assertEqual([e["args"]["rows"] for e in self.slices(path) if e["name"] == "prefill"], [8, 8, 3])
+            self.assertIn("of --trace", run("run", "-p", "x", "--trace", path).stderr.decode())
+            for n in range(1, 400, 7):  # each call of the driver fails
+                r = run("run", "-p", "ab", "-n", "3", "--trace", path, fail="%d:LAUNCH_FAILED" % n)
+                self.assertEqual(r.returncode, 1 if b"error: " in r.stderr else 0, (n, r.stderr))
+            self.assertEqual(r.returncode, 0)
 
     def test_self_test(self):
         both = self.ok("self-test", exe=BOTH)
