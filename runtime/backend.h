@@ -21,7 +21,7 @@ struct PfqBackend {
      * e->logits. */
     bool (*run)(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err);
     bool (*batch)(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n, PfqErr *err);
-    bool (*copy)(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err); /* of slots */
+    bool (*copy)(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err);
     bool exact; /* PfqEngine.exact */
 };
 

@@ -18,9 +18,10 @@ static bool cpu_choose(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 static bool map_buffers(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
     const PfqModel *m = e->model;
+    const uint64_t slots = (uint64_t)(e->slots + e->spare);
     uint64_t kv, scratch;
     if (__builtin_mul_overflow(m->kv_row_bytes, (uint64_t)pfq_padded_ctx(e), &e->exec.slot) ||
-        __builtin_mul_overflow(e->exec.slot, (uint64_t)e->slots, &kv) ||
+        __builtin_mul_overflow(e->exec.slot, slots, &kv) ||
         __builtin_add_overflow(m->scratch_bytes, 127, &scratch) ||
         __builtin_mul_overflow((scratch & ~(uint64_t)63), (uint64_t)e->threads, &scratch)) {
         return pfq_fail(err, "the size of the model's buffers overflows");
@@ -162,8 +163,14 @@ static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, i
 
 typedef struct SlotCopy {
     const PfqEngine *engine;
-    int32_t from, to, n;
+    PfqRow from, to;
+    int32_t n;
 } SlotCopy;
+
+static uint64_t place(const PfqEngine *e, const PfqKvState *s, PfqRow row)
+{
+    return e->exec.slot * (uint64_t)row.slot + (uint64_t)row.pos * s->bytes;
+}
 
 static void slot_job(void *arg, int tid, int nt)
 {
@@ -174,13 +181,12 @@ static void slot_job(void *arg, int tid, int nt)
         const PfqKvState *s = &e->model->kv[i];
         for (size_t h = 0; h < s->heads; h++) {
             char *at = e->kv + (s->off + h * s->bytes) * ctx;
-            memcpy(at + e->exec.slot * (uint64_t)c->to, at + e->exec.slot * (uint64_t)c->from,
-                   (size_t)c->n * s->bytes);
+            memcpy(at + place(e, s, c->to), at + place(e, s, c->from), (size_t)c->n * s->bytes);
         }
     }
 }
 
-static bool cpu_copy(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err)
+static bool cpu_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err)
 {
     SlotCopy c = {e, from, to, n};
     (void)err;

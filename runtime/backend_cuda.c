@@ -16,7 +16,7 @@ static bool cuda_open(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
     const PfqGpuConfig config = {.weights = e->image.data,
                                  .ctx = pfq_padded_ctx(e),
-                                 .slots = e->slots,
+                                 .slots = e->slots + e->spare,
                                  .sync = c->cuda_sync,
                                  .plain = c->cuda_graph};
     e->gpu = pfq_gpu_open(&e->gpu_choice, e->model, &config, err);
@@ -41,9 +41,9 @@ static bool cuda_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, 
     return pfq_gpu_batch(e->gpu, tokens, rows, n, e->logits, err);
 }
 
-static bool cuda_copy(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err)
+static bool cuda_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err)
 {
-    return pfq_gpu_copy_slot(e->gpu, from, to, n, err);
+    return pfq_gpu_copy(e->gpu, from, to, n, err);
 }
 
 const PfqBackend pfq_backend_cuda = {.name = "cuda",

@@ -16,14 +16,26 @@ static int32_t least(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
-bool pfq_batch_open(PfqBatch *b, PfqEngine *engine, bool deterministic, PfqErr *err)
+/* Pages of a slot of the cache. */
+static int32_t pages_of(int32_t ctx)
+{
+    return (ctx + PFQ_PAGE - 1) / PFQ_PAGE;
+}
+
+int32_t pfq_batch_spare(int32_t ctx, int32_t pages)
+{
+    return (pages + pages_of(ctx) - 1) / pages_of(ctx);
+}
+
+bool pfq_batch_open(PfqBatch *b, PfqEngine *engine, bool deterministic, int32_t pages, PfqErr *err)
 {
     const size_t slots = (size_t)engine->slots, ctx = (size_t)engine->ctx;
     *b = (PfqBatch){.engine = engine, .deterministic = deterministic, .last = &b->first};
     b->slot = calloc(slots, sizeof *b->slot);
     b->ids = calloc(slots, sizeof *b->ids);
     b->rows = calloc(slots, sizeof *b->rows);
-    bool ok = b->slot && b->ids && b->rows;
+    b->at = calloc((size_t)pages_of(engine->ctx), sizeof *b->at);
+    bool ok = pfq_kept_open(&b->kept, pages) && b->slot && b->ids && b->rows && b->at;
     for (size_t i = 0; ok && i < slots; i++) {
         b->slot[i].tokens = calloc(ctx, sizeof(int32_t));
         ok = b->slot[i].tokens != NULL;
@@ -39,6 +51,8 @@ void pfq_batch_close(PfqBatch *b)
     free(b->slot);
     free(b->ids);
     free(b->rows);
+    free(b->at);
+    pfq_kept_close(&b->kept);
     *b = (PfqBatch){0};
 }
 
@@ -77,17 +91,30 @@ static void end(PfqBatch *b, PfqSeq *s, PfqSeqEnd how, const char *why)
     s->calls->done(s, how, why);
 }
 
-/* Tokens that the prompt may take from a slot. The last one's logits are wanted, so that it is
- * computed in any case; with one before it, because a chunk of one token is computed otherwise. */
+/* The most tokens that a prompt may take from elsewhere. The last one's logits are wanted, so that
+ * it is computed in any case; with one before it, because a chunk of one token is computed
+ * otherwise. */
+static int32_t most_shared(const PfqBatch *b, const PfqSeq *s)
+{
+    return s->all_rows ? 0 : s->n - 1 - b->deterministic;
+}
+
+/* Of n tokens that are there, those that it may take. */
+static int32_t whole_chunks(const PfqBatch *b, int32_t n)
+{
+    const int32_t chunk = b->engine->model->chunk;
+    return b->deterministic && !b->engine->exact ? n / chunk * chunk : n;
+}
+
+/* Tokens that the prompt may take from a slot. */
 static int32_t usable(const PfqBatch *b, const PfqSlot *slot, const PfqSeq *s)
 {
-    const int32_t most = least(slot->shared, s->all_rows ? 0 : s->n - 1 - b->deterministic);
+    const int32_t most = least(slot->shared, most_shared(b, s));
     int32_t n = 0;
     while (n < most && slot->tokens[n] == s->ids[n]) {
         n++;
     }
-    const int32_t chunk = b->engine->model->chunk;
-    return b->deterministic && !b->engine->exact ? n / chunk * chunk : n;
+    return whole_chunks(b, n);
 }
 
 /* The slot that has most of the prompt, free or not. */
@@ -118,28 +145,95 @@ static PfqSlot *oldest_free(const PfqBatch *b)
     return best;
 }
 
+/* ---- pages ---- */
+
+static PfqRow row_of(const PfqBatch *b, const PfqSlot *slot, int32_t pos)
+{
+    return (PfqRow){.pos = pos, .slot = (int32_t)(slot - b->slot)};
+}
+
+/* Where a page lies: in spare slots, one behind the other. */
+static PfqRow page_row(const PfqBatch *b, int32_t page)
+{
+    const int32_t n = pages_of(b->engine->ctx);
+    return (PfqRow){.pos = page % n * PFQ_PAGE, .slot = b->engine->slots + page / n};
+}
+
+/* Pages first .. to-1 of b->at, to or from the slot; neighbours at once. */
+static bool copy_pages(PfqBatch *b, const PfqSlot *slot, int32_t first, int32_t to, bool back,
+                       PfqErr *err)
+{
+    for (int32_t i = first, n; i < to; i += n) {
+        const PfqRow page = page_row(b, b->at[i]), row = row_of(b, slot, i * PFQ_PAGE);
+        n = 1;
+        while (i + n < to && b->at[i + n] == b->at[i] + n &&
+               page_row(b, b->at[i + n]).slot == page.slot) {
+            n++;
+        }
+        if (!pfq_engine_copy(b->engine, back ? page : row, back ? row : page, n * PFQ_PAGE, err)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Copies to pages what others may begin with of a slot's tokens, but for the first `stay`. */
+static bool keep(PfqBatch *b, const PfqSlot *slot, int32_t stay, PfqErr *err)
+{
+    if (slot->shared / PFQ_PAGE <= stay / PFQ_PAGE) {
+        return true;
+    }
+    const int32_t found = pfq_kept_find(&b->kept, slot->tokens, slot->shared, b->at);
+    int32_t n = found;
+    while (n < slot->shared / PFQ_PAGE && pfq_kept_add(&b->kept, slot->tokens, n, b->at)) {
+        n++;
+    }
+    return copy_pages(b, slot, found, n, false, err);
+}
+
+/* ---- a slot for a sequence ---- */
+
+/* The slot gets the first n tokens of the prompt, of which it has `have`. */
+static bool fill(PfqBatch *b, PfqSeq *s, PfqSlot *to, int32_t have, int32_t *n, const PfqSlot *from,
+                 PfqErr *err)
+{
+    const int32_t pages = pfq_kept_find(&b->kept, s->ids, most_shared(b, s), b->at),
+                  kept = whole_chunks(b, pages * PFQ_PAGE);
+    bool ok = true;
+    if (kept > *n) {
+        ok = copy_pages(b, to, have / PFQ_PAGE, kept / PFQ_PAGE, true, err);
+        *n = kept;
+        b->hits++;
+        b->from_kept += kept - have;
+    } else if (*n > have) {
+        ok = pfq_engine_copy(b->engine, row_of(b, from, 0), row_of(b, to, 0), *n, err);
+    }
+    memcpy(to->tokens, s->ids, (size_t)*n * sizeof *to->tokens);
+    return ok;
+}
+
 /* A sequence goes on in the slot that has its beginning if little else is lost with it; else that
- * is copied, if it is worth the trouble. */
+ * is copied, if it is worth the trouble, or what pages hold of it. */
 static bool give_slot(PfqBatch *b, PfqSeq *s, PfqErr *err)
 {
-    int32_t n;
+    int32_t n, have = 0;
     const PfqSlot *from = richest(b, s, &n);
     PfqSlot *to = oldest_free(b);
     if (!from->seq && n > 0 && n >= from->shared / 2) {
         to = &b->slot[from - b->slot];
-    } else if (n >= WORTH_COPYING && from != to) {
-        if (!pfq_engine_copy(b->engine, (int32_t)(from - b->slot), (int32_t)(to - b->slot), n,
-                             err)) {
-            return false;
-        }
-        memcpy(to->tokens, from->tokens, (size_t)n * sizeof *to->tokens);
-        to->shared = n;
-    } else if (from != to) {
+    }
+    if (from == to) {
+        have = n;
+    } else if (n < WORTH_COPYING) {
         n = 0;
     }
+    /* Pages that are about to be used are not those that must go. */
+    pfq_kept_find(&b->kept, s->ids, most_shared(b, s), b->at);
+    if (!keep(b, to, have, err) || !fill(b, s, to, have, &n, from, err)) {
+        return false;
+    }
     to->seq = s;
-    to->n = n;
-    to->shared = least(to->shared, n);
+    to->n = to->shared = n;
     to->used = b->step;
     s->slot = (int32_t)(to - b->slot);
     s->pos = s->cached = n;

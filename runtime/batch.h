@@ -5,8 +5,10 @@
  * sequence that generates, all in one call where the engine can. Sequences wait in line; a free
  * slot goes to the first. A slot keeps its tokens after its sequence has ended: a prompt that
  * begins as one of them does, also of one at work, goes on behind what they share; that is copied,
- * unless the new sequence takes over the slot itself. A prefix that is part of the model is in the
- * kernels, and so shared by all.
+ * unless the new sequence takes over the slot itself. What another sequence's tokens take the place
+ * of is copied to pages first (kept.h, in spare slots of the engine), and back for a prompt that
+ * begins with them: kernels see nothing but slots, which are contiguous. A prefix that is part of
+ * the model is in the kernels, and so shared by all.
  *
  * Deterministic (the default): a sequence gives the same logits, to the bit, whatever runs beside
  * it and ran before it. An engine that is exact (engine.h) pays with a second look at the answers
@@ -22,6 +24,7 @@
 #define PFQC_RUNTIME_BATCH_H
 
 #include "runtime/engine.h"
+#include "runtime/kept.h"
 
 typedef struct PfqSeq PfqSeq;
 
@@ -72,10 +75,19 @@ typedef struct PfqBatch {
     PfqSeq *first, **last; /* in line */
     int32_t waiting, running;
     int64_t step;
-    int64_t decoded; /* decode steps so far */
+    PfqKept kept;
+    int32_t *at; /* [ctx / PFQ_PAGE] pages of a prompt, and of what a slot loses */
+    /* so far: */
+    int64_t decoded;         /* decode steps */
+    int64_t hits, from_kept; /* sequences that began with pages, tokens that these held */
 } PfqBatch;
 
-bool pfq_batch_open(PfqBatch *b, PfqEngine *engine, bool deterministic, PfqErr *err);
+/* `pages`: of kept prompts, for which the engine has spare slots (pfq_batch_spare). */
+bool pfq_batch_open(PfqBatch *b, PfqEngine *engine, bool deterministic, int32_t pages, PfqErr *err);
+
+/* Spare slots that so many pages need, each of ctx tokens. */
+int32_t pfq_batch_spare(int32_t ctx, int32_t pages);
+
 void pfq_batch_close(PfqBatch *b); /* no sequence may be left; also of a zeroed batch */
 
 void pfq_batch_add(PfqBatch *b, PfqSeq *s); /* at the end of the line */

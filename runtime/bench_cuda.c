@@ -96,7 +96,7 @@ static bool fill_context(GpuBench *b, int32_t batch)
 {
     bool ok = !b->depth || start_prompt(b, 0, b->depth, false);
     for (int32_t s = 1; ok && b->depth && s < batch; s++) {
-        ok = pfq_gpu_copy_slot(b->gpu, 0, s, b->depth, &b->c->err);
+        ok = pfq_gpu_copy(b->gpu, (PfqRow){0}, (PfqRow){.slot = s}, b->depth, &b->c->err);
     }
     return ok && pfq_gpu_wait(b->gpu, &b->c->err);
 }

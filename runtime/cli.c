@@ -99,6 +99,7 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
                               .cuda_sync = c->opt.cuda_sync,
                               .cuda_graph = c->opt.cuda_decode && c->opt.cuda_decode[0] == 'g',
                               .slots = slots_of(c),
+                              .spare = c->spare,
                               .weights = c->opt.weights,
                               .sparse = sparse,
                               .copy = c->opt.copy_weights};

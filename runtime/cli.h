@@ -21,6 +21,7 @@ typedef struct PfqCli {
     PfqOptions opt;
     PfqTokenizer tok; /* open in every command */
     PfqEngine engine; /* closed by pfq_main */
+    int32_t spare;    /* slots of the KV cache that the command wants besides those of sequences */
     PfqTrace *trace;  /* NULL, or finished by pfq_main */
     PfqOut *out;
     PfqErr err;

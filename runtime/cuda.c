@@ -603,20 +603,27 @@ bool pfq_gpu_wait(PfqGpu *g, PfqErr *err)
     return pfq_gpu_keep_fault(g, g->broken || finish(g, PFQ_CUDA_DECODE, 0, NULL, &g->fault), err);
 }
 
-static bool copy_state(PfqGpu *g, const PfqKvState *s, int32_t from, int32_t to, int32_t n,
-                       PfqErr *err)
+static PfqCudaPlane plane(const PfqGpu *g, const PfqKvState *s, PfqRow row)
 {
     const uint64_t ctx = (uint64_t)g->ctx, slot = g->model->kv_row_bytes * ctx;
-    bool ok = true;
-    for (uint32_t h = 0; ok && h < s->heads; h++) {
-        const uint64_t at = g->buf[BUF_KV].at + (s->off + (uint64_t)h * s->bytes) * ctx;
-        ok = CALL(g, cuMemcpyDtoDAsync_v2, "the cache of a sequence", at + slot * (uint64_t)to,
-                  at + slot * (uint64_t)from, (size_t)n * s->bytes, g->stream);
-    }
-    return ok;
+    return (PfqCudaPlane){.kind = PFQ_CUDA_DEVICE,
+                          .device = g->buf[BUF_KV].at + slot * (uint64_t)row.slot + s->off * ctx +
+                                    (uint64_t)row.pos * s->bytes,
+                          .pitch = s->bytes * ctx};
 }
 
-bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, int32_t n, PfqErr *err)
+/* All heads of a part of the cache at once. */
+static bool copy_state(PfqGpu *g, const PfqKvState *s, PfqRow from, PfqRow to, int32_t n,
+                       PfqErr *err)
+{
+    const PfqCudaCopy2D copy = {.from = plane(g, s, from),
+                                .to = plane(g, s, to),
+                                .width = (size_t)n * s->bytes,
+                                .height = s->heads};
+    return CALL(g, cuMemcpy2DAsync_v2, "the cache of a sequence", &copy, g->stream);
+}
+
+bool pfq_gpu_copy(PfqGpu *g, PfqRow from, PfqRow to, int32_t n, PfqErr *err)
 {
     bool ok = true;
     for (int32_t i = 0; !g->broken && ok && n > 0 && i < g->model->n_kv; i++) {

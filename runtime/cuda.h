@@ -41,6 +41,23 @@ typedef struct PfqCudaLaunch {
     uint32_t n_attributes;
 } PfqCudaLaunch;
 
+/* CUDA_MEMCPY2D, of device memory. */
+typedef struct PfqCudaPlane {
+    size_t x, y;
+    int32_t kind; /* PFQ_CUDA_DEVICE */
+    void *host;
+    uint64_t device;
+    void *array;
+    size_t pitch;
+} PfqCudaPlane;
+
+typedef struct PfqCudaCopy2D {
+    PfqCudaPlane from, to;
+    size_t width, height; /* bytes, rows */
+} PfqCudaCopy2D;
+
+enum { PFQ_CUDA_DEVICE = 2 };
+
 /* The driver's functions: runtime/cuda.def. */
 typedef struct PfqCudaDriver {
 #define CUDA_CALL(symbol, params) int(*symbol) params;
@@ -88,7 +105,7 @@ typedef struct PfqGpu PfqGpu;
 typedef struct PfqGpuConfig {
     const void *weights; /* the image's data, read only while opening */
     int32_t ctx;         /* capacity of a slot of the KV cache, a multiple of 64 */
-    int32_t slots;       /* of the cache: sequences, 1 .. pfq_model_slots */
+    int32_t slots;       /* of the cache */
     bool sync;  /* wait after every kernel, so that an error names it; nothing is recorded */
     bool plain; /* decode by kernels of single steps, though there is a whole step as one */
 } PfqGpuConfig;
@@ -105,8 +122,8 @@ bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, 
 bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,
                    PfqErr *err);
 
-/* The first n positions of a slot become those of another. */
-bool pfq_gpu_copy_slot(PfqGpu *g, int32_t from, int32_t to, int32_t n, PfqErr *err);
+/* n positions of a slot of the cache become those of another. */
+bool pfq_gpu_copy(PfqGpu *g, PfqRow from, PfqRow to, int32_t n, PfqErr *err);
 
 /* ---- generation: tokens are chosen on the GPU, by runtime/sample.h's rule, and each is the next
  * step's input, so that steps follow each other without the host. It reads what was chosen as it

@@ -116,12 +116,14 @@ bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, 
         return pfq_fail(err, "a context of %d tokens is out of range: the model has 1 to %d",
                         c->ctx, m->context);
     }
-    if (c->slots < 0 || c->slots > pfq_model_slots(m)) {
+    if (c->slots < 0 || c->slots > pfq_model_slots(m) || c->spare < 0 ||
+        c->spare > INT32_MAX - c->slots) {
         return pfq_fail(err, "a batch of %d is too large: this program decodes up to %d together",
                         c->slots, pfq_model_slots(m));
     }
     e->ctx = c->ctx;
     e->slots = c->slots ? c->slots : 1;
+    e->spare = c->spare;
     e->threads = c->threads > 0 ? c->threads : pfq_engine_threads(m);
     if (!choose_backend(e, c, err) ||
         !pfq_image_open(&e->image, c->weights, m->name, m->image_id, err) || !map_logits(e, err)) {
@@ -227,7 +229,7 @@ const float *pfq_engine_decode(PfqEngine *e, int32_t token, PfqErr *err)
     return e->logits;
 }
 
-bool pfq_engine_copy(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err)
+bool pfq_engine_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err)
 {
     return e->backend->copy(e, from, to, n, err);
 }

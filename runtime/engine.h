@@ -30,6 +30,7 @@ typedef struct PfqEngineConfig {
     bool cuda_sync;          /* wait after every kernel, so that an error names it */
     bool cuda_graph;         /* decode by a graph of kernels, though a step is one kernel */
     int32_t slots; /* sequences that the KV cache has room for, pfq_model_slots at most; 0: one */
+    int32_t spare; /* slots of the cache behind those, which pfq_engine_copy alone reaches */
     const char *weights; /* weights file, or NULL to look beside and inside the binary */
     bool sparse; /* ctx is a guess, most of it may stay unused: no huge pages for the KV cache
                     (their zeroing would cost 0.1 s at start for a model of 135M) */
@@ -63,7 +64,7 @@ typedef struct PfqEngine {
     bool exact; /* a row has the same bits whatever rows are computed with it, but for a prefill of
                    one token, which is computed as decoding is */
     int threads;
-    int32_t ctx, slots;
+    int32_t ctx, slots, spare;
     int32_t slot, pos; /* what the next call appends to */
     struct {
         void *base;
@@ -105,8 +106,9 @@ const float *pfq_engine_decode(PfqEngine *e, int32_t token, PfqErr *err);
 /* The next call appends to what the slot holds before pos. The caller knows what that is. */
 void pfq_engine_seek(PfqEngine *e, int32_t slot, int32_t pos);
 
-/* The first n positions of slot `from`, to slot `to`. */
-bool pfq_engine_copy(PfqEngine *e, int32_t from, int32_t to, int32_t n, PfqErr *err);
+/* What n positions of the cache hold, from `from` on, to those from `to` on; in two slots, of which
+ * either may be a spare one. A slot has ctx positions, up to a multiple of 64. */
+bool pfq_engine_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err);
 
 /* One token of each of n sequences, in distinct slots: tokens[i] goes to rows[i], n at most
  * e->slots. Logits [n, vocab] are in e->logits. What a row gives is what pfq_engine_decode gives,

@@ -64,12 +64,25 @@ static void begin_all(PfqAnswer *list)
     }
 }
 
-/* `start`, `decoded` and `running`: before the step. */
-static void count_step(PfqServer *s, double start, int64_t decoded, int32_t running)
+/* What the batch counts, as metrics; `old`: as they were before the step. */
+static void count_step(PfqServer *s, double start, const PfqBatch *old)
 {
+    const PfqBatch *b = &s->batch;
+    const struct {
+        PfqMetric metric;
+        int64_t n;
+    } news[] = {
+        {PFQ_METRIC_STEPS, b->decoded - old->decoded},
+        {PFQ_METRIC_RUNNING, b->running - old->running},
+        {PFQ_METRIC_KEPT_HITS, b->hits - old->hits},
+        {PFQ_METRIC_KEPT_TOKENS, b->from_kept - old->from_kept},
+        {PFQ_METRIC_KEPT_PAGES, b->kept.used - old->kept.used},
+        {PFQ_METRIC_KEPT_DROPPED, b->kept.dropped - old->kept.dropped},
+    };
     pfq_metric_time(&s->metrics, PFQ_METRIC_BUSY, pfq_now() - start);
-    pfq_metric_add(&s->metrics, PFQ_METRIC_STEPS, s->batch.decoded - decoded);
-    pfq_metric_add(&s->metrics, PFQ_METRIC_RUNNING, s->batch.running - running);
+    for (size_t i = 0; i < sizeof news / sizeof *news; i++) {
+        pfq_metric_add(&s->metrics, news[i].metric, news[i].n);
+    }
 }
 
 static bool work(PfqServer *s)
@@ -77,11 +90,10 @@ static bool work(PfqServer *s)
     PfqAnswer *list;
     while (take_answers(s, &list)) {
         const double start = pfq_now();
-        const int64_t decoded = s->batch.decoded;
-        const int32_t running = s->batch.running;
+        const PfqBatch old = s->batch;
         begin_all(list);
         const bool ok = pfq_batch_step(&s->batch, &s->err);
-        count_step(s, start, decoded, running);
+        count_step(s, start, &old);
         if (!ok) {
             return false;
         }
@@ -117,7 +129,7 @@ static bool open_engine(PfqServer *s)
         s->err = c->err;
         return false;
     }
-    return pfq_batch_open(&s->batch, &c->engine, deterministic, &s->err);
+    return pfq_batch_open(&s->batch, &c->engine, deterministic, s->pages, &s->err);
 }
 
 static void *engine_main(void *arg)
@@ -193,6 +205,8 @@ static bool open_server(PfqServer *s, PfqNetConfig *config)
         return pfq_fail(&c->err, "a context of %d tokens is out of range: the model has 1 to %d",
                         s->ctx, c->model->context);
     }
+    s->pages = (int32_t)((o->prompt_cache < 0 ? 2 * (int64_t)s->ctx : o->prompt_cache) / PFQ_PAGE);
+    c->spare = pfq_batch_spare(s->ctx, s->pages);
     for (int i = 0; i < o->allow_host.n; i++) {
         s->names[i] = o->allow_host.at[i];
     }

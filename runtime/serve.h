@@ -31,8 +31,8 @@ typedef struct PfqServer {
     PfqCli *cli;
     PfqNet *net;
     PfqMetrics metrics;
-    PfqTemplate tpl; /* of chat, if the model has one */
-    int32_t ctx;
+    PfqTemplate tpl;                     /* of chat, if the model has one */
+    int32_t ctx, pages;                  /* pages: of kept prompts */
     const char *names[PFQ_LIST_MAX + 1]; /* --allow-host, ended by NULL */
     int64_t started;                     /* seconds since 1970 */
     /* between the threads */

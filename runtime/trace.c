@@ -83,7 +83,7 @@ PfqKernel *const *pfq_trace_begin(PfqTrace *t, int tid, PfqPhaseId phase, int32_
     current = &t->thread[tid];
     current->call = 0;
     current->phase =
-        (Event){.start = pfq_now(), .call = -1, .rows = rows, .pos = pos, .phase = phase};
+        (Event){.start = pfq_now(), .call = -1, .rows = rows, .pos = pos, .phase = (int)phase};
     return table;
 }
 

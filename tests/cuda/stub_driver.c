@@ -478,6 +478,27 @@ int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream)
     return OK;
 }
 
+int cuMemcpy2DAsync_v2(const PfqCudaCopy2D *copy, void *stream)
+{
+    ENTER_CONTEXT();
+    check(stream, STREAM, __func__);
+    const PfqCudaPlane *from = &copy->from, *to = &copy->to;
+    if (from->kind != PFQ_CUDA_DEVICE || to->kind != PFQ_CUDA_DEVICE || from->x || from->y ||
+        to->x || to->y || copy->width > from->pitch || copy->width > to->pitch || !copy->height) {
+        bug(__func__, "not two planes of device memory");
+    }
+    for (size_t i = 0; i < copy->height; i++) {
+        const uint64_t src = from->device + i * from->pitch, dst = to->device + i * to->pitch;
+        memory_at(src, copy->width, __func__);
+        memory_at(dst, copy->width, __func__);
+        if (dst < src + copy->width && src < dst + copy->width) {
+            bug(__func__, "the places overlap");
+        }
+        memcpy((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, copy->width);
+    }
+    return OK;
+}
+
 int cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void *stream)
 {
     ENTER_CONTEXT();

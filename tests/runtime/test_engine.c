@@ -140,7 +140,7 @@ static void a_batch_is_many_sequences(void **state)
     }
     /* the beginning of another slot's sequence, and then what comes behind it */
     for (int32_t n = 1; n < LONG - 2; n += 7) {
-        assert_true(pfq_engine_copy(&e, N - 1, 1, n, &err));
+        assert_true(pfq_engine_copy(&e, (PfqRow){.slot = N - 1}, (PfqRow){.slot = 1}, n, &err));
         pfq_engine_seek(&e, 1, n);
         assert_memory_equal(pfq_engine_decode(&e, text[n], &err), want[0].v[n],
                             sizeof want[0].v[0]);

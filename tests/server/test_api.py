@@ -338,6 +338,74 @@ class Gpu(unittest.TestCase):
                     t.join()
 
 
+def together(jobs, work):
+    """work(job) of all jobs, each on a thread of its own."""
+    got = [None] * len(jobs)
+
+    def one(i):
+        got[i] = work(jobs[i])
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(len(jobs))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return got
+
+
+class PromptCache(unittest.TestCase):
+    """Prompts whose slot another sequence got are kept in pages of 64 tokens; what begins like them has the text that it has alone."""
+
+    SYSTEM = ["system %d, " % i + chr(97 + i) * (60 + 37 * i) for i in range(8)]  # 70 to 330 tokens
+
+    def cached(self, r):
+        return r["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    def test_a_slot_that_others_had(self):
+        with Server("--slots", "1") as s:
+            a, b = self.SYSTEM[7], self.SYSTEM[6]
+            for prompt, cached in [(a + "one", 0), (b + "one", 0), (a + "two", len(a) // 64 * 64), (b + "two", len(b) // 64 * 64), (a, len(a) // 64 * 64)]:
+                r = s.complete(prompt, 5)
+                self.assertGreaterEqual(self.cached(r), cached)
+                self.assertEqual(r["choices"][0]["text"], text_of(prompt.encode(), 5))
+            self.assertEqual(s.metric("pfqc_prompt_cache_hits_total"), 3)
+            self.assertEqual(s.metric("pfqc_prompt_cache_tokens_total"), 2 * (len(a) // 64 * 64) + len(b) // 64 * 64 - 3 * len("system "))
+            self.assertEqual(s.metric("pfqc_prompt_cache_pages"), len(a) // 64 + len(b) // 64)
+            self.assertEqual(s.complete(a + "one", 0, echo=True, logprobs=0)["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        with Server("--slots", "1", "--prompt-cache", "0") as s:
+            self.assertLess(sum(self.cached(s.complete(p, 5)) for p in [a, b, a]), 20)
+
+    def test_many_clients(self):
+        """64 clients, one system prompt: it is read once, though slots change hands."""
+        with Server("--slots", "3") as s:
+            system = self.SYSTEM[5]
+            jobs = [system + "question %d" % i for i in range(64)]
+            s.complete(jobs[0], 4)
+            before = s.metric("pfqc_prompt_tokens_total") - s.metric("pfqc_prompt_tokens_cached_total")
+            self.assertEqual(together(jobs, lambda p: s.complete(p, 4)["choices"][0]["text"]), [text_of(p.encode(), 4) for p in jobs])
+            self.assertLess(s.metric("pfqc_prompt_tokens_total") - s.metric("pfqc_prompt_tokens_cached_total") - before, 64 * (64 + 16))
+
+    def test_thrash(self):
+        """More system prompts than there are pages, from many clients: pages come and go, texts are right."""
+        for pages, slots in [(1, 1), (4, 2), (7, 3)]:
+            with Server("--slots", str(slots), "--prompt-cache", str(64 * pages + 63)) as s:
+                jobs = [self.SYSTEM[i * 7 % 8][: 330 - i] + "%d" % (i % 3) for i in range(48)]
+                self.assertEqual(together(jobs, lambda p: s.complete(p, 3)["choices"][0]["text"]), [text_of(p.encode(), 3) for p in jobs])
+                self.assertLessEqual(s.metric("pfqc_prompt_cache_pages"), pages)
+                self.assertGreater(s.metric("pfqc_prompt_cache_dropped_total"), pages)
+
+    def test_on_a_gpu(self):
+        import test_cuda
+        prompt = list(range(97, 117)) * 8
+        for args in [], ["--deterministic", "no"]:
+            with Server("--slots", "1", *args, exe=os.path.join(cli.HERE, "fake_deep"), env=test_cuda.STUB) as s:
+                for p in [prompt + [65], [66] * 70, prompt + [67], [66] * 70]:
+                    r = s.complete(p, 5)
+                    self.assertEqual(r["choices"][0]["text"], text_of(p, 5))
+                self.assertEqual(s.metric("pfqc_prompt_cache_hits_total"), 2)
+                self.assertEqual(s.metric("pfqc_prompt_cache_tokens_total"), 128 + 64)
+
+
 class Life(unittest.TestCase):
     def test_without_a_template(self):
         with Server(exe=PLAIN) as s:
