@@ -10,6 +10,7 @@
 #include "runtime/edit.h"
 #include "runtime/file.h"
 #include "runtime/generate.h"
+#include "runtime/json.h"
 #include "runtime/prompt.h"
 #include "runtime/stream.h"
 
@@ -342,13 +343,8 @@ static void save_string(PfqSave *f, const char *s, size_t n)
 {
     pfq_save_write(f, "\"", 1);
     for (size_t i = 0; i < n; i++) {
-        const unsigned char b = (unsigned char)s[i];
         char code[8];
-        if (b < 0x20 || b == '"' || b == '\\') {
-            pfq_save_write(f, code, (size_t)snprintf(code, sizeof code, "\\u%04x", b));
-        } else {
-            pfq_save_write(f, s + i, 1);
-        }
+        pfq_save_write(f, code, pfq_json_escape((unsigned char)s[i], code));
     }
     pfq_save_write(f, "\"", 1);
 }

@@ -4,6 +4,7 @@
 #include "runtime/unicode.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -382,4 +383,20 @@ bool pfq_json_fields(const PfqJson *object, const PfqJsonField *fields, size_t n
         *unknown = first;
     }
     return true;
+}
+
+size_t pfq_json_escape(unsigned char c, char out[8])
+{
+    static const char from[] = "\"\\\n\r\t", to[] = "\"\\nrt";
+    const char *known = c ? strchr(from, c) : NULL;
+    if (known) {
+        out[0] = '\\';
+        out[1] = to[known - from];
+        return 2;
+    }
+    if (c < 0x20) {
+        return (size_t)snprintf(out, 8, "\\u%04x", c);
+    }
+    out[0] = (char)c;
+    return 1;
 }

@@ -69,4 +69,9 @@ bool pfq_json_fields(const PfqJson *object, const PfqJsonField *fields, size_t n
 const char *pfq_json_type_name(PfqJsonType type); /* "a string" */
 double pfq_json_number(const PfqJson *v);         /* of an INT or a REAL */
 
+/* ---- for writers ---- */
+
+/* One byte of valid UTF-8 as a string of JSON has it: the byte, or an escape. Returns how many. */
+size_t pfq_json_escape(unsigned char c, char out[8]);
+
 #endif

@@ -1,6 +1,7 @@
 /* Replies: written by one thread, sent by another. Contract: net.h, net_int.h. */
 #include "runtime/net_int.h"
 
+#include "runtime/json.h"
 #include "runtime/out.h"
 
 #include <stdarg.h>
@@ -208,23 +209,6 @@ bool pfq_reply_printf(PfqReply *r, const char *fmt, ...)
     return pfq_reply_write(r, text, n < 0 ? 0 : n < (int)sizeof text ? (size_t)n : sizeof text - 1);
 }
 
-/* One byte of valid UTF-8 as JSON has it in a string; at most 6 bytes. */
-static size_t escape(unsigned char c, char *out)
-{
-    static const char from[] = "\"\\\n\r\t", to[] = "\"\\nrt";
-    const char *known = c ? strchr(from, c) : NULL;
-    if (known) {
-        out[0] = '\\';
-        out[1] = to[known - from];
-        return 2;
-    }
-    if (c < 0x20) {
-        return (size_t)sprintf(out, "\\u%04x", c);
-    }
-    out[0] = (char)c;
-    return 1;
-}
-
 bool pfq_reply_json(PfqReply *r, const char *text, size_t n)
 {
     return pfq_reply_json_pair(r, text, n, "", 0);
@@ -241,7 +225,7 @@ bool pfq_reply_json_pair(PfqReply *r, const char *a, size_t n, const char *b, si
                             ? pfq_utf8_feed(&utf8, (unsigned char)(i < n ? a[i] : b[i - n]), whole)
                             : pfq_utf8_end(&utf8, whole);
         for (int j = 0; j < len; j++) {
-            k += escape((unsigned char)whole[j], out + k);
+            k += pfq_json_escape((unsigned char)whole[j], out + k);
         }
         if (k > sizeof out - 64) {
             pfq_reply_write(r, out, k);

@@ -1,6 +1,8 @@
 /* Output. Contract: out.h. */
 #include "runtime/out.h"
 
+#include "runtime/json.h"
+
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
@@ -154,13 +156,11 @@ void pfq_out_json_string(PfqOut *o, const char *s)
 {
     pfq_out_write(o, "\"", 1);
     for (; *s; s++) {
-        unsigned char c = (unsigned char)*s;
-        if (c == '"' || c == '\\') {
+        char code[8];
+        const size_t n = pfq_json_escape((unsigned char)*s, code);
+        if (n > 1) {
             pfq_out_text_end(o);
-            pfq_out_printf(o, "\\%c", c);
-        } else if (c < 0x20) {
-            pfq_out_text_end(o);
-            pfq_out_printf(o, "\\u%04x", c);
+            pfq_out_write(o, code, n);
         } else {
             pfq_out_text(o, s, 1);
         }

@@ -3,6 +3,7 @@
 
 #include "runtime/cuda.h"
 #include "runtime/file.h"
+#include "runtime/json.h"
 #include "runtime/out.h"
 
 #include <stdio.h>
@@ -153,13 +154,8 @@ static void json_text(FILE *f, const char *s)
 {
     fputc('"', f);
     for (; *s; s++) {
-        if (*s == '"' || *s == '\\') {
-            fprintf(f, "\\%c", *s);
-        } else if ((unsigned char)*s < 0x20) {
-            fprintf(f, "\\u%04x", *s);
-        } else {
-            fputc(*s, f);
-        }
+        char code[8];
+        fwrite(code, 1, pfq_json_escape((unsigned char)*s, code), f);
     }
     fputc('"', f);
 }
