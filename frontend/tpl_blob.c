@@ -121,9 +121,10 @@ bool fe_template_compile(Diag *d, Arena *a, const TplSet *set, TplBlob *out)
     bool ok = true;
     tpl_tree_init(&t, a);
     for (u32 i = 0; i < set->text.n; i++) {
-        PfqTplRoot root = {.name = tpl_string(&t, set->text.at[i].name)};
-        ok &= text_ok(d, set->text.at[i].src) &&
-              tpl_parse(d, &t, one_line_end(a, set->text.at[i].src), &root.node);
+        const Source *src = set->text.at[i].src;
+        PfqTplRoot root = {.name = tpl_string(&t, set->text.at[i].name),
+                           .text = tpl_string(&t, (Str){src->text, src->n})};
+        ok &= text_ok(d, src) && tpl_parse(d, &t, one_line_end(a, src), &root.node);
         vec_push(a, &t.root, root);
     }
     for (u32 i = 0; i < set->token.n; i++) {

@@ -656,8 +656,16 @@ static void tokenizer_info(void *user, PfqHttpRequest *q, PfqReply *r)
     special_token(s, r, "unk_token", t->unk);
     pfq_reply_printf(r,
                      "\"add_bos_token\": %s, \"vocab_size\": %d, \"model_max_length\": %d, "
-                     "\"chat_template\": null}\n",
+                     "\"chat_template\": ",
                      t->add_bos ? "true" : "false", s->cli->model->vocab, s->ctx);
+    if (s->cli->model->chat) {
+        size_t n;
+        const char *text = pfq_tpl_text(&s->tpl, pfq_tpl_choose(&s->tpl, false), &n);
+        pfq_reply_json(r, text, n);
+    } else {
+        pfq_reply_write(r, "null", 4);
+    }
+    pfq_reply_write(r, "}\n", 2);
     pfq_reply_end(r);
 }
 

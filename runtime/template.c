@@ -97,7 +97,8 @@ const char *pfq_tpl_open(PfqTemplate *t, const void *blob, size_t bytes)
     for (uint32_t i = 0; i < h->node.count; i++)
         if (!node_ok(t, i)) return "chat template: a node is damaged";
     for (uint32_t i = 0; i < h->root.count; i++)
-        if (t->root[i].name >= n_strings(t) || t->root[i].node >= h->node.count)
+        if (t->root[i].name >= n_strings(t) || t->root[i].text >= n_strings(t) ||
+            t->root[i].node >= h->node.count)
             return "chat template: a template is damaged";
     for (uint32_t i = 0; i < h->global.count; i++)
         if (t->global[i].name >= n_strings(t) || t->global[i].value >= n_strings(t))
@@ -119,6 +120,13 @@ const char *pfq_tpl_name(const PfqTemplate *t, int i, size_t *n)
 {
     if (i < 0 || (uint32_t)i >= t->head->root.count) return NULL;
     const PfqVal s = string_at(t, t->root[i].name);
+    *n = s.n;
+    return s.s;
+}
+
+const char *pfq_tpl_text(const PfqTemplate *t, int i, size_t *n)
+{
+    const PfqVal s = string_at(t, t->root[i].text);
     *n = s.n;
     return s.s;
 }

@@ -47,6 +47,9 @@ const char *pfq_tpl_open(PfqTemplate *t, const void *blob, size_t bytes);
 int pfq_tpl_find(const PfqTemplate *t, const char *name);
 const char *pfq_tpl_name(const PfqTemplate *t, int i, size_t *n); /* NULL past the last one */
 
+/* Its text, as pfqc read it. */
+const char *pfq_tpl_text(const PfqTemplate *t, int i, size_t *n);
+
 /* The one that transformers would take: "tool_use" for a conversation with tools, if there is one,
  * else "default", else the first. */
 int pfq_tpl_choose(const PfqTemplate *t, bool tools);
@@ -62,7 +65,7 @@ bool pfq_tpl_render(const PfqTemplate *t, int i, PfqVal context, const PfqTplLim
  */
 
 #define PFQ_TPL_MAGIC   "PFQJ"
-#define PFQ_TPL_VERSION 1u
+#define PFQ_TPL_VERSION 2u
 #define PFQ_TPL_NIL     UINT32_MAX /* no node, no string */
 
 enum { PFQ_TPL_MAX_BYTES = 64 << 20, PFQ_TPL_MAX_ARGS = 16 };
@@ -171,7 +174,7 @@ struct PfqTplNode {
 enum { PFQ_S_LOOP, PFQ_S_CALLER, PFQ_S_FIXED };
 
 typedef struct PfqTplRoot {
-    uint32_t name, node;
+    uint32_t name, node, text; /* name, text: strings */
 } PfqTplRoot;
 
 typedef struct PfqTplGlobal {
