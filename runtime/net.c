@@ -28,6 +28,7 @@ static PfqNetLimits with_defaults(PfqNetLimits l)
     l.idle = l.idle > 0 ? l.idle : 60;
     l.send = l.send > 0 ? l.send : 30;
     l.drain = l.drain > 0 ? l.drain : 30;
+    l.stall = l.stall > 0 ? l.stall : 120;
     l.connections = l.connections > 0 ? l.connections : PFQ_NET_CONNECTIONS;
     l.bodies = l.bodies > 0 ? l.bodies : 256 << 20;
     return l;
@@ -191,11 +192,22 @@ void pfq_net_health(PfqNet *net, PfqHealth health, const char *why)
     pthread_mutex_unlock(&net->lock);
 }
 
+void pfq_net_pulse(PfqNet *net, bool begins)
+{
+    pthread_mutex_lock(&net->lock);
+    net->pulse = begins ? pfq_now() : 0;
+    pthread_mutex_unlock(&net->lock);
+}
+
 PfqHealth pfq_net_state(PfqNet *net, char *why, size_t cap)
 {
     pthread_mutex_lock(&net->lock);
-    const PfqHealth health = net->health;
-    if (cap) {
+    const double at_it = net->pulse > 0 ? pfq_now() - net->pulse : 0;
+    const bool stuck = net->health == PFQ_READY && at_it > net->limits.stall;
+    const PfqHealth health = stuck ? PFQ_STUCK : net->health;
+    if (cap && stuck) {
+        snprintf(why, cap, "the model has been at one step for %.0f s", at_it);
+    } else if (cap) {
         snprintf(why, cap, "%s", net->why);
     }
     pthread_mutex_unlock(&net->lock);

@@ -18,10 +18,11 @@
  *
  * Also here, for all routes: limits and timeouts (PfqNetLimits), keep-alive, Host and Origin (a
  * name that is not ours is refused, so that no web page reaches us by its own name), the bearer
- * token, 404 and 405, 503 while the engine loads or after it died, the routes /health, /metrics and
- * / (site.c). SIGTERM and SIGINT drain: no new connections or requests, replies may end within
- * limits.drain seconds, then pfq_net_run returns; a second signal cuts that short; once the server
- * is closed they are ignored. Errors: false and a sentence. Not here: TLS, HTTP/2, files.
+ * token, 404 and 405, 503 while the engine loads, hangs or after it died, the routes /health,
+ * /metrics and / (site.c). SIGTERM and SIGINT drain: no new connections or requests, replies may
+ * end within limits.drain seconds, then pfq_net_run returns; a second signal cuts that short; once
+ * the server is closed they are ignored. Errors: false and a sentence. Not here: TLS, HTTP/2,
+ * files.
  */
 #ifndef PFQC_RUNTIME_NET_H
 #define PFQC_RUNTIME_NET_H
@@ -56,6 +57,7 @@ typedef struct PfqNetLimits { /* in seconds; 0: the default in brackets */
     double idle;     /* [60] between requests */
     double send;     /* [30] for the client to take anything of what waits */
     double drain;    /* [30] for replies to end after SIGTERM */
+    double stall;    /* [120] for a step of the engine */
     int connections; /* [PFQ_NET_CONNECTIONS] */
     size_t bodies;   /* [256 MiB] bytes of all bodies that are coming in */
 } PfqNetLimits;
@@ -86,9 +88,13 @@ void pfq_net_stop(PfqNet *net);
 void pfq_net_close(PfqNet *net);
 
 /* What /health says, and whether routes that need the engine are served. From any thread; begins as
- * PFQ_LOADING. PFQ_DEAD is final. */
-typedef enum PfqHealth { PFQ_LOADING, PFQ_READY, PFQ_DEAD } PfqHealth;
+ * PFQ_LOADING. PFQ_DEAD is final. PFQ_STUCK is what READY looks like while the engine's thread has
+ * been at one step for longer than limits.stall. */
+typedef enum PfqHealth { PFQ_LOADING, PFQ_READY, PFQ_DEAD, PFQ_STUCK } PfqHealth;
 void pfq_net_health(PfqNet *net, PfqHealth health, const char *why); /* why: of PFQ_DEAD; copied */
+
+void pfq_net_pulse(PfqNet *net, bool begins); /* a step of the engine begins, or has ended */
+PfqHealth pfq_net_state(PfqNet *net, char *why, size_t cap); /* cap 0: without the reason */
 
 /* ---- replies ---- */
 

@@ -134,6 +134,17 @@ static bool is_ours(const PfqRoute *route)
     return route >= pfq_site_routes && route < pfq_site_routes + pfq_n_site_routes;
 }
 
+/* NULL: it can. */
+static const char *cannot_serve(PfqHealth health)
+{
+    static const char *const why[] = {
+        [PFQ_LOADING] = "the model is being loaded",
+        [PFQ_DEAD] = "the model has failed: /health says why",
+        [PFQ_STUCK] = "the model does not get on: /health says for how long",
+    };
+    return health == PFQ_READY ? NULL : why[health];
+}
+
 /* The route of a request whose head is there; NULL: refused. */
 static const PfqRoute *judge(PfqNet *net, PfqConn *c)
 {
@@ -158,10 +169,9 @@ static const PfqRoute *judge(PfqNet *net, PfqConn *c)
                !has_token(config->token, pfq_http_header(q, "authorization"))) {
         status = 401;
         why = "the request lacks this server's key (Authorization: Bearer KEY)";
-    } else if (route->needs_engine && pfq_net_state(net, NULL, 0) != PFQ_READY) {
-        status = 503;
-        why = pfq_net_state(net, NULL, 0) == PFQ_DEAD ? "the model has failed: /health says why"
-                                                      : "the model is being loaded";
+    } else if (route->needs_engine) {
+        why = cannot_serve(pfq_net_state(net, NULL, 0));
+        status = why ? 503 : 0;
     }
     if (!status) {
         return route;

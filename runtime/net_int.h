@@ -97,11 +97,11 @@ struct PfqNet {
     _Atomic int stops;    /* how often it was asked to end */
     pthread_mutex_t lock; /* of what follows */
     PfqHealth health;
+    double pulse; /* when the engine's step began; 0: it is at none */
     char why[512];
 };
 
 void pfq_net_wake(PfqNet *net); /* the I/O thread looks at its replies */
-PfqHealth pfq_net_state(PfqNet *net, char *why, size_t cap); /* of the engine */
 
 /* ---- site.c ---- */
 

@@ -39,7 +39,7 @@ typedef struct PfqOptions {
     PfqTextList stop;
     /* serve */
     const char *host, *api_key, *deterministic;
-    int64_t port, slots, prompt_cache;
+    int64_t port, slots, prompt_cache, stall;
     PfqTextList allow_host;
     /* ppl */
     int64_t chunks; /* 0: all */

@@ -2,10 +2,12 @@
  */
 #include "runtime/serve.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
     SERVE_ROOM = 8192, /* tokens of context when -c does not say */
@@ -91,8 +93,10 @@ static bool work(PfqServer *s)
     while (take_answers(s, &list)) {
         const double start = pfq_now();
         const PfqBatch old = s->batch;
+        pfq_net_pulse(s->net, true);
         begin_all(list);
         const bool ok = pfq_batch_step(&s->batch, &s->err);
+        pfq_net_pulse(s->net, false);
         count_step(s, start, &old);
         if (!ok) {
             return false;
@@ -164,6 +168,21 @@ static bool read_token(PfqCli *c, const char **token)
     return !*token || **token || pfq_fail(&c->err, "--api-key is empty");
 }
 
+/* Waits for the engine's thread, which ends behind its step; not for a step that hangs: then there
+ * is nothing to be released any more. */
+static void join(PfqServer *s, pthread_t engine)
+{
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    for (end.tv_sec++; pthread_timedjoin_np(engine, NULL, &end) == ETIMEDOUT; end.tv_sec++) {
+        char why[256];
+        if (pfq_net_state(s->net, why, sizeof why) == PFQ_STUCK) {
+            pfq_note("%s: error: %s; it is given up\n", s->cli->program, why);
+            _exit(1);
+        }
+    }
+}
+
 static bool run_threads(PfqServer *s)
 {
     PfqCli *c = s->cli;
@@ -177,7 +196,7 @@ static bool run_threads(PfqServer *s)
     s->stop = true;
     pthread_cond_signal(&s->news);
     pthread_mutex_unlock(&s->lock);
-    pthread_join(engine, NULL);
+    join(s, engine);
     if (s->failed) {
         c->err = s->err;
         ok = false;
@@ -216,6 +235,7 @@ static bool open_server(PfqServer *s, PfqNetConfig *config)
                              .routes = pfq_api_routes,
                              .n = pfq_n_api_routes,
                              .user = s,
+                             .limits = {.stall = (double)o->stall},
                              .metrics = &s->metrics};
     if (!read_token(c, &config->token)) {
         return false;

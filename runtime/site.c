@@ -30,7 +30,7 @@ static void page(void *user, PfqHttpRequest *q, PfqReply *r)
 static void health(void *user, PfqHttpRequest *q, PfqReply *r)
 {
     static const char *const names[] = {
-        [PFQ_LOADING] = "loading", [PFQ_READY] = "ok", [PFQ_DEAD] = "dead"};
+        [PFQ_LOADING] = "loading", [PFQ_READY] = "ok", [PFQ_DEAD] = "dead", [PFQ_STUCK] = "stuck"};
     char why[1024];
     (void)q;
     const PfqHealth state = pfq_net_state(user, why, sizeof why);

@@ -7,8 +7,8 @@
  *
  * and after some tokens one logit is 100: E -> 0xc3, 0xc3 -> 0xa9 (so that "E" continues with the
  * character U+00E9 in two tokens), 0xa9 and 0xe2 -> EOS, H -> 0xe2 (half a character, then the
- * end); after N all logits are NaN. All values are exact in f32. A wrong chunk, position, row,
- * barrier or scratch shows in the logits.
+ * end); after N all logits are NaN. With FAKE_SLEEP, computing a Z takes so many seconds. All
+ * values are exact in f32. A wrong chunk, position, row, barrier or scratch shows in the logits.
  *
  * FAKE_CHAT: with a chat template. FAKE_CUDA: with code for GPUs too, whose kernels are in
  * fake_kernels.c; FAKE_GPU: with no other.
@@ -17,6 +17,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { APPEND, HASH, HEAD, CHOOSE, N_KERNELS };
 
@@ -34,6 +35,9 @@ static void append(const PfqArgs *a, int tid, int nt)
     for (int32_t t = tid; t < a->T; t += nt) {
         const int64_t at = row_of(a, t);
         lo[at] = tokens[t];
+        if (tokens[t] == 'Z' && getenv("FAKE_SLEEP")) {
+            sleep((unsigned)atoi(getenv("FAKE_SLEEP")));
+        }
         hi[at] = tokens[t] ^ 0x5555;
     }
 }

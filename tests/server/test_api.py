@@ -113,6 +113,8 @@ class Api(unittest.TestCase):
         self.assertEqual(self.s.ok("/tokenize", {"prompt": "a</s>"})["tokens"], [97, cli.EOS])
         self.assertEqual(self.s.ok("/detokenize", {"tokens": [104, 105, 257]})["prompt"], "hi</s>")
         info = self.s.ok("/tokenizer_info")
+        with open(os.path.join(os.path.dirname(cli.__file__), "fake_chat.jinja")) as f:
+            self.assertEqual(info["chat_template"], f.read())
         self.assertEqual((info["eos_token"], info["bos_token"]), ("</s>", "<s>"))
         self.assertEqual(self.s.ok("/health"), {"status": "ok"})
 
@@ -410,6 +412,7 @@ class Life(unittest.TestCase):
     def test_without_a_template(self):
         with Server(exe=PLAIN) as s:
             self.assertEqual(s.error("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})["param"], "messages")
+            self.assertIsNone(s.ok("/tokenizer_info")["chat_template"])
 
     def test_a_prefix_that_is_bos(self):
         """BOS falls away where more follows; what follows it has its log-probability all the same."""
@@ -421,6 +424,40 @@ class Life(unittest.TestCase):
                     want = [None] + [logprob(cli.logit_row(b), t) for b, t in [([cli.BOS], 104)][: int(first)] + [([104], 105)]]
                     for a, b in zip(c["logprobs"]["token_logprobs"], want):
                         self.assertTrue(a is b or abs(a - b) < 1e-4, (a, b))
+
+    def test_a_step_that_hangs(self):
+        """/health tells the truth while a step takes too long, and again when it has ended; the end does not wait for it for ever."""
+        def waits(s, state):
+            deadline = time.time() + 10
+            while True:
+                status, text, _ = s.raw("/health")
+                if json.loads(text)["status"] == state:
+                    return status, text
+                self.assertLess(time.time(), deadline, text)
+                time.sleep(0.05)
+
+        with Server("--stall", "1", env={"FAKE_SLEEP": "3"}) as s:
+            got = []
+            t = threading.Thread(target=lambda: got.append(s.complete("aZb", 2)["choices"][0]["text"]))
+            t.start()
+            status, text = waits(s, "stuck")
+            self.assertEqual(status, 503)
+            self.assertIn(b"at one step for", text)
+            self.assertIn("does not get on", s.error("/v1/completions", {"prompt": "x"}, 503)["message"])
+            self.assertEqual(s.raw("/v1/models")[0], 200)
+            self.assertEqual(waits(s, "ok")[0], 200)
+            t.join()
+            self.assertEqual(got, [text_of(b"aZb", 2)])
+        s = Server("--stall", "1", env={"FAKE_SLEEP": "3600"})
+        c = http.client.HTTPConnection("127.0.0.1", s.port)
+        c.request("POST", "/v1/completions", json.dumps({"prompt": "aZb"}))
+        waits(s, "stuck")
+        for _ in range(2):  # the second one cuts the wait for replies short
+            s.p.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+        self.assertIn(b"it is given up", s.p.communicate(timeout=20)[1])
+        self.assertEqual(s.p.returncode, 1)
+        c.close()
 
     def test_token(self):
         with Server("--api-key", "secret") as s:
