@@ -141,6 +141,25 @@ class Page(unittest.TestCase):
         self.assertIn("the <i>message</i> says so", b.js(LAST + ".innerText"))
         self.assertEqual(b.js("document.querySelectorAll('i').length"), 0)
 
+    def test_what_answers_are_made_of(self):
+        """Headings, lists, tables and code are shown as such; anything else, tags too, is text."""
+        b = self.open()
+        for text, html in [
+            ("a\nb", "<p>a\nb</p>"),
+            ("# *H* <b>\ntext", '<p class="head"><i>H</i> &lt;b&gt;</p><p>text</p>'),
+            ("- a\n  - `<i>`\n\n7. c", '<ul><li style="margin-left: 0em;">a</li><li style="margin-left: 1.2em;"><code>&lt;i&gt;</code></li></ul>'
+                                        '<ol><li value="7" style="margin-left: 0em;">c</li></ol>'),
+            ("|a|<img src=x>|\n|:-|-|\n|1|**2**|", '<div class="wide"><table><tr><th>a</th><th>&lt;img src=x&gt;</th></tr><tr><td>1</td><td><b>2</b></td></tr></table></div>'),
+            ("|a|", '<div class="wide"><table><tr><td>a</td></tr></table></div>'),
+            ("x\n```html\n<script>\n- 1\n```\ny", "<p>x</p><pre>&lt;script&gt;\n- 1</pre><p>y</p>"),
+            ("```\nnot yet", "<pre>not yet</pre>"),
+            ("2 * 3 * 4 and **open, 3.5 - x|y", "<p>2 * 3 * 4 and **open, 3.5 - x|y</p>"),
+            ("", "<p></p>"), ("\n\n", "<p></p>"), ("-", "<p>-</p>"), ("|", "<p>|</p>"),
+        ]:
+            got = b.js("(() => { const d = document.createElement('div'); show(%s, d); return d.innerHTML; })()" % json.dumps(text))
+            self.assertEqual(got.replace("<tbody>", "").replace("</tbody>", ""), html, text)
+        self.fine(b)
+
     def test_phone(self):
         b = self.open(width=360, height=640, phone=True, dark=True)
         self.say(b, "SHORT " + "x" * 400)
@@ -167,7 +186,7 @@ class Key(Page):
         b.until(COUNT + " === 2 && !(%s)" % BUSY)
         self.assertIn("20 tokens", b.js(LAST + ".innerText"))
 
-    test_streams_stops_and_reloads = test_settings = test_errors_are_shown = test_phone = None
+    test_streams_stops_and_reloads = test_settings = test_errors_are_shown = test_phone = test_what_answers_are_made_of = None
 
 
 class Base(Key):
