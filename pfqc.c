@@ -5,6 +5,7 @@
 #include "inspect/inspect.h"
 #include "ir/base/meter.h"
 #include "ir/base/options.h"
+#include "ir/base/spans.h"
 #include "ir/text.h"
 #include "passes/calib/ppl.h"
 #include "passes/passes.h"
@@ -67,11 +68,13 @@ static PassOptions pass_options(const Cli *c)
     return (PassOptions){
         .verify_each = opt_flag(c, "verify-each"),
         .verify_numerics = opt_flag(c, "verify-numerics"),
-        .time_passes = opt_flag(c, "time-passes"),
         .dump_dir = opt_str(c, "dump-dir"),
         .print_before = opt_str(c, "print-ir-before"),
         .print_after = opt_str(c, "print-ir-after"),
         .stop_after = opt_str(c, "stop-after"),
+        .bisect = opt_flag(c, "opt-bisect-limit"),
+        .limit = (u32)opt(c, "opt-bisect-limit")->i,
+        .reproducer = opt_str(c, "reproducer"),
     };
 }
 
@@ -118,6 +121,7 @@ static u32 choose_targets(Cli *c, const FeModel *f, const char **out)
 typedef struct Progress {
     char what[64]; /* is going on since start */
     double start;
+    u32 span;
 } Progress;
 
 static void progress(void *arg, const char *what, u64 done, u64 total)
@@ -126,6 +130,12 @@ static void progress(void *arg, const char *what, u64 done, u64 total)
     if (strncmp(p->what, what, sizeof p->what - 1) != 0) {
         snprintf(p->what, sizeof p->what, "%s", what);
         p->start = now_seconds();
+        p->span = span_begin(what);
+    }
+    if (done == total) {
+        span_end(p->span, NULL);
+        p->span = 0;
+        p->what[0] = 0;
     }
     double t = now_seconds() - p->start,
            left = done ? t * (double)(total - done) / (double)done : 0;
@@ -189,6 +199,7 @@ static int compile(Cli *c)
     if (!c->n_words)
         return diag_error(c->d, E_USAGE, LOC_NONE, "no model.json given"),
                diag_hint(c->d, "pfqc init CHECKPOINT writes one"), 2;
+    const u32 span = span_begin("model, tokenizer, text");
     bool ok = fe_model_load(c->d, c->a, c->word[0], &f);
     ok &= choose_pipeline(c,
                           ok && !opt(c, "recipe")->set ? f.recipe
@@ -204,18 +215,23 @@ static int compile(Cli *c)
          (f.chat && !fe_template_load(c->d, c->a, f.tokenizer, f.chat_template, &tok, &chat))))
         return 1;
     PassOptions po = pass_options(c);
-    StrBuf log = {.a = c->a};
+    StrBuf log = {.a = c->a}, changes = {.a = c->a};
     CalibSource calib;
     if (opt_flag(c, "check")) pipeline_cut(&recipe.pipeline, NULL); /* calibration reads weights */
     if (!calib_source(c, &f, &tok, &recipe.pipeline, &calib)) return 1;
+    span_end(span, NULL);
     po.calib = &calib;
     po.log = &log;
+    po.changes = &changes;
     if (!passes_run(c->d, f.m, &recipe.pipeline, &po)) return 1;
     if (po.stop_after) return print_module(c, f.m, NULL) ? 0 : 1;
     if (opt_flag(c, "check"))
         return fprintf(stderr, "pfqc: %s is valid, recipe %s\n", c->word[0], recipe.name), 0;
 
     CgResult res;
+    Str *prefix = NULL;
+    const u32 n_prefix =
+        fe_prefix_text(c->a, &tok, ir_meta_get_str(f.m, "prefix_ids", ""), &prefix);
     CgOptions cg = {
         .out_dir = opt_str(c, "output") ? opt_str(c, "output") : "out",
         .targets = targets,
@@ -230,6 +246,9 @@ static int compile(Cli *c)
         .version = PFQC_VERSION,
         .recipe = recipe.name,
         .passes = log.p,
+        .changes = changes.p,
+        .prefix_text = prefix,
+        .n_prefix_text = n_prefix,
         .progress = progress,
         .progress_arg = NEW(c->a, Progress),
     };
@@ -315,7 +334,10 @@ static int opt_ir(Cli *c)
     Recipe r = {0};
     if (c->n_words != 1) return diag_error(c->d, E_USAGE, LOC_NONE, "opt takes one .pfir file"), 2;
     if (!io_read_text(c->d, c->a, c->word[0], 1u << 30, src)) return 1;
-    Module *m = ir_parse(c->d, c->a, src, io_dirname(c->a, c->word[0]));
+    const char *folder = io_dirname(c->a, c->word[0]);
+    if (opt_flag(c, "run-reproducer") && !reproducer_read(c->d, c->a, src, &folder, &r.pipeline))
+        return 1;
+    Module *m = ir_parse(c->d, c->a, src, folder);
     PassOptions po = pass_options(c);
     CalibSource calib;
     TokBlob none = {0};
@@ -327,20 +349,69 @@ static int opt_ir(Cli *c)
     return print_module(c, m, opt_str(c, "output")) ? 0 : 1;
 }
 
-/* The page goes beside the plan.json it is made of, since it links to sources there. */
+static bool ends_with(const char *s, const char *end)
+{
+    const size_t n = strlen(s), k = strlen(end);
+    return n >= k && strcmp(s + n - k, end) == 0;
+}
+
+/* The module of a model.json, or of the one that init would write for a checkpoint. */
+static Module *import(Cli *c, const char *path)
+{
+    FeModel f;
+    if (ends_with(path, ".json")) return fe_model_load(c->d, c->a, path, &f) ? f.m : NULL;
+    FeInit in = {.checkpoint = path};
+    Source *src = NEW(c->a, Source);
+    if (!fe_init(c->d, c->a, &in)) return NULL;
+    *src = (Source){"model.json", in.text, strlen(in.text)};
+    return fe_model_parse(c->d, c->a, src, ".", &f) ? f.m : NULL;
+}
+
+/* Of what a path is: a folder that pfqc wrote, a .pfir, a model.json or a checkpoint. */
+static bool open_view(Cli *c, const char *path, View *out)
+{
+    const bool folder = io_is_dir(path), ours = io_exists(io_join(c->a, path, "plan.json"));
+    const bool plan = folder ? ours || !io_exists(io_join(c->a, path, "config.json"))
+                             : ends_with(path, "plan.json");
+    if (plan || ends_with(path, ".pfir")) return inspect_open(c->d, c->a, path, out);
+    Module *m = import(c, path);
+    if (m) *out = inspect_module(m);
+    return m != NULL;
+}
+
+static const InspectForm *choose_form(Cli *c)
+{
+    const char *name = opt_str(c, "format");
+    const InspectForm *f = inspect_form;
+    while (name && f->name && strcmp(f->name, name) != 0)
+        f++;
+    if (f->name) return f;
+    diag_error(c->d, E_USAGE, LOC_WHAT("--format"), "'%s', expected html, text, json or dot", name);
+    return NULL;
+}
+
+/* The page goes beside the plan.json it is made of, since it links to sources there; other forms go
+ * to stdout. */
 static int inspect(Cli *c)
 {
-    StrBuf page = {.a = c->a};
-    const char *path = opt_str(c, "output");
+    StrBuf b = {.a = c->a};
+    const char *path = opt_str(c, "output"), *in = c->word[0];
+    const InspectForm *form = choose_form(c);
+    View v;
+    if (!form) return 2;
     if (c->n_words != 1)
-        return diag_error(c->d, E_USAGE, LOC_NONE, "inspect takes one folder that pfqc wrote"), 2;
-    if (!path)
-        path = io_join(c->a, io_is_dir(c->word[0]) ? c->word[0] : io_dirname(c->a, c->word[0]),
-                       "inspect.html");
-    if (!inspect_html(c->d, c->a, c->word[0], &page) ||
-        !io_write_file(c->d, c->a, path, page.p, page.n))
-        return 1;
-    fprintf(stderr, "pfqc: wrote %s (%.0f kB)\n", path, (double)page.n * 1e-3);
+        return diag_error(
+                   c->d, E_USAGE, LOC_NONE,
+                   "inspect takes one folder that pfqc wrote, .pfir, model.json or checkpoint"),
+               2;
+    if (!open_view(c, in, &v)) return 1;
+    form->write(c->a, &v, &b);
+    if (!path && form != inspect_form) return fwrite(b.p, 1, b.n, stdout) == b.n ? 0 : 1;
+    if (!path && v.plan)
+        path = io_join(c->a, io_is_dir(in) ? in : io_dirname(c->a, in), "inspect.html");
+    if (!path) path = "inspect.html";
+    if (!io_write_file(c->d, c->a, path, b.p, b.n)) return 1;
+    fprintf(stderr, "pfqc: wrote %s (%.0f kB)\n", path, (double)b.n * 1e-3);
     return 0;
 }
 
@@ -377,8 +448,9 @@ static const struct Command {
     {"opt", OPT_, opt_ir, "IN.pfir",
      "run passes on a dump; without --passes: verify it and print it"},
     {"ppl", PPL, ppl, "MODEL.json FILE", "perplexity of a text, before kernels are made"},
-    {"inspect", INSPECT, inspect, "OUT",
-     "write a page of HTML about what was compiled into this folder"},
+    {"inspect", INSPECT, inspect, "PATH",
+     "write a page about what was compiled into a folder, or is in a .pfir, model.json or "
+     "checkpoint"},
     {"diff", DIFF, diff, "OUT OTHER", "print in what two compiles differ"},
     {"explain", EXPLAIN, explain, "CODE", "what an error code means"},
     {"doc", DOC, doc, "ops|errors|passes|pfqc|program|requests",
@@ -522,6 +594,22 @@ static void restart_with_better_blas(char **argv)
     if (core && setenv("OPENBLAS_CORETYPE", core, 0) == 0) execv("/proc/self/exe", argv);
 }
 
+/* The command, and where its time went, however it ended. */
+static int run_timed(Cli *c, const struct Command *cmd)
+{
+    const char *path = opt_str(c, "time-trace");
+    StrBuf tree = {.a = c->a}, trace = {.a = c->a};
+    if (opt_flag(c, "time-passes") || path) spans_start();
+    const u32 span = span_begin(cmd->name ? cmd->name : "compile");
+    int status = cmd->run(c);
+    span_end(span, NULL);
+    spans_tree(&tree);
+    if (opt_flag(c, "time-passes")) fputs(tree.p, stderr);
+    spans_chrome(&trace);
+    if (path && !io_write_file(c->d, c->a, path, trace.p, trace.n)) status = 1;
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     restart_with_better_blas(argv);
@@ -544,7 +632,7 @@ int main(int argc, char **argv)
         else if (opt_flag(&c, "version"))
             puts("pfqc " PFQC_VERSION), status = 0;
         else
-            status = cmd->run(&c);
+            status = run_timed(&c, cmd);
     }
     diag_flush(&d);
     if (status == 0 && (fflush(stdout) != 0 || ferror(stdout))) status = 1;

@@ -3,8 +3,10 @@
  *
  *   out/NAME            the program (position independent, dynamic glibc)
  *   out/NAME.weights    the weight image (runtime/image.h); with embed_weights it is appended to
- * out/NAME out/plan.json       memory map, kernels with their constants, steps with bytes and
- * flops, weight sections out/src/model.c     the schedule that runs; beside it abi.h, kernels/ (one
+ *                       out/NAME
+ *   out/plan.json       memory map, kernels with their constants, steps with bytes and flops,
+ * weight sections out/passes.json     what each pass changed out/model.pfir      the module that
+ * all of it was made of out/src/model.c     the schedule that runs; beside it abi.h, kernels/ (one
  * file per specialised kernel) and templates/ (what those include); cuda/ holds the same for GPUs
  *
  * Input: @prefill, @logits and @decode, every op in a step, every value that crosses steps placed
@@ -32,8 +34,11 @@ typedef struct CgOptions {
     const void *chat; /* blob for runtime/template.h; NULL: the program has no chat template */
     size_t chat_bytes;
     const char *version, *recipe; /* for `info` */
-    const char
-        *passes; /* what has been run, as PassOptions.log has it, for plan.json; may be NULL */
+    /* What has been run, for plan.json and passes.json, as PassOptions.log and .changes have it;
+     * may be NULL. */
+    const char *passes, *changes;
+    const Str *prefix_text; /* [n_prefix_text] of the tokens of the prefix, for plan.json */
+    u32 n_prefix_text;
     /* Called from the calling thread, now and then; done and total count bytes of weights. May be
      * NULL. */
     void (*progress)(void *arg, const char *what, u64 done, u64 total);
@@ -44,7 +49,6 @@ typedef struct CgResult {
     char *binary, *weights; /* paths; weights is NULL when embedded */
     u64 binary_bytes, weight_bytes;
     u32 n_kernels, n_variants; /* specialised kernels, per variant */
-    double llvm_s, link_s, weights_s;
 } CgResult;
 
 bool cg_compile(Diag *d, Module *m, const CgOptions *opt, CgResult *res);

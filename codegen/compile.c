@@ -1,7 +1,9 @@
 /* cg_compile: plan, specialise, write the weights, emit the sources, link. */
 #include "codegen/plan.h"
 
-#include "ir/base/meter.h"
+#include "ir/base/meter.h" /* cpu_count */
+#include "ir/base/spans.h"
+#include "ir/text.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -25,9 +27,11 @@ typedef struct Compile {
 /* The model's name becomes file names. */
 static bool check_name(Diag *d, const char *name)
 {
-    bool ok = *name && *name != '.' && *name != '-' && strlen(name) <= 100 &&
-              strcmp(name, "src") != 0 && strcmp(name, "ir") != 0 &&
-              strcmp(name, "plan.json") != 0 && strcmp(name, "inspect.html") != 0;
+    static const char *const ours[] = {"src",         "ir",         "plan.json",
+                                       "passes.json", "model.pfir", "inspect.html"};
+    bool ok = *name && *name != '.' && *name != '-' && strlen(name) <= 100;
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        ok = ok && strcmp(name, ours[i]) != 0;
     for (const char *p = name; *p; p++)
         ok = ok && ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
                     (*p >= '0' && *p <= '9') || strchr("._-", *p));
@@ -35,7 +39,7 @@ static bool check_name(Diag *d, const char *name)
     diag_error(d, E_FILE_WRITE, LOC_WHAT("name"), "the model's name '%s' cannot name the program",
                name);
     diag_hint(d, "use letters, digits, '.', '_' and '-', beginning with a letter or digit; not "
-                 "src, ir, plan.json or inspect.html");
+                 "src, ir, plan.json, passes.json, model.pfir or inspect.html");
     return false;
 }
 
@@ -150,6 +154,22 @@ static bool write_kernels(Compile *c, bool cuda, const char *kernels, const char
     return ok;
 }
 
+/* The module that all of it was made of, for readers: files are named without their folders, which
+ * differ from machine to machine. */
+static void print_module(Compile *c, StrBuf *out)
+{
+    Module *m = c->plan.m;
+    StrId *path = NEWN(c->a, StrId, m->files.n);
+    for (u32 i = 0; i < m->files.n; i++) {
+        path[i] = m->files.at[i].path;
+        const char *name = strrchr(ir_cstr(m, path[i]), '/');
+        if (name) m->files.at[i].path = ir_str(m, name + 1);
+    }
+    ir_print(m, out);
+    for (u32 i = 0; i < m->files.n; i++)
+        m->files.at[i].path = path[i];
+}
+
 static bool write_sources(Compile *c)
 {
     const char *cuda = io_join(c->a, c->src, "cuda");
@@ -160,12 +180,16 @@ static bool write_sources(Compile *c)
         return false;
     Str abi;
     if (!cg_embedded_find("abi.h", &abi)) BUG("abi.h is not embedded");
-    StrBuf model = {.a = c->a}, plan = {.a = c->a};
+    StrBuf model = {.a = c->a}, plan = {.a = c->a}, passes = {.a = c->a}, ir = {.a = c->a};
     cg_emit_model(&c->build, &model);
     cg_emit_plan_json(&c->build, &plan);
+    cg_emit_passes_json(&c->build, &passes);
+    print_module(c, &ir);
     return io_write_file(c->d, c->a, io_join(c->a, c->src, "abi.h"), abi.p, abi.n) &&
            write_text(c, c->src, "model.c", &model) &&
-           write_text(c, c->opt.out_dir, "plan.json", &plan);
+           write_text(c, c->opt.out_dir, "plan.json", &plan) &&
+           write_text(c, c->opt.out_dir, "passes.json", &passes) &&
+           write_text(c, c->opt.out_dir, "model.pfir", &ir);
 }
 
 static CgInput *link_inputs(Compile *c, u32 *n, u64 *bytes)
@@ -217,13 +241,13 @@ static bool build(Compile *c, OutFile *bin, OutFile *weights)
     for (u32 i = 0; i < c->cuda.n_codes; i++)
         calls += cg_cuda_table_bytes(&c->cuda, &c->cuda.code[i]);
     const u64 at = c->opt.embed_weights ? up64k(bytes + calls + (256u << 10)) : 0;
-    const double t0 = now_seconds();
+    u32 span = span_begin("weight image");
     if (!cg_write_weights(c->d, &c->plan, weights ? weights : bin, at, &c->opt)) return false;
-    const double t1 = now_seconds();
-    c->res->weights_s = t1 - t0;
+    span_end(span, NULL);
+    span = span_begin("sources and link");
     if (!write_sources(c) || !link_to(c, in, n_in, c->res->binary, bin, &c->res->binary_bytes))
         return false;
-    c->res->link_s = now_seconds() - t1;
+    span_end(span, NULL);
     c->res->weight_bytes = c->plan.data_bytes;
     if (weights) return true;
     if (c->res->binary_bytes > at)
@@ -282,11 +306,14 @@ bool cg_compile(Diag *d, Module *m, const CgOptions *opt, CgResult *res)
         res->weights = arena_printf(c.a, "%s%s", res->binary, PFQ_IMAGE_SUFFIX);
     res->n_kernels = c.plan.kernels.n;
     res->n_variants = c.targets.n_cpu + c.targets.n_gpu;
-    const double t0 = now_seconds();
+    u32 span = span_begin("kernels");
     bool ok = (!c.build.cuda || cg_cuda(d, &c.plan, &c.targets, &c.opt, &c.cuda)) &&
               io_mkdirs(d, opt->out_dir) && specialise(&c);
-    res->llvm_s = now_seconds() - t0;
-    ok = ok && cg_expect(d, &c.plan) && write_all(&c);
+    span_end(span, arena_printf(c.a, "%u kernels", res->n_kernels));
+    span = span_begin("logits for self-test");
+    ok = ok && cg_expect(d, &c.plan);
+    span_end(span, NULL);
+    ok = ok && write_all(&c);
     for (u32 i = 0; i < c.n_objects; i++)
         cg_object_free(&c.objects[i]);
     cg_cuda_free(&c.cuda);

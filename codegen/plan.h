@@ -326,5 +326,6 @@ void cg_emit_operands(StrBuf *o, const CgPlan *p, const CgCall *c, CgEmitRef *em
 void cg_emit_constants(StrBuf *o, const double *val, u64 which);
 void cg_emit_float(StrBuf *o, double v); /* as a literal of C */
 void cg_emit_plan_json(const CgBuild *b, StrBuf *out);
+void cg_emit_passes_json(const CgBuild *b, StrBuf *out);
 
 #endif

@@ -1,5 +1,5 @@
-/* plan.json: what was decided, for people and tools. No times and no paths, so equal inputs give
- * equal bytes. */
+/* plan.json and passes.json: what was decided, for people and tools. No times and no paths, so
+ * equal inputs give equal bytes. */
 #include "codegen/plan.h"
 
 #include "ir/base/json.h"
@@ -98,6 +98,9 @@ static void emit_cuda_kernel(const CgCuda *cuda, u32 kernel, StrBuf *o)
               (long long)l->rows, (long long)l->shared);
     if (l->per_sm) sb_printf(o, ", \"per_sm\": %lld", (long long)l->per_sm);
     if (l->cluster) sb_printf(o, ", \"cluster\": %lld", (long long)l->cluster);
+    if (k->phase != CG_NO_PHASE)
+        sb_printf(o, ", \"phase\": \"%s\", \"step\": %u", cuda->plan->phase[k->phase].name,
+                  k->step);
     if (k->source != kernel)
         sb_printf(o, ", \"code_of\": \"%s\"", cuda->kernels.at[k->source].name);
     sb_str(o, ", \"constants\": {");
@@ -143,7 +146,18 @@ static void emit_kernels(const CgBuild *b, StrBuf *o)
     sb_str(o, "},\n");
 }
 
-static void emit_refs(StrBuf *o, const CgPlan *p, const char *key, const CgRef *r, u32 n)
+static void emit_place(StrBuf *o, const CgPlan *p, const char **names, const char *place,
+                       const CgRef *r)
+{
+    sb_printf(o, "[\"%s\", %llu, %llu, \"%s\", ", place, LL(r->off), LL(r->bytes),
+              ir_type_text(p->m, type_of(p->m, r->value)));
+    const char *constant = ir_cstr(p->m, value_at(p->m, r->value)->name);
+    sb_json_str(o, str_c(names[r->value] ? names[r->value] : arena_printf(o->a, "@%s", constant)));
+    sb_ch(o, ']');
+}
+
+static void emit_refs(StrBuf *o, const CgPlan *p, const char **names, const char *key,
+                      const CgRef *r, u32 n)
 {
     static const char *const places[] = {"", "act", "kv", "private", "tokens", "logits", "weights"};
     while (n && r[n - 1].place == CG_NONE)
@@ -159,14 +173,15 @@ static void emit_refs(StrBuf *o, const CgPlan *p, const char *key, const CgRef *
         else if (r[i].place == CG_TOKENS || r[i].place == CG_LOGITS)
             sb_printf(o, "\"%s\"", places[r[i].place]);
         else
-            sb_printf(o, "[\"%s\", %llu, %llu, \"%s\"]", places[r[i].place], LL(r[i].off),
-                      LL(r[i].bytes), ir_type_text(p->m, type_of(p->m, r[i].value)));
+            emit_place(o, p, names, places[r[i].place], &r[i]);
     }
     sb_ch(o, ']');
 }
 
 static void emit_phase(const CgPlan *p, const CgPhase *ph, bool last, StrBuf *o)
 {
+    const u32 fn = (u32)(ir_fn(p->m, ph->name) - p->m->fns.at);
+    const char **names = ir_value_names(p->m, fn, o->a);
     sb_printf(o, "    \"%s\": {\"barriers\": %u, \"calls\": [", ph->name, ph->barriers);
     for (u32 i = 0; i < ph->calls.n; i++) {
         const CgCall *c = &ph->calls.at[i];
@@ -179,10 +194,10 @@ static void emit_phase(const CgPlan *p, const CgPhase *ph, bool last, StrBuf *o)
                                                              : "flops_per_row",
                   LL(c->flops));
         if (c->w.place == CG_WEIGHT) sb_printf(o, ", \"weight_bytes\": %llu", LL(c->weight_bytes));
-        emit_refs(o, p, "in", c->in, CG_IN);
-        emit_refs(o, p, "w", &c->w, 1);
-        emit_refs(o, p, "aux", c->aux, CG_AUX);
-        emit_refs(o, p, "out", c->out, CG_OUT);
+        emit_refs(o, p, names, "in", c->in, CG_IN);
+        emit_refs(o, p, names, "w", &c->w, 1);
+        emit_refs(o, p, names, "aux", c->aux, CG_AUX);
+        emit_refs(o, p, names, "out", c->out, CG_OUT);
         sb_ch(o, '}');
     }
     sb_printf(o, "\n    ]}%s\n", last ? "" : ",");
@@ -216,11 +231,17 @@ static void emit_weights(const CgPlan *p, StrBuf *o)
     sb_str(o, "\n    ]\n  }\n");
 }
 
-static void emit_prefix(const CgPlan *p, StrBuf *o)
+static void emit_prefix(const CgBuild *b, StrBuf *o)
 {
+    const CgPlan *p = b->plan;
     sb_printf(o, "  \"context\": %lld,\n  \"prefix\": [", (long long)p->context);
     for (u32 i = 0; i < p->prefix; i++)
         sb_printf(o, "%s%d", i ? ", " : "", p->prefix_ids[i]);
+    sb_str(o, "],\n  \"prefix_text\": [");
+    for (u32 i = 0; p->prefix && i < b->opt->n_prefix_text; i++) {
+        if (i) sb_str(o, ", ");
+        sb_json_str(o, b->opt->prefix_text[i]);
+    }
     sb_str(o, "],\n");
 }
 
@@ -249,17 +270,29 @@ static void emit_measured(const CgPlan *p, const char *key, StrBuf *o)
     sb_str(o, first ? "},\n" : "\n  },\n");
 }
 
+static void emit_names(const CgBuild *b, StrBuf *o)
+{
+    key_str(o, "pfqc", b->opt->version);
+    sb_str(o, ",\n  ");
+    key_str(o, "model", ir_cstr(b->plan->m, b->plan->m->name));
+    sb_str(o, ",\n  ");
+    key_str(o, "recipe", b->opt->recipe);
+}
+
+void cg_emit_passes_json(const CgBuild *b, StrBuf *o)
+{
+    sb_str(o, "{\n  \"changes\": 1,\n  ");
+    emit_names(b, o);
+    sb_printf(o, ",\n  \"passes\": [%s\n  ]\n}\n", b->opt->changes ? b->opt->changes : "");
+}
+
 void cg_emit_plan_json(const CgBuild *b, StrBuf *o)
 {
     const CgPlan *p = b->plan;
     sb_str(o, "{\n  \"plan\": 1,\n  ");
-    key_str(o, "pfqc", b->opt->version);
-    sb_str(o, ",\n  ");
-    key_str(o, "model", ir_cstr(p->m, p->m->name));
-    sb_str(o, ",\n  ");
-    key_str(o, "recipe", b->opt->recipe);
+    emit_names(b, o);
     sb_printf(o, ",\n  \"passes\": [%s\n  ],\n", b->opt->passes ? b->opt->passes : "");
-    emit_prefix(p, o);
+    emit_prefix(b, o);
     emit_measured(p, "sqnr", o);
     emit_measured(p, "outlier", o);
     emit_targets(b, o);

@@ -68,3 +68,27 @@ bool fe_prefix_ids(Diag *d, Arena *a, const TokBlob *tok, const char *text, cons
     *out = b.p;
     return true;
 }
+
+u32 fe_prefix_text(Arena *a, const TokBlob *tok, const char *ids, Str **out)
+{
+    PfqTokenizer t;
+    u32 n = 0;
+    if (!tok->data || pfq_tok_open(&t, tok->data, tok->n)) return 0;
+    *out = NEWN(a, Str, strlen(ids) + 1);
+    for (const char *p = ids; *p; p += strcspn(p, " ,"), p += *p != 0) {
+        i64 id;
+        char buf[16];
+        size_t len;
+        StrBuf b = {.a = a};
+        if (!str_to_i64((Str){p, strcspn(p, " ,")}, &id) || id < 0 || id > INT32_MAX) return 0;
+        const char *piece = pfq_tok_piece(&t, (i32)id, true, buf, &len);
+        sb_str(&b, "");
+        if (utf8_valid((Str){piece, len}))
+            sb_add(&b, piece, len);
+        else
+            for (size_t i = 0; i < len; i++)
+                sb_printf(&b, "\\x%02x", (unsigned char)piece[i]);
+        (*out)[n++] = (Str){b.p, b.n};
+    }
+    return n;
+}

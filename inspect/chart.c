@@ -219,3 +219,80 @@ void chart_boxes(StrBuf *o, const char *label, const char *x, double x_most, dou
     x_name(o, WIDTH - 8, x);
     sb_str(o, "</svg>\n");
 }
+
+/* ---- rows ---- */
+
+enum { ROW = 22, NAMES = 170 };
+
+typedef struct Rows {
+    StrBuf *o;
+    double lo, hi; /* powers of ten */
+    i32 bottom;
+} Rows;
+
+static double across(const Rows *r, double v)
+{
+    return (double)NAMES + (log10(v) - r->lo) / (r->hi - r->lo) * (WIDTH - NAMES - 40);
+}
+
+static void row_axis(const Rows *r, const char *x)
+{
+    for (double p = r->lo; p <= r->hi; p++) {
+        const double at = across(r, pow(10, p));
+        sb_printf(r->o,
+                  "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>"
+                  "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">%g</text>\n",
+                  at, at, TOP, r->bottom, at, r->bottom + 16, pow(10, p));
+    }
+    sb_printf(r->o, "<text class=\"tick\" text-anchor=\"middle\" x=\"%d\" y=\"%d\">",
+              (NAMES + WIDTH - 40) / 2, r->bottom + 32);
+    html_text(r->o, str_c(x));
+    sb_str(r->o, "</text>\n");
+}
+
+static void one_row(const Rows *r, const ChartRow *row, u32 i)
+{
+    const double y = (double)TOP + (double)ROW * (i + 0.5), x0 = across(r, row->from),
+                 x1 = across(r, row->to);
+    const u32 c = row->colour % COLOURS;
+    sb_printf(r->o, "<text text-anchor=\"end\" x=\"%d\" y=\"%.1f\">", NAMES - 12, y + 4);
+    html_text(r->o, (Str){row->name.p,
+                          row->name.n < 24 ? row->name.n : utf8_prefix((Str){row->name.p, 24})});
+    sb_printf(r->o,
+              "</text><path class=\"line c%u\" d=\"M%.1f %.1fL%.1f %.1f\"/><circle class=\"dot "
+              "c%u\" r=\"4\" cx=\"%.1f\" cy=\"%.1f\"><title>",
+              c, x0, y, x1, y, c, x0, y);
+    html_text(r->o, str_c(row->title));
+    sb_printf(r->o,
+              "</title></circle><circle class=\"ring c%u\" r=\"4\" cx=\"%.1f\" cy=\"%.1f\"><title>",
+              c, x1, y);
+    html_text(r->o, str_c(row->title));
+    sb_str(r->o, "</title></circle>\n");
+}
+
+void chart_rows(StrBuf *o, const char *label, const char *x, const ChartRow *row, u32 n,
+                const ChartMark *mark, u32 n_marks)
+{
+    double lo = INFINITY, hi = -INFINITY;
+    for (u32 i = 0; i < n; i++) {
+        lo = fmin(lo, fmin(row[i].from, row[i].to));
+        hi = fmax(hi, fmax(row[i].from, row[i].to));
+    }
+    for (u32 i = 0; i < n_marks; i++)
+        hi = fmax(hi, mark[i].x);
+    Rows r = {o, floor(log10(lo)), fmax(ceil(log10(hi)), floor(log10(lo)) + 1), TOP + ROW * (i32)n};
+    sb_printf(o, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, r.bottom + 40);
+    html_text(o, str_c(label));
+    sb_str(o, "\">\n");
+    row_axis(&r, x);
+    for (u32 i = 0; i < n_marks; i++) {
+        const double at = across(&r, mark[i].x);
+        sb_printf(o,
+                  "<path class=\"ridge\" d=\"M%.1f %dV%d\"/><text class=\"tick\" "
+                  "text-anchor=\"end\" x=\"%.1f\" y=\"%d\">%s</text>\n",
+                  at, TOP - 14, r.bottom, at - 4, TOP - 6 - 12 * (i32)(i % 2), mark[i].name);
+    }
+    for (u32 i = 0; i < n; i++)
+        one_row(&r, &row[i], i);
+    sb_str(o, "</svg>\n");
+}

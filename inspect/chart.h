@@ -33,4 +33,19 @@ typedef struct ChartBox {
 void chart_boxes(StrBuf *o, const char *label, const char *x, double x_most, double y_most,
                  const ChartBox *box, u32 n);
 
+/* Rows from one number to another on a logarithmic axis, each with its name at the left; upright
+ * lines mark numbers. */
+typedef struct ChartRow {
+    Str name;
+    double from, to; /* > 0 */
+    const char *title;
+    u32 colour;
+} ChartRow;
+typedef struct ChartMark {
+    const char *name;
+    double x;
+} ChartMark;
+void chart_rows(StrBuf *o, const char *label, const char *x, const ChartRow *row, u32 n,
+                const ChartMark *mark, u32 n_marks);
+
 #endif

@@ -56,6 +56,36 @@ static bool read_prefix(Reader *r, const Json *v)
     return true;
 }
 
+static bool read_prefix_text(Reader *r, const Json *v)
+{
+    if (v->kind != JSON_STRING) return bad(r, v, "the text of a token");
+    vec_push(r->a, &r->p->prefix_text, v->str);
+    return true;
+}
+
+/* Members that this page can do without. */
+static void maybe_text(const Json *obj, const char *key, Str *out)
+{
+    const Json *v = json_get(obj, key);
+    if (v && v->kind == JSON_STRING) *out = v->str;
+}
+
+static bool read_cuda(Reader *r, const Json *v)
+{
+    PlCuda k = {.step = -1};
+    const Json *bytes = json_need(r->d, r->src, v, "bytes", JSON_OBJECT);
+    if (!bytes || !text(r, v, "name", &k.name) || !text(r, v, "kernel", &k.kind) ||
+        !text(r, v, "template", &k.file) || !count(r, v, "calls", &k.calls) ||
+        !count(r, v, "block", &k.block) || !count(r, v, "shared", &k.shared))
+        return false;
+    maybe_text(v, "code_of", &k.code_of);
+    maybe_text(v, "phase", &k.phase);
+    if (k.phase.n && !count(r, v, "step", &k.step)) return false;
+    if (bytes->n && bytes->at[0].is_int) k.bytes = bytes->at[0].i;
+    vec_push(r->a, &r->p->cuda, k);
+    return true;
+}
+
 static bool read_target(Reader *r, const Json *v)
 {
     Str name;
@@ -156,10 +186,16 @@ static bool read_ref(Reader *r, const Json *v, PlRef *out)
         out->place = v->str;
         return true;
     }
-    const bool ok = v->kind == JSON_ARRAY && v->n == 4 && v->at[0].kind == JSON_STRING &&
-                    v->at[1].is_int && v->at[2].is_int && v->at[3].kind == JSON_STRING;
-    if (!ok) return bad(r, v, "[place, offset, bytes, type]");
-    *out = (PlRef){v->at[0].str, v->at[3].str, v->at[1].i, v->at[2].i, 0, 0};
+    const bool ok = v->kind == JSON_ARRAY &&
+                    (v->n == 4 || (v->n == 5 && v->at[4].kind == JSON_STRING)) &&
+                    v->at[0].kind == JSON_STRING && v->at[1].is_int && v->at[2].is_int &&
+                    v->at[3].kind == JSON_STRING;
+    if (!ok) return bad(r, v, "[place, offset, bytes, type, name]");
+    *out = (PlRef){.place = v->at[0].str,
+                   .type = v->at[3].str,
+                   .name = v->n == 5 ? v->at[4].str : (Str){0},
+                   .off = v->at[1].i,
+                   .bytes = v->at[2].i};
     return (out->off >= 0 && out->off <= MOST && out->bytes >= 0 && out->bytes <= MOST) ||
            bad(r, v, "an offset and bytes from 0 to 2^53");
 }
@@ -258,13 +294,16 @@ static bool read_all(Reader *r, const Json *root)
               text(r, root, "model", &p->model) && text(r, root, "recipe", &p->recipe) &&
               count(r, root, "context", &p->context) &&
               count(r, memory, "activations", &p->activations) &&
+              count(r, memory, "chunk", &p->chunk) &&
               count(r, memory, "kv_per_token", &p->kv_per_token) &&
               count(r, weights, "bytes", &p->weight_bytes) &&
               count(r, weights, "read_per_token", &p->read_per_token) &&
-              each(r, root, "prefix", read_prefix) && each(r, root, "targets", read_target) &&
-              each(r, root, "passes", read_pass) && each(r, root, "kernels", read_kernel) &&
-              each(r, weights, "sections", read_section) && read_facts(r, root, "sqnr") &&
-              read_facts(r, root, "outlier");
+              each(r, root, "prefix", read_prefix) &&
+              (!json_get(root, "prefix_text") || each(r, root, "prefix_text", read_prefix_text)) &&
+              (!json_get(root, "cuda_kernels") || each(r, root, "cuda_kernels", read_cuda)) &&
+              each(r, root, "targets", read_target) && each(r, root, "passes", read_pass) &&
+              each(r, root, "kernels", read_kernel) && each(r, weights, "sections", read_section) &&
+              read_facts(r, root, "sqnr") && read_facts(r, root, "outlier");
     for (u32 i = 0; ok && i < PL_PHASES; i++)
         ok = read_phase(r, phases, names[i], &p->phase[i]);
     return ok;
@@ -280,6 +319,6 @@ bool plan_read(Diag *d, Arena *a, const char *path, Plan *out)
     }
     const Json *root = json_parse(d, a, src);
     Reader r = {.d = d, .a = a, .src = src, .p = out, .kernels = {.a = a}};
-    *out = (Plan){0};
+    *out = (Plan){.text = {src->text, src->n}};
     return root && read_all(&r, root);
 }

@@ -8,6 +8,7 @@
 typedef struct PlRef { /* an operand of a call */
     Str place;         /* "act", "kv", "private"; "tokens", "logits" or a section of the weights */
     Str type;          /* "s8[T,576]"; empty: a section */
+    Str name;          /* "%n1.0.q", of model.pfir; empty: not known */
     i64 off, bytes;
     u32 writer; /* of an input: 1 + the call that wrote it last; 0: none before */
     u32 last;   /* of an output: the last call that reads it; its own, if none does */
@@ -34,6 +35,13 @@ typedef struct PlKernel {
     Str name, kind, file; /* "norm_s8_576", "norm", "norm.c" */
 } PlKernel;
 
+typedef struct PlCuda {              /* a kernel for GPUs */
+    Str name, kind, file, code_of;   /* code_of: the kernel whose code it is; empty: its own */
+    i64 calls, block, shared, bytes; /* bytes of code, of the first GPU that uses it */
+    Str phase;                       /* of a call that it computes, empty: none */
+    i64 step;
+} PlCuda;
+
 typedef struct PlPass {
     Str name, options;
     i64 changes, ops;
@@ -54,13 +62,17 @@ enum { PL_PHASES = 3 };
 
 typedef struct Plan {
     Str version, model, recipe;
+    Str text;  /* all of plan.json */
+    i64 chunk; /* rows of @prefill */
     i64 context, activations, kv_per_token, weight_bytes, read_per_token;
     VEC(i64) prefix;
+    VEC(Str) prefix_text; /* of its tokens; empty without a tokenizer */
     VEC(Str) target;
     bool cpu; /* one of the targets is a CPU, so that kernels have sources for it */
     VEC(PlPass) pass;
     VEC(PlFact) sqnr, weight_sqnr, outlier; /* of values, of weights; dB */
     VEC(PlKernel) kernel;
+    VEC(PlCuda) cuda;
     VEC(PlSection) section;
     PlPhase phase[PL_PHASES]; /* prefill, logits, decode */
 } Plan;

@@ -45,7 +45,8 @@ typedef struct Print {
     const Module *m;
     StrBuf *b;
     const char *
-        *names; /* printed form of each value of the current function; NULL: not named yet */
+        *names;    /* printed form of each value of the current function; NULL: not named yet */
+    u32 list_most; /* longer lists of numbers are shortened; 0: none is */
 } Print;
 
 static void put_value(Print *p, ValueId v)
@@ -63,8 +64,9 @@ static void put_value(Print *p, ValueId v)
         sb_printf(p->b, "%%v%u", v);
 }
 
-static void put_attr_value(const Module *m, StrBuf *b, AttrKind kind, const Attr *a)
+static void put_attr_value(const Module *m, StrBuf *b, AttrKind kind, const Attr *a, u32 list_most)
 {
+    const u32 n = list_most && a->n > list_most ? list_most : a->n;
     switch (kind) {
     case AK_INT: sb_printf(b, "%lld", (long long)a->i); break;
     case AK_FLOAT: sb_f64(b, a->f); break;
@@ -72,24 +74,26 @@ static void put_attr_value(const Module *m, StrBuf *b, AttrKind kind, const Attr
     case AK_INTS:
     case AK_FLOATS:
         sb_ch(b, '[');
-        for (u32 i = 0; i < a->n; i++) {
+        for (u32 i = 0; i < n; i++) {
             if (i) sb_str(b, ", ");
             if (kind == AK_INTS)
                 sb_printf(b, "%lld", (long long)a->ints[i]);
             else
                 sb_f64(b, a->floats[i]);
         }
+        if (n < a->n) sb_printf(b, ", ... %u", a->n);
         sb_ch(b, ']');
         break;
     }
 }
 
-static void put_attrs(const Module *m, StrBuf *b, const Op *op)
+static void put_attrs(const Print *p, const Op *op)
 {
+    StrBuf *b = p->b;
     const char *sep = " {";
     for (u32 i = 0; i < op->nattr; i++, sep = ", ") {
         sb_printf(b, "%s%s = ", sep, attr_info[op->attr[i].id].name);
-        put_attr_value(m, b, attr_info[op->attr[i].id].kind, &op->attr[i]);
+        put_attr_value(p->m, b, attr_info[op->attr[i].id].kind, &op->attr[i], p->list_most);
     }
     if (op->layer >= 0) sb_printf(b, "%slayer = %d", sep, op->layer), sep = ", ";
     if (sep[0] == ',') sb_ch(b, '}');
@@ -107,12 +111,11 @@ static void put_op(Print *p, const Op *op)
         sb_str(p->b, i ? ", " : " ");
         put_value(p, op->in[i]);
     }
-    put_attrs(p->m, p->b, op);
+    put_attrs(p, op);
     for (u32 i = 0; i < op->nout; i++) {
         sb_str(p->b, i ? ", " : " : ");
         put_type(p->b, &p->m->types.at[value_at(p->m, op->out + i)->type]);
     }
-    sb_ch(p->b, '\n');
 }
 
 static void name_value(Print *p, Map *used, ValueId v, u32 *number)
@@ -180,6 +183,7 @@ static void put_fn(Print *p, const Fn *f)
         }
         sb_str(b, step ? "    " : "  ");
         put_op(p, op);
+        sb_ch(b, '\n');
     }
     if (step) sb_str(b, "  }\n");
     sb_str(b, "  return");
@@ -204,13 +208,13 @@ static void put_meta(const Module *m, StrBuf *b, const KeyVal *kv)
         sb_json_str(b, str_c(key));
     sb_str(b, " = ");
     size_t at = b->n;
-    put_attr_value(m, b, kv->kind, &kv->val);
+    put_attr_value(m, b, kv->kind, &kv->val, 0);
     if (kv->kind == AK_FLOAT && !strpbrk(b->p + at, ".e")) sb_str(b, ".0");
 }
 
 void ir_print(const Module *m, StrBuf *b)
 {
-    Print p = {m, b, NULL};
+    Print p = {m, b, NULL, 0};
     sb_str(b, "pfir 1\nmodule ");
     put_name(b, '@', ir_cstr(m, m->name));
     for (u32 i = 0; i < m->meta.n; i++) {
@@ -225,8 +229,10 @@ void ir_print(const Module *m, StrBuf *b)
             sb_printf(b, " {bytes = %llu}", (unsigned long long)m->files.at[i].bytes);
         sb_ch(b, '\n');
     }
-    for (u32 i = 0; i < m->consts.n; i++)
+    for (u32 i = 0; i < m->consts.n; i++) {
         put_op(&p, op_at(m, m->consts.at[i]));
+        sb_ch(b, '\n');
+    }
     p.names = NEWN(b->a, const char *, m->values.n);
     for (u32 i = 1; i < m->fns.n; i++)
         put_fn(&p, &m->fns.at[i]);
@@ -235,7 +241,7 @@ void ir_print(const Module *m, StrBuf *b)
 const char **ir_value_names(const Module *m, u32 fn, Arena *a)
 {
     StrBuf b = {.a = a};
-    Print p = {m, &b, NEWN(a, const char *, m->values.n)};
+    Print p = {m, &b, NEWN(a, const char *, m->values.n), 0};
     name_values(&p, &m->fns.at[fn]);
     return p.names;
 }
@@ -250,11 +256,16 @@ const char *ir_type_text(Module *m, const Type *t)
 const char *ir_op_text(Module *m, const Op *op)
 {
     StrBuf b = {.a = m->a};
-    Print p = {m, &b, NULL};
+    Print p = {m, &b, NULL, 0};
     Op bare = *op;
     if (bare.out + bare.nout > m->values.n)
         bare.nout = 0; /* an op that is being built has no results yet */
     put_op(&p, &bare);
-    b.p[b.n - 1] = 0;
     return b.p;
+}
+
+void ir_print_op(const Module *m, const char **names, const Op *op, u32 list_most, StrBuf *b)
+{
+    Print p = {m, b, names, list_most};
+    put_op(&p, op);
 }

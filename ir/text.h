@@ -18,6 +18,11 @@ const char *ir_type_text(Module *m, const Type *t);
 /* Of every value of a function, the name that a dump gives it: [m->values.n], NULL for others. */
 const char **ir_value_names(const Module *m, u32 fn, Arena *a);
 
+/* Appends one op as a dump has it, without the end of its line. names: ir_value_names of its
+ * function, NULL for constants. Lists of more than list_most numbers are shortened to "[1, 2, ...
+ * 576]", which is not read back; 0: none is. */
+void ir_print_op(const Module *m, const char **names, const Op *op, u32 list_most, StrBuf *b);
+
 void ir_doc_ops(StrBuf *b); /* docs/ops.md */
 
 #endif

@@ -110,6 +110,15 @@ bool pipeline_calibrates(const Pipeline *p);
 /* Drops the first call of this pass and all behind it; with NULL the first call that calibrates. */
 void pipeline_cut(Pipeline *p, const char *pass);
 
+/* The text that pipeline_parse makes the calls from number `from` on of. */
+void pipeline_text(const Pipeline *p, u32 from, StrBuf *b);
+
+/* A .pfir with a pipeline and the module's folder in its comments: all that it takes to run the
+ * passes from number `from` on again, but for what calibration reads. */
+void reproducer_text(const Module *m, const Pipeline *p, u32 from, StrBuf *b);
+/* Appends the pipeline to p. E_IR_SYNTAX if the text is no reproducer. */
+bool reproducer_read(Diag *d, Arena *a, const Source *src, const char **folder, Pipeline *p);
+
 typedef struct Recipe {
     const char *name, *doc;
     Pipeline pipeline;
@@ -144,14 +153,20 @@ typedef struct PassOptions {
     bool verify_each; /* ir_verify and the stage's rules after each pass */
     bool
         verify_numerics; /* run a few tokens in f64 before and after each pass; reports to stderr */
-    bool time_passes;    /* a table on stderr at the end */
     const char *dump_dir;     /* NN-pass.pfir after each pass, 00-import.pfir before the first */
     const char *print_before; /* name of a pass, or "all": print the module to stderr */
     const char *print_after;
-    const char *stop_after;   /* name of a pass: end after its first run */
+    const char *stop_after; /* name of a pass: end after its first run */
+    bool bisect; /* run the first `limit` passes, and of the others only those that code generation
+                    cannot do without; reports to stderr */
+    u32 limit;
+    const char *reproducer;   /* a file, as reproducer_text makes it: of the module in front of the
+                                 pass that failed, else of the one that came in */
     const CalibSource *calib; /* NULL: no text, defaults */
-    StrBuf *log; /* NULL, or gets a JSON object for each pass that was run, separated by commas:
-                    its name, its options but those that are 0, changes, ops of the module then */
+    /* NULL, or get a JSON object for each pass that was run, separated by commas. log: its name,
+     * its options but those that are 0, changes, ops of the module then. changes: that, the stage
+     * and what it changed in the module's text (passes/changes.h). */
+    StrBuf *log, *changes;
 } PassOptions;
 
 /* Runs the pipeline on m. */

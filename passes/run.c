@@ -1,10 +1,11 @@
 /* Running a pipeline: order of stages, verification, dumps, times. */
+#include "passes/changes.h"
 #include "passes/numerics.h"
 #include "passes/pass.h"
 #include "passes/rules.h"
 
 #include "ir/base/json.h"
-#include "ir/base/meter.h"
+#include "ir/base/spans.h"
 #include "ir/text.h"
 
 #include <stdio.h>
@@ -119,11 +120,10 @@ static u32 count_ops(const Module *m)
     return n;
 }
 
-/* PassOptions.log's entry of a pass that was run. */
-static void log_pass(const PassOptions *o, const PassCx *cx, const char *name)
+/* What plan.json and passes.json say of a pass that was run, without the closing brace. */
+static void log_pass(StrBuf *b, const PassCx *cx, const char *name)
 {
-    StrBuf *b = o->log, options = {.a = cx->a};
-    if (!b) return;
+    StrBuf options = {.a = cx->a};
     sb_str(&options, "");
     for (u32 i = 0; i < cx->call->nopt; i++) {
         const PassOpt *p = &cx->call->opt[i];
@@ -136,7 +136,29 @@ static void log_pass(const PassOptions *o, const PassCx *cx, const char *name)
     }
     sb_printf(b, "%s\n    {\"pass\": \"%s\", \"options\": ", b->n ? "," : "", name);
     sb_json_str(b, (Str){options.p, options.n});
-    sb_printf(b, ", \"changes\": %u, \"ops\": %u}", cx->changes, count_ops(cx->m));
+    sb_printf(b, ", \"changes\": %u, \"ops\": %u", cx->changes, count_ops(cx->m));
+}
+
+/* The module's text in front of the next pass, and what the passes so far changed of it. Two arenas
+ * take turns: one holds what was, the other what is. */
+typedef struct History {
+    Arena a[2];
+    const Snapshot *last;
+    StrBuf *out; /* NULL: nobody asks */
+    u32 turn;
+} History;
+
+static void history_add(History *h, const PassCx *cx, const char *name)
+{
+    if (!h->out) return;
+    Arena *a = &h->a[++h->turn % 2];
+    const Snapshot *now = changes_snapshot(a, cx->m);
+    log_pass(h->out, cx, name);
+    sb_printf(h->out, ", \"stage\": \"%s\",\n     ", passes_stage_name(passes_stage(cx->m)));
+    changes_write(cx->a, h->last, now, h->out);
+    sb_ch(h->out, '}');
+    h->last = now;
+    arena_free(&h->a[(h->turn + 1) % 2]);
 }
 
 static bool check_names(Diag *d, const PassOptions *o)
@@ -170,37 +192,76 @@ static bool run_pass(PassCx *cx, const PassInfo *info, const PassOptions *o)
     return check_after(cx, info);
 }
 
+/* Is this pass, number `number` from 1, behind the limit? Kernels need integers (lower, the only
+ * loose pass) and the stages. */
+static bool skipped(const PassOptions *o, const PassInfo *info, u32 number)
+{
+    if (!o->bisect) return false;
+    const bool needed = info->to || info->kind == KIND_LOOSE, skip = number > o->limit && !needed;
+    fprintf(stderr, "pfqc: pass %u: %s%s\n", number, info->name,
+            skip                ? " (skipped)"
+            : number > o->limit ? " (needed)"
+                                : "");
+    return skip;
+}
+
+/* Written in front of every pass, so that it is there however the pass ends. */
+static bool keep_reproducer(const PassCx *cx, const PassOptions *o, const Pipeline *p, u32 from)
+{
+    StrBuf b = {.a = cx->a};
+    if (!o->reproducer) return true;
+    reproducer_text(cx->m, p, from, &b);
+    return io_write_file(cx->d, cx->a, o->reproducer, b.p, b.n);
+}
+
+/* One pass with all that was asked for around it. */
+static bool run_call(PassCx *cx, const PassOptions *o, Numerics *num, History *h, u32 number)
+{
+    const PassInfo *info = &pass_info[cx->call->pass];
+    const u32 span = span_begin(info->name);
+    if (named(o->print_before, info->name)) print_to_stderr(cx->m, cx->a, "before", info->name);
+    const bool ok = run_pass(cx, info, o);
+    span_end(span, arena_printf(cx->a, "%6u changes, %u ops", cx->changes, count_ops(cx->m)));
+    if (!ok) return false;
+    if (o->log) {
+        log_pass(o->log, cx, info->name);
+        sb_ch(o->log, '}');
+    }
+    history_add(h, cx, info->name);
+    if (named(o->print_after, info->name)) print_to_stderr(cx->m, cx->a, "after", info->name);
+    return dump(cx->d, cx->a, cx->m, o, number, info->name) &&
+           (!o->verify_numerics || numerics_check(num, cx, info));
+}
+
 bool passes_run(Diag *d, Module *m, const Pipeline *p, const PassOptions *o)
 {
     Arena a = {0};
     Numerics num = {0};
+    History history = {.out = o->changes};
+    StrBuf whole = {.a = &a};
     const CalibSource no_text = {.bos = -1, .eos = -1};
+    const u32 span = span_begin("passes");
     PassCx import = {.m = m, .d = d, .a = &a};
     bool ok = check_names(d, o) && ir_verify(d, m) && rules_of_module(&import, "the model") &&
               (!o->dump_dir || io_mkdirs(d, o->dump_dir)) && dump(d, &a, m, o, 0, "import");
     if (ok && o->verify_numerics) ok = numerics_start(&num, d, m);
+    if (ok && o->reproducer) reproducer_text(m, p, 0, &whole);
+    if (ok && o->changes) history.last = changes_snapshot(&history.a[0], m);
     for (u32 i = 0; ok && i < p->calls.n; i++) {
-        const PassInfo *info = &pass_info[p->calls.at[i].pass];
-        PassCx cx = {.m = m,
-                     .d = d,
-                     .a = &a,
-                     .call = &p->calls.at[i],
-                     .calib = o->calib ? o->calib : &no_text};
-        ArenaMark mark = arena_mark(&a);
-        if (named(o->print_before, info->name)) print_to_stderr(m, &a, "before", info->name);
-        double start = now_seconds();
-        ok = run_pass(&cx, info, o);
-        if (o->time_passes)
-            fprintf(stderr, "%8.3f ms  %-22s %6u changes, %u ops\n", (now_seconds() - start) * 1e3,
-                    info->name, cx.changes, count_ops(m));
-        log_pass(o, &cx, info->name);
-        if (ok && named(o->print_after, info->name)) print_to_stderr(m, &a, "after", info->name);
-        ok = ok && dump(d, &a, m, o, i + 1, info->name) &&
-             (!o->verify_numerics || numerics_check(&num, &cx, info));
+        const PassCall *call = &p->calls.at[i];
+        if (skipped(o, &pass_info[call->pass], i + 1)) continue;
+        const ArenaMark mark = arena_mark(&a);
+        PassCx cx = {
+            .m = m, .d = d, .a = &a, .call = call, .calib = o->calib ? o->calib : &no_text};
+        ok = keep_reproducer(&cx, o, p, i) && run_call(&cx, o, &num, &history, i + 1);
         arena_reset(&a, mark);
-        if (o->stop_after && strcmp(o->stop_after, info->name) == 0) break;
+        if (o->stop_after && strcmp(o->stop_after, pass_info[call->pass].name) == 0) break;
     }
+    if (ok && o->reproducer) ok = io_write_file(d, &a, o->reproducer, whole.p, whole.n);
+    span_end(span, NULL);
     numerics_end(&num);
+    arena_free(&history.a[0]);
+    arena_free(&history.a[1]);
     arena_free(&a);
     return ok;
 }

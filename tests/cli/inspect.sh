@@ -13,6 +13,40 @@ python3 "$root/tests/cli/inspect_page.py" "$out" >"$tmp/err" 2>&1 || fail "the p
 # The same from the plan alone, elsewhere; the same bytes.
 "$PFQC" inspect "$out/plan.json" -o "$tmp/page.html" 2>"$tmp/err" && cmp "$out/inspect.html" "$tmp/page.html" || fail "another page of the same plan"
 
+# Other forms, of all that can be asked.
+form() { # what, form: into $tmp/form
+    "$PFQC" inspect "$1" --format "$2" >"$tmp/form" 2>"$tmp/err" || fail "$2 of $1"
+}
+for what in "$out" "$out/plan.json" "$out/model.pfir" "$tmp/model/model.json" "$tmp/model" "$tmp/model/model.safetensors"; do
+    form "$what" json
+    python3 "$root/tests/cli/inspect_forms.py" json "$what" <"$tmp/form" >"$tmp/err" 2>&1 || fail "JSON of $what"
+    form "$what" dot
+    python3 "$root/tests/cli/inspect_forms.py" dot "$what" <"$tmp/form" >"$tmp/err" 2>&1 || fail "DOT of $what"
+    ! command -v dot >/dev/null || dot -Tsvg "$tmp/form" >/dev/null 2>"$tmp/err" || fail "graphviz refuses the DOT of $what"
+    form "$what" text
+    grep -q '^@\(main\|decode\): [0-9]* kernels' "$tmp/form" && ! grep -q "$(printf '\033')" "$tmp/form" || fail "text of $what"
+    "$PFQC" inspect "$what" -o "$tmp/some.html" 2>"$tmp/err" && grep -q '<svg class="diagram"' "$tmp/some.html" || fail "page of $what"
+done
+form "$out" text
+grep -q '^fuse-norm  *11  *0  *16' "$tmp/form" && grep -Eq 'in  %n1.0.q : s8\[1,128\], scale [0-9.]+, of 2$' "$tmp/form" || fail "text does not tell passes and scales"
+status=0
+"$PFQC" inspect "$out" --format xml >"$tmp/stdout" 2>"$tmp/err" || status=$?
+[ $status -eq 2 ] && grep -q "'xml', expected html, text, json or dot" "$tmp/err" || fail "an unknown form"
+
+# Files beside plan.json that are none of ours are one diagnostic too.
+beside() { # code, file, text
+    rm -rf "$tmp/bad" && mkdir "$tmp/bad" && cp "$out/plan.json" "$tmp/bad"
+    printf '%s' "$3" >"$tmp/bad/$2"
+    local status=0
+    "$PFQC" inspect "$tmp/bad" 2>"$tmp/err" || status=$?
+    [ $status -eq 1 ] && grep -q "error\[$1\]" "$tmp/err" && [ ! -e "$tmp/bad/inspect.html" ] || fail "expected $1 of $2"
+}
+beside E0103 passes.json '{"changes": 1}'
+beside E0105 passes.json '{"changes": 2, "passes": []}'
+beside E0103 passes.json '{"changes": 1, "passes": [{"pass": "x"}]}'
+beside E0105 passes.json '{"changes": 1, "passes": [{"pass": "x", "options": "", "stage": "", "changes": 0, "ops": 0, "inserted": 0, "removed": 0, "changed": 0, "left_out": 0, "edits": [{"in": "", "layers": "", "alike": 1, "inserted": 0, "removed": 0, "changed": 0, "left_out": 0, "lines": [""]}]}]}'
+beside E0401 model.pfir 'pfir 9'
+
 # A program for GPUs alone has no sources for CPUs to link to.
 mkdir "$tmp/nvrtc"
 cc -shared -fPIC -o "$tmp/nvrtc/libnvrtc.so.12" "$root/tests/cuda/stub_nvrtc.c"

@@ -12,6 +12,7 @@ CHARTS = """[...document.querySelectorAll('svg')].map(svg => {
     const meet = (a, b) => a.x < b.x + b.width - 1 && b.x < a.x + a.width - 1 && a.y < b.y + b.height - 3 && b.y < a.y + a.height - 3;
     const seen = svg.getBoundingClientRect();
     return {name: svg.getAttribute('aria-label'), width: seen.width, height: seen.height,
+            least: Math.min(...[...svg.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)),
             marks: svg.querySelectorAll('rect, circle').length, untitled: svg.querySelectorAll('rect:not(:has(title))').length,
             out: [...svg.querySelectorAll('rect, circle, path, text')].filter(e => !inside(e.getBBox())).map(e => e.outerHTML),
             over: texts.flatMap(([s, a], i) => texts.slice(i + 1).filter(([, b]) => meet(a, b)).map(([t]) => [s, t]))};
@@ -21,7 +22,7 @@ CONTRAST = """(() => {
     const light = c => c.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
                         .reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
     const ground = light(getComputedStyle(document.body).backgroundColor);
-    return [...document.querySelectorAll('p, td, th, dt, a, .barrier, svg text, tr.nothing td')].map(e => {
+    return [...document.querySelectorAll('p, td, th, dt, a:not(svg a), .barrier, svg text, .pass, .pass span, del, ins')].map(e => {
         const s = getComputedStyle(e), ink = light(e.ownerSVGElement ? s.fill : s.color);
         return [(Math.max(ink, ground) + .05) / (Math.min(ink, ground) + .05), e.outerHTML.slice(0, 80)];
     }).sort((a, b) => a[0] - b[0])[0];
@@ -32,12 +33,13 @@ for look in [dict(width=1000, height=800), dict(width=390, height=800, phone=Tru
     with browser.Browser(**look) as b:
         b.go(URL)
         charts = b.js(CHARTS)
-        assert len(charts) == 5, charts
+        assert len(charts) == 9, [c["name"] for c in charts]
         for c in charts:
             assert c["name"] and c["marks"] and not c["untitled"] and not c["out"] and not c["over"], (look, c)
-            assert c["width"] >= 300 and c["height"] >= 100, (look, c)
+            assert c["width"] >= 300 and c["height"] >= 90 and c["least"] >= 9, (look, c)
         least = b.js(CONTRAST)
         assert least[0] >= 4.5, (look, least)
+        b.js("document.querySelectorAll('details').forEach(e => e.open = true)")
         assert b.js("document.documentElement.scrollWidth <= innerWidth"), (look, "the page is wider than the screen")
         grounds.add(b.js("getComputedStyle(document.body).backgroundColor"))
         assert b.problems == [] and b.requests == [URL], (b.problems, b.requests)

@@ -43,9 +43,9 @@ page.close()
 assert page.open == [], page.open
 assert len(page.ids) == len(set(page.ids)), "an id twice"
 assert not {"script", "img", "link", "iframe"} & set(page.tags), page.tags
-assert not re.search(r"https?:|url\(|@import", raw), "the page asks for something else"
+assert not re.search(r"https?:|url\((?!#)|@import", raw), "the page asks for something else"
 for link in page.links:
-    assert link[1:] in page.ids if link[0] == "#" else link.startswith("src/kernels/"), link
+    assert link[1:] in page.ids if link[0] == "#" else link.startswith(("src/kernels/", "src/cuda/")), link
     assert ODD or link[0] == "#" or os.path.exists(os.path.join(OUT, link)), link
 for tag in re.findall(r"<(?:path|line|rect|circle|text)[^>]*>", raw):
     assert not re.search(r'="[^"]*(nan|inf)', tag), tag
@@ -63,15 +63,32 @@ for c in shown:
     assert f'id="s{c["step"]}"' in raw, c
     for operand in c.get("in", []) + c["out"]:
         assert not isinstance(operand, list) or f"<code>{operand[3]}</code>" in raw, operand
-for p in plan["passes"]:
-    assert f'<td class="name">{p["pass"]}</td>' in raw and f'<td class="number">{p["changes"]}</td>' in raw, p
+changes = json.load(open(OUT + "/passes.json"))
+assert changes["changes"] == 1 and [(p["pass"], p["options"], p["ops"]) for p in changes["passes"]] == [(p["pass"], p["options"], p["ops"]) for p in plan["passes"]]
+for p in changes["passes"]:
+    assert f'<b>{p["pass"]}</b>' in raw and f'{p["ops"]} ops' in text, p
+    assert bool(p["edits"]) == bool(p["inserted"] + p["removed"] + p["changed"]), p
+    for e in p["edits"]:
+        assert e["lines"] and all(line[0] in "+-" and line[1:] in text for line in e["lines"]), e
+        assert e["left_out"] or sum(line[0] == "+" for line in e["lines"]) == e["inserted"] + e["changed"], e
+        assert sum(len(range(int(r.split("-")[0]), int(r.split("-")[-1]) + 1)) for r in e["layers"].split(",") if r) in (e["alike"], 0), e
+assert next(p for p in changes["passes"] if p["pass"] == "fuse")["edits"][0]["lines"][0].startswith("+step "), "fuse makes steps"
+alike = [e for p in changes["passes"] if p["pass"] == "static-scales" for e in p["edits"] if e["in"] == "constants"]
+assert [e["layers"] for e in alike] == [f"0-{layers - 1}"], "layers that changed alike are told once"
 values = sum(r[0] == "act" for ph in plan["phases"].values() for c in ph["calls"] for r in c["out"] if isinstance(r, list))
-assert page.tags["rect"] == values, (page.tags["rect"], values)
+drawn = len(shown)  # kernels of the drawings
+assert raw.count('class="kernel ') == drawn and page.tags["rect"] == values + drawn, (page.tags["rect"], values, drawn)
+for c in shown:  # a scale stands beside integers
+    for operand in c.get("in", []) + c["out"]:
+        if isinstance(operand, list) and operand[3].startswith(("s8[", "s16[")):
+            assert re.search(re.escape(f"<code>{operand[3]}</code> ") + "\u00d7 [0-9o]", raw), operand
+busy = {k["name"] for k in plan["kernels"] for c in decode if c["kernel"] == k["name"] and c.get("flops_per_row", 1)}
 points = len(plan["sqnr"]) + len(plan["outlier"])
 names = len({re.sub(r"\.\d+", "", k.split(".weight")[0]) for k in plan["sqnr"]}) + len({k.split(".")[0] for k in plan["outlier"]})
-assert plan["sqnr"] and page.tags["circle"] == points + names, (page.tags["circle"], points, names)
+assert plan["sqnr"] and page.tags["circle"] == points + names + 2 * len(busy), (page.tags["circle"], points, names, busy)
 assert {k.split(".")[0] for k in plan["outlier"]} == {"before", "after"}, plan["outlier"]
-assert page.tags["svg"] == 5 + any(k.startswith("w.") for k in plan["sqnr"]), page.tags
+drawings = len({c["layer"] for c in shown}) + (shown[0]["layer"] < 0)  # in front of the layers, a layer, behind them
+assert page.tags["svg"] == 6 + drawings + any(k.startswith("w.") for k in plan["sqnr"]), page.tags
 for k in plan["kernels"]:
     assert f'id="k-{k["name"]}"' in raw, k
 size = {}
