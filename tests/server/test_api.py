@@ -5,6 +5,7 @@ import http.client
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -298,21 +299,54 @@ class Api(unittest.TestCase):
         for body in [b"", b"{", b"[]", b"5", b'{"prompt": "x", "prompt": "y"}', b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 100000]:
             self.s.error(p, body)
 
-    def test_numbers(self):
-        """Each number at and past its bounds: an answer or a refusal that names it, never more."""
-        wild = ["-1", "0", "1", "2147483648", "9223372036854775807", "9223372036854775808", "18446744073709551616", "1e308", "-1e308", "1e400",
-                "NaN", '"5"', "null", "[]", "{}", "true", "0.5", "-0"]
-        for path, base, fields in [
-            ("/v1/completions", '"prompt": "x", "max_tokens": 1', ["temperature", "top_p", "top_k", "min_p", "seed", "n", "logprobs", "best_of", "frequency_penalty"]),
-            ("/v1/completions", '"prompt": "x"', ["max_tokens"]),
-            ("/v1/chat/completions", '"messages": [{"role": "user", "content": "x"}], "logprobs": true, "max_tokens": 1', ["top_logprobs"]),
-        ]:
-            for field in fields:
-                for v in wild:
-                    status, text, _ = self.s.raw(path, "{%s, \"%s\": %s}" % (base, field, v))
-                    self.assertIn(status, [200, 400], (field, v, text))
-                    if status == 400 and v not in ["1e400", "NaN"]:
-                        self.assertEqual(json.loads(text)["error"]["param"], field, (field, v))
+    WILD = ["-1", "0", "1", "2147483648", "9223372036854775807", "9223372036854775808", "18446744073709551616", "1e308", "-1e308", "1e400",
+            "NaN", '"5"', "null", "[]", "{}", "true", "0.5", "-0", '"\\u0000"', '"\\ud800"', '[null]', '{"": 0}']
+    ROUTES = [("/v1/completions", ['"prompt": "x"', '"max_tokens": 1', '"logit_bias": {"78": -100}']),
+              ("/v1/chat/completions", ['"messages": [{"role": "user", "content": "x"}]', '"max_tokens": 1', '"logprobs": true', '"logit_bias": {"78": -100}']),
+              ("/tokenize", ['"prompt": "x"']), ("/detokenize", ['"tokens": [1]'])]
+
+    def ask_with(self, path, base, field, value):
+        """The status of a request with this field; a refusal must be of its form."""
+        body = "{%s}" % ", ".join([b for b in base if not b.startswith('"%s"' % field)] + ['"%s": %s' % (field, value)])
+        status, text, _ = self.s.raw(path, body)
+        self.assertIn(status, [200, 400, 404] if field == "model" else [200, 400], (path, body, text))
+        return status, json.loads(text)["error"]["param"] if status != 200 else None
+
+    def fields(self):
+        """(path, what else a body needs, field, its bounds or None) of every row of docs/requests.md."""
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "requests.md")
+        with open(path) as f:
+            for section in f.read().split("\n## ")[1:]:
+                route = re.match(r"`POST (\S+)`", section)[1]
+                for field, value in re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.M):
+                    bounds = re.search(r"(whole )?number, (\d+) to (\d+)", value)
+                    yield route, dict(self.ROUTES)[route], field, bounds and (bool(bounds[1]), int(bounds[2]), int(bounds[3]))
+
+    def test_every_field(self):
+        """Each field of the documentation with every kind of value, numbers at their bounds and past them: an answer, or a refusal that
+        names the field; never more."""
+        n = 0
+        for path, base, field, bounds in self.fields():
+            n += 1
+            for v in self.WILD:
+                status, param = self.ask_with(path, base, field, v)
+                if status == 400 and v not in ["1e400", "NaN", '"\\ud800"'] and not (field, v) == ("top_logprobs", "1"):
+                    self.assertEqual(param, "max_tokens" if field == "max_completion_tokens" and v in "01" else field, (path, field, v))
+            if bounds:
+                whole, low, high = bounds
+                for v in [low - 1, high + 1] if whole else [low - 1e-9, high + 1e-9, high + 1]:
+                    self.assertEqual(self.ask_with(path, base, field, json.dumps(v)), (400, field), (path, field, v))
+                if "max_" not in field:
+                    self.assertEqual([self.ask_with(path, base, field, json.dumps(v))[0] for v in (low, high)], [200, 200], (path, field))
+        self.assertGreater(n, 45)
+
+    def test_odd_texts(self):
+        """Empty, a NUL, 1 MiB of one character, not quite UTF-16: an answer or a refusal."""
+        for path, field in [("/v1/completions", "prompt"), ("/tokenize", "prompt")]:
+            for text, statuses in [('""', [200]), ('"\\u0000"', [200]), ('"%s"' % ("x" * (1 << 20)), [200] if path == "/tokenize" else [400]),
+                                   ('"\\ud800"', [400]), ('"\\udc00x"', [400]), ('"\\ud83d\\ude00"', [200]), ('"%s"' % ("\\u0000" * 100), [200])]:
+                status, said, _ = self.s.raw(path, '{"%s": %s%s}' % (field, text, ', "max_tokens": 1' if path[1] == "v" else ""))
+                self.assertIn(status, statuses, (path, text[:40], said[:200]))
 
 
 def s_param(s, path, body):
