@@ -121,11 +121,28 @@ i64 cg_cuda_capacity(const CgMake *mk)
     return ((chunk > rows ? chunk : rows) + 7) / 8 * 8;
 }
 
+/* Sequences that are decoded together, at most: as pfq_model_slots has it. */
+static i32 most_sequences(const CgMake *mk)
+{
+    const i64 chunk = ir_meta_get_int(mk->p->m, "chunk", 1),
+              rows = ir_meta_get_int(mk->p->m, "rows", 1);
+    return (i32)(chunk < rows ? chunk : rows);
+}
+
+/* Parts that a row's keys are cut in, at most: of 512 keys, until there are 16. */
+static i32 most_parts(const CgMake *mk)
+{
+    const i64 parts = (ir_meta_get_int(mk->p->m, "context", 1) + 511) / 512;
+    return (i32)(parts < 1 ? 1 : parts > 16 ? 16 : parts);
+}
+
 /* All constants of a call in this phase. */
 static void constants(const CgMake *mk, u32 phase, const CgCall *c, double val[CG_N_CONSTS])
 {
     memcpy(val, c->val, CG_N_CONSTS * sizeof *val);
     val[C_cap] = (double)cg_cuda_capacity(mk);
+    val[C_seqs] = most_sequences(mk);
+    val[C_parts] = most_parts(mk);
     val[C_each] = phases[phase].each;
 }
 
@@ -155,7 +172,7 @@ static bool row_fits(const CgMake *mk, const CgCudaRow *row, u32 phase, const Cg
            (w->place != CG_WEIGHT || cg_cuda_can_pack(mk->p, w->section, l.w));
 }
 
-/* The most rows that a phase is called for, as the runtime has it (pfq_gpu_slots for batches). */
+/* The most rows that a phase is called for, as the runtime has it. */
 static i32 most_rows(const CgMake *mk, u32 phase)
 {
     const i64 chunk = ir_meta_get_int(mk->p->m, "chunk", 1),
@@ -163,7 +180,7 @@ static i32 most_rows(const CgMake *mk, u32 phase)
     switch (phase) {
     case PFQ_CUDA_PREFILL: return (i32)chunk;
     case PFQ_CUDA_LOGITS: return (i32)rows;
-    case PFQ_CUDA_BATCH: return (i32)(chunk < rows ? chunk : rows);
+    case PFQ_CUDA_BATCH: return most_sequences(mk);
     default: return 1;
     }
 }

@@ -103,6 +103,7 @@ typedef struct PfqCudaArgs {
     uint64_t sync;  /* address of PfqCudaKernel.sync bytes of this kernel alone, 0 before its first
                        launch */
     int32_t T, ctx; /* as in PfqArgs */
+    int32_t alone;  /* a row's result shall have the same bits whatever the other rows are */
 } PfqCudaArgs;
 
 /* Where an operand lies; off counts bytes from the start of the place. */

@@ -22,7 +22,8 @@ struct PfqBackend {
     bool (*run)(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err);
     bool (*batch)(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n, PfqErr *err);
     bool (*copy)(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err);
-    bool exact; /* PfqEngine.exact */
+    int32_t turn; /* PfqEngine.turn */
+    bool exact;   /* PfqEngine.exact, whether asked for or not */
 };
 
 extern const PfqBackend pfq_backend_cpu, pfq_backend_cuda;

@@ -146,7 +146,10 @@ static bool cpu_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32
 static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
                       PfqErr *err)
 {
-    (void)err;
+    if (n == 1) {
+        pfq_engine_seek(e, rows[0].slot, rows[0].pos);
+        return cpu_run(e, PFQ_DECODE, tokens, 1, err);
+    }
     e->exec.kv = e->kv;
     e->exec.rows = rows;
     e->exec.pos = rows[0].pos;
@@ -202,4 +205,5 @@ const PfqBackend pfq_backend_cpu = {.name = "cpu",
                                     .run = cpu_run,
                                     .batch = cpu_batch,
                                     .copy = cpu_copy,
+                                    .turn = 64, /* as many as a kernel's block of work has */
                                     .exact = true};

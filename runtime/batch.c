@@ -4,10 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Tokens of a prompt between two tokens of the others, where cutting a chunk changes nothing: as
- * many as a kernel's block of work has. */
-enum { SHORT_CHUNK = 64 };
-
 /* Tokens that are copied to another slot rather than computed again. */
 enum { WORTH_COPYING = 8 };
 
@@ -99,13 +95,6 @@ static int32_t most_shared(const PfqBatch *b, const PfqSeq *s)
     return s->all_rows ? 0 : s->n - 1 - b->deterministic;
 }
 
-/* Of n tokens that are there, those that it may take. */
-static int32_t whole_chunks(const PfqBatch *b, int32_t n)
-{
-    const int32_t chunk = b->engine->model->chunk;
-    return b->deterministic && !b->engine->exact ? n / chunk * chunk : n;
-}
-
 /* Tokens that the prompt may take from a slot. */
 static int32_t usable(const PfqBatch *b, const PfqSlot *slot, const PfqSeq *s)
 {
@@ -114,7 +103,7 @@ static int32_t usable(const PfqBatch *b, const PfqSlot *slot, const PfqSeq *s)
     while (n < most && slot->tokens[n] == s->ids[n]) {
         n++;
     }
-    return whole_chunks(b, n);
+    return n;
 }
 
 /* The slot that has most of the prompt, free or not. */
@@ -198,7 +187,7 @@ static bool fill(PfqBatch *b, PfqSeq *s, PfqSlot *to, int32_t have, int32_t *n, 
                  PfqErr *err)
 {
     const int32_t pages = pfq_kept_find(&b->kept, s->ids, most_shared(b, s), b->at),
-                  kept = whole_chunks(b, pages * PFQ_PAGE);
+                  kept = pages * PFQ_PAGE;
     bool ok = true;
     if (kept > *n) {
         ok = copy_pages(b, to, have / PFQ_PAGE, kept / PFQ_PAGE, true, err);
@@ -281,8 +270,7 @@ static void append(PfqSlot *slot, const int32_t *tokens, int32_t n)
 /* What other sequences may begin with, once a chunk of n tokens is read. */
 static void share_chunk(const PfqBatch *b, PfqSlot *slot, int32_t n)
 {
-    const bool as_any = b->engine->exact ? n > 1 : n == b->engine->model->chunk;
-    if (slot->shared == slot->n - n && (as_any || !b->deterministic)) {
+    if (slot->shared == slot->n - n && (n > 1 || !b->deterministic)) {
         slot->shared = slot->n;
     }
 }
@@ -302,10 +290,7 @@ static void go_on(PfqBatch *b, PfqSeq *s, const float *logits)
 static int32_t chunk_of(const PfqBatch *b, const PfqSeq *s, bool others)
 {
     const int32_t chunk = b->engine->model->chunk, left = s->n - s->pos;
-    if (!b->engine->exact) {
-        return least(left, chunk);
-    }
-    const int32_t n = least(left, others ? least(chunk, SHORT_CHUNK) : chunk);
+    const int32_t n = least(left, others ? least(chunk, b->engine->turn) : chunk);
     return left - n == 1 && n > 2 ? n - 1 : n;
 }
 
@@ -339,36 +324,23 @@ static bool read_chunk(PfqBatch *b, PfqSeq *s, bool others, PfqErr *err)
 
 /* ---- answers ---- */
 
-static bool decode(PfqBatch *b, const PfqRow *rows, const int32_t *ids, int32_t n, PfqErr *err)
+/* One token of each of the n sequences that generated one before this step. */
+static bool decode(PfqBatch *b, int32_t n, PfqErr *err)
 {
     const size_t vocab = (size_t)b->engine->model->vocab;
-    if (!pfq_engine_batch(b->engine, ids, rows, n, err)) {
+    if (!pfq_engine_batch(b->engine, b->ids, b->rows, n, err)) {
         return false;
     }
+    b->decoded++;
     for (int32_t i = 0; i < n; i++) {
-        PfqSlot *slot = &b->slot[rows[i].slot];
-        append(slot, &ids[i], 1);
+        PfqSlot *slot = &b->slot[b->rows[i].slot];
+        append(slot, &b->ids[i], 1);
         if (!b->deterministic && slot->shared == slot->n - 1) {
             slot->shared = slot->n;
         }
         go_on(b, slot->seq, b->engine->logits + (size_t)i * vocab);
     }
     return true;
-}
-
-/* One token of each of the sequences that generated one before this step. */
-static bool decode_all(PfqBatch *b, int32_t n, PfqErr *err)
-{
-    const bool together = b->engine->exact || !b->deterministic;
-    bool ok = true;
-    b->decoded += n > 0;
-    if (together) {
-        return n == 0 || decode(b, b->rows, b->ids, n, err);
-    }
-    for (int32_t i = 0; ok && i < n; i++) {
-        ok = decode(b, &b->rows[i], &b->ids[i], 1, err);
-    }
-    return ok;
 }
 
 /* The sequences that have a token to compute, in the order of their slots; the one whose prompt has
@@ -400,7 +372,7 @@ bool pfq_batch_step(PfqBatch *b, PfqErr *err)
         b->slot[reads->slot].used = b->step;
         ok = read_chunk(b, reads, n > 0, err);
     }
-    ok = ok && decode_all(b, n, err);
+    ok = ok && (n == 0 || decode(b, n, err));
     if (!ok) {
         pfq_batch_stop(b, PFQ_SEQ_FAILED, err->text);
     }

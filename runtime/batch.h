@@ -10,11 +10,10 @@
  * begins with them: kernels see nothing but slots, which are contiguous. A prefix that is part of
  * the model is in the kernels, and so shared by all.
  *
- * Deterministic (the default): a sequence gives the same logits, to the bit, whatever runs beside
- * it and ran before it. An engine that is exact (engine.h) pays with a second look at the answers
- * of a conversation: keys and values of generated tokens are not taken for those of a prompt, which
- * differ in the last bits. Others decode one sequence at a time and share whole chunks of a prompt
- * only.
+ * Deterministic (the default, of an engine that is exact, engine.h): a sequence gives the same
+ * logits, to the bit, whatever runs beside it and ran before it. That costs a second look at the
+ * answers of a conversation: keys and values of generated tokens are not taken for those of a
+ * prompt, which differ in the last bits.
  *
  * Ownership: a PfqSeq is its owner's; from pfq_batch_add until `done` it must stay where it is.
  * Threading: one thread, the engine's. Memory: all at open. Errors: the engine's, after which
@@ -82,7 +81,8 @@ typedef struct PfqBatch {
     int64_t hits, from_kept; /* sequences that began with pages, tokens that these held */
 } PfqBatch;
 
-/* `pages`: of kept prompts, for which the engine has spare slots (pfq_batch_spare). */
+/* `pages`: of kept prompts, for which the engine has spare slots (pfq_batch_spare).
+ * deterministic: the engine is exact. */
 bool pfq_batch_open(PfqBatch *b, PfqEngine *engine, bool deterministic, int32_t pages, PfqErr *err);
 
 /* Spare slots that so many pages need, each of ctx tokens. */

@@ -54,6 +54,11 @@ static int32_t slots_of(const PfqCli *c)
                                                  : 1;
 }
 
+bool pfq_cli_deterministic(const PfqCli *c)
+{
+    return !c->opt.deterministic || c->opt.deterministic[0] == 'y';
+}
+
 static bool start_trace(PfqCli *c)
 {
     PfqEngine *e = &c->engine;
@@ -98,6 +103,9 @@ bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse)
                               .cuda_code = c->opt.cuda_code,
                               .cuda_sync = c->opt.cuda_sync,
                               .cuda_graph = c->opt.cuda_decode && c->opt.cuda_decode[0] == 'g',
+                              .exact =
+                                  c->opt.command == PFQ_CMD_SELF_TEST ||
+                                  (c->opt.command == PFQ_CMD_SERVE && pfq_cli_deterministic(c)),
                               .slots = slots_of(c),
                               .spare = c->spare,
                               .weights = c->opt.weights,

@@ -42,6 +42,8 @@ PfqCmd pfq_cmd_logits, pfq_cmd_info, pfq_cmd_self_test;   /* inspect.c */
 
 enum { PFQ_TEST_SLOTS = 3 }; /* sequences of self-test's batch, at most */
 
+bool pfq_cli_deterministic(const PfqCli *c); /* --deterministic, which is the default */
+
 /* Opens cli->engine with room for ctx tokens and the options that every loading command has;
  * `sparse` as in engine.h. */
 bool pfq_cli_load(PfqCli *c, int64_t ctx, bool sparse);

@@ -197,7 +197,8 @@ static PfqCudaArgs resolve(const PfqGpu *g, const PfqCudaCall *call, uint64_t ro
                      .work = g->buf[BUF_WORK].at,
                      .sync = g->buf[BUF_SYNC].at,
                      .T = 1,
-                     .ctx = g->ctx};
+                     .ctx = g->ctx,
+                     .alone = g->alone};
     if (call->kernel >= 0) {
         a.sync += g->sync_at[call->kernel];
     }
@@ -458,6 +459,7 @@ PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpu
     g->ctx = c->ctx;
     g->slots = c->slots;
     g->plain = c->plain;
+    g->alone = c->alone;
     g->sync = c->sync;
     if (!open_gpu(g, choice->name, c, err)) {
         pfq_gpu_close(g);

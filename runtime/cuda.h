@@ -108,6 +108,7 @@ typedef struct PfqGpuConfig {
     int32_t slots;       /* of the cache */
     bool sync;  /* wait after every kernel, so that an error names it; nothing is recorded */
     bool plain; /* decode by kernels of single steps, though there is a whole step as one */
+    bool alone; /* rows of a batch have the bits that each has alone, which may cost some speed */
 } PfqGpuConfig;
 
 PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpuConfig *c,

@@ -72,7 +72,7 @@ struct PfqGpu {
     Events events;          /* with a trace, for the longest phase; */
     PfqGpuTime *times;      /* its calls; */
     double began;           /* pfq_now of the first */
-    bool plain;             /* PfqGpuConfig */
+    bool plain, alone;      /* PfqGpuConfig */
     bool sync;              /* wait after every kernel */
     bool broken;            /* a run has failed: */
     PfqErr fault;           /* with this sentence */

@@ -69,7 +69,8 @@ static const PfqBackend *const backends[] = {&pfq_backend_cpu, &pfq_backend_cuda
 static bool choose(PfqEngine *e, const PfqBackend *b, const PfqEngineConfig *c, PfqErr *err)
 {
     e->backend = b;
-    e->exact = b->exact;
+    e->exact = b->exact || c->exact;
+    e->turn = b->turn;
     return b->choose(e, c, err);
 }
 
@@ -249,10 +250,6 @@ bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, i
     }
     if (!check_tokens(e, tokens, n, err)) {
         return false;
-    }
-    if (n == 1) {
-        pfq_engine_seek(e, rows[0].slot, rows[0].pos);
-        return e->backend->run(e, PFQ_DECODE, tokens, 1, err);
     }
     return e->backend->batch(e, tokens, rows, n, err);
 }

@@ -29,6 +29,7 @@ typedef struct PfqEngineConfig {
     const char *cuda_code;   /* target whose code is used, or NULL: the best */
     bool cuda_sync;          /* wait after every kernel, so that an error names it */
     bool cuda_graph;         /* decode by a graph of kernels, though a step is one kernel */
+    bool exact;              /* PfqEngine.exact is asked for; on a GPU it costs some speed */
     int32_t slots; /* sequences that the KV cache has room for, pfq_model_slots at most; 0: one */
     int32_t spare; /* slots of the cache behind those, which pfq_engine_copy alone reaches */
     const char *weights; /* weights file, or NULL to look beside and inside the binary */
@@ -61,8 +62,9 @@ typedef struct PfqEngine {
     PfqGpuChoice gpu_choice;
     PfqGpu *gpu;
 
-    bool exact; /* a row has the same bits whatever rows are computed with it, but for a prefill of
-                   one token, which is computed as decoding is */
+    bool exact;   /* a row of prefill, and one of a batch, has the same bits whatever rows are
+                     computed   with it, but for a prefill of one token alone */
+    int32_t turn; /* tokens of a prompt that are worth computing between two tokens of others */
     int threads;
     int32_t ctx, slots, spare;
     int32_t slot, pos; /* what the next call appends to */
@@ -111,8 +113,9 @@ void pfq_engine_seek(PfqEngine *e, int32_t slot, int32_t pos);
 bool pfq_engine_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err);
 
 /* One token of each of n sequences, in distinct slots: tokens[i] goes to rows[i], n at most
- * e->slots. Logits [n, vocab] are in e->logits. What a row gives is what pfq_engine_decode gives,
- * to the bit where e->exact. Which slot is in work is undefined after it. */
+ * e->slots. Logits [n, vocab] are in e->logits. Where e->exact, a row's bits are those that it has
+ * in a batch of its own; pfq_engine_decode may round otherwise. Which slot is in work is undefined
+ * after it. */
 bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
                       PfqErr *err);
 

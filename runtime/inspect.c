@@ -319,7 +319,7 @@ static bool test_parts(PfqCli *c, float *whole)
 }
 
 /* The sequence that is first in a batch is the one that ends first; `alone` are the logits of one
- * decoded by itself. */
+ * in a batch of its own. */
 static bool test_batch(PfqCli *c, const float *alone)
 {
     const PfqExpect *x = c->model->expect;
@@ -339,15 +339,26 @@ static bool test_batch(PfqCli *c, const float *alone)
     return true;
 }
 
+/* A sequence in a batch of its own. */
+static bool test_alone(PfqCli *c, float *logits)
+{
+    const PfqExpect *x = c->model->expect;
+    for (int32_t i = 0; i < x->n_tokens; i++) {
+        if (!pfq_engine_batch(&c->engine, &x->tokens[i], &(PfqRow){.pos = i}, 1, &c->err)) {
+            return false;
+        }
+    }
+    memcpy(logits, c->engine.logits, (size_t)c->model->vocab * sizeof *logits);
+    return true;
+}
+
 static bool test_together(PfqCli *c)
 {
-    const size_t bytes = (size_t)c->model->vocab * sizeof(float);
-    float *want = malloc(bytes);
+    float *want = malloc((size_t)c->model->vocab * sizeof *want);
     if (!want) {
         return pfq_fail(&c->err, "out of memory for a row of logits");
     }
-    memcpy(want, c->engine.logits, bytes); /* decoded by test_logits */
-    const bool ok = test_batch(c, want) && test_parts(c, want);
+    const bool ok = test_alone(c, want) && test_batch(c, want) && test_parts(c, want);
     free(want);
     return ok;
 }

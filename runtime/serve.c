@@ -123,7 +123,6 @@ static void refuse_all(PfqServer *s)
 static bool open_engine(PfqServer *s)
 {
     PfqCli *c = s->cli;
-    const bool deterministic = !c->opt.deterministic || c->opt.deterministic[0] == 'y';
     s->cand = malloc((size_t)c->model->vocab * sizeof *s->cand);
     s->biased = malloc((size_t)c->model->vocab * sizeof *s->biased);
     if (!s->cand || !s->biased) {
@@ -133,7 +132,7 @@ static bool open_engine(PfqServer *s)
         s->err = c->err;
         return false;
     }
-    return pfq_batch_open(&s->batch, &c->engine, deterministic, s->pages, &s->err);
+    return pfq_batch_open(&s->batch, &c->engine, pfq_cli_deterministic(c), s->pages, &s->err);
 }
 
 static void *engine_main(void *arg)

@@ -12,10 +12,15 @@
  * goes to `work`, and the block that comes last (`sync` counts) adds them up in the order of the
  * keys. So results depend on T and the positions, not on timing. The prefix is one more state.
  *
+ * PfqCudaArgs.alone: a row's result shall not depend on the rows beside it. An item is then cut in
+ * parts by its own length (part_tiles), c_parts at most; a block takes those that begin in its run,
+ * each whole, with a state of its own. That divides the work less evenly.
+ *
  * Roofline: memory. Per byte of a KV4 cache some 3.2 instructions of a lane; all tensor work is
  * below 20 %.
  *
- *   work   2 * gridDim.x states: f32 [4 * NT][D], tops [4 * NT], sums [4 * NT]
+ *   work   2 * gridDim.x states, and alone T * kv heads * passes * c_parts: f32 [4 * NT][D],
+ *          tops [4 * NT], sums [4 * NT]
  *   sync   int32 [T * kv heads * passes], 0 before and after
  *   c_tiles 0: out[0] as in attend.c; else s8 in tiles of so many rows (tiles.cuh)
  *
@@ -217,17 +222,24 @@ PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t head, int32_t d, co
             *(uint32_t *)(out + pfq_tile_at(c_tiles, t, k)) = 0;
 }
 
-/* Block `block`'s state of an item in `work`: the one of the item that it begins with, or ends
- * with. */
-template <int D, int NT> PFQ_DEVICE float *part_of(const PfqCudaArgs &a, int32_t block, bool starts)
+template <int NT> PFQ_DEVICE int32_t number_of(const Item &i)
 {
-    return (float *)a.work + (2 * (int64_t)block + starts) * Shape<D, NT>::PART;
+    return (i.t * c_kv_heads + i.kv) * passes(4 * NT) + i.pass;
+}
+
+/* Where the state of the item's part k is in `work`. If blocks have equal runs, each has one of the
+ * item that it begins with, and one of that it ends with. */
+template <int D, int NT> PFQ_DEVICE float *part_of(const Block<D, NT> &b, const Item &i, int32_t k)
+{
+    const int32_t at =
+        b.a->alone ? number_of<NT>(i) * c_parts + k : 2 * (i.base / b.chunk + k) + (k == 0);
+    return (float *)b.a->work + (int64_t)at * Shape<D, NT>::PART;
 }
 
 /* The `parts` states of item i in the order of its keys, to out[0]; four at a time, so that their
  * loads overlap. */
 template <int D, int NT>
-PFQ_DEVICE void add_parts(const Block<D, NT> &b, const Item &i, int32_t first, int32_t parts)
+PFQ_DEVICE void add_parts(const Block<D, NT> &b, const Item &i, int32_t parts)
 {
     enum { AT_ONCE = 4 };
     const PfqCudaArgs &a = *b.a;
@@ -240,8 +252,7 @@ PFQ_DEVICE void add_parts(const Block<D, NT> &b, const Item &i, int32_t first, i
             PfqFour x[AT_ONCE];
             PFQ_UNROLL
             for (int32_t n = 0; n < AT_ONCE; n++) {
-                const int32_t which = min(p + n, parts - 1);
-                const float *part = part_of<D, NT>(a, first + which, which == 0);
+                const float *part = part_of<D, NT>(b, i, min(p + n, parts - 1));
                 tops[n] = pfq_load_l2_one(part + 4 * NT * D + h);
                 sums[n] = pfq_load_l2_one(part + 4 * NT * D + 4 * NT + h);
                 x[n] = pfq_load_l2(part + at);
@@ -268,14 +279,16 @@ PFQ_DEVICE void add_parts(const Block<D, NT> &b, const Item &i, int32_t first, i
     }
 }
 
-/* The states of the block's warps, and the prefix's if the block has the item's first tile, to the
- * result or to `work`. */
-template <int D, int NT> PFQ_DEVICE void add_states(const Block<D, NT> &b, const Item &i)
+/* The states of the block's warps, and the prefix's if the part has the item's first tile, to the
+ * result or to `work`. from: the part's first tile. */
+template <int D, int NT>
+PFQ_DEVICE void add_states(const Block<D, NT> &b, const Item &i, int32_t from)
 {
     const PfqCudaArgs &a = *b.a;
-    const int32_t first = i.base / b.chunk, parts = (i.base + i.n - 1) / b.chunk - first + 1;
-    const bool starts = i.base >= b.begin;
-    const int32_t states = DEC_WARPS + (starts && c_prefix > 0);
+    const int32_t size = a.alone ? part_tiles(i.n) : b.chunk, base = a.alone ? i.base : 0;
+    const int32_t first = (i.base - base) / size,
+                  parts = (i.base + i.n - 1 - base) / size - first + 1;
+    const int32_t states = DEC_WARPS + (from == i.base && c_prefix > 0);
     const int32_t h0 = i.pass * 4 * NT, heads = min(4 * NT, group() - h0);
     for (int32_t at = 4 * (int32_t)threadIdx.x; at < heads * D; at += 4 * DEC_THREADS) {
         const int32_t h = at / D;
@@ -294,7 +307,7 @@ template <int D, int NT> PFQ_DEVICE void add_states(const Block<D, NT> &b, const
             put(a, i.t, i.kv * group() + h0 + h, at % D, o, 1.0f / sum);
             continue;
         }
-        float *part = part_of<D, NT>(a, (int32_t)blockIdx.x, starts);
+        float *part = part_of<D, NT>(b, i, (from - base) / size - first);
         const PfqFour y = {{o[0], o[1], o[2], o[3]}};
         *(PfqFour *)(part + at) = y;
         if (at % D == 0) {
@@ -303,39 +316,52 @@ template <int D, int NT> PFQ_DEVICE void add_states(const Block<D, NT> &b, const
         }
     }
     if (parts == 1) return;
-    int32_t *count = (int32_t *)a.sync + (i.t * c_kv_heads + i.kv) * passes(4 * NT) + i.pass;
+    int32_t *count = (int32_t *)a.sync + number_of<NT>(i);
     __syncthreads(); /* so that thread 0's release is that of all */
     if (threadIdx.x == 0) {
         *b.last = pfq_atomic_add_acq_rel(count, 1) == parts - 1;
         if (*b.last) *count = 0;
     }
     __syncthreads();
-    if (*b.last) add_parts(b, i, first, parts);
+    if (*b.last) add_parts(b, i, parts);
 }
 
 /* ---- the whole ---- */
 
-/* Where a warp is in its tiles. */
+/* Where a warp is: in which part of an item, tiles from .. to of the line, and at which. */
 struct Walk {
     Item i;
-    int32_t at;
+    int32_t from, to, at;
 };
 
-/* To the warp's first tile at or behind w.at, of w.i or an item behind it; false: there is none. */
-template <int D, int NT> PFQ_DEVICE bool settle(const Block<D, NT> &b, Walk &w)
+/* To the block's next part; false: there is none. */
+template <int D, int NT> PFQ_DEVICE bool next_part(const Block<D, NT> &b, Walk &w)
 {
-    while (w.at >= min(w.i.base + w.i.n, b.end)) {
+    w.from = w.to;
+    while (w.from >= min(w.i.base + w.i.n, b.end)) {
         if (w.i.base + w.i.n + DEC_COST >= b.end) return false;
         item_next(*b.a, w.i, 4 * NT);
-        w.at = w.i.base + pfq_warp();
+        w.from = w.i.base;
     }
+    w.to = min(w.i.base + w.i.n, b.a->alone ? w.from + part_tiles(w.i.n) : b.end);
+    w.at = w.from + pfq_warp();
     return true;
+}
+
+/* To its first. */
+template <int D, int NT> PFQ_DEVICE bool first_part(const Block<D, NT> &b, Walk &w)
+{
+    w.i = item_at(*b.a, b.n, b.begin, 4 * NT);
+    w.to = max(w.i.base, b.begin);
+    if (b.a->alone) w.to = w.i.base + pfq_up(w.to - w.i.base, part_tiles(w.i.n));
+    return next_part(b, w);
 }
 
 template <int D, int NT>
 PFQ_DEVICE void fill(const Block<D, NT> &b, Walk &w, bool &live, int32_t stage)
 {
-    live = live && settle(b, w);
+    while (live && w.at >= w.to)
+        live = next_part(b, w);
     if (!live) {
         pfq_copy_commit();
         return;
@@ -347,36 +373,30 @@ PFQ_DEVICE void fill(const Block<D, NT> &b, Walk &w, bool &live, int32_t stage)
 template <int D, int NT> PFQ_DEVICE void run(const Block<D, NT> &b)
 {
     State<D, NT> s;
-    Walk load;
-    load.i = item_at(*b.a, b.n, b.begin, 4 * NT);
-    load.at = max(b.begin, load.i.base) + pfq_warp();
-    Item i = load.i;
-    bool live = true;
+    Walk now, load;
+    bool more = first_part(b, now), live = more;
     int32_t stage = 0;
+    load = now;
     PFQ_UNROLL
     for (int32_t k = 0; k < DEC_STAGES - 1; k++)
         fill(b, load, live, k);
-    for (;;) {
-        const int32_t from = max(i.base, b.begin), to = min(i.base + i.n, b.end);
-        if (from < to) {
-            if (c_prefix > 0 && i.base >= b.begin)
-                put_prefix(b, i); /* while the first tiles come */
-            state_clear(s);
-            load_queries(*b.a, i, s);
-            for (int32_t at = from + pfq_warp(); at < to; at += DEC_WARPS) {
-                pfq_copy_wait<DEC_STAGES - 2>();
-                __syncwarp();
-                fill(b, load, live, stage == 0 ? DEC_STAGES - 1 : stage - 1);
-                tile(i, s, at, b.ring + stage * stage_bytes(), b.probs);
-                stage = stage + 1 == DEC_STAGES ? 0 : stage + 1;
-            }
-            put_state(b, i, s);
-            __syncthreads();
-            add_states(b, i);
+    while (more) {
+        if (c_prefix > 0 && now.from == now.i.base)
+            put_prefix(b, now.i); /* while the first tiles come */
+        state_clear(s);
+        load_queries(*b.a, now.i, s);
+        for (; now.at < now.to; now.at += DEC_WARPS) {
+            pfq_copy_wait<DEC_STAGES - 2>();
+            __syncwarp();
+            fill(b, load, live, stage == 0 ? DEC_STAGES - 1 : stage - 1);
+            tile(now.i, s, now.at, b.ring + stage * stage_bytes(), b.probs);
+            stage = stage + 1 == DEC_STAGES ? 0 : stage + 1;
         }
-        if (i.base + i.n + DEC_COST >= b.end) break;
+        put_state(b, now.i, s);
         __syncthreads();
-        item_next(*b.a, i, 4 * NT);
+        add_states(b, now.i, now.from);
+        more = next_part(b, now);
+        if (more) __syncthreads();
     }
     pfq_copy_wait<0>();
 }

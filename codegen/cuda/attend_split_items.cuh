@@ -1,6 +1,6 @@
 /* What attend_split.cu divides over its blocks: items, and the line of their tiles. An item is
  * (sequence, kv head, up to 4 * NT of its query heads), a tile 32 keys of it, which start at a
- * multiple of 32.
+ * multiple of 32. A part is what one block computes of an item at a time, and one softmax state.
  */
 #ifndef PFQC_CODEGEN_CUDA_ATTEND_SPLIT_ITEMS_CUH
 #define PFQC_CODEGEN_CUDA_ATTEND_SPLIT_ITEMS_CUH
@@ -11,9 +11,13 @@
 PFQ_CONST(int32_t, c_heads);
 PFQ_CONST(int32_t, c_kv_heads);
 PFQ_CONST(int32_t, c_window);
+PFQ_CONST(int32_t, c_parts);
 
 #ifndef DEC_COST
 #define DEC_COST 4 /* what beginning and ending an item costs, in tiles */
+#endif
+#ifndef DEC_PART
+#define DEC_PART 16 /* tiles of a part where rows are alone, while an item has c_parts of them */
 #endif
 enum { DEC_KEYS = 32 }; /* of a tile */
 
@@ -29,6 +33,13 @@ PFQ_DEVICE int32_t passes(int32_t wide)
 PFQ_DEVICE int32_t first_key(int32_t pos)
 {
     return c_window && pos >= c_window ? pos - c_window + 1 : 0;
+}
+/* Tiles of a part, where an item of n tiles is divided by its own length alone: as many as a
+ * block's four warps share evenly. */
+PFQ_DEVICE int32_t part_tiles(int32_t n)
+{
+    const int32_t parts = min((n + DEC_PART - 1) / DEC_PART, max(c_parts, 1));
+    return pfq_up((n + parts - 1) / parts, 4);
 }
 PFQ_DEVICE int32_t tiles_of(int32_t pos)
 {

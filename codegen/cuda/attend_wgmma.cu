@@ -559,7 +559,9 @@ template <int D> PFQ_DEVICE void softmax(const Wg &w, Rows<D> &s, int32_t i, flo
     if (__any_sync(~0u, top[0] > s.top[0] + WG_SLACK || top[1] > s.top[1] + WG_SLACK)) {
         PFQ_UNROLL
         for (int32_t h = 0; h < 2; h++) {
-            const float above = fmaxf(s.top[h], top[h]), corr = pfq_exp2(s.top[h] - above);
+            /* Each row for itself, so that its bits do not depend on those beside it. */
+            const float above = top[h] > s.top[h] + WG_SLACK ? top[h] : s.top[h],
+                        corr = pfq_exp2(s.top[h] - above);
             s.top[h] = above;
             s.sum[h] *= corr;
             s.minima[h] *= corr;

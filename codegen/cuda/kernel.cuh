@@ -60,7 +60,7 @@ struct PfqCudaArgs {
     uint64_t w;
     uint64_t aux[8];
     uint64_t rows, slot, work, sync;
-    int32_t T, ctx;
+    int32_t T, ctx, alone;
 };
 
 struct PfqRow {

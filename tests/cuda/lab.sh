@@ -34,7 +34,7 @@ for f in "${formats[@]}"; do
         i=$((i + 1))
         d=$((i % 2 ? 128 : 64))
         # shellcheck disable=SC2086
-        attend lab_split ${groups[i % 5]} $d $f $s grid=$((3 + i % 4)) ragged=$((i % 3 > 0)) check=4
+        attend lab_split ${groups[i % 5]} $d $f $s grid=$((3 + i % 4)) ragged=$((i % 3 > 0)) check=4 c_parts=$((1 + i % 4)) alone=$((i / 2 % 2))
     done
 done
 chunks=("1 0 0 0" "70 0 3 0" "51 300 1 0" "65 33 17 50" "100 100 0 70")
@@ -43,7 +43,7 @@ for f in "${formats[@]:2}"; do
         i=$((i + 1))
         d=$((i % 2 ? 128 : 64))
         # shellcheck disable=SC2086
-        attend lab_wgmma ${groups[i % 3]} $d $f $s check=6
+        attend lab_wgmma ${groups[i % 3]} $d $f $s check=6 alone=1
     done
 done
 

@@ -1,20 +1,23 @@
 /* Attention on its own: the fast templates against f64 on the host, and their times.
  *
  *   lab_attend [T=1] [pos=1023] [ragged=0] [ctx=..] [slots=..] [grid=..] [reps=20] [check=8]
+ * [alone=0]
  *
  * LAB_SPLIT: attend_split.cu, each row a sequence; else attend_wgmma.cu, rows of one sequence.
  * check: rows of the result that are compared, spread over all of them. ragged: positions differ,
- * up to pos. Exit 1: a result is wrong.
+ * up to pos. alone: PfqCudaArgs.alone, and these rows once more, without the rows in front of them
+ * and most behind, must have the same bits. Exit 1: a result is wrong.
  */
 #include "tests/cuda/lab.cuh"
 #ifdef PFQ_SIMT
 #define CONSTANTS(X)                                                                               \
     X(int32_t, c_heads)                                                                            \
-    X(int32_t, c_kv_heads) X(int32_t, c_head_dim) X(int32_t, c_window) X(int32_t, c_fmt)           \
-        X(int32_t, c_q8) X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv)                 \
-            X(int32_t, c_kv_static) X(int32_t, c_kv_lo) X(float, c_kv_top) X(float, c_kv_clip)     \
-                X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)              \
-                    X(float, c_scale) X(int32_t, c_each) X(int32_t, c_overlap)
+    X(int32_t, c_kv_heads)                                                                         \
+    X(int32_t, c_head_dim) X(int32_t, c_window) X(int32_t, c_fmt) X(int32_t, c_q8)                 \
+        X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv) X(int32_t, c_kv_static)          \
+            X(int32_t, c_kv_lo) X(float, c_kv_top) X(float, c_kv_clip) X(int32_t, c_qlo)           \
+                X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip) X(float, c_scale)              \
+                    X(int32_t, c_each) X(int32_t, c_overlap) X(int32_t, c_parts)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -76,6 +79,15 @@ static void random_cache(Cache &c, int slots, int G, int64_t ctx, size_t slot_by
     c.rows.up(), c.scales.up(), c.minima.up(), c.fixed.up();
 }
 
+/* Column `col` of row t of a result of n columns. */
+static double result_of(Buffer &out, int t, int col, size_t n)
+{
+    if (!c_fmt) return out.as<float>()[(size_t)t * n + (size_t)col];
+    if (!c_tiles) return out.at()[(size_t)t * ((n + 63) / 64 * 64) + (size_t)col] - 128;
+    return (int8_t)out.at()[((size_t)(col / 128) * (size_t)c_tiles + (size_t)t) * 128 +
+                            (size_t)((col / 16 ^ t) & 7) * 16 + (size_t)(col % 16)];
+}
+
 int main(int argc, char **argv)
 {
     lab_argc = argc, lab_argv = argv;
@@ -134,9 +146,8 @@ int main(int argc, char **argv)
     }
     q.up(), q_scales.up(), out_scale.up(), prefix_k.up(), prefix_v.up(), rows.up();
 
-    const int cap = c_tiles;
     const size_t K128 = (n + 127) / 128 * 128;
-    Buffer out(c_fmt ? (c_tiles ? (size_t)cap * K128 : (size_t)T * ((n + 63) / 64 * 64))
+    Buffer out(c_fmt ? (c_tiles ? (size_t)c_tiles * K128 : (size_t)T * ((n + 63) / 64 * 64))
                      : (size_t)T * n * 4);
     out.fill(0xcd);
     PfqCudaArgs a = {};
@@ -149,19 +160,21 @@ int main(int argc, char **argv)
     a.aux[4] = q_scales.dev, a.aux[5] = out_scale.dev;
     a.out[0] = out.dev;
     a.rows = rows.dev, a.slot = slot_bytes, a.T = T, a.ctx = (int32_t)ctx;
+    a.alone = (int32_t)lab_arg("alone", 0);
 #ifdef LAB_SPLIT
     const int wide = H / G > 4 ? 8 : 4, passes_ = (H / G + wide - 1) / wide;
     const int per_sm = (int)lab_arg("per_sm", 3);
-    const int grid = (int)lab_arg("grid", per_sm * lab_sms()), grid_y = 1;
+    const int grid = (int)lab_arg("grid", per_sm * lab_sms()), grid_y = 1, grid_rows = T;
     const size_t stage = 64 * (size_t)row_bytes + (dynamic ? 256 : 0);
     const size_t shared = 4 * DEC_STAGES * stage + 4 * (size_t)wide * 128 +
                           5 * 4 * (size_t)(wide * D + 3 * wide) + 16 + 4 * (size_t)T;
-    Buffer work((size_t)grid * 2 * (size_t)(wide * D + 2 * wide) * 4),
+    const int states = T * G * passes_ * c_parts > 2 * grid ? T * G * passes_ * c_parts : 2 * grid;
+    Buffer work((size_t)states * (size_t)(wide * D + 2 * wide) * 4),
         sync((size_t)(T * G * passes_) * 4);
     sync.fill(0);
     a.work = work.dev, a.sync = sync.dev;
 #else
-    const int tokens = WG_ROWS / (H / G), grid = G, grid_y = (T + tokens - 1) / tokens;
+    const int grid_rows = WG_ROWS / (H / G), grid = G, grid_y = (T + grid_rows - 1) / grid_rows;
     const size_t shared = 1024 + 3 * (64 * 128 + (size_t)(D + 8) * 128 + (dynamic ? 1024 : 0)) +
                           (size_t)(c_q8 ? 1 : 2) * (size_t)(D / 2) * WG_THREADS +
                           2 * (128 * (size_t)row_bytes + 128 + (dynamic ? 512 : 0));
@@ -214,15 +227,7 @@ int main(int argc, char **argv)
                     largest = fmax(largest, fabs(o[d] /= sum));
                 for (int d = 0; d < D; d++) {
                     const int col = h * D + d;
-                    double got;
-                    if (c_fmt && c_tiles)
-                        got = (int8_t)
-                                  out.at()[((size_t)(col / 128) * (size_t)cap + (size_t)t) * 128 +
-                                           (size_t)((col / 16 ^ t) & 7) * 16 + (size_t)(col % 16)];
-                    else if (c_fmt)
-                        got = out.at()[(size_t)t * ((n + 63) / 64 * 64) + (size_t)col] - 128;
-                    else
-                        got = out.as<float>()[(size_t)t * n + (size_t)col];
+                    const double got = result_of(out, t, col, n);
                     double e;
                     if (c_fmt) {
                         const double x = fmin(fmax(o[d] / 0.01f, c_qlo), c_qhi);
@@ -236,6 +241,24 @@ int main(int argc, char **argv)
                                c_fmt ? o[d] / 0.01f : o[d]);
                 }
             }
+        }
+    }
+    Buffer again(out.host.size());
+    const int check = a.alone ? (int)lab_arg("check", 8) : 0;
+    for (int c = 0; c < check && c < T; c++) {
+        const int t = check >= T ? c : (int)((int64_t)c * (T - 1) / (check - 1));
+        PfqCudaArgs b = a;
+        b.in[0] += (uint64_t)t * q_row, b.rows += 8 * (uint64_t)t, b.out[0] = again.dev;
+        b.T = T - t < 1 + c ? T - t : 1 + c;
+        lab_launch(KERNEL, grid, each ? 1 : (b.T + grid_rows - 1) / grid_rows, BLOCK, shared, b);
+        again.down();
+        for (int i = 0; i < b.T * H * D; i++) {
+            const int row = i / (H * D), col = i % (H * D);
+            const double want = result_of(out, t + row, col, n),
+                         got = result_of(again, row, col, n);
+            if ((got < want || got > want) && wrong++ < 5)
+                printf("  row %d column %d: %g among %d rows, %g among %d\n", t + row, col, want, T,
+                       got, b.T);
         }
     }
     const double bytes = (double)keys * G * 2 * (row_bytes + (dynamic ? (is_unsigned ? 4 : 2) : 0));

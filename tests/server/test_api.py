@@ -363,10 +363,7 @@ class Gpu(unittest.TestCase):
                 prompts = ["a beginning of 24 tokens " + chr(97 + i) * (1 + i % 5) for i in range(9)]
                 r = s.complete(prompts, 9)
                 self.assertEqual([c["text"] for c in r["choices"]], [text_of(p.encode(), 9) for p in prompts])
-                cached = r["usage"]["prompt_tokens_details"]["cached_tokens"]
-                self.assertGreaterEqual(cached, 6 * 24)
-                if deterministic == "yes":
-                    self.assertEqual(cached % 8, 0)  # whole chunks
+                self.assertGreaterEqual(r["usage"]["prompt_tokens_details"]["cached_tokens"], 6 * 24)
                 threads = [threading.Thread(target=s.complete, args=(p, 20)) for p in prompts]
                 for t in threads:
                     t.start()

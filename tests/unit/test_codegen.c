@@ -287,6 +287,23 @@ static void a_prefix_leaves_some_context(void **state)
     }
 }
 
+/* A plan asks the rows of an ID in order, and gives numbers of tokens in front of a row's first to
+ * the plain kernel: one listed behind a row of more tokens would never be asked. */
+static void fast_rows_ascend(void **state)
+{
+    (void)state;
+    for (const CgCudaRow *x = cg_cuda_fast; x->template; x++) {
+        assert_true(x->from >= 1 && (!x->to || x->to >= x->from));
+        for (const CgCudaRow *y = x + 1; y->template; y++) {
+            const size_t n = strlen(x->chips), m = strlen(y->chips);
+            if (x->row == y->row && x->phases & y->phases &&
+                strncmp(x->chips, y->chips, n < m ? n : m) == 0 && x->from > y->from)
+                fail_msg("%s takes %d tokens on, and is listed in front of %s, from %d on", x->name,
+                         x->from, y->name, y->from);
+        }
+    }
+}
+
 /* The last byte of an image is data when the sections end on its alignment. */
 static void an_image_may_end_with_data(void **state)
 {
@@ -325,6 +342,7 @@ static void an_image_may_end_with_data(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(fast_rows_ascend),
         cmocka_unit_test(an_image_may_end_with_data),
         cmocka_unit_test(a_prefix_leaves_some_context),
         cmocka_unit_test(programs_agree_with_the_evaluator),
