@@ -165,7 +165,9 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     const int32_t K = id == ROW_ATTEND ? c_heads * c_head_dim : c_K;
     if (!f && !can_write_tiles(id)) return false;
     c_cap = (a->T + 7) / 8 * 8 + 8;
-    l = f ? f->launch() : *plain; /* it may ask for c_cap */
+    c_seqs = a->T;
+    c_parts = 1 + a->T % 3;
+    l = f ? f->launch() : *plain; /* it may ask for these */
     c_each = f && !(f->phases & (IN_PREFILL | IN_LOGITS)) && a->T > 1;
     c_tiles = !f || l.tiles || (can_write_tiles(id) && f->calls % 2) ? c_cap : 0; /* or rows */
     c_overlap = (l.flags & PFQ_CUDA_OVERLAP) != 0;
@@ -179,6 +181,6 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     if (tiles && !forms_from_tiles(tiles, a->T, K, c_cap, a->out[0]))
         gpu_die(l.entry, "leaves columns of tiles behind the last that are not 0");
     *(f ? &f->calls : &with_tiles) += 1;
-    c_cap = c_tiles = c_each = c_overlap = 0;
+    c_cap = c_tiles = c_each = c_overlap = c_seqs = 0;
     return true;
 }

@@ -457,7 +457,11 @@ void gpu_call(const PfqArgs *a, const GpuLaunch *l)
         add_block(&b, a->aux[i], false, false);
     }
     add_block(&b, a->w, false, l->wide & WIDE_W);
-    PfqCudaArgs c = {.w = device(&b, a->w), .rows = gpu.positions, .T = a->T, .ctx = a->ctx};
+    PfqCudaArgs c = {.w = device(&b, a->w),
+                     .rows = gpu.positions,
+                     .T = a->T,
+                     .ctx = a->ctx,
+                     .alone = c_each && a->T % 2};
     PfqRow position[MAX_ROWS];
     for (int32_t t = 0; t < a->T; t++)
         position[t] = (PfqRow){.pos = a->pos + t};
