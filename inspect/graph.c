@@ -12,7 +12,7 @@ static const char *literal_text(Arena *a, const Attr *v)
         hi = v->floats[i] > hi ? v->floats[i] : hi;
     }
     if (v->n == 1) return arena_printf(a, "%.4g", lo);
-    return arena_printf(a, "%.3g to %.3g, %u of them", lo, hi, v->n);
+    return arena_printf(a, "%.3g to %.3g (%u)", lo, hi, v->n);
 }
 
 static const char *describe_scale(Arena *a, const Module *m, ValueId s)

@@ -20,7 +20,7 @@ typedef struct GrEdge {
     ValueId value;
     const char *name, *type;
     const char
-        *scale; /* "0.0131", "0.02 to 0.05, 3 of them", "one per row, at run time"; "" of floats */
+        *scale; /* "0.0131", "0.02 to 0.05 (3)" of three, "one per row, at run time"; "" of floats */
 } GrEdge;
 
 /* `times` runs of n nodes that differ in their layer alone; the first begins at node `from`. */
