@@ -14,7 +14,10 @@ static bool cuda_choose(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 
 static bool cuda_open(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
+    const uint64_t row = (uint64_t)e->model->vocab * sizeof *e->logits;
     const PfqGpuConfig config = {.weights = e->image.data,
+                                 .logits = e->logits,
+                                 .logits_bytes = (uint64_t)e->slots * row,
                                  .ctx = pfq_padded_ctx(e),
                                  .slots = e->slots + e->spare,
                                  .sync = c->cuda_sync,

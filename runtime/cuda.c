@@ -423,6 +423,15 @@ PfqCudaPhaseId pfq_gpu_decode_phase(const PfqGpu *g)
     return g->phase[PFQ_CUDA_STEP].table->n && !g->plain ? PFQ_CUDA_STEP : PFQ_CUDA_DECODE;
 }
 
+/* Logits of many sequences are megabytes a step, which come several times as fast into memory that
+ * stays where it is. Where that cannot be had they come all the same. */
+static void pin(PfqGpu *g, const PfqGpuConfig *c)
+{
+    if (c->logits && g->driver.cuMemHostRegister_v2(c->logits, c->logits_bytes, 0) == PFQ_CUDA_OK) {
+        g->pinned = c->logits;
+    }
+}
+
 static bool open_gpu(PfqGpu *g, const char *gpu_name, const PfqGpuConfig *c, PfqErr *err)
 {
     uint64_t total;
@@ -434,6 +443,7 @@ static bool open_gpu(PfqGpu *g, const char *gpu_name, const PfqGpuConfig *c, Pfq
         !pfq_gpu_open_ring(g, err)) {
         return false;
     }
+    pin(g, c);
     if (!g->sync) {
         record(g, (int)pfq_gpu_decode_phase(g), 1);
         if (g->phase[PFQ_CUDA_SAMPLE].table->n) {
@@ -482,6 +492,9 @@ static void release(PfqGpu *g)
         }
     }
     pfq_gpu_close_ring(g);
+    if (g->pinned) {
+        d->cuMemHostUnregister(g->pinned);
+    }
     pfq_gpu_drop_events(g, &g->events);
     for (int32_t i = g->code->n_kernels; g->module && i-- > 0;) {
         if (g->module[i]) {

@@ -61,9 +61,9 @@ enum { GUARD = 256, GUARD_BYTE = 0xa5, PLAIN_SHARED = 49152, MAX_SHARED = 232448
 enum { MAX_THREADS = 1024, MAX_GRID_Y = 65535, DYNAMIC_SHARED = 8 };
 enum { CLOCK = 13, SMS = 16, MAJOR = 75, MINOR = 76 };
 
-typedef enum Kind { MEMORY, STREAM, MODULE, FUNCTION, GRAPH, EXEC, EVENT, CONTEXT } Kind;
-static const char *const kind_names[] = {"memory", "stream", "module", "function",
-                                         "graph",  "exec",   "event",  "context"};
+typedef enum Kind { MEMORY, STREAM, MODULE, FUNCTION, GRAPH, EXEC, EVENT, CONTEXT, PINNED } Kind;
+static const char *const kind_names[] = {"memory", "stream", "module",  "function", "graph",
+                                         "exec",   "event",  "context", "pinned"};
 
 typedef void Kernel(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared);
 
@@ -77,7 +77,7 @@ typedef struct Launch {
 typedef struct Object {
     struct Object *next;
     Kind kind;
-    uint64_t bytes;       /* memory; event: when it was recorded */
+    uint64_t bytes;       /* memory; event: when it was recorded; pinned: its address */
     unsigned char *block; /* memory: guard, bytes, guard */
     Kernel *kernel;       /* function */
     int32_t shared;       /* function: allowed */
@@ -445,6 +445,30 @@ int cuMemHostGetDevicePointer_v2(uint64_t *at, void *host, unsigned flags)
 int cuMemFreeHost(void *at)
 {
     return release((uint64_t)(uintptr_t)at, __func__);
+}
+
+int cuMemHostRegister_v2(void *at, size_t bytes, unsigned flags)
+{
+    ENTER_CONTEXT();
+    if (!at || !bytes || flags) {
+        bug(__func__, "no memory to pin");
+    }
+    make(PINNED)->bytes = (uint64_t)(uintptr_t)at;
+    return OK;
+}
+
+int cuMemHostUnregister(void *at)
+{
+    const int r = enter_context(__func__);
+    Object *o = stub.objects;
+    while (o && (o->kind != PINNED || o->bytes != (uint64_t)(uintptr_t)at)) {
+        o = o->next;
+    }
+    if (!o) {
+        bug(__func__, "not pinned");
+    }
+    drop(o);
+    return r;
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream)
