@@ -1,6 +1,8 @@
 /* Weight image: checksums, writer's layout, reader's checks. Contract: image.h. */
 #include "runtime/image.h"
 
+#include "runtime/out.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -476,13 +478,18 @@ void pfq_image_prefault(const PfqImage *im)
     }
 }
 
-bool pfq_image_verify(const PfqImage *im, PfqErr *err)
+bool pfq_image_verify(const PfqImage *im, struct PfqProgress *progress, PfqErr *err)
 {
+    int64_t done = 0;
     for (uint32_t i = 0; i < im->header->n_sections; i++) {
         const PfqImageSection *s = &im->sections[i];
         if (pfq_sum(im->data + s->offset, s->bytes) != s->sum) {
             return pfq_fail(err, "section %u '%s' of '%s' is damaged (checksum)", i, s->name,
                             im->path);
+        }
+        done += (int64_t)s->bytes;
+        if (progress) {
+            pfq_progress(progress, done, (int64_t)im->header->data_bytes, "");
         }
     }
     return true;

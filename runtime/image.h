@@ -128,7 +128,9 @@ void pfq_image_close(PfqImage *im);
 /* Brings the whole image into memory, unless it is larger than half of that. */
 void pfq_image_prefault(const PfqImage *im);
 
-/* Compares every section's checksum; the first wrong one is named. */
-bool pfq_image_verify(const PfqImage *im, PfqErr *err);
+/* Compares every section's checksum; the first wrong one is named. `progress` (NULL: none), once
+ * started, is told of each section. */
+struct PfqProgress;
+bool pfq_image_verify(const PfqImage *im, struct PfqProgress *progress, PfqErr *err);
 
 #endif

@@ -418,8 +418,14 @@ bool pfq_cmd_self_test(PfqCli *c)
     const PfqModel *m = c->model;
     const char *device = c->opt.device, *cpu = c->opt.cpu;
     const bool gpu = device ? strcmp(device, "cuda") == 0 : m->cuda && !cpu;
-    if (!pfq_cli_load(c, m->expect ? m->expect->n_tokens : 1, false) ||
-        !pfq_image_verify(&c->engine.image, &c->err)) {
+    PfqProgress progress;
+    if (!pfq_cli_load(c, m->expect ? m->expect->n_tokens : 1, false)) {
+        return false;
+    }
+    pfq_progress_start(&progress, "weights");
+    const bool sound = pfq_image_verify(&c->engine.image, &progress, &c->err);
+    pfq_progress_end(&progress);
+    if (!sound) {
         return false;
     }
     pfq_out_printf(c->out, "weights: ok, %u sections, %llu bytes\n",

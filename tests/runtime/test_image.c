@@ -99,13 +99,13 @@ static void good_image_opens_and_verifies(void **state)
     assert_true(pfq_image_open(&im, path, "m", id, &err));
     assert_int_equal(im.header->n_sections, 3);
     assert_memory_equal(im.data, b.bytes + b.data_offset, 71025);
-    assert_true(pfq_image_verify(&im, &err));
+    assert_true(pfq_image_verify(&im, NULL, &err));
     pfq_image_close(&im);
 
     b.bytes[b.data_offset + 1024 + 500] ^= 4;
     put(b.bytes, b.n);
     assert_true(pfq_image_open(&im, path, "m", id, &err));
-    assert_false(pfq_image_verify(&im, &err));
+    assert_false(pfq_image_verify(&im, NULL, &err));
     assert_non_null(strstr(err.text, "'b'"));
     pfq_image_close(&im);
     free(b.bytes);
