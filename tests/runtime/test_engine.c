@@ -264,8 +264,10 @@ static void text_is_never_half_a_character(void **state)
         assert_memory_equal(o.buf, cases[i].out, o.n);
     }
     pfq_out_init(&o, 1);
-    pfq_out_json_string(&o, "a\"\\\n\xc3\xa9\xff");
-    assert_int_equal(o.n, strlen("\"a\\\"\\\\\\u000a\xc3\xa9\xef\xbf\xbd\""));
+    pfq_out_json_string(&o, "a\"\\\n\x01\xc3\xa9\xff");
+    static const char want[] = "\"a\\\"\\\\\\n\\u0001\xc3\xa9\xef\xbf\xbd\"";
+    assert_int_equal(o.n, strlen(want));
+    assert_memory_equal(o.buf, want, o.n);
 }
 
 int main(void)
