@@ -1,4 +1,4 @@
-/* Activations of a GPU code: which quantised ones are tiles, which floats f16, and places where
+/* Activations of a GPU code: which ones are tiles, which floats f16, and places where
  * these differ in size from those of the CPUs' plan. Contract: cuda_plan.h.
  *
  * The plan's places say which calls share a value: a buffer begins where a call writes a place, and
@@ -11,7 +11,7 @@ typedef struct Buf {
     CgPlace place; /* in the plan: CG_ACT, or CG_PRIVATE, which on a GPU is no different */
     u64 off, bytes;
     i32 first, last; /* calls; first -1: the phase did not write it */
-    bool tiles, not_half;
+    bool not_half;
     u64 size, to; /* in the code's arena */
 } Buf;
 
@@ -128,41 +128,61 @@ static u64 keep_all(CgMake *mk, Bufs *keep)
 
 /* ---- tiles ---- */
 
-/* The operand of a pick that is quantised rows: of a linear in[0], of what makes them out[0]. */
-static u32 quantised(const CgMake *mk, const CgPick *pick, const Sides *s, bool *reads)
+static CgRowId row_of(const CgMake *mk, const CgPick *pick)
 {
-    const CgRowId row = mk->p->kernels.at[pick->c->kernel].row;
-    if ((i64)pick->c->val[C_fmt] != cg_format("s8")) return 0;
-    *reads = cg_row_is(row, "linear");
-    if (*reads) return s->in[0];
-    const bool makes =
-        row == ROW_NORM || row == ROW_QUANT || row == ROW_HADAMARD || row == ROW_ATTEND;
-    return makes ? s->out[0] : 0;
+    return mk->p->kernels.at[pick->c->kernel].row;
+}
+
+/* The buffer of a pick that may be tiles: quantised rows that a linear reads, or floats, which it
+ * then reads as bf16. 0: none. */
+static u32 may_read(const CgMake *mk, const CgPick *pick, const Sides *s)
+{
+    const CgRowId row = row_of(mk, pick);
+    const bool s8 = (i64)pick->c->val[C_fmt] == cg_format("s8") && cg_row_is(row, "linear");
+    return s8 || row == ROW_LINEAR_BF16 ? s->in[0] : 0;
+}
+
+/* The same of what makes them: quantised rows or floats, of gate and up of bf16 floats. */
+static u32 may_make(const CgMake *mk, const CgPick *pick, const Sides *s)
+{
+    const CgRowId row = row_of(mk, pick);
+    const i64 fmt = (i64)pick->c->val[C_fmt];
+    if (row == ROW_LINEAR_BF16)
+        return (i64)pick->c->val[C_epi] == cg_epilogue("swiglu") ? s->out[0] : 0;
+    const bool floats = fmt == cg_format("f32") && (row == ROW_NORM || row == ROW_ATTEND),
+               bytes = fmt == cg_format("s8") && (row == ROW_NORM || row == ROW_QUANT ||
+                                                  row == ROW_HADAMARD || row == ROW_ATTEND);
+    return floats || bytes ? s->out[0] : 0;
 }
 
 enum { WANT_ROWS = 1, WANT_TILES = 2, WANTED = 4 };
 
+/* What a pick's buffers have to be for it. */
+static void add_wants(const CgMake *mk, const CgPick *pick, const Sides *s, u8 *want)
+{
+    const u32 read = may_read(mk, pick, s), made = may_make(mk, pick, s);
+    want[read] |= WANTED | (pick->launch.tiles ? WANT_TILES : WANT_ROWS);
+    if (!(cg_cuda_row_uses(pick->row) >> C_tiles & 1)) want[made] |= WANT_ROWS;
+    for (u32 i = 0; i < CG_IN; i++) {
+        if (s->in[i] != read) want[s->in[i]] |= WANT_ROWS;
+        if (s->out[i] != made) want[s->out[i]] |= WANT_ROWS;
+    }
+}
+
 /* What each buffer's users can take, as a set; then those that cannot have what they want give way.
  */
-static bool agree(CgMake *mk, u32 phase, Bufs *bufs, const Sides *sides)
+static bool agree(CgMake *mk, u32 phase, const Bufs *bufs, const Sides *sides)
 {
-    u8 *want = NEWN(mk->a, u8, bufs->all.n + 1);
-    bool ok = true, reads;
-    for (u32 i = 0; i < mk->pick[phase].n; i++) {
-        const CgPick *pick = &mk->pick[phase].at[i];
-        const u32 b = quantised(mk, pick, &sides[i], &reads);
-        if (pick->launch.tiles)
-            want[b] |= WANT_TILES;
-        else if (b && (reads || !(cg_cuda_row_uses(pick->row) >> C_tiles & 1)))
-            want[b] |= WANT_ROWS;
-        if (b && reads) want[b] |= WANTED;
-    }
+    u8 *want = NEWN(mk->a, u8, bufs->all.n + 1); /* of 0, no buffer, it says nothing */
+    bool ok = true;
+    for (u32 i = 0; i < mk->pick[phase].n; i++)
+        add_wants(mk, &mk->pick[phase].at[i], &sides[i], want);
+    want[0] = 0;
     for (u32 i = 0; i < mk->pick[phase].n; i++) {
         CgPick *pick = &mk->pick[phase].at[i];
-        const u32 b = quantised(mk, pick, &sides[i], &reads);
-        pick->tiles = b && want[b] == (WANT_TILES | WANTED);
-        if (b && pick->tiles) bufs->all.at[b - 1].tiles = true;
-        if (!pick->launch.tiles || pick->tiles) continue;
+        pick->reads_tiles = want[may_read(mk, pick, &sides[i])] == (WANT_TILES | WANTED);
+        pick->tiles = want[may_make(mk, pick, &sides[i])] == (WANT_TILES | WANTED);
+        if (!pick->launch.tiles || pick->reads_tiles) continue;
         mk->no_tiles[phase][pick->index] = true;
         ok = false;
     }
@@ -308,10 +328,9 @@ static void size_buffers(const CgMake *mk, u32 phase, Bufs *bufs, const Sides *s
         bufs->all.at[i].size = up1k(bufs->all.at[i].bytes);
     for (u32 i = 0; i < mk->pick[phase].n; i++) {
         const CgPick *pick = &mk->pick[phase].at[i];
-        bool reads;
-        const u32 b = quantised(mk, pick, &sides[i], &reads);
-        if (!b || !pick->tiles || !reads) continue;
-        const u64 k = (u64)pick->c->val[C_K];
+        if (!pick->reads_tiles) continue;
+        const u32 b = may_read(mk, pick, &sides[i]);
+        const u64 k = (u64)pick->c->val[C_K] * (row_of(mk, pick) == ROW_LINEAR_BF16 ? 2 : 1);
         bufs->all.at[b - 1].size = up1k((k + 127) / 128 * 128 * (u64)cg_cuda_capacity(mk));
     }
 }
@@ -353,7 +372,7 @@ void cg_cuda_arena(CgMake *mk)
     const u64 base = keep_all(mk, &keep);
     for (u32 p = 0; p < PFQ_CUDA_N_PHASES; p++)
         for (u32 i = 0; i < mk->pick[p].n; i++)
-            tiles = tiles || mk->pick[p].at[i].tiles;
+            tiles = tiles || mk->pick[p].at[i].reads_tiles;
     mk->code->act_bytes = tiles ? base : mk->p->act_bytes;
     mk->code->own_bytes = tiles ? 0 : mk->p->scratch_bytes - mk->p->kernel_scratch;
     if (!tiles) return;

@@ -8,7 +8,7 @@
 #include "ir/eval.h"
 #include "ir/pack.h"
 
-enum { PACK_S4 = 1, PACK_GATED = 2, PACK_TILES = 4 }; /* pack.cu */
+enum { PACK_S4 = 1, PACK_GATED = 2, PACK_TILES = 4, PACK_BF16 = 8 }; /* pack.cu */
 
 static const CgCudaRow load_rows[] = {
     {.name = "pack", .template = "pack.cu", .entry = "pfq_cu_pack"},
@@ -20,21 +20,41 @@ typedef struct Shape {
     u32 flags;
 } Shape;
 
+/* Packed layouts of the image that a GPU may want otherwise, or made by a generator. */
+static const struct {
+    const char *name;
+    CgLayout fragments;
+    u32 flags;
+} packable[] = {
+    {"s4", LAYOUT_FRAG4, PACK_S4},
+    {"s8", LAYOUT_FRAG8, 0},
+    {"bf16", LAYOUT_FRAG16, PACK_BF16},
+};
+enum { N_PACKABLE = sizeof packable / sizeof *packable };
+
+static u32 packable_as(const Module *m, const Op *pack) /* N_PACKABLE: no */
+{
+    u32 i = 0;
+    while (i < N_PACKABLE && strcmp(packable[i].name, op_str(m, pack, A_LAYOUT)) != 0)
+        i++;
+    return i;
+}
+
 static Shape shape_of(const CgPlan *p, u32 section)
 {
     const Op *pack = def_of(p->m, p->sections.at[section].value);
     const Type *t = type_of(p->m, pack->in[0]);
-    Shape s = {t->dim[0], t->dim[1], 0};
-    if (strcmp(op_str(p->m, pack, A_LAYOUT), "s4") == 0) s.flags |= PACK_S4;
+    Shape s = {t->dim[0], t->dim[1], packable[packable_as(p->m, pack)].flags};
     if (op_int(pack, A_INTERLEAVE) == 2) s.flags |= PACK_GATED;
     return s;
 }
 
-/* fragments.cuh: panels of 64 rows, K to 128, then the scales. */
+/* fragments.cuh: panels of 64 rows, K to 128, then the scales; bf16: K to 64, no scales. */
 static u64 fragment_bytes(const Shape *s)
 {
     const u64 n = (u64)s->N,
               rows = s->flags & PACK_GATED ? (n / 2 + 31) / 32 * 64 : (n + 63) / 64 * 64;
+    if (s->flags & PACK_BF16) return rows * ((u64)(s->K + 63) / 64 * 128);
     const u64 bits = s->flags & PACK_S4 ? 4 : 8;
     return rows * ((u64)(s->K + 127) / 128 * 16 * bits) + 4 * rows;
 }
@@ -44,8 +64,8 @@ bool cg_cuda_can_pack(const CgPlan *p, u32 section, CgLayout layout)
     const CgSection *s = &p->sections.at[section];
     if (layout == LAYOUT_IMAGE) return true;
     if (s->kind != CG_SEC_PACK) return false;
-    const char *name = op_str(p->m, def_of(p->m, s->value), A_LAYOUT);
-    return strcmp(name, layout == LAYOUT_FRAG4 ? "s4" : "s8") == 0;
+    const u32 i = packable_as(p->m, def_of(p->m, s->value));
+    return i < N_PACKABLE && packable[i].fragments == layout;
 }
 
 CgRef cg_cuda_packed(CgCuda *cuda, CgCode *code, u32 section, CgLayout layout)
@@ -157,15 +177,30 @@ static const Op *scale_of(const Module *m, ValueId s, double *times)
     return op->kind == OP_QPARAMS ? op : NULL;
 }
 
+static const CgGenerated *generated(Arena *a, const Op *leaf, const CgGenerated *rest)
+{
+    CgGenerated *g = NEW(a, CgGenerated);
+    *g = *rest;
+    g->seed = (u64)op_int(leaf, A_SEED);
+    g->stream = (u64)op_int(leaf, A_STREAM);
+    g->scale = op_float(leaf, A_SCALE);
+    return g;
+}
+
 const CgGenerated *cg_generated(Arena *a, const Module *m, const CgSection *s)
 {
     const Op *pack = def_of(m, s->value);
     if (s->kind != CG_SEC_PACK || pack->kind != OP_PACK) return NULL;
-    const char *layout = op_str(m, pack, A_LAYOUT);
+    const u32 as = packable_as(m, pack);
+    if (as == N_PACKABLE) return NULL;
     const Op *q = def_of(m, pack->in[0]);
-    if ((strcmp(layout, "s4") != 0 && strcmp(layout, "s8") != 0) || q->kind != OP_QUANTIZE)
-        return NULL;
     CgGenerated g = {0};
+    if (packable[as].flags & PACK_BF16) {
+        const Op *leaf = def_of(m, q->in[0]);
+        if (q->kind != OP_CAST || leaf->kind != OP_SYNTHETIC) return NULL;
+        return generated(a, leaf, &g);
+    }
+    if (q->kind != OP_QUANTIZE) return NULL;
     const Op *scale = scale_of(m, pack->in[1], &g.times), *leaf = def_of(m, q->in[0]);
     if (!scale || scale->out != q->in[1] || scale->in[0] != q->in[0] ||
         leaf->kind != OP_SYNTHETIC || op_int(scale, A_GROUP) || op_int(q, A_GROUP) || op_in(q, 2) ||
@@ -174,13 +209,8 @@ const CgGenerated *cg_generated(Arena *a, const Module *m, const CgSection *s)
     const DType dt = op_dtype(m, q);
     const DTypeInfo *t = &dtype_info[dt];
     if (dt != op_dtype(m, scale)) return NULL;
-    g.seed = (u64)op_int(leaf, A_SEED);
-    g.stream = (u64)op_int(leaf, A_STREAM);
-    g.scale = op_float(leaf, A_SCALE);
     g.top = qparams_top(dt, op_int(scale, A_FULL) != 0);
     g.factor = op_float(scale, A_SCALE);
     g.lowest = op_int(q, A_FULL) ? -t->lo : t->hi;
-    CgGenerated *out = NEW(a, CgGenerated);
-    *out = g;
-    return out;
+    return generated(a, leaf, &g);
 }

@@ -13,8 +13,9 @@ typedef struct CgPick { /* a call of the plan in a phase of the code, for `from`
     const CgCudaRow *row;
     CgLaunch launch;
     i32 from, to;
-    bool tiles; /* its quantised rows are tiles; cuda_arena.c says so, as of the next */
-    bool half;  /* its rows of floats are f16 */
+    bool reads_tiles,
+        tiles; /* what it reads, or makes, is tiles; cuda_arena.c says so, as of the next */
+    bool half; /* its rows of floats are f16 */
     CgRef in[CG_IN], out[CG_OUT];
 } CgPick;
 

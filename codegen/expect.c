@@ -19,6 +19,8 @@ static const i64 most_weights = 1000000000;
  * fall the other way, by one step, and later layers carry that on. */
 static double allowed(const Module *m, const Op *op)
 {
+    if (op->kind == OP_LINEAR && type_of(m, op->in[1])->dt == DT_BF16)
+        return 2e-2; /* tensor cores round what they multiply with it */
     if (op->kind != OP_QUANTIZE) return 1e-4;
     const int bits = dtype_info[op_dtype(m, op)].bits;
     return bits <= 4 ? 2.5e-1 : bits <= 8 ? 5e-2 : 2e-3;

@@ -44,8 +44,13 @@ typedef struct CgRow {
 extern const CgRow cg_rows[CG_N_ROWS];
 
 /* Rows of codegen/cuda/kernels.def: the same kernel for GPUs. */
-typedef enum CgLayout { LAYOUT_IMAGE, LAYOUT_FRAG4, LAYOUT_FRAG8 } CgLayout; /* of weights */
-enum { IN_PREFILL = 1, IN_LOGITS = 2, IN_DECODE = 4, IN_BATCH = 8 };         /* phases */
+typedef enum CgLayout {
+    LAYOUT_IMAGE,
+    LAYOUT_FRAG4,
+    LAYOUT_FRAG8,
+    LAYOUT_FRAG16
+} CgLayout;                                                          /* of weights */
+enum { IN_PREFILL = 1, IN_LOGITS = 2, IN_DECODE = 4, IN_BATCH = 8 }; /* phases */
 
 typedef struct CgLaunch { /* kernels.def says what the fields are */
     i64 block, grid_x, rows, shared, per_sm, cluster, flags, work, sync;

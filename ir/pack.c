@@ -4,6 +4,7 @@
 
 static const PackLayout layouts[] = {
     {"f32", DT_F32, 1, 0, 1, 0, PACK_ROWS * 4, 0},
+    {"bf16", DT_BF16, 1, 0, 2, 0, PACK_ROWS * 4, 0},
     {"s8", DT_S8, 2, 0, 4, PACK_ROWS * 8, PACK_ROWS * 4, INT32_MAX / (255 * 128)},
     {"s4", DT_S4, 2, 0, 8, PACK_ROWS * 8, PACK_ROWS * 4, INT32_MAX / (255 * 128)},
     {"u4g32", DT_U4, 3, 32, 32, 0, PACK_ROWS * 4 + PACK_ROWS * 16, 0},
@@ -19,7 +20,7 @@ const PackLayout *pack_layout(const char *name)
 
 const char *pack_layout_names(void)
 {
-    return "f32, s8, s4, u4g32";
+    return "f32, bf16, s8, s4, u4g32";
 }
 
 i64 pack_tiles(i64 rows, i64 interleave)
@@ -53,6 +54,17 @@ static void pack_f32(i64 cols, const float *w, u8 *out)
     for (i64 k = 0; k < cols; k++)
         for (i64 r = 0; r < PACK_ROWS; r++)
             out = put(out, &w[r * cols + k], 4);
+}
+
+/* Pairs of k: what one word holds is a product of two for instructions that have it. */
+static void pack_bf16(i64 cols, const float *w, u8 *out)
+{
+    for (i64 k0 = 0; k0 < cols; k0 += 2)
+        for (i64 r = 0; r < PACK_ROWS; r++)
+            for (i64 k = k0; k < k0 + 2; k++) {
+                u16 h = k < cols ? f32_to_bf16(w[r * cols + k]) : 0;
+                out = put(out, &h, 2);
+            }
 }
 
 /* 16 scales and 16 times 128 * sum(w), which corrects for activations stored as x + 128. */
@@ -118,6 +130,7 @@ void pack_tile(const PackLayout *l, i64 cols, const i32 *q, const float *w, cons
 {
     switch (l->dtype) {
     case DT_F32: pack_f32(cols, w, out); break;
+    case DT_BF16: pack_bf16(cols, w, out); break;
     case DT_S8: pack_s8(cols, q, s, out); break;
     case DT_S4: pack_s4(cols, q, s, out); break;
     default: pack_u4g32(cols, q, s, m, out); break;

@@ -30,8 +30,8 @@ i64 pack_tiles(i64 rows, i64 interleave);
 i64 pack_tile_bytes(const PackLayout *l, i64 cols);                      /* -1 on overflow */
 i64 pack_bytes(const PackLayout *l, i64 rows, i64 cols, i64 interleave); /* -1 on overflow */
 
-/* Packs one tile. q: [PACK_ROWS, cols] integers (or w: floats for f32); s, m: [PACK_ROWS, groups];
- * rows missing at the end are given as zeros by the caller. Writes pack_tile_bytes. */
+/* Packs one tile. q: [PACK_ROWS, cols] integers (or w: floats for f32, bf16); s, m: [PACK_ROWS,
+ * groups]; rows missing at the end are given as zeros by the caller. Writes pack_tile_bytes. */
 void pack_tile(const PackLayout *l, i64 cols, const i32 *q, const float *w, const float *s,
                const float *m, u8 *out);
 

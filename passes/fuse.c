@@ -275,7 +275,7 @@ static const char *weight_format(const Fuse *f, const Op *op)
             if (dt == DT_S8 && !group && !op_in(w, 2)) return "s8";
             if (dt == DT_U4 && group == 32 && op_in(w, 2)) return "u4g32";
         }
-        return "f32";
+        return type_of(f->m, op->in[1])->dt == DT_BF16 ? "bf16" : "f32";
     }
     /* Activations: bytes or s16 with one scale per row for s8 weights, bytes for s4, s16 in the
      * weight's groups for u4g32. One scale for all rows is static: bytes only. */

@@ -105,6 +105,7 @@ const char *pass_base_name(PassCx *cx, ValueId v);
 #define SUFFIX_SCALE ".s"
 #define SUFFIX_MIN   ".m"
 #define SUFFIX_DQ    ".dq"
+#define SUFFIX_CAST  ".bf16"
 #define SUFFIX_PACK  ".pack"
 
 #endif

@@ -1,6 +1,6 @@
-/* quantize-weights, quantize-activations: quantise-dequantise pairs on what linears and the
- * embedding read. Values keep their float types, so the graph means the same but for the rounding;
- * `lower` makes integers of it.
+/* quantize-weights, quantize-activations, cast-weights: quantise-dequantise pairs, or casts, on
+ * what linears and the embedding read. Values keep their float types, so the graph means the same
+ * but for the rounding; `lower` makes integers of it.
  */
 #include "passes/pass.h"
 
@@ -77,6 +77,36 @@ bool pass_quantize_weights(PassCx *cx)
         bool added;
         u32 *slot = map_put(&done, (Str){(const char *)&w, sizeof w}, &added);
         if (added) *slot = quantized(cx, w, &f, op_at(m, id)->layer);
+        if (!*slot) return false;
+        op_at(m, id)->in[1] = *slot;
+        cx->changes++;
+    }
+    return true;
+}
+
+bool pass_cast_weights(PassCx *cx)
+{
+    Module *m = cx->m;
+    if (strcmp(pass_word(cx, "dtype"), "bf16"))
+        return pass_fail(cx, NULL, "dtype is '%s', expected bf16", pass_word(cx, "dtype"));
+    u32 fn = pass_fn_index(m, "main");
+    Tail t;
+    if (!pass_tail(cx, fn, &t)) return false;
+    Map done = {.a = cx->a}; /* weight -> its cast: a shared one stays shared */
+    for (u32 i = 0; i < m->fns.at[fn].body.n; i++) {
+        OpId id = m->fns.at[fn].body.at[i];
+        const char *cls;
+        ValueId w = weight_of(m, op_at(m, id), t.head, &cls);
+        if (!w || type_of(m, w)->dt == DT_BF16) continue;
+        if (!pass_selected(cx, cls, ir_cstr(m, value_at(m, w)->name))) continue;
+        bool added;
+        u32 *slot = map_put(&done, (Str){(const char *)&w, sizeof w}, &added);
+        if (added) {
+            Builder b = const_builder(cx, op_at(m, id)->layer);
+            const char *name =
+                arena_printf(cx->a, "%s" SUFFIX_CAST, ir_cstr(m, value_at(m, w)->name));
+            *slot = ir_op(&b, OP_CAST, INS(w), ATTRS({A_DTYPE, .s = "bf16"}), 0, name);
+        }
         if (!*slot) return false;
         op_at(m, id)->in[1] = *slot;
         cx->changes++;

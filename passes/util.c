@@ -171,7 +171,8 @@ bool pass_skips(const PassCx *cx, const char *part)
 
 const char *pass_base_name(PassCx *cx, ValueId v)
 {
-    static const char *const suffix[] = {SUFFIX_DQ, SUFFIX_Q, SUFFIX_SCALE, SUFFIX_PACK};
+    static const char *const suffix[] = {SUFFIX_DQ, SUFFIX_Q, SUFFIX_SCALE, SUFFIX_CAST,
+                                         SUFFIX_PACK};
     const char *name = ir_cstr(cx->m, value_at(cx->m, v)->name);
     size_t n = strlen(name);
     for (size_t i = 0; i < sizeof suffix / sizeof *suffix; i++) {

@@ -2,7 +2,7 @@
  * share bytes.
  *
  *   in[0]   token ids [T] i32; an id outside 0 .. c_N-1 reads as the nearest valid one
- *   w       packed tiles: f32 (embed.f32), s8 (embed.s8) or u4g32 (embed.u4g32)
+ *   w       packed tiles: f32 (embed.f32), bf16 (embed.bf16), s8 (embed.s8) or u4g32 (embed.u4g32)
  *   out[0]  [T, c_K] f32, times c_scale (1 unless the model scales its embedding)
  *
  * Tokens are divided over threads. A row is spread over its tile: c_K / 4 cache lines for s8, a few
@@ -19,6 +19,19 @@ PFQ_INLINE void row_f32(const char *w, int32_t id, float *y)
     const float *p = (const float *)w + (int64_t)(id / 16) * c_K * 16 + id % 16;
     for (int32_t k = 0; k < c_K; k++)
         y[k] = p[16 * (int64_t)k] * c_scale;
+}
+
+PFQ_INLINE void row_bf16(const char *w, int32_t id, float *y)
+{
+    const int32_t pairs = (c_K + 1) / 2;
+    const char *p = w + (id / 16) * 64 * (int64_t)pairs + id % 16 * 4;
+    for (int32_t k = 0; k < c_K; k++) {
+        const uint32_t two = *(const uint32_t *)(p + 64 * (int64_t)(k / 2)),
+                       bits = k % 2 ? two & 0xffff0000u : two << 16;
+        float v;
+        __builtin_memcpy(&v, &bits, 4);
+        y[k] = v * c_scale;
+    }
 }
 
 PFQ_INLINE void row_s8(const char *w, int32_t id, float *y)
@@ -63,6 +76,10 @@ PFQ_INLINE void embed(const PfqArgs *a, int tid, int nt, void row(const char *, 
 void pfq_embed_f32(const PfqArgs *a, int tid, int nt)
 {
     embed(a, tid, nt, row_f32);
+}
+void pfq_embed_bf16(const PfqArgs *a, int tid, int nt)
+{
+    embed(a, tid, nt, row_bf16);
 }
 void pfq_embed_s8(const PfqArgs *a, int tid, int nt)
 {

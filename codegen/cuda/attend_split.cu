@@ -22,7 +22,8 @@
  *   work   2 * gridDim.x states, and alone T * kv heads * passes * c_parts: f32 [4 * NT][D],
  *          tops [4 * NT], sums [4 * NT]
  *   sync   int32 [T * kv heads * passes], 0 before and after
- *   c_tiles 0: out[0] as in attend.c; else s8 in tiles of so many rows (tiles.cuh)
+ *   c_tiles 0: out[0] as in attend.c; else tiles of so many rows (tiles.cuh) of s8, of
+ *          bf16 if c_fmt is f32
  *
  * ctx is a multiple of 64. T is at most 1024.
  */
@@ -203,6 +204,11 @@ PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t head, int32_t d, co
     const int32_t col = head * c_head_dim + d, K = c_heads * c_head_dim;
     if (c_fmt != PFQ_FMT_S8) {
         const PfqFour y = {{x[0] * factor, x[1] * factor, x[2] * factor, x[3] * factor}};
+        if (c_tiles) {
+            *(uint2 *)((uint8_t *)a.out[0] + pfq_tile_at(c_tiles, t, 2 * col)) =
+                make_uint2(pfq_two_bf16(y.v[0], y.v[1]), pfq_two_bf16(y.v[2], y.v[3]));
+            return;
+        }
         *(PfqFour *)((float *)a.out[0] + (int64_t)t * K + col) = y;
         return;
     }

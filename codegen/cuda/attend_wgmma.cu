@@ -665,6 +665,16 @@ template <int D> PFQ_DEVICE void put_rows(const Wg &w, const Rows<D> &s)
             continue;
         }
         if (s.t[h] < 0) continue;
+        if (c_tiles) {
+            PFQ_UNROLL
+            for (int32_t j = 0; j < D / 8; j++)
+                *(uint32_t *)((uint8_t *)w.a->out[0] +
+                              pfq_tile_at(c_tiles, s.t[h],
+                                          2 * (s.head[h] * D + 8 * j + 2 * (pfq_lane() & 3)))) =
+                    pfq_two_bf16(fmaf(s.o[4 * j + 2 * h], unit, more) * over,
+                                 fmaf(s.o[4 * j + 2 * h + 1], odd, more) * over);
+            continue;
+        }
         float *out = (float *)w.a->out[0] + ((int64_t)s.t[h] * c_heads + s.head[h]) * D +
                      2 * (pfq_lane() & 3);
         PFQ_UNROLL

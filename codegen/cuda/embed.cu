@@ -36,6 +36,14 @@ PFQ_KERNEL(pfq_cu_embed_f32, 256)
     put(a, k, tile[16 * (int64_t)k + id % 16]);
 }
 
+PFQ_KERNEL(pfq_cu_embed_bf16, 256)
+{
+    const int32_t id = id_of(a), k = pfq_column();
+    if (k >= c_K) return;
+    const uint16_t *tile = (const uint16_t *)tile_of(a, id, 64 * (int64_t)((c_K + 1) / 2));
+    put(a, k, __uint_as_float((uint32_t)tile[32 * (int64_t)(k / 2) + id % 16 * 2 + k % 2] << 16));
+}
+
 PFQ_KERNEL(pfq_cu_embed_s8, 256)
 {
     const int32_t id = id_of(a), k = pfq_column();

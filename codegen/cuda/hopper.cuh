@@ -23,6 +23,14 @@ PFQ_DEVICE uint64_t pfq_wgmma_desc(uint32_t at)
            (uint64_t)1 << 62;
 }
 
+/* The same of 16-bit elements whose columns are rows here, 64 a row of 128 bytes: k by k; `next`
+ * bytes from one 64 columns to the next. 16 k further is + 128. */
+PFQ_DEVICE uint64_t pfq_wgmma_desc_across(uint32_t at, uint32_t next)
+{
+    return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)(next >> 4) << 16 | (uint64_t)64 << 32 |
+           (uint64_t)1 << 62;
+}
+
 /* The first lane's x, which is every lane's: so that the compiler knows. */
 PFQ_DEVICE int32_t pfq_uniform(int32_t x)
 {
@@ -297,34 +305,68 @@ PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t 
     PfqWgmma<N>::run(d, a, desc, add);
 }
 
-/* The same of halves to f32: d[64, N] (= or) += a[64, 16] b[N, 16]^T, a[j]: row as above, k = 8 *
+/* The same of 16 bits to f32: d[64, N] (= or) += a[64, 16] b[N, 16]^T, a[j]: row as above, k = 8 *
  * (j >> 1) + 2 * (i % 4) ..+1. */
 template <int N> struct PfqWgmmaHalves;
+template <int N> struct PfqWgmmaAcross; /* of halves, b as pfq_wgmma_desc_across has it */
+template <int N> struct PfqWgmmaBf16;
 
 #define PFQ_F4(i)  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define PFQ_F8(i)  PFQ_F4(i), PFQ_F4(i + 4)
-#define PFQ_F32(i) PFQ_F8(i), PFQ_F8(i + 8), PFQ_F8(i + 16), PFQ_F8(i + 24)
-#define PFQ_WGMMA_HALVES(n, outs, names, a0, a1, a2, a3, b, p)                                     \
-    template <> struct PfqWgmmaHalves<n> {                                                         \
+#define PFQ_F16(i) PFQ_F8(i), PFQ_F8(i + 8)
+#define PFQ_F32(i) PFQ_F16(i), PFQ_F16(i + 16)
+#define PFQ_WGMMA_FLOATS(of, type, across, n, outs, names, a0, a1, a2, a3, b, p)                   \
+    template <> struct of<n> {                                                                     \
         static __device__ __forceinline__ void run(float (&d)[n / 2], const uint32_t (&a)[4],      \
                                                    uint64_t desc, int32_t add)                     \
         {                                                                                          \
             asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #p ", 0;\n\t"                    \
-                         "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 {" names          \
-                         "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", p, 1, 1, 0;\n\t}"  \
+                         "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type           \
+                         " {" names "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b            \
+                         ", p, 1, 1, " across ";\n\t}"                                             \
                          : outs                                                                    \
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc), "r"(add));       \
         }                                                                                          \
     };
-PFQ_WGMMA_HALVES(72, PFQ_OUTS(PFQ_F32(0), PFQ_F4(32)), PFQ_R32 ", %32, %33, %34, %35", 36, 37, 38,
-                 39, 40, 41)
-PFQ_WGMMA_HALVES(136, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32), PFQ_F4(64)), PFQ_R64 ", %64, %65, %66, %67",
-                 68, 69, 70, 71, 72, 73)
+PFQ_WGMMA_FLOATS(PfqWgmmaHalves, "f16", "0", 64, PFQ_OUTS(PFQ_F32(0)), PFQ_R32, 32, 33, 34, 35, 36,
+                 37)
+PFQ_WGMMA_FLOATS(PfqWgmmaAcross, "f16", "1", 64, PFQ_OUTS(PFQ_F32(0)), PFQ_R32, 32, 33, 34, 35, 36,
+                 37)
+PFQ_WGMMA_FLOATS(PfqWgmmaAcross, "f16", "1", 128, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32)), PFQ_R64, 64,
+                 65, 66, 67, 68, 69)
+PFQ_WGMMA_FLOATS(PfqWgmmaHalves, "f16", "0", 72, PFQ_OUTS(PFQ_F32(0), PFQ_F4(32)),
+                 PFQ_R32 ", %32, %33, %34, %35", 36, 37, 38, 39, 40, 41)
+PFQ_WGMMA_FLOATS(PfqWgmmaHalves, "f16", "0", 136, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32), PFQ_F4(64)),
+                 PFQ_R64 ", %64, %65, %66, %67", 68, 69, 70, 71, 72, 73)
+PFQ_WGMMA_FLOATS(PfqWgmmaBf16, "bf16", "0", 8, PFQ_OUTS(PFQ_F4(0)), PFQ_R4, 4, 5, 6, 7, 8, 9)
+PFQ_WGMMA_FLOATS(PfqWgmmaBf16, "bf16", "0", 32, PFQ_OUTS(PFQ_F16(0)), PFQ_R16, 16, 17, 18, 19, 20,
+                 21)
+PFQ_WGMMA_FLOATS(PfqWgmmaBf16, "bf16", "0", 64, PFQ_OUTS(PFQ_F32(0)), PFQ_R32, 32, 33, 34, 35, 36,
+                 37)
+PFQ_WGMMA_FLOATS(PfqWgmmaBf16, "bf16", "0", 128, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32)), PFQ_R64, 64, 65,
+                 66, 67, 68, 69)
 
 template <int N>
 PFQ_DEVICE void pfq_wgmma_halves(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
 {
     PfqWgmmaHalves<N>::run(d, a, desc, add);
+}
+template <int N>
+PFQ_DEVICE void pfq_wgmma_halves_across(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc,
+                                        bool add)
+{
+    PfqWgmmaAcross<N>::run(d, a, desc, add);
+}
+template <int N>
+PFQ_DEVICE void pfq_wgmma_bf16(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
+{
+    PfqWgmmaBf16<N>::run(d, a, desc, add);
+}
+template <int n> PFQ_DEVICE void pfq_wgmma_done(float (&d)[n])
+{
+    PFQ_UNROLL
+    for (int32_t i = 0; i < n; i++)
+        asm volatile("" : "+f"(d[i])::"memory");
 }
 
 #endif

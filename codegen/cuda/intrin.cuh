@@ -39,6 +39,13 @@ PFQ_DEVICE uint32_t pfq_two_halves_clamped(float lo, float hi)
                           fminf(fmaxf(hi, -65504.0f), 65504.0f));
 }
 
+/* Two f32 to bf16, lo in the low one. */
+PFQ_DEVICE uint32_t pfq_two_bf16(float lo, float hi)
+{
+    const uint32_t x = __float_as_uint(lo), y = __float_as_uint(hi);
+    return (x + 0x7fffu + (x >> 16 & 1)) >> 16 | ((y + 0x7fffu + (y >> 16 & 1)) & 0xffff0000u);
+}
+
 /* u8 times s8, four of each, plus c. */
 PFQ_DEVICE int32_t pfq_dp4a_us(uint32_t u, int32_t v, int32_t c)
 {
@@ -75,6 +82,13 @@ PFQ_DEVICE uint32_t pfq_two_halves_clamped(float lo, float hi)
     asm("min.f16x2 %0, %0, %1;\n\tmax.f16x2 %0, %0, %2;"
         : "+r"(y)
         : "r"(0x7bff7bffu), "r"(0xfbfffbffu));
+    return y;
+}
+
+PFQ_DEVICE uint32_t pfq_two_bf16(float lo, float hi)
+{
+    uint32_t y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(hi), "f"(lo));
     return y;
 }
 

@@ -2,22 +2,33 @@
 #include "linear_wg_bulk.cuh"
 #include "linear_wg_heads.cuh"
 
+/* A sum as it passes through shared memory. */
+PFQ_DEVICE int32_t wg_bits(int32_t x)
+{
+    return x;
+}
+PFQ_DEVICE int32_t wg_bits(float x)
+{
+    return (int32_t)__float_as_uint(x);
+}
+
 /* Sums of tokens c .. c + CHUNK of the tile to the warpgroup's part of shared memory. */
 template <class S>
-PFQ_DEVICE void wg_stage(int32_t *out, int32_t c, const int32_t (&d)[S::PANELS][S::SUMS])
+PFQ_DEVICE void wg_stage(int32_t *out, int32_t c, const typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     const int32_t me = (int32_t)(threadIdx.x & 127), lane = pfq_lane();
     out += (lane & 3) * 2 * S::STRIDE + me / 32 * 8 + lane / 4;
     PFQ_UNROLL
     for (int32_t i = 0; i < S::CHUNK / 2 * S::PANELS; i++) {
         const int32_t p = i / (S::CHUNK / 2), j = i % (S::CHUNK / 2);
-        out[(j / 4 * 8 + (j & 1)) * S::STRIDE + p * 80 + (j >> 1 & 1) * 40] = d[p][c / 2 + j];
+        out[(j / 4 * 8 + (j & 1)) * S::STRIDE + p * 80 + (j >> 1 & 1) * 40] =
+            wg_bits(d[p][c / 2 + j]);
     }
 }
 
 template <class S>
 PFQ_DEVICE void wg_emit(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u, int32_t column,
-                        const int32_t (&d)[S::PANELS][S::SUMS])
+                        const typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     int32_t *out = m.out + column * (S::OUT / 4);
     WgOut o = {&a, out, u.row + column * S::PANELS * 64, u.token, (int32_t)(threadIdx.x & 127)};
@@ -43,7 +54,8 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
     const int32_t group = pfq_uniform((int32_t)threadIdx.x >> 7), column = group % S::ACROSS,
                   turn = group / S::ACROSS;
     WgRing r = {turn, -1, 0};
-    int32_t d[S::PANELS][S::SUMS], before = 0; /* stages of the units before */
+    typename S::Sum d[S::PANELS][S::SUMS];
+    int32_t before = 0; /* stages of the units before */
     WgUnit u;
     pfq_wait_previous();
 #ifdef WG_LAG
@@ -61,8 +73,10 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
         const int32_t skip = (turn - before % S::DEEP + S::DEEP) % S::DEEP;
         before += n;
         wg_sum<S>(m, r, column, (n - skip + S::DEEP - 1) / S::DEEP, d);
-        if (S::DEEP > 1 && !wg_fold<S>(m, group, d)) continue;
-        if (S::SPLIT && n < wg_depth() && !wg_join<S>(a, m, u, column, d)) continue;
+        if constexpr (S::DEEP > 1)
+            if (!wg_fold<S>(m, group, d)) continue;
+        if constexpr (S::SPLIT)
+            if (n < wg_depth<S>() && !wg_join<S>(a, m, u, column, d)) continue;
         if (wg_can_bulk<S>(a))
             wg_emit_bulk<S>(a, m, u, column, d);
         else

@@ -45,6 +45,14 @@ PFQ_CONST(int32_t, c_xshift);
 #endif
 enum { WG_GROUP = WG_TRY_GROUP, WG_PRODUCERS = WG_TRY_PRODUCERS };
 
+/* The sums of s8 products, and of bf16. */
+template <int bits> struct WgSums {
+    using Sum = int32_t;
+};
+template <> struct WgSums<16> {
+    using Sum = float;
+};
+
 /* bits of a weight; panels, across, deep, tokens, stages: above; split: shares instead of tiles;
  * chunk: tokens that an epilogue takes at a time; batch: k steps of 32 of a group of products */
 template <int bits, int panels, int across, int deep, int tokens, int stages, bool split, int chunk,
@@ -52,7 +60,8 @@ template <int bits, int panels, int across, int deep, int tokens, int stages, bo
 struct WgShape {
     static constexpr int BITS = bits, PANELS = panels, ACROSS = across, DEEP = deep,
                          TOKENS = tokens, STAGES = stages, CHUNK = chunk, BATCH = batch;
-    static constexpr bool SPLIT = split;
+    static constexpr bool SPLIT = split, OF_FLOATS = bits == 16;
+    using Sum = typename WgSums<bits>::Sum;
     static constexpr int GROUPS = across * deep, WARPS = 4 * GROUPS, ROWS = 64 * panels * across,
                          SUMS = tokens / 2; /* of a thread and panel */
     /* Many registers are for warpgroups alone, so the producer is one, too. */
@@ -60,8 +69,8 @@ struct WgShape {
     static constexpr int COPIES = panels * across + 1,
                          PRODUCERS = COPIES < WG_PRODUCERS ? COPIES : WG_PRODUCERS;
     static constexpr int BLOCK = 128 * GROUPS + (BIG ? 128 : 32 * PRODUCERS);
-    static constexpr int PANEL = 1024 * bits, W_BYTES = panels * across * PANEL,
-                         STAGE = W_BYTES + tokens * 128;
+    static constexpr int DEPTH = OF_FLOATS ? 64 : 128, /* k of a stage */
+        PANEL = 8 * DEPTH * bits, W_BYTES = panels * across * PANEL, STAGE = W_BYTES + tokens * 128;
     /* A row of 32 sums has 8 words behind it, and a token 4, so that neither side meets itself in a
      * bank. */
     static constexpr int STRIDE = 80 * panels + 4, CHUNKS = chunk * STRIDE * 4,
@@ -74,6 +83,8 @@ struct WgShape {
                                                  : (CHUNKS > FLOATS ? CHUNKS : FLOATS),
                          FOLD = (deep - 1) * across * panels * SUMS * 512;
     static constexpr int SHARED = 1024 + stages * STAGE + across * OUT + FOLD + 16 * stages + 128;
+    /* Sums of floats depend on their order, which must be the same for any number of tokens. */
+    static_assert(!OF_FLOATS || (!split && deep == 1));
     static_assert(tokens % chunk == 0 && chunk % 8 == 0 && stages % deep == 0);
 };
 
@@ -107,9 +118,9 @@ struct WgUnit {
     int32_t k0, k1;           /* of WG_K k each: what the block multiplies */
 };
 
-PFQ_DEVICE int32_t wg_depth()
+template <class S> PFQ_DEVICE int32_t wg_depth()
 {
-    return (c_K + 127) / 128;
+    return (c_K + S::DEPTH - 1) / S::DEPTH;
 }
 PFQ_DEVICE int32_t wg_panels()
 {
@@ -153,7 +164,7 @@ template <class S> PFQ_DEVICE void wg_place(int32_t T, WgUnit *u)
 /* The block's unit i; false: there are fewer. */
 template <class S> PFQ_DEVICE bool wg_unit(int32_t T, int32_t i, WgUnit *u)
 {
-    const int32_t tiles = wg_tiles<S>(T), depth = wg_depth();
+    const int32_t tiles = wg_tiles<S>(T), depth = wg_depth<S>();
     if (S::SPLIT) {
         const int64_t units = (int64_t)tiles * depth;
         const int32_t from = wg_share(units, blockIdx.x), to = wg_share(units, blockIdx.x + 1);
@@ -244,9 +255,9 @@ PFQ_DEVICE void wg_spread(const unsigned char *w, int32_t from,
     PFQ_UNROLL
     for (int32_t p = 0; p < S::PANELS; p++) {
         PFQ_UNROLL
-        for (int32_t i = 0; i < S::BATCH; i += 8 / S::BITS) {
-            const uint4 v =
-                *(const uint4 *)(w + p * S::PANEL + (from + i) * S::BITS / 8 * PFQ_FRAG_BYTES);
+        for (int32_t i = 0; i < S::BATCH; i += S::BITS == 4 ? 2 : 1) {
+            const uint4 v = *(const uint4 *)(w + p * S::PANEL +
+                                             (from + i) / (S::BITS == 4 ? 2 : 1) * PFQ_FRAG_BYTES);
             const uint32_t x[4] = {v.x, v.y, v.z, v.w};
             PFQ_UNROLL
             for (int32_t j = 0; j < 4; j++) {
@@ -257,10 +268,21 @@ PFQ_DEVICE void wg_spread(const unsigned char *w, int32_t from,
     }
 }
 
+template <class S>
+PFQ_DEVICE void wg_product(typename S::Sum (&d)[S::SUMS], const uint32_t (&a)[4], uint64_t desc,
+                           bool add)
+{
+    if constexpr (S::OF_FLOATS)
+        pfq_wgmma_bf16<S::TOKENS>(d, a, desc, add);
+    else
+        pfq_wgmma<S::TOKENS>(d, a, desc, add);
+}
+
 /* One stage; half: which half of a is free. */
 template <class S, int half>
 PFQ_DEVICE void wg_step(const WgShared &m, WgRing &r, int32_t column, bool first,
-                        int32_t (&d)[S::PANELS][S::SUMS], uint32_t (&a)[2][S::PANELS][S::BATCH][4])
+                        typename S::Sum (&d)[S::PANELS][S::SUMS],
+                        uint32_t (&a)[2][S::PANELS][S::BATCH][4])
 {
     const unsigned char *w =
         m.stages + r.stage * S::STAGE + column * S::PANELS * S::PANEL + (threadIdx.x & 127) * 16;
@@ -275,8 +297,8 @@ PFQ_DEVICE void wg_step(const WgShared &m, WgRing &r, int32_t column, bool first
         for (int32_t s = 0; s < S::BATCH; s++) {
             PFQ_UNROLL
             for (int32_t p = 0; p < S::PANELS; p++)
-                pfq_wgmma<S::TOKENS>(d[p], a[buf][p][s], x + 2 * (q + s),
-                                     S::DEEP > 1 || !first || q + s > 0);
+                wg_product<S>(d[p], a[buf][p][s], x + 2 * (q + s),
+                              S::DEEP > 1 || !first || q + s > 0);
         }
         pfq_wgmma_commit();
         pfq_wgmma_wait<1>();
@@ -293,7 +315,7 @@ PFQ_DEVICE void wg_step(const WgShared &m, WgRing &r, int32_t column, bool first
 /* d = the sums of the next n stages. */
 template <class S>
 PFQ_DEVICE void wg_sum(const WgShared &m, WgRing &r, int32_t column, int32_t n,
-                       int32_t (&d)[S::PANELS][S::SUMS])
+                       typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     uint32_t a[2][S::PANELS][S::BATCH][4];
     PFQ_UNROLL
@@ -368,9 +390,9 @@ PFQ_DEVICE bool wg_join(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u
                         int32_t (&d)[S::PANELS][S::SUMS])
 {
     constexpr int32_t n = S::PANELS * S::SUMS / 4;
-    const int64_t units = (int64_t)wg_tiles<S>(a.T) * wg_depth(),
-                  begin = (int64_t)u.tile * wg_depth();
-    const int32_t first = wg_owner(units, begin), last = wg_owner(units, begin + wg_depth() - 1);
+    const int64_t units = (int64_t)wg_tiles<S>(a.T) * wg_depth<S>(),
+                  begin = (int64_t)u.tile * wg_depth<S>();
+    const int32_t first = wg_owner(units, begin), last = wg_owner(units, begin + wg_depth<S>() - 1);
     int4 *box = wg_box<S>(a, (int32_t)blockIdx.x, u.k0 == 0, column);
     PFQ_UNROLL
     for (int32_t i = 0; i < n; i++) {

@@ -31,6 +31,7 @@ PFQ_DEVICE int32_t wg_width()
 template <class S> PFQ_DEVICE bool wg_can_bulk(const PfqCudaArgs &a)
 {
     if (!S::BULK || c_epi == PFQ_EPI_QKV || wg_width() % 8) return false;
+    if (c_tiles && (!S::OF_FLOATS || S::PANELS != 2)) return false;
     return c_epi != PFQ_EPI_RESIDUAL || (!c_half && a.in[2] == a.out[0]);
 }
 
@@ -53,7 +54,7 @@ PFQ_DEVICE WgBulk wg_bulk(const PfqCudaArgs &a, const WgShared &m, const WgUnit 
     PFQ_UNROLL
     for (int32_t i = 0; i < 2 * S::PANELS; i++) { /* rows past the last panel repeat one of it */
         const int32_t n = min(mine + 32 * i, wg_panels() * 64 - 1);
-        b.scale[i / 2][i % 2] = wg_scales(a, S::BITS)[n] * unit;
+        b.scale[i / 2][i % 2] = S::OF_FLOATS ? 1.0f : wg_scales(a, S::BITS)[n] * unit;
         b.bias[i / 2][i % 2] = c_bias ? *wg_bias(a, n) : 0.0f;
     }
     return b;
@@ -61,28 +62,55 @@ PFQ_DEVICE WgBulk wg_bulk(const PfqCudaArgs &a, const WgShared &m, const WgUnit 
 
 /* Of row h of panel p and token 8 * j + 2 * (lane % 4) + e. */
 template <class S>
-PFQ_DEVICE float wg_y(const WgBulk &b, const int32_t (&d)[S::PANELS][S::SUMS], int32_t p, int32_t h,
-                      int32_t j, int32_t e)
+PFQ_DEVICE float wg_y(const WgBulk &b, const typename S::Sum (&d)[S::PANELS][S::SUMS], int32_t p,
+                      int32_t h, int32_t j, int32_t e)
 {
     float s = b.scale[p][h];
-    if (!c_static)
-        s *= wg_token_scale(*b.a, min(b.u->token + 8 * j + pfq_lane() % 4 * 2 + e, b.a->T - 1));
-    const float y = (float)d[p][4 * j + 2 * h + e] * s;
+    if (!c_static && !S::OF_FLOATS)
+        s *= wg_token_scale<S>(*b.a, min(b.u->token + 8 * j + pfq_lane() % 4 * 2 + e, b.a->T - 1));
+    const float v = (float)d[p][4 * j + 2 * h + e], y = S::OF_FLOATS ? v : v * s;
     return c_bias ? y + b.bias[p][h] : y;
 }
 
 /* Column q of the thread's, 32 apart: a row of W, or a channel of gate and up. */
 template <class S>
-PFQ_DEVICE float wg_column(const WgBulk &b, const int32_t (&d)[S::PANELS][S::SUMS], int32_t q,
-                           int32_t j, int32_t e)
+PFQ_DEVICE float wg_column(const WgBulk &b, const typename S::Sum (&d)[S::PANELS][S::SUMS],
+                           int32_t q, int32_t j, int32_t e)
 {
     if (wg_glu()) return wg_act(wg_y<S>(b, d, q, 0, j, e)) * wg_y<S>(b, d, q, 1, j, e);
     return wg_y<S>(b, d, q / 2, q % 2, j, e);
 }
 
+/* The 64 channels of two panels as tiles of bf16: rows of 128 bytes, which lie one after the other
+ * in shared memory as they do there. */
+template <class S>
+PFQ_DEVICE void wg_bulk_tiles(const WgBulk &b, const typename S::Sum (&d)[S::PANELS][S::SUMS])
+{
+    const uint32_t lane = (uint32_t)pfq_lane();
+    const int32_t tokens = min((int32_t)S::TOKENS, b.a->T - b.u->token);
+    pfq_bulk_read<0>();
+    pfq_bar_sync(b.bar, 128);
+    PFQ_UNROLL
+    for (int32_t i = 0; i < S::TOKENS / 8 * 2; i += 4) { /* matrices: 8 tokens of 8 columns */
+        uint32_t r[4];
+        PFQ_UNROLL
+        for (int32_t k = 0; k < 4; k++)
+            r[k] = pfq_two_bf16(wg_column<S>(b, d, (i + k) % 2, (i + k) / 2, 0),
+                                wg_column<S>(b, d, (i + k) % 2, (i + k) / 2, 1));
+        const uint32_t mine = (uint32_t)i + lane / 8, piece = mine % 2 * 4 + (uint32_t)b.me / 32;
+        pfq_store_transposed(b.out + (mine / 2 * 8 + lane % 8) * 128 + (piece ^ lane % 8) * 16, r);
+    }
+    pfq_smem_to_async();
+    pfq_bar_sync(b.bar, 128);
+    if (b.me == 0)
+        pfq_bulk_store((uint8_t *)b.a->out[0] + pfq_tile_row(c_tiles, b.u->token, 2 * b.first),
+                       b.out, (uint32_t)tokens * 128);
+    pfq_bulk_commit();
+}
+
 /* n columns 32 apart of all tokens as halves, then a copy for each token. */
 template <class S, int n>
-PFQ_DEVICE void wg_bulk_halves(const WgBulk &b, const int32_t (&d)[S::PANELS][S::SUMS])
+PFQ_DEVICE void wg_bulk_halves(const WgBulk &b, const typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     constexpr uint32_t stride = 64 * n + 16;
     const uint32_t lane = (uint32_t)pfq_lane();
@@ -110,7 +138,7 @@ PFQ_DEVICE void wg_bulk_halves(const WgBulk &b, const int32_t (&d)[S::PANELS][S:
 
 /* The same as floats, 32 tokens at a time. */
 template <class S, int n>
-PFQ_DEVICE void wg_bulk_floats(const WgBulk &b, const int32_t (&d)[S::PANELS][S::SUMS])
+PFQ_DEVICE void wg_bulk_floats(const WgBulk &b, const typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     constexpr int32_t stride = 32 * n + 4;
     const int32_t lane = pfq_lane();
@@ -144,11 +172,16 @@ PFQ_DEVICE void wg_bulk_floats(const WgBulk &b, const int32_t (&d)[S::PANELS][S:
 
 template <class S>
 PFQ_DEVICE void wg_emit_bulk(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u,
-                             int32_t column, const int32_t (&d)[S::PANELS][S::SUMS])
+                             int32_t column, const typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     const WgBulk b = wg_bulk<S>(a, m, u, column);
     constexpr int n = S::PANELS;
     if (b.columns <= 0) return;
+    if constexpr (S::OF_FLOATS && n == 2)
+        if (c_tiles) {
+            wg_bulk_tiles<S>(b, d);
+            return;
+        }
     if (c_half && wg_glu())
         wg_bulk_halves<S, n>(b, d);
     else if (c_half)

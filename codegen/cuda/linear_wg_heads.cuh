@@ -25,8 +25,9 @@ template <class S> PFQ_DEVICE WgFour wg_columns(const WgHead &h, int32_t part, i
 {
     const int32_t n = h.row + 32 * part + i;
     const WgFour scale = wg_scale<S>(*h.a, n);
-    return wg_finish(h.sums + 40 * part + i, scale, c_bias ? wg_four(wg_bias(*h.a, n), 0) : scale,
-                     h.t < h.a->T ? wg_token_scale(*h.a, h.t) : 0.0f);
+    return wg_finish<S>(h.sums + 40 * part + i, scale,
+                        c_bias ? wg_four(wg_bias(*h.a, n), 0) : scale,
+                        h.t < h.a->T ? wg_token_scale<S>(*h.a, h.t) : 0.0f);
 }
 
 /* The greatest, or the sum, over the lanes of a head. */

@@ -15,6 +15,11 @@
 #define WG_HEADS(panels)                                                                           \
     (C(fmt) == 1 && (C(epi) != 3 || (D == 64 * (panels) && (C(rot) == 0 || C(rot) == D))))
 
+/* Of bf16 gate and up may be tiles themselves, of 64 channels. */
+#define WG_BF16(panels)                                                                            \
+    (C(fmt) == 0 && (C(epi) != 2 || N % 128 == 0) &&                                               \
+     (C(epi) != 3 || (D == 64 * (panels) && (C(rot) == 0 || C(rot) == D))))
+
 WG(wg4_128x8s, LINEAR_S4, WG_HEADS(1), 1, 8, 1, 4, 1, 2, 2, 8, 10, true, 8, 2)
 WG(wg4_128x8h, LINEAR_S4, WG_HEADS(2), 1, 8, 1, 4, 2, 1, 2, 8, 16, true, 8, 2)
 WG(wg4_128x16s, LINEAR_S4, WG_HEADS(1), 9, 16, 1, 4, 1, 2, 2, 16, 10, true, 16, 2)
@@ -37,5 +42,12 @@ WG(wg8_128x64s, LINEAR_S8, WG_HEADS(1), 33, 128, 1, 8, 1, 2, 1, 64, 8, true, 16,
 WG(wg8_128x64h, LINEAR_S8, WG_HEADS(2), 33, 128, 1, 8, 2, 1, 2, 64, 6, true, 16, 2)
 WG(wg8_256x128, LINEAR_S8, WG_HEADS(2), 129, 0, 1, 8, 2, 2, 1, 128, 3, false, 32, 2)
 WG(wg8_128x128, LINEAR_S8, WG_HEADS(1), 129, 0, 1, 8, 1, 2, 1, 128, 5, false, 32, 4)
+WG(wg16_64x8, LINEAR_BF16, WG_BF16(1), 1, 8, 2, 16, 1, 1, 1, 8, 10, false, 8, 4)
+WG(wg16_128x8h, LINEAR_BF16, WG_BF16(2), 1, 8, 1, 16, 2, 1, 1, 8, 12, false, 8, 2)
+WG(wg16_64x32, LINEAR_BF16, WG_BF16(1), 9, 64, 2, 16, 1, 1, 1, 32, 6, false, 16, 4)
+WG(wg16_128x32h, LINEAR_BF16, WG_BF16(2), 9, 64, 1, 16, 2, 1, 1, 32, 8, false, 16, 2)
+WG(wg16_256x128, LINEAR_BF16, WG_BF16(2), 65, 0, 1, 16, 2, 2, 1, 128, 3, false, 32, 2)
+WG(wg16_128x128, LINEAR_BF16, WG_BF16(1), 65, 0, 1, 16, 1, 2, 1, 128, 5, false, 32, 4)
 #undef WG
 #undef WG_HEADS
+#undef WG_BF16

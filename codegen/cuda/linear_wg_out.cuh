@@ -13,6 +13,7 @@
 PFQ_CONST(int32_t, c_bias);
 PFQ_CONST(int32_t, c_act);
 PFQ_CONST(int32_t, c_half);
+PFQ_CONST(int32_t, c_tiles);
 PFQ_CONST(int32_t, c_heads);
 PFQ_CONST(int32_t, c_kv_heads);
 PFQ_CONST(int32_t, c_rot);
@@ -50,6 +51,7 @@ PFQ_DEVICE const float *wg_scales(const PfqCudaArgs &a, int32_t bits)
 /* Scales of four rows; sums are 16 times too large for each operand in high nibbles. */
 template <class S> PFQ_DEVICE WgFour wg_scale(const PfqCudaArgs &a, int32_t n)
 {
+    if (S::OF_FLOATS) return {{1.0f, 1.0f, 1.0f, 1.0f}};
     const float unit = (S::BITS == 4 ? 0.0625f : 1.0f) * (c_xshift == 4 ? 0.0625f : 1.0f);
     WgFour s = wg_four(wg_scales(a, S::BITS), n);
     PFQ_UNROLL
@@ -59,12 +61,13 @@ template <class S> PFQ_DEVICE WgFour wg_scale(const PfqCudaArgs &a, int32_t n)
 }
 
 /* Of token t, if scales are not constant. */
-PFQ_DEVICE float wg_token_scale(const PfqCudaArgs &a, int32_t t)
+template <class S> PFQ_DEVICE float wg_token_scale(const PfqCudaArgs &a, int32_t t)
 {
-    return c_static ? 1.0f : ((const float *)a.in[1])[t];
+    return c_static || S::OF_FLOATS ? 1.0f : ((const float *)a.in[1])[t];
 }
 
 /* y of four rows. */
+template <class S>
 PFQ_DEVICE WgFour wg_finish(const int32_t *sums, const WgFour &scale, const WgFour &bias,
                             float token)
 {
@@ -73,7 +76,8 @@ PFQ_DEVICE WgFour wg_finish(const int32_t *sums, const WgFour &scale, const WgFo
     WgFour y;
     PFQ_UNROLL
     for (int32_t i = 0; i < 4; i++) {
-        y.v[i] = (float)x[i] * (c_static ? scale.v[i] : scale.v[i] * token);
+        y.v[i] = S::OF_FLOATS ? __int_as_float(x[i])
+                              : (float)x[i] * (c_static ? scale.v[i] : scale.v[i] * token);
         if (c_bias) y.v[i] += bias.v[i];
     }
     return y;
@@ -105,6 +109,13 @@ PFQ_DEVICE void wg_store(const PfqCudaArgs &a, int64_t t, int32_t width, int32_t
     } else {
         *(WgFour *)((float *)a.out[0] + at) = y;
     }
+}
+
+/* Four columns to tiles of bf16; rows of channels end where tiles do. */
+PFQ_DEVICE void wg_store_tile(const PfqCudaArgs &a, int32_t t, int32_t n, const WgFour &y)
+{
+    *(uint2 *)((uint8_t *)a.out[0] + pfq_tile_at(c_tiles, t, 2 * n)) =
+        make_uint2(pfq_two_bf16(y.v[0], y.v[1]), pfq_two_bf16(y.v[2], y.v[3]));
 }
 
 PFQ_DEVICE WgFour wg_load(const PfqCudaArgs &a, int64_t t, int32_t width, int32_t n)
@@ -162,8 +173,8 @@ template <class S> PFQ_DEVICE void wg_plain(const WgOut &o)
     PFQ_UNROLL
     for (int32_t i = 0; i < turns; i++) {
         const WgToken k = wg_token(o, S::CHUNK, i * tokens + o.me / lanes);
-        const WgFour v = wg_finish(o.sums + k.in * S::STRIDE + row + row / 32 * 8, scale, bias,
-                                   wg_token_scale(a, k.t));
+        const WgFour v = wg_finish<S>(o.sums + k.in * S::STRIDE + row + row / 32 * 8, scale, bias,
+                                      wg_token_scale<S>(a, k.t));
         PFQ_UNROLL
         for (int32_t j = 0; j < 4; j++)
             y[i].v[j] = c_epi == PFQ_EPI_RESIDUAL ? v.v[j] + y[i].v[j] : v.v[j];
@@ -191,8 +202,8 @@ template <class S> PFQ_DEVICE void wg_swiglu(const WgOut &o)
     for (int32_t i = 0; i < turns; i++) {
         const WgToken k = wg_token(o, S::CHUNK, i * tokens + o.me / lanes);
         const int32_t *sums = o.sums + k.in * S::STRIDE + row + row / 32 * 8;
-        const float st = wg_token_scale(a, k.t);
-        const WgFour g = wg_finish(sums, sg, bg, st), u = wg_finish(sums + 40, su, bu, st);
+        const float st = wg_token_scale<S>(a, k.t);
+        const WgFour g = wg_finish<S>(sums, sg, bg, st), u = wg_finish<S>(sums + 40, su, bu, st);
         PFQ_UNROLL
         for (int32_t j = 0; j < 4; j++)
             y[i].v[j] = wg_act(g.v[j]) * u.v[j];
@@ -200,7 +211,11 @@ template <class S> PFQ_DEVICE void wg_swiglu(const WgOut &o)
     PFQ_UNROLL
     for (int32_t i = 0; i < turns; i++) {
         const WgToken k = wg_token(o, S::CHUNK, i * tokens + o.me / lanes);
-        if (k.real) wg_store(a, k.t, width, channel, y[i]);
+        if (!k.real) continue;
+        if (c_tiles)
+            wg_store_tile(a, k.t, channel, y[i]);
+        else
+            wg_store(a, k.t, width, channel, y[i]);
     }
 }
 

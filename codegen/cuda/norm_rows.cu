@@ -3,9 +3,10 @@
  * f32 or s8; c_K a multiple of 4, at most 16 * NORM_THREADS * 4.
  *
  * A block per row (blockIdx.y), which it keeps in registers: four columns of a thread, then
- * NORM_THREADS further. c_tiles: the result is tiles of so many rows (tiles.cuh), whose padding
- * becomes 0. Roofline: memory; a row of 4096 is some 16 KB in flight of a block, 8 blocks an SM. A
- * single row is latency: one read, one barrier (two if the scale is dynamic), one write.
+ * NORM_THREADS further. c_tiles: the result is tiles of so many rows (tiles.cuh), of s8 or, if
+ * c_fmt is f32, of bf16, whose padding becomes 0. Roofline: memory; a row of 4096 is some 16 KB in
+ * flight of a block, 8 blocks an SM. A single row is latency: one read, one barrier (two if the
+ * scale is dynamic), one write.
  */
 #include "intrin.cuh"
 #include "overlap.cuh"
@@ -45,6 +46,12 @@ PFQ_DEVICE float of_block(float v, int32_t which)
 /* Columns k .. k + 3 of row t. */
 PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t k, const float *y, float inv)
 {
+    if (c_fmt == PFQ_FMT_F32 && c_tiles) {
+        if (k < pfq_up(c_K, 64))
+            *(uint2 *)((uint8_t *)a.out[0] + pfq_tile_at(c_tiles, t, 2 * k)) =
+                make_uint2(pfq_two_bf16(y[0], y[1]), pfq_two_bf16(y[2], y[3]));
+        return;
+    }
     if (c_fmt == PFQ_FMT_F32) {
         if (k < c_K)
             *(Quarter *)((float *)a.out[0] + (int64_t)t * c_K + k) = {{y[0], y[1], y[2], y[3]}};

@@ -14,9 +14,10 @@
  * more apart, at a quarter of the memory's rate or better; a model of 8B takes 30 ms.
  */
 #include "fragments.cuh"
+#include "intrin.cuh"
 #include "reduce.cuh"
 
-enum { PACK_S4 = 1, PACK_GATED = 2, PACK_TILES = 4 };
+enum { PACK_S4 = 1, PACK_GATED = 2, PACK_TILES = 4, PACK_BF16 = 8 };
 enum { PACK_THREADS = 256 };
 
 struct Pack {
@@ -35,8 +36,14 @@ struct Synthetic {
 PFQ_DEVICE Pack pack_of(const PfqCudaArgs &a)
 {
     const int32_t flags = (int32_t)a.aux[2];
-    return {(const uint8_t *)a.in[0], (uint8_t *)a.out[0],     (int32_t)a.aux[0],
-            (int32_t)a.aux[1],        flags & PACK_S4 ? 4 : 8, (flags & PACK_GATED) != 0,
+    return {(const uint8_t *)a.in[0],
+            (uint8_t *)a.out[0],
+            (int32_t)a.aux[0],
+            (int32_t)a.aux[1],
+            flags & PACK_BF16 ? 16
+            : flags & PACK_S4 ? 4
+                              : 8,
+            (flags & PACK_GATED) != 0,
             (flags & PACK_TILES) != 0};
 }
 
@@ -71,13 +78,14 @@ PFQ_DEVICE int32_t pack_tile_row(const Pack &p, int32_t row)
 
 PFQ_DEVICE int64_t pack_tile_bytes(const Pack &p)
 {
+    if (p.bits == 16) return (int64_t)pfq_up(p.K, 2) / 2 * 64;
     return 128 + (int64_t)(p.bits == 4 ? pfq_up(p.K, 8) / 8 : pfq_up(p.K, 4) / 4) * 64;
 }
 
-/* Where row n of tiles has its 4 bytes of word i: 8 k of 4 bits, 4 of 8. */
+/* Where row n of tiles has its 4 bytes of word i: 8 k of 4 bits, 4 of 8, 2 of bf16. */
 PFQ_DEVICE int64_t pack_tile_at(const Pack &p, int32_t n, int32_t i)
 {
-    return n / 16 * pack_tile_bytes(p) + 128 + (int64_t)i * 64 + n % 16 * 4;
+    return n / 16 * pack_tile_bytes(p) + (p.bits == 16 ? 0 : 128) + (int64_t)i * 64 + n % 16 * 4;
 }
 
 PFQ_DEVICE int32_t pack_read(const Pack &p, int32_t n, int32_t k)
@@ -137,6 +145,28 @@ PFQ_DEVICE float row_scale(const Pack &p, const Synthetic &s, int32_t row)
     return scale > 0.0f ? scale : 1.0f;
 }
 
+/* Columns k and k + 1 of the row, k even, as bf16. */
+PFQ_DEVICE uint32_t row_two(const Row &r, int32_t k)
+{
+    const Pack &p = *r.p;
+    if (r.from < 0 || k >= p.K) return 0;
+    if (!r.s) return *(const uint32_t *)(p.from + pack_tile_at(p, r.from, k / 2));
+    const int64_t at = (int64_t)r.from * p.K + k;
+    return pfq_two_bf16(synthetic_at(*r.s, at), k + 1 < p.K ? synthetic_at(*r.s, at + 1) : 0.0f);
+}
+
+/* A row of bf16, which has no scale. */
+PFQ_DEVICE void write_two(const Row &r, int32_t n)
+{
+    const Pack &p = *r.p;
+    const int32_t columns = p.tiles ? p.K : pfq_up(p.K, 64);
+    for (int32_t k = 2 * (int32_t)threadIdx.x; k < columns; k += 2 * PACK_THREADS) {
+        bool low;
+        *(uint32_t *)(p.to + (p.tiles ? pack_tile_at(p, n, k / 2)
+                                      : pfq_frag_at(p.bits, p.K, n, k, &low))) = row_two(r, k);
+    }
+}
+
 PFQ_DEVICE void write_fragments(const Row &r, int32_t n)
 {
     const Pack &p = *r.p;
@@ -178,6 +208,10 @@ PFQ_DEVICE float write_tiles(const Row &r, int32_t n)
 PFQ_DEVICE void write_row(const Row &r, int32_t n, float scale)
 {
     const Pack &p = *r.p;
+    if (p.bits == 16) {
+        write_two(r, n);
+        return;
+    }
     if (p.tiles) {
         const int32_t sum = (int32_t)write_tiles(r, n);
         uint8_t *head = p.to + n / 16 * pack_tile_bytes(p) + n % 16 * 4;
@@ -197,7 +231,7 @@ PFQ_KERNEL(pfq_cu_pack, 256)
     for (int32_t n = (int32_t)blockIdx.x; n < pack_rows(p); n += (int32_t)gridDim.x) {
         const int32_t row = pack_source(p, n);
         const Row r = {&p, nullptr, row < 0 ? -1 : pack_tile_row(p, row), 0.0f};
-        write_row(r, n, row < 0 ? 0.0f : pack_read_scale(p, r.from));
+        write_row(r, n, row < 0 || p.bits == 16 ? 0.0f : pack_read_scale(p, r.from));
     }
 }
 
@@ -209,7 +243,7 @@ PFQ_KERNEL(pfq_cu_fill, 256)
                          __uint_as_float((uint32_t)a.in[1]),  (int32_t)a.in[2]};
     for (int32_t n = (int32_t)blockIdx.x; n < pack_rows(p); n += (int32_t)gridDim.x) {
         const int32_t row = pack_source(p, n);
-        const Row r = {&p, &s, row, row_scale(p, s, row)};
+        const Row r = {&p, &s, row, p.bits == 16 ? 0.0f : row_scale(p, s, row)};
         write_row(r, n, row < 0 ? 0.0f : r.scale * s.times);
     }
 }

@@ -86,7 +86,7 @@ for options in "" "--temp 1 --seed 3" "--temp 1.3 --top-k 0 --min-p 0 --top-p 0.
 done
 
 cp -r "$(dirname "$sample")" "$tmp/model"
-without_code check "$tmp/model/model.json" float w4a16 prefixquant-w4a8kv4 ${PFQC_TEST_FULL:+w8a8-dynamic quarot-w4a4kv4}
+without_code check "$tmp/model/model.json" float bf16 w4a16 prefixquant-w4a8kv4 ${PFQC_TEST_FULL:+w8a8-dynamic quarot-w4a4kv4}
 
 # Biases, windows, partial RoPE, norms of heads; all checkpoints and recipes in a full run.
 for golden in "$root"/tests/data/arch/*/golden.json; do

@@ -59,7 +59,7 @@ sources() { # folder: they are whole and stand alone
     done
     cc -std=c17 -Wall -Wextra -Werror -c "$out/src/model.c" -o "$tmp/model.o"
 }
-for recipe in float w8a8-dynamic w4a16 prefixquant-w4a8kv4; do
+for recipe in float bf16 w8a8-dynamic w4a16 prefixquant-w4a8kv4; do
     compile $recipe cuda:sm_80,cuda:sm_90a "$tmp/$recipe"
     sources "$tmp/$recipe"
     [ ! -e "$tmp/$recipe/src/kernels" ] || fail "a program for GPUs alone has CPU kernels"

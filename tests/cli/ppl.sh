@@ -10,7 +10,7 @@ near() { # two result lines, relative difference allowed
         exit !(x[1] == "ppl" && x[6] == y[6] && d * d < tol * tol && e * e < 4 * tol * tol) }'
 }
 
-for recipe in float:0.00002 w8a8-dynamic:0.003 w4a16:0.002; do
+for recipe in float:0.00002 bf16:0.001 w8a8-dynamic:0.003 w4a16:0.002; do
     tol=${recipe#*:} recipe=${recipe%:*}
     "$PFQC" "$sample" --recipe $recipe -o "$tmp/$recipe" >"$tmp/err" 2>&1 || fail "compile $recipe"
     there=$("$tmp/$recipe/tinystories" ppl "$text" -c 128 --chunks 6 2>"$tmp/err" | tail -n 1) || fail "ppl of the program"

@@ -24,7 +24,7 @@ for golden in tests/data/arch/*/golden.json; do
     src=$dir
     [ -f "$dir/$name.gguf" ] && src=$dir/$name.gguf
     "$PFQC" init "$src" -o "$out/$name.json" 2>"$out/err" || { cat "$out/err"; bad=1; continue; }
-    for recipe in float w4a16 w8a8-dynamic; do check $name $recipe --verify-numerics; done
+    for recipe in float bf16 w4a16 w8a8-dynamic; do check $name $recipe --verify-numerics; done
     case ${PFQC_TEST_FULL:-}$name in
     1*|llama-bias|mistral-window|phi3-partial|qwen3) ;;
     *) continue ;;

@@ -113,7 +113,7 @@ arch() { # checkpoint's folder
     name=$(basename "$1")
     "$PFQC" init "$src" -o "$model" 2>"$tmp/log" || { problem init; return; }
     sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$model"
-    for recipe in float w4a16 prefixquant-w4a8kv4 prefixquant-w8a8kv8-dynamic; do compile "$model" $recipe "$(basename "$1")-$recipe"; done
+    for recipe in float bf16 w4a16 prefixquant-w4a8kv4 prefixquant-w8a8kv8-dynamic; do compile "$model" $recipe "$(basename "$1")-$recipe"; done
 }
 
 synthetic() { # head_dim, heads, kv heads: made-up weights, with the head sizes of large models
@@ -134,7 +134,7 @@ else
     if [ -n "${PFQC_SMOLLM2:-}" ]; then
         name=smollm2
         "$PFQC" init "$PFQC_SMOLLM2" -o "$tmp/smollm2.json" >"$tmp/log" 2>&1 || problem init
-        for recipe in float w4a16 prefixquant-w4a8kv4 prefixquant-w4a4kv4-dynamic; do compile "$tmp/smollm2.json" $recipe smollm2-$recipe; done
+        for recipe in float bf16 w4a16 prefixquant-w4a8kv4 prefixquant-w4a4kv4-dynamic; do compile "$tmp/smollm2.json" $recipe smollm2-$recipe; done
     fi
 fi
 [ $failed = 0 ] || { echo "device: $failed failures"; exit 1; }

@@ -14,10 +14,12 @@ int64_t forms_weight_bytes(int32_t bits, int32_t N, int32_t K, bool gated);
 void forms_weights(const void *from, int32_t bits, int32_t N, int32_t K, bool gated, void *to);
 int64_t forms_tile_bytes(int32_t cap, int32_t K);
 void forms_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
+void forms_bf16_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
+bool forms_from_bf16_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
 bool forms_from_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
 
 enum { IN_PREFILL = 1, IN_LOGITS = 2, IN_DECODE = 4, IN_BATCH = 8 };
-enum { S8 = 1, SWIGLU = 2 }; /* c_fmt, c_epi */
+enum { F32 = 0, S8 = 1, SWIGLU = 2 }; /* c_fmt, c_epi */
 
 #define C(name) ((int64_t)c_##name)
 #define SHAPE                                                                                      \
@@ -60,18 +62,19 @@ static struct FastRow {
 enum { N_FAST = sizeof fast / sizeof *fast };
 static long with_tiles;
 
-/* Attention on tensor cores has probabilities in 16 bits: as integers, or as f16. */
+/* Attention on tensor cores has probabilities in 16 bits: as integers, or as f16; of a cache of f16
+ * queries, too; linears of bf16 round activations. By how names begin. */
 static const struct {
     const char *name;
     double slack;
-} slacks[] = {{"split", 0x1p-13}, {"wgmma", 0x1p-11}};
+} slacks[] = {{"split", 0x1p-13}, {"wgmma", 0x1p-11}, {"half_cache", 0x1p-10}, {"wg16", 0x1p-8}};
 extern double kt_slack;
 double kt_slack;
 
 static double slack_of(const struct FastRow *f)
 {
     for (size_t i = 0; f && i < sizeof slacks / sizeof *slacks; i++)
-        if (strcmp(f->name, slacks[i].name) == 0) return slacks[i].slack;
+        if (strncmp(f->name, slacks[i].name, strlen(slacks[i].name)) == 0) return slacks[i].slack;
     return 0;
 }
 
@@ -106,8 +109,8 @@ static struct FastRow *pick(RowId id, const PfqArgs *a)
 
 static bool is_linear(RowId id)
 {
-    return id == ROW_LINEAR_F32 || id == ROW_LINEAR_S8 || id == ROW_LINEAR_S4 ||
-           id == ROW_LINEAR_U4G32;
+    return id == ROW_LINEAR_F32 || id == ROW_LINEAR_BF16 || id == ROW_LINEAR_S8 ||
+           id == ROW_LINEAR_S4 || id == ROW_LINEAR_U4G32;
 }
 
 static bool can_write_tiles(RowId id)
@@ -116,19 +119,26 @@ static bool can_write_tiles(RowId id)
            (id == ROW_NORM || id == ROW_QUANT || id == ROW_HADAMARD || id == ROW_ATTEND);
 }
 
+/* Attention by rows FAST makes tiles of bf16 of floats; which calls do, their shape says. */
+static bool writes_bf16(RowId id, const struct FastRow *f, const PfqArgs *a, int32_t K)
+{
+    return f && strcmp(f->name, "each") && c_fmt == F32 && id == ROW_ATTEND && (a->T + K / 4) % 2;
+}
+
 static void give_linear(PfqArgs *a, GpuLaunch *l)
 {
     const bool gated = c_epi == SWIGLU;
     if (l->w != LAYOUT_IMAGE) {
-        const int32_t bits = l->w == LAYOUT_FRAG4 ? 4 : 8;
+        const int32_t bits = l->w == LAYOUT_FRAG4 ? 4 : l->w == LAYOUT_FRAG8 ? 8 : 16;
         void *w = kt_alloc_block((size_t)forms_weight_bytes(bits, c_N, c_K, gated));
         forms_weights(a->w, bits, c_N, c_K, gated, w);
         a->w = w;
         l->wide |= WIDE_W;
     }
     if (l->tiles) {
-        void *x = kt_alloc_block((size_t)forms_tile_bytes(c_cap, c_K));
-        forms_tiles(a->in[0], a->T, c_K, c_cap, x);
+        const bool bf16 = l->w == LAYOUT_FRAG16;
+        void *x = kt_alloc_block((size_t)forms_tile_bytes(c_cap, (1 + bf16) * c_K));
+        (bf16 ? forms_bf16_tiles : forms_tiles)(a->in[0], a->T, c_K, c_cap, x);
         a->in[0] = x;
         l->wide |= WIDE_IN;
     }
@@ -169,7 +179,8 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     c_parts = 1 + a->T % 3;
     l = f ? f->launch() : *plain; /* it may ask for these */
     c_each = f && !(f->phases & (IN_PREFILL | IN_LOGITS)) && a->T > 1;
-    c_tiles = !f || l.tiles || (can_write_tiles(id) && f->calls % 2) ? c_cap : 0; /* or rows */
+    const bool bf16 = writes_bf16(id, f, a, K);
+    c_tiles = !f || bf16 || (can_write_tiles(id) && f->calls % 2) ? c_cap : 0; /* or rows */
     c_overlap = (l.flags & PFQ_CUDA_OVERLAP) != 0;
     if (is_linear(id)) give_linear(&b, &l);
     if (id == ROW_ATTEND) give_attend(&b, a);
@@ -177,8 +188,15 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
         tiles = b.out[0] = kt_alloc_block((size_t)forms_tile_bytes(c_cap, K));
         l.wide |= WIDE_OUT;
     }
+    if (bf16) {
+        tiles = b.out[0] = kt_alloc_block((size_t)forms_tile_bytes(c_cap, 2 * K));
+        l.wide |= WIDE_OUT;
+        kt_slack = 0x1p-8;
+    }
     gpu_call(&b, &l);
-    if (tiles && !forms_from_tiles(tiles, a->T, K, c_cap, a->out[0]))
+    if (bf16 && !forms_from_bf16_tiles(tiles, a->T, K, c_cap, a->out[0]))
+        gpu_die(l.entry, "leaves columns of tiles behind the last that are not 0");
+    if (!bf16 && tiles && !forms_from_tiles(tiles, a->T, K, c_cap, a->out[0]))
         gpu_die(l.entry, "leaves columns of tiles behind the last that are not 0");
     *(f ? &f->calls : &with_tiles) += 1;
     c_cap = c_tiles = c_each = c_overlap = c_seqs = 0;

@@ -20,7 +20,7 @@ typedef enum RowId {
 #define CUDA_CONSTANT(name, type, def, doc) extern type c_##name;
 #include "codegen/cuda/kernels.def"
 
-enum { LAYOUT_IMAGE, LAYOUT_FRAG4, LAYOUT_FRAG8 };
+enum { LAYOUT_IMAGE, LAYOUT_FRAG4, LAYOUT_FRAG8, LAYOUT_FRAG16 };
 enum { WIDE_IN = 1, WIDE_OUT = 2, WIDE_W = 4 };
 
 typedef struct GpuLaunch { /* kernels.def says what the fields are */

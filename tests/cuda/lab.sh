@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The fast templates of attention, norms and transforms on emulated threads, over shapes that divide in no even way.
-#   lab.sh DIRECTORY     of lab_split, lab_wgmma, lab_norm, lab_quant, lab_hadamard, lab_half; exit 1 if a result is wrong
+#   lab.sh DIRECTORY     of lab_split, lab_wgmma, lab_cache16, lab_norm, lab_quant, lab_hadamard, lab_half; exit 1 if a result is wrong
 set -u
 dir=$1
 fail=0 n=0 failed=0
@@ -21,7 +21,7 @@ attend() { # PROGRAM HEADS KV_HEADS HEAD_DIM KV STATIC Q8 T POS PREFIX WINDOW NA
     local c=(c_heads="$2" c_kv_heads="$3" c_head_dim="$4" c_kv="$5" c_kv_static="$6" c_q8="$7" T="$8" pos="$9" c_prefix="${10}"
         c_window="${11}" c_scale=0.1 c_qlo=-8 c_qhi=7 c_fmt="$f" c_tiles=104)
     shift 11
-    try "$program" "${c[@]}" "$@"
+    try "$program" "$@" "${c[@]}" # the first of a name counts
 }
 
 # Formats of the cache: number, static scales, integer queries.
@@ -47,7 +47,17 @@ for f in "${formats[@]:2}"; do
     done
 done
 
+for s in "${chunks[@]}" "5 190 0 64"; do # no prefix
+    read -r t pos _ window <<<"$s"
+    for d in 64 128; do
+        i=$((i + 1))
+        # shellcheck disable=SC2086
+        attend lab_cache16 ${groups[i % 3]} $d 1 1 0 $t $pos 0 $window check=6 alone=1 c_fmt=0 c_tiles=$((i % 2 * 104))
+    done
+done
+
 rows=(c_qlo=-8 c_qhi=7 c_qtop=7 c_clip=0.9 c_eps=1e-5 c_scale=0.01 c_gain=1)
+for k in 8 100 576 4096; do try lab_norm "${rows[@]}" c_tiles=24 T=3 c_K=$k; done # of bf16
 for f in "0 0 0 0" "1 0 24 0" "1 1 24 1" "1 1 0 0" "1 0 24 1"; do
     read -r fmt static tiles half <<<"$f"
     c=("${rows[@]}" c_fmt="$fmt" c_static="$static" c_tiles="$tiles" c_half="$half")

@@ -3,21 +3,22 @@
  *   lab_attend [T=1] [pos=1023] [ragged=0] [ctx=..] [slots=..] [grid=..] [reps=20] [check=8]
  * [alone=0]
  *
- * LAB_SPLIT: attend_split.cu, each row a sequence; else attend_wgmma.cu, rows of one sequence.
- * check: rows of the result that are compared, spread over all of them. ragged: positions differ,
- * up to pos. alone: PfqCudaArgs.alone, and these rows once more, without the rows in front of them
- * and most behind, must have the same bits. Exit 1: a result is wrong.
+ * LAB_SPLIT: attend_split.cu, each row a sequence; LAB_HALF: attend_half.cu, else attend_wgmma.cu,
+ * rows of one sequence. check: rows of the result that are compared, spread over all of them.
+ * ragged: positions differ, up to pos. alone: PfqCudaArgs.alone, and these rows once more, without
+ * the rows in front of them and most behind, must have the same bits. Exit 1: a result is wrong.
  */
 #include "tests/cuda/lab.cuh"
 #ifdef PFQ_SIMT
 #define CONSTANTS(X)                                                                               \
     X(int32_t, c_heads)                                                                            \
     X(int32_t, c_kv_heads)                                                                         \
-    X(int32_t, c_head_dim) X(int32_t, c_window) X(int32_t, c_fmt) X(int32_t, c_q8)                 \
-        X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv) X(int32_t, c_kv_static)          \
-            X(int32_t, c_kv_lo) X(float, c_kv_top) X(float, c_kv_clip) X(int32_t, c_qlo)           \
-                X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip) X(float, c_scale)              \
-                    X(int32_t, c_each) X(int32_t, c_overlap) X(int32_t, c_parts)
+    X(int32_t, c_head_dim)                                                                         \
+    X(int32_t, c_window)                                                                           \
+    X(int32_t, c_fmt) X(int32_t, c_q8) X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv)   \
+        X(int32_t, c_kv_static) X(int32_t, c_kv_lo) X(float, c_kv_top) X(float, c_kv_clip)         \
+            X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)                  \
+                X(float, c_scale) X(int32_t, c_each) X(int32_t, c_overlap) X(int32_t, c_parts)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -27,6 +28,10 @@ CONSTANTS(DEFINE)
 #include "codegen/cuda/attend_split.cu"
 #define KERNEL pfq_cu_attend_split
 #define BLOCK  128
+#elif defined LAB_HALF
+#include "codegen/cuda/attend_half.cu"
+#define KERNEL pfq_cu_attend_half
+#define BLOCK  HALF_THREADS
 #else
 #include "codegen/cuda/attend_wgmma.cu"
 #define KERNEL pfq_cu_attend_wgmma
@@ -82,7 +87,15 @@ static void random_cache(Cache &c, int slots, int G, int64_t ctx, size_t slot_by
 /* Column `col` of row t of a result of n columns. */
 static double result_of(Buffer &out, int t, int col, size_t n)
 {
-    if (!c_fmt) return out.as<float>()[(size_t)t * n + (size_t)col];
+    if (!c_fmt && !c_tiles) return out.as<float>()[(size_t)t * n + (size_t)col];
+    if (!c_fmt) { /* tiles of bf16 */
+        const size_t row = (size_t)(col / 64) * (size_t)c_tiles + (size_t)t,
+                     at = row * 64 + (size_t)((col / 8 ^ t) & 7) * 8 + (size_t)(col % 8);
+        const uint32_t x = (uint32_t)out.as<uint16_t>()[at] << 16;
+        float y;
+        memcpy(&y, &x, 4);
+        return (double)y;
+    }
     if (!c_tiles) return out.at()[(size_t)t * ((n + 63) / 64 * 64) + (size_t)col] - 128;
     return (int8_t)out.at()[((size_t)(col / 128) * (size_t)c_tiles + (size_t)t) * 128 +
                             (size_t)((col / 16 ^ t) & 7) * 16 + (size_t)(col % 16)];
@@ -147,8 +160,10 @@ int main(int argc, char **argv)
     q.up(), q_scales.up(), out_scale.up(), prefix_k.up(), prefix_v.up(), rows.up();
 
     const size_t K128 = (n + 127) / 128 * 128;
-    Buffer out(c_fmt ? (c_tiles ? (size_t)c_tiles * K128 : (size_t)T * ((n + 63) / 64 * 64))
-                     : (size_t)T * n * 4);
+    const bool bf16 = !c_fmt && c_tiles; /* tiles of it */
+    Buffer out(bf16    ? (size_t)c_tiles * 2 * n
+               : c_fmt ? (c_tiles ? (size_t)c_tiles * K128 : (size_t)T * ((n + 63) / 64 * 64))
+                       : (size_t)T * n * 4);
     out.fill(0xcd);
     PfqCudaArgs a = {};
     a.in[0] = q.dev, a.in[1] = k.rows.dev, a.in[2] = v.rows.dev;
@@ -173,6 +188,9 @@ int main(int argc, char **argv)
         sync((size_t)(T * G * passes_) * 4);
     sync.fill(0);
     a.work = work.dev, a.sync = sync.dev;
+#elif defined LAB_HALF
+    const int grid_rows = HALF_ROWS / (H / G), grid = G, grid_y = (T + grid_rows - 1) / grid_rows;
+    const size_t shared = 1024 + 4 * 256 * (size_t)D;
 #else
     const int grid_rows = WG_ROWS / (H / G), grid = G, grid_y = (T + grid_rows - 1) / grid_rows;
     const size_t shared = 1024 + 3 * (64 * 128 + (size_t)(D + 8) * 128 + (dynamic ? 1024 : 0)) +
@@ -236,7 +254,7 @@ int main(int argc, char **argv)
                         e = fabs(got - o[d]) / (largest + 1e-3);
                     sum_error += e * e, sum_want += 1;
                     if (!(e <= worst)) worst = e;
-                    if (!(e < LAB_TOLERANCE) && wrong++ < 5)
+                    if (!(e < (bf16 ? fmax(LAB_TOLERANCE, 6e-3) : LAB_TOLERANCE)) && wrong++ < 5)
                         printf("  row %d head %d column %d: %g, expected %g\n", t, h, d, got,
                                c_fmt ? o[d] / 0.01f : o[d]);
                 }

@@ -12,9 +12,10 @@
     X(int32_t, c_N)                                                                                \
     X(int32_t, c_base)                                                                             \
     X(int32_t, c_fmt)                                                                              \
-    X(int32_t, c_static) X(int32_t, c_gain) X(int32_t, c_tiles) X(int32_t, c_overlap)              \
-        X(int32_t, c_half) X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)   \
-            X(float, c_scale) X(float, c_eps)
+    X(int32_t, c_static)                                                                           \
+    X(int32_t, c_gain) X(int32_t, c_tiles) X(int32_t, c_overlap) X(int32_t, c_half)                \
+        X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip) X(float, c_scale)    \
+            X(float, c_eps)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -50,7 +51,10 @@ int main(int argc, char **argv)
     const int T = (int)lab_arg("T", 2048), K = c_K, cap = c_tiles;
     const size_t n = (size_t)T * (size_t)K, K128 = ((size_t)K + 127) / 128 * 128,
                  K64 = ((size_t)K + 63) / 64 * 64;
-    const size_t out_bytes = c_fmt ? (c_tiles ? (size_t)cap * K128 : (size_t)T * K64) : 4 * n;
+    const bool bf16 = !c_fmt && c_tiles; /* tiles of it */
+    const size_t out_bytes = bf16    ? (size_t)cap * 2 * K64
+                             : c_fmt ? (c_tiles ? (size_t)cap * K128 : (size_t)T * K64)
+                                     : 4 * n;
     const int copies = (int)lab_arg("copies", n * 4 > (64u << 20) ? 1 : T >= 256 ? 3 : 1);
     const size_t size = c_half ? 2 : 4; /* bytes of an element given */
     Buffer x(4 * n * (size_t)copies), given(size * n * (size_t)copies), gain(4 * (size_t)K),
@@ -141,14 +145,22 @@ int main(int argc, char **argv)
             most = fmax(most, fabs(v));
         const double unit = c_static ? (double)0.07f : most * c_clip / c_qtop;
         if (c_fmt && !c_static && fabs(scales.as<float>()[t] / unit - 1) > 1e-5) wrong++;
-        for (int k = 0; k < (c_fmt && c_tiles ? (int)K128 : K); k++) {
+        for (int k = 0; k < (bf16 ? (int)K64 : c_fmt && c_tiles ? (int)K128 : K); k++) {
             double got, e;
             if (c_fmt && c_tiles)
                 got = (int8_t)out.at()[((size_t)(k / 128) * (size_t)cap + (size_t)t) * 128 +
                                        (size_t)((k / 16 ^ t) & 7) * 16 + (size_t)(k % 16)];
             else if (c_fmt)
                 got = out.at()[(size_t)t * K64 + (size_t)k] - 128;
-            else
+            else if (bf16) {
+                const uint32_t h =
+                    (uint32_t)out.as<uint16_t>()[((size_t)(k / 64) * (size_t)cap + (size_t)t) * 64 +
+                                                 (size_t)((k / 8 ^ t) & 7) * 8 + (size_t)(k % 8)]
+                    << 16;
+                float value;
+                memcpy(&value, &h, 4);
+                got = (double)value;
+            } else
                 got = out.as<float>()[(size_t)t * (size_t)K + (size_t)k];
             const double want = k < K ? y[k] : 0;
             if (c_fmt)
@@ -156,7 +168,7 @@ int main(int argc, char **argv)
             else
                 e = fabs(got - want) / (most + 1e-3);
             if (!(e <= worst)) worst = e;
-            if (!(e < 1e-4) && wrong++ < 5)
+            if (!(e < (bf16 ? 0x1p-8 : 1e-4)) && wrong++ < 5)
                 printf("  row %d column %d: %g, expected %g\n", t, k, got,
                        c_fmt ? want / unit : want);
         }

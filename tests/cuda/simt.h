@@ -118,9 +118,9 @@ void simt_event(void); /* something of that kind */
     }                                                                                              \
     static void name##_body([[maybe_unused]] const PfqCudaArgs &a)
 
-#define __shared__   static
-#define __align__(n) __attribute__((aligned(n)))
-#define __restrict__ __restrict
+#define __shared__      static
+#define __align__(n)    __attribute__((aligned(n)))
+#define __restrict__    __restrict
 #define __forceinline__ inline
 
 /* ---- vectors ---- */
@@ -445,11 +445,12 @@ PFQ_DEVICE float pfq_inverse_fast(float x)
 
 /* Products that a thread has issued and not waited for. */
 struct SimtProduct {
-    void *d; /* int32_t, or of halves float */
+    void *d; /* int32_t, or of 16 bits float */
     const uint32_t *a;
     uint64_t desc;
     int32_t n;
-    bool add, halves;
+    bool add;
+    enum { S8, HALVES, ACROSS, BF16 } type;
 };
 struct SimtProducts {
     SimtProduct at[16];
@@ -469,18 +470,31 @@ template <int n> PFQ_DEVICE void pfq_wgmma_wait()
 {
     simt_products_wait(n);
 }
-template <int n> PFQ_DEVICE void pfq_wgmma_done(int32_t (&)[n]) {}
+template <class E, int n> PFQ_DEVICE void pfq_wgmma_done(E (&)[n]) {}
 template <int N>
 PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
 {
     SimtProducts &q = simt_products[threadIdx.x];
-    q.at[q.n++ & 15] = {d, a, desc, N, add, false};
+    q.at[q.n++ & 15] = {d, a, desc, N, add, SimtProduct::S8};
 }
 template <int N>
 PFQ_DEVICE void pfq_wgmma_halves(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
 {
     SimtProducts &q = simt_products[threadIdx.x];
-    q.at[q.n++ & 15] = {d, a, desc, N, add, true};
+    q.at[q.n++ & 15] = {d, a, desc, N, add, SimtProduct::HALVES};
+}
+template <int N>
+PFQ_DEVICE void pfq_wgmma_halves_across(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc,
+                                        bool add)
+{
+    SimtProducts &q = simt_products[threadIdx.x];
+    q.at[q.n++ & 15] = {d, a, desc, N, add, SimtProduct::ACROSS};
+}
+template <int N>
+PFQ_DEVICE void pfq_wgmma_bf16(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
+{
+    SimtProducts &q = simt_products[threadIdx.x];
+    q.at[q.n++ & 15] = {d, a, desc, N, add, SimtProduct::BF16};
 }
 
 #endif

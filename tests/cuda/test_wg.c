@@ -101,7 +101,7 @@ static void test_tile(const char *name, SimtKernel *kernel, const int32_t *f)
                               .epi = i % 3 == 1,
                               .fixed = i % 2,
                               .half = i / 2 % 2,
-                              .xshift = i == 4 ? 4 : 0,
+                              .xshift = i == 4 && bits < 16 ? 4 : 0,
                               .bias = i == 3};
         run(name, kernel, f, &plain, 1 + i % 3);
     }
@@ -110,6 +110,9 @@ static void test_tile(const char *name, SimtKernel *kernel, const int32_t *f)
     run(name, kernel, f, &glu, 2);
     const WgSpec glu32 = {.bits = bits, .N = 2 * 64, .K = 640, .T = tokens, .epi = 2, .bias = 1};
     run(name, kernel, f, &glu32, 3);
+    const WgSpec tiles = {
+        .bits = bits, .N = 2 * 192, .K = 100, .T = tokens + 9, .epi = 2, .tiles = 1, .bias = 1};
+    if (bits == 16) run(name, kernel, f, &tiles, 2);
     const WgSpec odd = {.bits = bits, .N = 97, .K = 1536, .T = 3, .epi = 0, .fixed = 1};
     run(name, kernel, f, &odd, 7);
     run(name, kernel, f, &odd, 29); /* more blocks than units of k */
@@ -139,7 +142,7 @@ static void test_tile(const char *name, SimtKernel *kernel, const int32_t *f)
 /* What kernels.def says of a tile is what the template says. */
 static void test_launches(void)
 {
-    enum { LAYOUT_IMAGE, LAYOUT_FRAG4, LAYOUT_FRAG8 };
+    enum { LAYOUT_IMAGE, LAYOUT_FRAG4, LAYOUT_FRAG8, LAYOUT_FRAG16 };
     const int64_t N = 576, K = 320, H = 9, G = 3, D = 64;
     (void)N, (void)K, (void)H, (void)G, (void)D;
 #define C(name) ((int64_t)c_##name)

@@ -65,10 +65,16 @@ static bool is_padding(const WgSpec *s, int32_t n)
     return n >= s->N;
 }
 
+/* Of a number that is one. */
+static uint16_t bf16_of(float x)
+{
+    return (uint16_t)(__float_as_uint(x) >> 16);
+}
+
 static void make_weights(Work &k, Rng &r)
 {
     const WgSpec *s = k.s;
-    const int32_t K = s->K, top = s->bits == 4 ? 15 : 255;
+    const int32_t K = s->K, top = s->bits == 4 ? 15 : s->bits == 8 ? 255 : 31;
     k.rows = s->epi == PFQ_EPI_SWIGLU ? (s->N / 2 + 31) / 32 * 64 : (s->N + 63) / 64 * 64;
     k.w = (int8_t *)calloc((size_t)k.rows, (size_t)K);
     const size_t packed = (size_t)pfq_frag_bytes(s->bits, k.rows, K);
@@ -78,13 +84,17 @@ static void make_weights(Work &k, Rng &r)
     float *scale = (float *)(to + packed);
     for (int32_t n = 0; n < k.rows; n++) {
         if (is_padding(s, n)) continue;
-        scale[n] = r.uniform(0.5f, 1.5f) / (float)top * 16.0f / sqrtf((float)K) / 64.0f;
+        scale[n] = s->bits == 16
+                       ? 0x1p-7f /* so small that all sums are exact */
+                       : r.uniform(0.5f, 1.5f) / (float)top * 16.0f / sqrtf((float)K) / 64.0f;
         for (int32_t i = 0; i < K; i++) {
             const int32_t v = r.below(top + 1) - (top + 1) / 2;
             bool low;
             uint8_t *p = to + pfq_frag_at(s->bits, K, n, i, &low);
             k.w[(size_t)n * (size_t)K + (size_t)i] = (int8_t)v;
-            if (s->bits == 8)
+            if (s->bits == 16)
+                *(uint16_t *)p = bf16_of((float)v * 0x1p-7f);
+            else if (s->bits == 8)
                 *p = (uint8_t)v;
             else
                 *p |= (uint8_t)(low ? v & 15 : (v & 15) << 4);
@@ -96,17 +106,24 @@ static void make_weights(Work &k, Rng &r)
 static void make_activations(Work &k, Rng &r)
 {
     const WgSpec *s = k.s;
-    const int32_t cap = wg_cap(s), top = s->xshift ? 15 : 255;
+    const int32_t cap = wg_cap(s),
+                  top = s->bits == 16 ? 31
+                        : s->xshift   ? 15
+                                      : 255,
+                  width = s->bits == 16 ? 2 : 1;
     k.x = (int8_t *)calloc((size_t)s->T, (size_t)s->K);
-    k.c->in[0] = buffer((size_t)pfq_tile_bytes(cap, s->K));
+    k.c->in[0] = buffer((size_t)pfq_tile_bytes(cap, width * s->K));
     uint8_t *to = (uint8_t *)k.c->in[0].at;
     for (int32_t t = 0; t < s->T; t++)
-        for (int32_t i = 0; i < (s->K + 127) / 128 * 128; i++) {
+        for (int32_t i = 0; i < pfq_up(s->K, 128 / width); i++) {
             const int32_t v = i < s->K ? r.below(top + 1) - (top + 1) / 2 : 0;
-            to[pfq_tile_at(cap, t, i)] = (uint8_t)(v << s->xshift);
+            if (s->bits == 16)
+                *(uint16_t *)(to + pfq_tile_at(cap, t, 2 * i)) = bf16_of((float)v);
+            else
+                to[pfq_tile_at(cap, t, i)] = (uint8_t)(v << s->xshift);
             if (i < s->K) k.x[(size_t)t * (size_t)s->K + (size_t)i] = (int8_t)v;
         }
-    if (!s->fixed) {
+    if (!s->fixed && s->bits != 16) {
         k.c->in[1] = floats(r, (size_t)s->T, 0.5f, 2.0f);
         k.xs = (const float *)k.c->in[1].at;
     }
@@ -126,7 +143,12 @@ static float value(const Work &k, int32_t n, int32_t t)
 
 static void put(const Work &k, size_t at, float v)
 {
-    if (k.s->half)
+    const size_t width = (size_t)k.s->N / 2;
+    if (k.s->tiles)
+        *(uint16_t *)((uint8_t *)k.c->out[0].at +
+                      pfq_tile_at(wg_cap(k.s), (int32_t)(at / width), (int32_t)(at % width * 2))) =
+            (uint16_t)pfq_two_bf16(v, 0.0f);
+    else if (k.s->half)
         ((uint16_t *)k.c->out[0].at)[at] = pfq_f_to_h(v);
     else
         ((float *)k.c->out[0].at)[at] = v;
@@ -364,7 +386,7 @@ extern "C" WgCase *wg_case(const WgSpec *s, uint64_t seed, int threads)
         make_heads(k, r);
     } else {
         const size_t n = (size_t)s->T * (size_t)(s->epi == PFQ_EPI_SWIGLU ? s->N / 2 : s->N);
-        c->out[0] = buffer(n * (s->half ? 2 : 4));
+        c->out[0] = buffer(s->tiles ? (size_t)wg_cap(s) * (size_t)s->N : n * (s->half ? 2 : 4));
         if (s->epi == PFQ_EPI_RESIDUAL) {
             c->in[2] = floats(r, n, -2.0f, 2.0f);
             for (size_t i = 0; s->half && i < n; i++)
@@ -416,6 +438,7 @@ extern "C" void wg_constants(const WgSpec *s, void set(const char *, double))
                {"kv_static", s->kv_static},
                {"turns", s->turns},
                {"cap", wg_cap(s)},
+               {"tiles", s->tiles ? wg_cap(s) : 0},
                {"prefix", WG_PREFIX},
                {"kv_lo", s->kv == PFQ_KV_S4 ? -8 : -127}};
     for (const auto &x : all)
@@ -430,11 +453,16 @@ static bool differs(const WgCase *c, int i, const void *got, size_t at, size_t *
 {
     const WgSpec *s = &c->spec;
     const bool values = i == 0 && s->epi != PFQ_EPI_QKV;
-    *width = values && s->half ? 2 : values ? 4 : 1;
+    *width = values && (s->half || s->tiles) ? 2 : values ? 4 : 1;
     const uint8_t *x = (const uint8_t *)c->out[i].at + at, *y = (const uint8_t *)got + at;
     if (!memcmp(x, y, *width)) return false;
     if (!values || s->epi != PFQ_EPI_SWIGLU) return true;
     /* silu is approximated */
+    if (s->tiles) {
+        const float u = __uint_as_float((uint32_t)*(const uint16_t *)x << 16),
+                    v = __uint_as_float((uint32_t)*(const uint16_t *)y << 16);
+        return !(fabsf(u - v) <= 1e-7f + fabsf(u) * 0x1p-7f);
+    }
     const float a = s->half ? pfq_h_to_f(*(const uint16_t *)x) : *(const float *)x,
                 b = s->half ? pfq_h_to_f(*(const uint16_t *)y) : *(const float *)y;
     return !(fabsf(a - b) <= 1e-7f + fabsf(a) * (s->half ? 1.1e-3f : 4e-6f));

@@ -15,7 +15,8 @@ typedef struct WgSpec { /* constants of kernels.def by their names */
     int32_t bits, N, K, T;
     int32_t epi, fixed, half, xshift, bias, act; /* fixed: c_static */
     int32_t heads, kv_heads, head_dim, rot, qk_norm, r3, q8, kv, kv_static, turns;
-    int32_t cap; /* rows of the tiles; 0: enough for T */
+    int32_t cap;   /* rows of the tiles; 0: enough for T */
+    int32_t tiles; /* of bf16: gate and up become tiles themselves */
 } WgSpec;
 
 enum { WG_CTX = 64, WG_PREFIX = 3 }; /* row t is in slot t / WG_CTX */

@@ -41,6 +41,7 @@ static const Recipe recipes[] = {
     {"w8a8", "linear.s8", "linear.s8", KT_S8, 1, KT_S8, 1, false},
     {"w4a4", "linear.s4", "linear.s8", KT_S4, 1, KT_S8, 2, true},
     {"float", "linear.f32", "linear.f32", KT_F32, 0, KT_F32, 0, false},
+    {"bf16", "linear.bf16", "linear.bf16", KT_BF16, 0, KT_BF16, 0, false},
 };
 
 typedef struct Kernel {

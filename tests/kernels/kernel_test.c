@@ -282,6 +282,8 @@ static size_t tile_bytes(int layout, int32_t K)
     size_t k = (size_t)K;
     if (layout == KT_F32)
         return k * 64;
+    if (layout == KT_BF16)
+        return (k + 1) / 2 * 64;
     if (layout == KT_U4G32)
         return (k + 31) / 32 * 320;
     return 128 + (layout == KT_S8 ? (k + 3) / 4 : (k + 7) / 8) * 64;
@@ -294,6 +296,16 @@ static void fill_row(const Packing *p, char *tile, int32_t r, double *w)
         for (int32_t k = 0; k < p->K; k++) {
             float v = (float)kt_uniform();
             ((float *)tile)[16 * k + r] = v;
+            w[k] = (double)v;
+        }
+    } else if (p->layout == KT_BF16) {
+        for (int32_t k = 0; k < p->K; k++) {
+            float v = (float)kt_uniform();
+            uint32_t b;
+            memcpy(&b, &v, 4);
+            ((uint16_t *)tile)[k / 2 * 32 + 2 * r + k % 2] = (uint16_t)(b >> 16);
+            b &= 0xffff0000u;
+            memcpy(&v, &b, 4);
             w[k] = (double)v;
         }
     } else if (p->layout != KT_U4G32) {

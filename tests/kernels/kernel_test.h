@@ -67,7 +67,7 @@ typedef struct KtWeight {
     double *w;
 } KtWeight;
 
-enum { KT_F32, KT_S8, KT_U4G32, KT_S4 };
+enum { KT_F32, KT_S8, KT_U4G32, KT_S4, KT_BF16 };
 
 /* interleave 2: rows are N/2 of gate, N/2 of up, packed in alternating tiles. */
 KtWeight kt_weight(int layout, int32_t N, int32_t K, int interleave);

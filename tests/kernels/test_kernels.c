@@ -128,7 +128,7 @@ typedef struct LinCase {
     bool is_static;
 } LinCase;
 
-static const char *const linear_name[] = {"linear.f32", "linear.s8", "linear.u4g32", "linear.s4"};
+static const char *const linear_name[] = {"linear.f32", "linear.s8", "linear.u4g32", "linear.s4", "linear.bf16"};
 
 static double act_ref(int act, double x)
 {
@@ -279,7 +279,7 @@ static void test_linear(const LinCase *c)
 static void test_linears(void)
 {
     static const int tokens[] = {1, 2, 3, 7, 8, 16, 33, 70}, rows[] = {16, 17, 48, 100}, cols[] = {8, 31, 32, 40, 576};
-    static const int formats[][2] = {{KT_F32, 0}, {KT_S8, 1}, {KT_S8, 2}, {KT_U4G32, 3}, {KT_S4, 1}};
+    static const int formats[][2] = {{KT_F32, 0}, {KT_S8, 1}, {KT_S8, 2}, {KT_U4G32, 3}, {KT_S4, 1}, {KT_BF16, 0}};
     static const int heads[][7] = {/* heads, kv heads, head_dim, rot, norm, f16, bias */
                                    {9, 3, 64, 64, 0, 0, 0}, {5, 1, 80, 80, 0, 1, 1}, {3, 3, 8, 8, 1, 0, 0},
                                    {6, 2, 100, 50, 1, 1, 1}, {4, 2, 2, 2, 0, 1, 0}, {2, 1, 48, 32, 1, 0, 1},
@@ -559,8 +559,8 @@ static void test_heads(int heads, int D, int rot, int norm, int cached, int f16,
 
 static void test_embed(int layout, int N, int K, int T)
 {
-    static const char *const name[] = {"embed.f32", "embed.s8", "embed.u4g32"};
-    if (!tested(name[layout]))
+    static const char *const name[] = {"embed.f32", "embed.s8", "embed.u4g32", NULL, "embed.bf16"};
+    if (!name[layout] || !tested(name[layout]))
         return;
     cases++;
     kt_seed((uint64_t)(N * 1000 + K));
@@ -685,7 +685,7 @@ int main(int argc, char **argv)
         return 77;
     }
     test_norms();
-    for (int layout = 0; layout < 3; layout++) {
+    for (int layout = 0; layout <= KT_BF16; layout++) {
         test_embed(layout, 100, 40, 5);
         test_embed(layout, 33, 576, 3);
     }

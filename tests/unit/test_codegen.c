@@ -23,7 +23,7 @@ enum { N_TOKENS = 11 };
 static const struct {
     const char *name;
     double tolerance;
-} recipes[] = {{"float", 2e-5}, {"w4a16", 2e-3}, {"w8a8-dynamic", 2e-2}};
+} recipes[] = {{"float", 2e-5}, {"bf16", 1e-3}, {"w4a16", 2e-3}, {"w8a8-dynamic", 2e-2}};
 enum { N_RECIPES = sizeof recipes / sizeof *recipes };
 
 static const i32 tokens[N_TOKENS] = {3, 17, 32, 0, 5, 5, 28, 9, 30, 1, 12};

@@ -15,7 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const char *const recipes[] = {"float", "w4a16", "w8a8-dynamic"};
+static const char *const recipes[] = {"float", "bf16", "w4a16", "w8a8-dynamic"};
+enum { N_RECIPES = sizeof recipes / sizeof *recipes };
+/* Formats of their weights, embedding and activations. */
+static const char *const formats[N_RECIPES][3] = {
+    {"f32", "f32", "f32"}, {"bf16", "bf16", "f32"}, {"u4g32", "s8", "s16g32"}, {"s8", "s8", "s8"}};
 
 static Module *compiled(Diag *d, const TinyLlama *t, const char *recipe)
 {
@@ -109,7 +113,7 @@ static void test_recipes(void **state)
 {
     (void)state;
     for (u32 s = 0; s < N_SHAPES; s++)
-        for (u32 r = 0; r < 3; r++) {
+        for (u32 r = 0; r < N_RECIPES; r++) {
             Arena a = {0};
             Diag d;
             diag_init(&d, &a);
@@ -120,18 +124,16 @@ static void test_recipes(void **state)
             assert_int_equal(m->fns.n, 4);
             for (u32 f = 1; f < m->fns.n; f++)
                 check_memory(m, f), check_crossing(m, f);
-            const char *w = r == 0 ? "f32" : r == 1 ? "u4g32" : "s8";
+            const char *w = formats[r][0], *x = formats[r][2];
+            const bool quantises = strcmp(x, "f32") != 0;
             const Fn *p = ir_fn(m, "prefill");
-            assert_int_equal(p->steps.n, 1 + shapes[s].layers * (r == 0 ? 7 : 9));
+            assert_int_equal(p->steps.n, 1 + shapes[s].layers * (quantises ? 9 : 7));
             u32 at = 0;
-            assert_true(kernel_is(m, p, at++, r == 0 ? "embed.f32" : "embed.s8"));
-            assert_true(kernel_is(m, p, at++,
-                                  r == 0   ? "norm.f32"
-                                  : r == 1 ? "norm.s16g32"
-                                           : "norm.s8"));
+            assert_true(kernel_is(m, p, at++, arena_printf(&a, "embed.%s", formats[r][1])));
+            assert_true(kernel_is(m, p, at++, arena_printf(&a, "norm.%s", x)));
             assert_true(kernel_is(m, p, at++, arena_printf(&a, "linear.%s.qkv", w)));
             assert_true(kernel_is(m, p, at++, "attend"));
-            if (r) assert_true(kernel_is(m, p, at++, r == 1 ? "quant.s16g32" : "quant.s8"));
+            if (quantises) assert_true(kernel_is(m, p, at++, arena_printf(&a, "quant.%s", x)));
             assert_true(kernel_is(m, p, at++, arena_printf(&a, "linear.%s.residual", w)));
             arena_free(&a);
         }
@@ -199,7 +201,8 @@ static void test_exact_passes(void **state)
         "untie,fuse-norm,rotate",
         "untie,fuse-norm,rotate{seed=7,block=4,skip=r3}",
         "rotate{skip=r1}",
-        "untie,fuse-norm,rotate{skip=r2+r4},merge-linears,phases{chunk=4,rows=4},fuse,layout,memory",
+        "untie,fuse-norm,rotate{skip=r2+r4},merge-linears,phases{chunk=4,rows=4},fuse,layout,"
+        "memory",
         "phases{chunk=4,rows=4}",
         "phases{chunk=4,rows=4},fuse",
         "fuse-norm,merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,layout,memory",
@@ -226,6 +229,7 @@ static void test_quantising_passes(void **state)
         {"quantize-weights{bits=4,group=32,only=layers},quantize-activations{dtype=s16,group=32},"
          "lower,dce",
          22},
+        {"cast-weights", 45},
         {"phases{chunk=4,rows=4,kv=f16}", 70},
     };
     for (u32 s = 0; s < N_SHAPES; s++)
@@ -268,9 +272,9 @@ static void test_lower_is_exact(void **state)
 static void test_recipes_numerics(void **state)
 {
     (void)state;
-    static const double bound[] = {240, 20, 36};
+    static const double bound[N_RECIPES] = {240, 45, 20, 36};
     for (u32 s = 0; s < N_SHAPES; s++)
-        for (u32 r = 0; r < 3; r++) {
+        for (u32 r = 0; r < N_RECIPES; r++) {
             Arena a = {0};
             Diag d;
             diag_init(&d, &a);

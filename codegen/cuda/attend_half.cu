@@ -1,0 +1,300 @@
+/* attend, for consecutive rows of one sequence over a cache of f16: prefill on sm_90a's tensor
+ * cores. Slots and meaning are those of codegen/cpu/attend.c, for queries of f32 (rounded to f16
+ * here), head_dim 64 and 128, up to HALF_ROWS query heads of a kv head and no prefix.
+ *
+ * Launch: HALF_THREADS threads take one kv head (blockIdx.x) of half_tokens() tokens (blockIdx.y,
+ * the last tokens first, since they have the most keys): the rows (token, head of the group) of a
+ * warpgroup are the 64 rows of its products. Keys and values come in tiles of 64, which start at
+ * multiples of 64, by asynchronous copies into a ring of four; what lies behind the last key is 0.
+ * Both are operands as they lie in the cache, in columns of 64: rows of 128 bytes with the 128-byte
+ * swizzle, K-major for keys, transposed by the descriptor for values. While the softmax of a tile
+ * runs, the products of the next tile's keys do; probabilities, halves, pass from accumulators to
+ * operands in registers, and the sums are of floats.
+ *
+ *   c_tiles  0: out[0] f32; else tiles of so many rows (tiles.cuh) of bf16
+ *
+ * Roofline, 128 columns: 128 x 64 scores are 1024 cycles of products and 512 of exponentials.
+ *
+ * ctx is a multiple of 64.
+ */
+#include "kv.cuh"
+#include "mma.cuh"
+#include "overlap.cuh"
+#include "tiles.cuh"
+
+PFQ_CONST(int32_t, c_heads);
+PFQ_CONST(int32_t, c_kv_heads);
+PFQ_CONST(int32_t, c_window);
+PFQ_CONST(int32_t, c_tiles);
+PFQ_CONST(float, c_scale);
+
+enum { HALF_KEYS = 64, HALF_GROUPS = 2, HALF_STAGES = 4 };
+enum { HALF_THREADS = 128 * HALF_GROUPS, HALF_ROWS = 64 * HALF_GROUPS };
+#define HALF_NONE  (-1e30f)                            /* below every score */
+#define HALF_OUT   __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
+#define HALF_LOG2E 1.44269504f
+
+PFQ_DEVICE int32_t group()
+{
+    return c_heads / max(c_kv_heads, 1);
+}
+PFQ_DEVICE int32_t half_tokens()
+{
+    return HALF_ROWS / group();
+}
+PFQ_DEVICE int32_t first_key(int32_t pos)
+{
+    return c_window && pos >= c_window ? pos - c_window + 1 : 0;
+}
+
+struct Half {
+    const PfqCudaArgs *a;
+    unsigned char *ring;    /* [HALF_STAGES] of keys, then values: [D / 64][HALF_KEYS][128 bytes] */
+    const uint8_t *k, *v;   /* of the kv head */
+    int32_t kv, t0, tokens; /* the block's */
+    int32_t pos, end;       /* of token t0; behind the block's last key */
+    int32_t begin;          /* the first tile's first key */
+};
+
+template <int D> struct Rows { /* of a thread: two rows of its warpgroup's 64 */
+    int32_t t[2], pos[2];      /* token; < 0: none */
+    int32_t head[2];
+    float top[2], sum[2]; /* maximum; of the thread's columns */
+    float o[D / 2];
+    uint32_t q[D / 16][4];
+};
+
+/* ---- tiles ---- */
+
+/* Starts the copies of tile i, if there is one. */
+template <int D> PFQ_DEVICE void load_tile(const Half &s, int32_t i)
+{
+    constexpr int32_t row = 2 * D / 16, bytes = HALF_KEYS * 2 * D; /* pieces of a row */
+    unsigned char *to = s.ring + i % HALF_STAGES * 2 * bytes;
+    const int32_t first = s.begin + i * HALF_KEYS;
+    if (first < s.end) {
+        for (int32_t p = (int32_t)threadIdx.x; p < HALF_KEYS * row; p += HALF_THREADS) {
+            const int32_t r = p / row, c = p % row;
+            const int32_t at =
+                c / 8 * (HALF_KEYS * 128) + r * 128 + ((c ^ r) & 7) * 16; /* both operands alike */
+            const int64_t from = (int64_t)(first + r) * (2 * D) + 16 * c;
+            if (first + r < s.end) {
+                pfq_copy16(to + at, s.k + from);
+                pfq_copy16(to + bytes + at, s.v + from);
+            } else {
+                const PfqWords none = {{0, 0, 0, 0}};
+                *(PfqWords *)(to + at) = none;
+                *(PfqWords *)(to + bytes + at) = none;
+            }
+        }
+    }
+    pfq_copy_commit();
+}
+
+/* Starts x = queries times tile i's keys; what lies behind the last tile gives numbers that nobody
+ * uses. */
+template <int D>
+PFQ_DEVICE void products(const Half &s, const Rows<D> &r, int32_t i, float (&x)[HALF_KEYS / 2])
+{
+    const uint32_t at = pfq_smem(s.ring) + (uint32_t)(i % HALF_STAGES * 4 * HALF_KEYS * D);
+    pfq_wgmma_fence();
+    PFQ_UNROLL
+    for (int32_t k = 0; k < D / 16; k++)
+        pfq_wgmma_halves<HALF_KEYS>(x, r.q[k],
+                                    pfq_wgmma_desc(at + (uint32_t)(k / 4 * HALF_KEYS * 128)) +
+                                        2 * (uint32_t)(k % 4),
+                                    k > 0);
+    pfq_wgmma_commit();
+}
+
+/* Starts o += probabilities times tile i's values. */
+template <int D>
+PFQ_DEVICE void add_values(const Half &s, Rows<D> &r, int32_t i,
+                           const uint32_t (&p)[HALF_KEYS / 16][4])
+{
+    const uint32_t at =
+        pfq_smem(s.ring) + (uint32_t)(i % HALF_STAGES * 4 * HALF_KEYS * D + 2 * HALF_KEYS * D);
+    pfq_wgmma_fence();
+    PFQ_UNROLL
+    for (int32_t k = 0; k < HALF_KEYS / 16; k++)
+        pfq_wgmma_halves_across<D>(
+            r.o, p[k], pfq_wgmma_desc_across(at + (uint32_t)k * 2048, HALF_KEYS * 128), true);
+    pfq_wgmma_commit();
+}
+
+/* ---- softmax ---- */
+
+PFQ_DEVICE float quad_max(float x)
+{
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+PFQ_DEVICE float quad_sum(float x)
+{
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+/* Keys of tile i that a row does not see. */
+template <int D>
+PFQ_DEVICE void mask(const Half &s, const Rows<D> &r, int32_t i, float (&x)[HALF_KEYS / 2])
+{
+    PFQ_UNROLL
+    for (int32_t k = 0; k < HALF_KEYS / 2; k++) {
+        const int32_t h = k >> 1 & 1,
+                      j = s.begin + i * HALF_KEYS + k / 4 * 8 + 2 * (pfq_lane() & 3) + (k & 1);
+        if (j > r.pos[h] || j < first_key(r.pos[h])) x[k] = HALF_OUT;
+    }
+}
+
+/* Scores of tile i to probabilities; corr: what the sums before are worth. A row that sees no key
+ * yet keeps its maximum below all. */
+template <int D> PFQ_DEVICE void softmax(Rows<D> &r, float (&x)[HALF_KEYS / 2], float corr[2])
+{
+    const float factor = c_scale * HALF_LOG2E;
+    PFQ_UNROLL
+    for (int32_t h = 0; h < 2; h++) {
+        float most = x[2 * h];
+        PFQ_UNROLL
+        for (int32_t k = 2 * h; k < HALF_KEYS / 2; k += 4)
+            most = fmaxf(most, fmaxf(x[k], x[k + 1]));
+        const float top = fmaxf(quad_max(most) * factor, r.top[h]);
+        corr[h] = pfq_exp2(r.top[h] - top);
+        r.top[h] = top;
+        float sum = 0.0f;
+        PFQ_UNROLL
+        for (int32_t k = 2 * h; k < HALF_KEYS / 2; k += 4) {
+            x[k] = pfq_exp2(fmaf(x[k], factor, -top));
+            x[k + 1] = pfq_exp2(fmaf(x[k + 1], factor, -top));
+            sum += x[k] + x[k + 1];
+        }
+        r.sum[h] = fmaf(r.sum[h], corr[h], sum);
+    }
+}
+
+/* Tile i, whose scores are x, while the next one's become y. p: operands of the last tile's
+ * products until they are done, then of this one's. */
+template <int D>
+PFQ_DEVICE void tile(const Half &s, Rows<D> &r, int32_t i, float (&x)[HALF_KEYS / 2],
+                     float (&y)[HALF_KEYS / 2], uint32_t (&p)[HALF_KEYS / 16][4])
+{
+    const int32_t j = s.begin + i * HALF_KEYS, last = s.pos + s.tokens - 1;
+    float corr[2];
+    pfq_copy_wait<0>(); /* the next tile */
+    pfq_smem_to_async();
+    __syncthreads(); /* all are done with the tile before the last */
+    load_tile<D>(s, i + 2);
+    products<D>(s, r, i + 1, y);
+    if (j + HALF_KEYS - 1 > s.pos || (c_window && j < first_key(last))) mask<D>(s, r, i, x);
+    softmax<D>(r, x, corr);
+    pfq_wgmma_wait<1>(); /* the last tile's values */
+    pfq_wgmma_done(r.o);
+    PFQ_UNROLL
+    for (int32_t k = 0; k < D / 2; k++)
+        r.o[k] *= corr[k >> 1 & 1];
+    PFQ_UNROLL
+    for (int32_t k = 0; k < HALF_KEYS / 4; k++)
+        p[k / 4][k % 4] = pfq_two_halves(x[2 * k], x[2 * k + 1]);
+    add_values<D>(s, r, i, p);
+    pfq_wgmma_wait<1>();
+    pfq_wgmma_done(y);
+}
+
+/* ---- begin, end ---- */
+
+/* Two columns of the query of row h, rounded to f16. */
+template <int D> PFQ_DEVICE uint32_t query(const Half &s, const Rows<D> &r, int32_t h, int32_t d)
+{
+    if (r.t[h] < 0) return 0;
+    const float *x = (const float *)s.a->in[0] + ((int64_t)r.t[h] * c_heads + r.head[h]) * D + d;
+    return pfq_two_halves_clamped(x[0], x[1]);
+}
+
+template <int D> PFQ_DEVICE void begin_rows(const Half &s, Rows<D> &r)
+{
+    PFQ_UNROLL
+    for (int32_t h = 0; h < 2; h++) {
+        const int32_t row = 16 * pfq_warp() + (pfq_lane() >> 2) + 8 * h, t = row / group();
+        r.t[h] = t < s.tokens ? s.t0 + t : -1;
+        r.head[h] = s.kv * group() + row % group();
+        r.pos[h] = s.pos + min(t, s.tokens - 1);
+        r.top[h] = HALF_NONE;
+        r.sum[h] = 0.0f;
+    }
+    PFQ_UNROLL
+    for (int32_t k = 0; k < D / 2; k++)
+        r.o[k] = 0.0f;
+    PFQ_UNROLL
+    for (int32_t k = 0; k < D / 16; k++) {
+        PFQ_UNROLL
+        for (int32_t j = 0; j < 4; j++)
+            r.q[k][j] = query<D>(s, r, j & 1, 16 * k + 8 * (j >> 1) + 2 * (pfq_lane() & 3));
+    }
+}
+
+template <int D> PFQ_DEVICE void put_rows(const Half &s, const Rows<D> &r)
+{
+    PFQ_UNROLL
+    for (int32_t h = 0; h < 2; h++) {
+        const float over = 1.0f / quad_sum(r.sum[h]);
+        if (r.t[h] < 0) continue;
+        const int32_t col = r.head[h] * D + 2 * (pfq_lane() & 3);
+        PFQ_UNROLL
+        for (int32_t j = 0; j < D / 8; j++) {
+            const float2 y = {r.o[4 * j + 2 * h] * over, r.o[4 * j + 2 * h + 1] * over};
+            if (c_tiles)
+                *(uint32_t *)((uint8_t *)s.a->out[0] +
+                              pfq_tile_at(c_tiles, r.t[h], 2 * (col + 8 * j))) =
+                    pfq_two_bf16(y.x, y.y);
+            else
+                *(float2 *)((float *)s.a->out[0] + (int64_t)r.t[h] * c_heads * D + col + 8 * j) = y;
+        }
+    }
+}
+
+template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
+{
+    Half s;
+    Rows<D> r;
+    float x[HALF_KEYS / 2], y[HALF_KEYS / 2];
+    uint32_t p[HALF_KEYS / 16][4];
+    const PfqRow row = pfq_row(a, 0);
+    const uint64_t slot = a.slot * (uint64_t)row.slot;
+    s.a = &a;
+    s.kv = (int32_t)blockIdx.x;
+    s.t0 = (int32_t)(gridDim.y - 1 - blockIdx.y) * half_tokens();
+    s.tokens = min(half_tokens(), a.T - s.t0);
+    s.pos = row.pos + s.t0;
+    s.end = s.pos + s.tokens;
+    s.begin = first_key(s.pos) / HALF_KEYS * HALF_KEYS;
+    s.k = (const uint8_t *)(a.in[1] + slot) + (int64_t)s.kv * a.ctx * (2 * D);
+    s.v = (const uint8_t *)(a.in[2] + slot) + (int64_t)s.kv * a.ctx * (2 * D);
+    s.ring = pfq_shared + (1024 - (pfq_smem(pfq_shared) & 1023) & 1023);
+    load_tile<D>(s, 0);
+    load_tile<D>(s, 1);
+    begin_rows<D>(s, r);
+    pfq_copy_wait<1>();
+    pfq_smem_to_async();
+    __syncthreads();
+    products<D>(s, r, 0, x);
+    pfq_wgmma_wait<0>();
+    pfq_wgmma_done(x);
+    const int32_t tiles = (s.end - s.begin + HALF_KEYS - 1) / HALF_KEYS;
+    PFQ_LOOP
+    for (int32_t i = 0; i < tiles; i += 2) {
+        tile<D>(s, r, i, x, y, p);
+        if (i + 1 < tiles) tile<D>(s, r, i + 1, y, x, p);
+    }
+    pfq_wgmma_wait<0>();
+    pfq_wgmma_done(r.o);
+    put_rows<D>(s, r);
+}
+
+PFQ_KERNEL(pfq_cu_attend_half, HALF_THREADS, 1)
+{
+    pfq_begin();
+    if (c_head_dim == 64)
+        attend<64>(a);
+    else
+        attend<128>(a);
+}
