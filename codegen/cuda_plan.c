@@ -351,8 +351,10 @@ static void sample(CgMake *mk)
         {.name = "sample_choose", .template = "sample.cu", .entry = "pfq_cu_sample_choose"},
     };
     const i64 runs = (ir_meta_get_int(mk->p->m, "vocab", 1) + 255) / 256;
-    const CgLaunch launches[] = {{.block = 64, .grid_x = (runs + 7) / 8, .work = 40 * runs},
-                                 {.block = 512, .grid_x = 1, .work = 40 * runs}};
+    const u64 work = 40 * (u64)runs * (u64)most_sequences(mk);
+    const CgLaunch launches[] = {
+        {.block = 64, .grid_x = (runs + 7) / 8, .rows = 1, .work = (i64)work},
+        {.block = 512, .grid_x = 1, .rows = 1, .work = (i64)work}};
     for (u32 i = 0; i < 2; i++) {
         const CgCudaKernel k = {.row = &rows[i],
                                 .what = "sampling",

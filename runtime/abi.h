@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PFQ_ABI_VERSION 7
+#define PFQ_ABI_VERSION 8
 
 /* Where a row of activations belongs: its position in its sequence (the prefix not counted, so also
  * its row in the KV cache) and the slot of the cache that the sequence has. */
@@ -181,8 +181,8 @@ typedef enum PfqCudaPhaseId {
     PFQ_CUDA_DECODE,
     PFQ_CUDA_STEP,   /* decode again, as fewer launches; n is 0 if there is none */
     PFQ_CUDA_BATCH,  /* one token of each of T sequences -> KV cache and logits [T, vocab] */
-    PFQ_CUDA_SAMPLE, /* logits of row 0 -> the token of the next step, and its position: what
-                        PfqCudaSampler says */
+    PFQ_CUDA_SAMPLE, /* logits [T, vocab] -> each row's token of the next step, and its position:
+                        what PfqCudaSampler [T] say */
     PFQ_CUDA_N_PHASES
 } PfqCudaPhaseId;
 
@@ -198,7 +198,8 @@ typedef struct PfqCudaSampler {
     uint64_t kept;       /* address of f32 [vocab]: logits of which the host must choose */
     int32_t top_k, vocab;
     int32_t count;  /* number of the next token */
-    int32_t halted; /* the last was none: nothing more is chosen, and steps repeat themselves */
+    int32_t halted; /* the last was none, or none is wanted: nothing is chosen, and steps repeat
+                       themselves */
 } PfqCudaSampler;
 
 typedef struct PfqCudaToken { /* of number n in entry n % PFQ_CUDA_RING */

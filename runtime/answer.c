@@ -158,10 +158,10 @@ static void count_token(PfqChoice *c)
 }
 
 /* The next token, its text and its log-probability; -1 where the answer ends. */
-static int32_t take_token(PfqChoice *c, const float *logits, bool more)
+static int32_t take_token(PfqChoice *c, const float *logits, int32_t drawn, bool more)
 {
     PfqAnswer *a = c->answer;
-    const int32_t id = pfq_sample(&c->sampler, with_bias(a, logits));
+    const int32_t id = logits ? pfq_sample(&c->sampler, with_bias(a, logits)) : drawn;
     if (id < 0) {
         fail(a, "the model's logits are not finite");
         return -1;
@@ -181,14 +181,21 @@ static int32_t take_token(PfqChoice *c, const float *logits, bool more)
     return c->finish ? -1 : id;
 }
 
-static int32_t next(PfqSeq *seq, const float *logits, bool more)
+/* The model draws unless logits are wanted for something else, too. */
+static PfqSampler *sampler(PfqSeq *seq)
+{
+    PfqChoice *c = choice_of(seq);
+    return c->answer->logprobs || c->answer->n_bias ? NULL : &c->sampler;
+}
+
+static int32_t next(PfqSeq *seq, const float *logits, int32_t drawn, bool more)
 {
     PfqChoice *c = choice_of(seq);
     if (c->lead) {
         return -1;
     }
     if (c->answer->max_tokens > 0) {
-        return take_token(c, logits, more);
+        return take_token(c, logits, drawn, more);
     }
     c->finish = "length";
     return -1;
@@ -276,7 +283,7 @@ static void done(PfqSeq *seq, PfqSeqEnd end, const char *why)
 }
 
 static const PfqSeqCalls calls = {
-    .begin = begin, .gone = gone, .rows = rows, .next = next, .done = done};
+    .begin = begin, .gone = gone, .rows = rows, .sampler = sampler, .next = next, .done = done};
 
 /* ---- the whole answer ---- */
 

@@ -20,7 +20,8 @@ struct PfqBackend {
     /* Runs a phase at e->pos of e->slot on n tokens or row numbers; rows of logits go to
      * e->logits. */
     bool (*run)(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqErr *err);
-    bool (*batch)(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n, PfqErr *err);
+    bool (*batch)(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n, PfqDraw *draw,
+                  PfqErr *err);
     bool (*copy)(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err);
     int32_t turn; /* PfqEngine.turn */
     bool exact;   /* PfqEngine.exact, whether asked for or not */

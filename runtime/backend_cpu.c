@@ -143,13 +143,8 @@ static bool cpu_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int32
     return true;
 }
 
-static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
-                      PfqErr *err)
+static void run_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n)
 {
-    if (n == 1) {
-        pfq_engine_seek(e, rows[0].slot, rows[0].pos);
-        return cpu_run(e, PFQ_DECODE, tokens, 1, err);
-    }
     e->exec.kv = e->kv;
     e->exec.rows = rows;
     e->exec.pos = rows[0].pos;
@@ -161,6 +156,23 @@ static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, i
     run_phase(e, PFQ_PREFILL, tokens, n, alone);
     run_phase(e, PFQ_LOGITS, e->rows, n, alone);
     pfq_pace_learn(&e->batch_pace, alone, (pfq_now() - start) / n);
+}
+
+static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
+                      PfqDraw *draw, PfqErr *err)
+{
+    if (n == 1) {
+        pfq_engine_seek(e, rows[0].slot, rows[0].pos);
+        cpu_run(e, PFQ_DECODE, tokens, 1, err);
+    } else {
+        run_batch(e, tokens, rows, n);
+    }
+    for (int32_t i = 0; draw && i < n; i++) {
+        if (draw[i].sampler) {
+            draw[i].token =
+                pfq_sample(draw[i].sampler, e->logits + (size_t)i * (size_t)e->model->vocab);
+        }
+    }
     return true;
 }
 

@@ -40,13 +40,9 @@ static bool cuda_run(PfqEngine *e, PfqPhaseId phase, const int32_t *tokens, int3
 }
 
 static bool cuda_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
-                       PfqErr *err)
+                       PfqDraw *draw, PfqErr *err)
 {
-    if (n == 1 && !e->exact) { /* faster, but with other sums than among others */
-        pfq_engine_seek(e, rows[0].slot, rows[0].pos);
-        return cuda_run(e, PFQ_DECODE, tokens, 1, err);
-    }
-    return pfq_gpu_batch(e->gpu, tokens, rows, n, e->logits, err);
+    return pfq_gpu_batch(e->gpu, tokens, rows, n, draw, e->logits, err);
 }
 
 static bool cuda_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err)

@@ -30,8 +30,9 @@ bool pfq_batch_open(PfqBatch *b, PfqEngine *engine, bool deterministic, int32_t 
     b->slot = calloc(slots, sizeof *b->slot);
     b->ids = calloc(slots, sizeof *b->ids);
     b->rows = calloc(slots, sizeof *b->rows);
+    b->draw = calloc(slots, sizeof *b->draw);
     b->at = calloc((size_t)pages_of(engine->ctx), sizeof *b->at);
-    bool ok = pfq_kept_open(&b->kept, pages) && b->slot && b->ids && b->rows && b->at;
+    bool ok = pfq_kept_open(&b->kept, pages) && b->slot && b->ids && b->rows && b->draw && b->at;
     for (size_t i = 0; ok && i < slots; i++) {
         b->slot[i].tokens = calloc(ctx, sizeof(int32_t));
         ok = b->slot[i].tokens != NULL;
@@ -47,6 +48,7 @@ void pfq_batch_close(PfqBatch *b)
     free(b->slot);
     free(b->ids);
     free(b->rows);
+    free(b->draw);
     free(b->at);
     pfq_kept_close(&b->kept);
     *b = (PfqBatch){0};
@@ -276,10 +278,10 @@ static void share_chunk(const PfqBatch *b, PfqSlot *slot, int32_t n)
 }
 
 /* The logits of a sequence's last token are there. */
-static void go_on(PfqBatch *b, PfqSeq *s, const float *logits)
+static void go_on(PfqBatch *b, PfqSeq *s, const float *logits, int32_t drawn)
 {
     const bool more = b->slot[s->slot].n < b->engine->ctx;
-    s->token = s->calls->next(s, logits, more);
+    s->token = s->calls->next(s, logits, drawn, more);
     if (s->token < 0 || !more) {
         end(b, s, PFQ_SEQ_OVER, NULL);
     }
@@ -317,7 +319,7 @@ static bool read_chunk(PfqBatch *b, PfqSeq *s, bool others, PfqErr *err)
     if (last) {
         const int32_t rows = b->engine->model->rows;
         const int32_t at = s->all_rows ? (n - 1) % rows : 0; /* of the last block of logits */
-        go_on(b, s, b->engine->logits + (size_t)at * (size_t)b->engine->model->vocab);
+        go_on(b, s, b->engine->logits + (size_t)at * (size_t)b->engine->model->vocab, -1);
     }
     return true;
 }
@@ -328,7 +330,11 @@ static bool read_chunk(PfqBatch *b, PfqSeq *s, bool others, PfqErr *err)
 static bool decode(PfqBatch *b, int32_t n, PfqErr *err)
 {
     const size_t vocab = (size_t)b->engine->model->vocab;
-    if (!pfq_engine_batch(b->engine, b->ids, b->rows, n, err)) {
+    for (int32_t i = 0; i < n; i++) {
+        PfqSeq *s = b->slot[b->rows[i].slot].seq;
+        b->draw[i].sampler = s->calls->sampler(s);
+    }
+    if (!pfq_engine_batch(b->engine, b->ids, b->rows, n, b->draw, err)) {
         return false;
     }
     b->decoded++;
@@ -338,7 +344,8 @@ static bool decode(PfqBatch *b, int32_t n, PfqErr *err)
         if (!b->deterministic && slot->shared == slot->n - 1) {
             slot->shared = slot->n;
         }
-        go_on(b, slot->seq, b->engine->logits + (size_t)i * vocab);
+        go_on(b, slot->seq, b->draw[i].sampler ? NULL : b->engine->logits + (size_t)i * vocab,
+              b->draw[i].token);
     }
     return true;
 }

@@ -40,9 +40,12 @@ typedef struct PfqSeqCalls {
     /* Logits [n, vocab] of prompt tokens first .. first+n-1, of all in order; only with `all_rows`.
      * The last token's come to `next` too. */
     void (*rows)(PfqSeq *s, int32_t first, int32_t n, const float *logits);
-    /* The next token for the logits of the last one; -1 ends the sequence. `more`: there is room
-     * for it in the context. */
-    int32_t (*next)(PfqSeq *s, const float *logits, bool more);
+    /* What draws its tokens; NULL: `next` wants logits. Asked before each step of decoding. */
+    PfqSampler *(*sampler)(PfqSeq *s);
+    /* The next token for the logits of the last one, or (NULL) drawn, -1 if none of them was
+     * finite; returns it, or -1, which ends the sequence. `more`: there is room for it in the
+     * context. */
+    int32_t (*next)(PfqSeq *s, const float *logits, int32_t drawn, bool more);
     void (*done)(PfqSeq *s, PfqSeqEnd end, const char *why); /* the last call */
 } PfqSeqCalls;
 
@@ -69,8 +72,9 @@ typedef struct PfqBatch {
     PfqEngine *engine;
     bool deterministic;
     PfqSlot *slot; /* [engine->slots] */
-    int32_t *ids;  /* [slots] of a decode step */
+    int32_t *ids;  /* [slots] of a decode step, as the next two */
     PfqRow *rows;
+    PfqDraw *draw;
     PfqSeq *first, **last; /* in line */
     int32_t waiting, running;
     int64_t step;

@@ -91,7 +91,7 @@ static bool size_buffers(PfqGpu *g, uint64_t *total, PfqErr *err)
     b[BUF_OWN].bytes = g->code->own_bytes;
     b[BUF_IO].bytes = io_bytes(m);
     b[BUF_ORDER].bytes = 4 * max_rows(m, PFQ_CUDA_BATCH);
-    b[BUF_SAMPLER].bytes = PFQ_KEPT_LOGITS + (uint64_t)m->vocab * sizeof(float);
+    b[BUF_SAMPLER].bytes = pfq_gpu_kept_at(g) + (uint64_t)m->vocab * sizeof(float);
     b[BUF_WEIGHTS].bytes = g->code->weight_bytes;
     size_scratch(g);
     *total = 0;
@@ -388,7 +388,10 @@ static bool allocate_host(PfqGpu *g, PfqErr *err)
     for (int i = 0; i < PFQ_CUDA_N_PHASES; i++) {
         Phase *p = &g->phase[i];
         p->table = &c->phase[i];
-        p->rows_at = up(4 * max_rows(g->model, i), 64);
+        p->rows_at = up(4 * (i == PFQ_CUDA_PREFILL || i == PFQ_CUDA_LOGITS
+                                 ? max_rows(g->model, i)
+                                 : max_rows(g->model, PFQ_CUDA_BATCH)), /* where tokens are drawn */
+                        64);
         p->args = calloc((size_t)p->table->n + 1, sizeof *p->args);
         ok = ok && p->args;
     }
@@ -581,10 +584,11 @@ bool pfq_gpu_keep_fault(PfqGpu *g, bool ok, PfqErr *err)
 }
 
 static bool run_rows(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, PfqRow at,
-                     int32_t n, float *logits, PfqErr *err)
+                     int32_t n, PfqDraw *draw, float *logits, PfqErr *err)
 {
-    bool ok = g->broken ||
-              (start(g, id, tokens, rows, at, n, &g->fault) && finish(g, id, n, logits, &g->fault));
+    bool ok = g->broken || (start(g, id, tokens, rows, at, n, &g->fault) &&
+                            (draw ? pfq_gpu_draw(g, draw, n, logits, &g->fault)
+                                  : finish(g, id, n, logits, &g->fault)));
     if (g->trace && !g->broken && ok) {
         ok = pfq_gpu_tell_trace(g, id, n, rows ? rows[0].pos : at.pos, &g->fault);
     }
@@ -597,13 +601,15 @@ bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, 
     const int id = phase == PFQ_PREFILL  ? PFQ_CUDA_PREFILL
                    : phase == PFQ_LOGITS ? PFQ_CUDA_LOGITS
                                          : (int)pfq_gpu_decode_phase(g);
-    return run_rows(g, id, tokens, NULL, at, n, phase == PFQ_PREFILL ? NULL : logits, err);
+    return run_rows(g, id, tokens, NULL, at, n, NULL, phase == PFQ_PREFILL ? NULL : logits, err);
 }
 
-bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,
-                   PfqErr *err)
+/* One row is faster by the step, but with other sums than among others. */
+bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, PfqDraw *draw,
+                   float *logits, PfqErr *err)
 {
-    return run_rows(g, PFQ_CUDA_BATCH, tokens, rows, (PfqRow){0}, n, logits, err);
+    const int id = n == 1 && !g->alone ? (int)pfq_gpu_decode_phase(g) : PFQ_CUDA_BATCH;
+    return run_rows(g, id, tokens, rows, (PfqRow){0}, n, draw, logits, err);
 }
 
 bool pfq_gpu_start(PfqGpu *g, PfqCudaPhaseId phase, const int32_t *tokens, const PfqRow *rows,

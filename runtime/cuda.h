@@ -121,9 +121,10 @@ void pfq_gpu_close(PfqGpu *g); /* NULL is allowed */
  * gets the rows that the phase makes, f32 [rows, vocab]. */
 bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, PfqRow at,
                  float *logits, PfqErr *err);
-/* Decodes one token of each of n sequences; row i's logits are logits[i]. NULL: they stay there. */
-bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, float *logits,
-                   PfqErr *err);
+/* Decodes one token of each of n sequences, and draws the next (NULL: nothing is drawn). logits[i]
+ * is room for row i's logits, and gets those that are not drawn from. */
+bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, PfqDraw *draw,
+                   float *logits, PfqErr *err);
 
 /* n positions of a slot of the cache become those of another. */
 bool pfq_gpu_copy(PfqGpu *g, PfqRow from, PfqRow to, int32_t n, PfqErr *err);

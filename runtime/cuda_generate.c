@@ -7,6 +7,7 @@
  */
 #include "runtime/cuda_int.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -20,9 +21,20 @@ enum {
 
 /* ---- the ring ---- */
 
+/* Rows of a batch, at most. */
+static size_t most_rows(const PfqGpu *g)
+{
+    return (size_t)pfq_model_slots(g->model);
+}
+
+uint64_t pfq_gpu_kept_at(const PfqGpu *g)
+{
+    return (most_rows(g) * sizeof(PfqCudaSampler) + 255) / 256 * 256;
+}
+
 bool pfq_gpu_open_ring(PfqGpu *g, PfqErr *err)
 {
-    const size_t bytes = PFQ_CUDA_RING * sizeof(PfqCudaToken);
+    const size_t bytes = (PFQ_CUDA_RING + most_rows(g)) * sizeof(PfqCudaToken);
     void *ring = NULL;
     if (!g->phase[PFQ_CUDA_SAMPLE].table->n) {
         return true;
@@ -32,7 +44,10 @@ bool pfq_gpu_open_ring(PfqGpu *g, PfqErr *err)
     }
     memset(ring, 0, bytes);
     g->gen = (Generation){.ring = ring, .next = 1, .asked = 1};
-    return CALL(g, cuMemHostGetDevicePointer_v2, "the tokens", &g->gen.ring_at, ring, 0);
+    g->gen.sampler = calloc(most_rows(g), sizeof *g->gen.sampler);
+    return g->gen.sampler
+               ? CALL(g, cuMemHostGetDevicePointer_v2, "the tokens", &g->gen.ring_at, ring, 0)
+               : pfq_fail(err, "out of memory for the samplers");
 }
 
 void pfq_gpu_close_ring(PfqGpu *g)
@@ -41,6 +56,8 @@ void pfq_gpu_close_ring(PfqGpu *g)
         g->driver.cuMemFreeHost(g->gen.ring);
     }
     g->gen.ring = NULL;
+    free(g->gen.sampler);
+    g->gen.sampler = NULL;
 }
 
 /* ---- begin ---- */
@@ -56,26 +73,40 @@ bool pfq_gpu_samples(const PfqGpu *g, const PfqSampler *s, const char **why)
     return !*why;
 }
 
+/* s for the GPU, which tells token number `count` in the ring at ring_at and copies logits that it
+ * has no room to choose from to `kept`. */
+static PfqCudaSampler sampler_there(const PfqSampler *s, uint64_t ring_at, uint64_t kept,
+                                    uint32_t count)
+{
+    return (PfqCudaSampler){.scale = pfq_sample_scale(s),
+                            .top_p = s->top_p,
+                            .min_p = s->min_p,
+                            .span = pfq_sample_span(s),
+                            .state = s->state,
+                            .ring = ring_at,
+                            .kept = kept,
+                            .top_k = s->top_k,
+                            .vocab = s->vocab,
+                            .count = (int32_t)count};
+}
+
+static bool upload_samplers(PfqGpu *g, int32_t n, PfqErr *err)
+{
+    return CALL(g, cuMemcpyHtoDAsync_v2, "sampling", g->buf[BUF_SAMPLER].at, g->gen.sampler,
+                (size_t)n * sizeof *g->gen.sampler, g->stream);
+}
+
 /* Uploads the sampler; and the input of the next step, or what the first token makes one. */
 static bool upload_state(PfqGpu *g, const PfqSampler *s, int32_t token, PfqRow row, PfqErr *err)
 {
     Generation *n = &g->gen;
     const uint64_t rows_at = g->phase[PFQ_CUDA_SAMPLE].rows_at;
-    n->sampler = (PfqCudaSampler){.scale = pfq_sample_scale(s),
-                                  .top_p = s->top_p,
-                                  .min_p = s->min_p,
-                                  .span = pfq_sample_span(s),
-                                  .state = s->state,
-                                  .ring = n->ring_at,
-                                  .kept = g->buf[BUF_SAMPLER].at + PFQ_KEPT_LOGITS,
-                                  .top_k = s->top_k,
-                                  .vocab = s->vocab,
-                                  .count = (int32_t)n->asked};
+    *n->sampler =
+        sampler_there(s, n->ring_at, g->buf[BUF_SAMPLER].at + pfq_gpu_kept_at(g), n->asked);
     n->next = n->asked;
     memcpy(g->io, &token, sizeof token);
     memcpy(g->io + rows_at, &row, sizeof row);
-    return CALL(g, cuMemcpyHtoDAsync_v2, "sampling", g->buf[BUF_SAMPLER].at, &n->sampler,
-                sizeof n->sampler, g->stream) &&
+    return upload_samplers(g, 1, err) &&
            CALL(g, cuMemcpyHtoDAsync_v2, "sampling", g->buf[BUF_IO].at, g->io, rows_at + sizeof row,
                 g->stream);
 }
@@ -147,7 +178,7 @@ static bool choose_here(PfqGpu *g, PfqSampler *s, int32_t *token, float *logits,
 {
     Generation *n = &g->gen;
     const uint64_t bytes = (uint64_t)s->vocab * sizeof *logits;
-    if (!CALL(g, cuMemcpyDtoHAsync_v2, "sampling", logits, n->sampler.kept, bytes, g->stream) ||
+    if (!CALL(g, cuMemcpyDtoHAsync_v2, "sampling", logits, n->sampler->kept, bytes, g->stream) ||
         !CALL(g, cuStreamSynchronize, "sampling", g->stream)) {
         return false;
     }
@@ -176,4 +207,78 @@ static bool next(PfqGpu *g, PfqSampler *s, int32_t *token, float *logits, PfqErr
 bool pfq_gpu_generate_next(PfqGpu *g, PfqSampler *s, int32_t *token, float *logits, PfqErr *err)
 {
     return pfq_gpu_keep_fault(g, g->broken || next(g, s, token, logits, &g->fault), err);
+}
+
+/* ---- rows of a batch ---- */
+
+/* Row i's entry of the ring: behind those of generation, which count % PFQ_CUDA_RING must find. */
+static uint64_t row_ring(const PfqGpu *g, int32_t i)
+{
+    return g->gen.ring_at + ((uint64_t)(PFQ_CUDA_RING + i) * sizeof(PfqCudaToken));
+}
+
+static bool fetch_logits(PfqGpu *g, int32_t row, float *logits, PfqErr *err)
+{
+    const uint64_t vocab = (uint64_t)g->model->vocab, at = (uint64_t)row * vocab;
+    return CALL(g, cuMemcpyDtoHAsync_v2, "logits", logits + at,
+                g->buf[BUF_LOGITS].at + at * sizeof *logits, vocab * sizeof *logits, g->stream);
+}
+
+/* Enqueues what every row needs. Rows that are not drawn are halted; a row whose logits the GPU has
+ * no room to choose from keeps them where they are. */
+static bool ask_rows(PfqGpu *g, PfqDraw *draw, int32_t n, float *logits, PfqErr *err)
+{
+    const uint64_t vocab = (uint64_t)g->model->vocab * sizeof *logits;
+    const char *why;
+    bool any = false, ok = true;
+    for (int32_t i = 0; ok && i < n; i++) {
+        const PfqSampler *s = draw[i].sampler;
+        const bool there = s && pfq_gpu_samples(g, s, &why);
+        g->gen.sampler[i] = (PfqCudaSampler){.vocab = g->model->vocab, .halted = 1};
+        if (there) {
+            g->gen.sampler[i] = sampler_there(
+                s, row_ring(g, i), g->buf[BUF_LOGITS].at + (uint64_t)i * vocab, PFQ_CUDA_RING);
+            g->gen.ring[PFQ_CUDA_RING + i] = (PfqCudaToken){0};
+        } else {
+            ok = fetch_logits(g, i, logits, err);
+        }
+        any = any || there;
+    }
+    return ok &&
+           (!any || (upload_samplers(g, n, err) && pfq_gpu_launch_all(g, PFQ_CUDA_SAMPLE, n, err)));
+}
+
+/* What was told of row i; the host draws what the GPU did not. */
+static bool take_row(PfqGpu *g, PfqDraw *draw, int32_t i, float *logits, PfqErr *err)
+{
+    float *row = logits + (size_t)i * (size_t)g->model->vocab;
+    const char *why;
+    if (pfq_gpu_samples(g, draw->sampler, &why)) {
+        const PfqCudaToken t = g->gen.ring[PFQ_CUDA_RING + i];
+        if (t.word >> 32 != PFQ_CUDA_RING) {
+            return pfq_fail(err, "the GPU's batch ended without a token");
+        }
+        draw->sampler->state = t.state;
+        draw->token = (int32_t)(uint32_t)t.word;
+        if (draw->token != PFQ_HOST_CHOOSES) {
+            return true;
+        }
+        if (!fetch_logits(g, i, logits, err) ||
+            !CALL(g, cuStreamSynchronize, "sampling", g->stream)) {
+            return false;
+        }
+    }
+    draw->token = pfq_sample(draw->sampler, row);
+    return true;
+}
+
+bool pfq_gpu_draw(PfqGpu *g, PfqDraw *draw, int32_t n, float *logits, PfqErr *err)
+{
+    bool ok =
+        ask_rows(g, draw, n, logits, err) &&
+        CALL(g, cuStreamSynchronize, "a kernel of a batch, which --cuda-sync names", g->stream);
+    for (int32_t i = 0; ok && i < n; i++) {
+        ok = !draw[i].sampler || take_row(g, &draw[i], i, logits, err);
+    }
+    return ok;
 }

@@ -17,7 +17,7 @@ enum {
     BUF_LOGITS,
     BUF_WORK,
     BUF_SYNC,
-    BUF_SAMPLER, /* PfqCudaSampler, then logits that the host must choose from */
+    BUF_SAMPLER, /* PfqCudaSampler [slots], then logits that the host must choose from */
     BUF_WEIGHTS,
     BUF_STAGED,
     N_BUFFERS
@@ -44,15 +44,14 @@ typedef struct Events {
 } Events;
 
 typedef struct Generation {
-    PfqCudaToken *ring;     /* [PFQ_CUDA_RING] the host's memory, which the GPU writes; */
-    uint64_t ring_at;       /* its address there */
-    PfqCudaSampler sampler; /* what was uploaded */
-    uint32_t next, asked;   /* number of the token waited for; of the first not asked for */
-    PfqRow at;              /* where the next token's step would be */
-    int64_t steps;          /* that may still be asked for */
+    PfqCudaToken *ring;      /* the host's memory, which the GPU writes: PFQ_CUDA_RING entries, and
+                                an entry for each row of a batch; */
+    uint64_t ring_at;        /* its address there */
+    PfqCudaSampler *sampler; /* [the most rows of a batch] what was uploaded */
+    uint32_t next, asked;    /* number of the token waited for; of the first not asked for */
+    PfqRow at;               /* where the next token's step would be */
+    int64_t steps;           /* that may still be asked for */
 } Generation;
-
-enum { PFQ_KEPT_LOGITS = 256 }; /* their place in BUF_SAMPLER */
 
 struct PfqGpu {
     PfqCudaDriver driver;
@@ -89,6 +88,10 @@ bool pfq_gpu_open_ring(PfqGpu *g, PfqErr *err);
 /* Enqueues the phase's launches for n rows; for PFQ_CUDA_SAMPLE, a step of decoding in front of
  * them. */
 bool pfq_gpu_enqueue(PfqGpu *g, int phase, int32_t n, PfqErr *err);
+/* Draws from the logits of a batch whose launches are on their way, and waits for it. */
+bool pfq_gpu_draw(PfqGpu *g, PfqDraw *draw, int32_t n, float *logits, PfqErr *err);
+/* Room for samplers, behind which kept logits lie. */
+uint64_t pfq_gpu_kept_at(const PfqGpu *g);
 /* The phase's launches alone. */
 bool pfq_gpu_launch_all(PfqGpu *g, int phase, int32_t n, PfqErr *err);
 /* After a failure nothing is run, and every call says what it was. */

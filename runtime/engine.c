@@ -236,7 +236,7 @@ bool pfq_engine_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *er
 }
 
 bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
-                      PfqErr *err)
+                      PfqDraw *draw, PfqErr *err)
 {
     if (n < 1 || n > e->slots) {
         return pfq_fail(err, "%d sequences in %d slots", n, e->slots);
@@ -251,5 +251,5 @@ bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, i
     if (!check_tokens(e, tokens, n, err)) {
         return false;
     }
-    return e->backend->batch(e, tokens, rows, n, err);
+    return e->backend->batch(e, tokens, rows, n, draw, err);
 }

@@ -113,10 +113,11 @@ void pfq_engine_seek(PfqEngine *e, int32_t slot, int32_t pos);
 bool pfq_engine_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err);
 
 /* One token of each of n sequences, in distinct slots: tokens[i] goes to rows[i], n at most
- * e->slots. Logits [n, vocab] are in e->logits. Where e->exact, a row's bits are those that it has
- * in a batch of its own; pfq_engine_decode may round otherwise. Which slot is in work is undefined
- * after it. */
+ * e->slots. draw [n] draws the rows' next tokens, on a GPU there; NULL: none. Logits [n, vocab] of
+ * rows that are not drawn are in e->logits. Where e->exact, a row's bits are those that it has in a
+ * batch of its own; pfq_engine_decode may round otherwise. Which slot is in work is undefined after
+ * it. */
 bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
-                      PfqErr *err);
+                      PfqDraw *draw, PfqErr *err);
 
 #endif

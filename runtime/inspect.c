@@ -330,7 +330,7 @@ static bool test_batch(PfqCli *c, const float *alone)
         int32_t tokens[PFQ_TEST_SLOTS];
         PfqRow rows[PFQ_TEST_SLOTS];
         const int32_t n = batch_step(x, i, slots, tokens, rows);
-        if (!pfq_engine_batch(e, tokens, rows, n, &c->err) ||
+        if (!pfq_engine_batch(e, tokens, rows, n, NULL, &c->err) ||
             (i + 1 >= x->n_tokens &&
              !(compare(c, "batch", e->logits) && same_bits(c, "a batch", e->logits, alone)))) {
             return false;
@@ -344,7 +344,7 @@ static bool test_alone(PfqCli *c, float *logits)
 {
     const PfqExpect *x = c->model->expect;
     for (int32_t i = 0; i < x->n_tokens; i++) {
-        if (!pfq_engine_batch(&c->engine, &x->tokens[i], &(PfqRow){.pos = i}, 1, &c->err)) {
+        if (!pfq_engine_batch(&c->engine, &x->tokens[i], &(PfqRow){.pos = i}, 1, NULL, &c->err)) {
             return false;
         }
     }

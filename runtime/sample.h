@@ -48,6 +48,12 @@ void pfq_sampler_free(PfqSampler *s);
 /* The next token for logits [vocab], or -1 when none of them is finite. */
 int32_t pfq_sample(PfqSampler *s, const float *logits);
 
+/* A row of a batch: what is wanted of its logits. */
+typedef struct PfqDraw {
+    PfqSampler *sampler; /* draws the next token; NULL: the logits themselves are wanted */
+    int32_t token;       /* as pfq_sample; out */
+} PfqDraw;
+
 /* What logits' differences are multiplied by: 1 / temp, finite; 0: greedy. */
 double pfq_sample_scale(const PfqSampler *s);
 

@@ -1,16 +1,17 @@
 /* The next token, from logits to where the next step reads it: runtime/sample.h's rule, to the bit,
  * so that a GPU draws what the CPU would of the same logits, seed and options.
  *
- *   in[0]  logits f32 [vocab]; in[1] PfqCudaSampler, which is also written
- *   out[0] int32: the token; rows: row 0's position, one further
- *   work   double [runs]: masses; then f32 [runs][8]: the largest of each lane
+ *   in[0]  logits f32 [T][vocab]; in[1] PfqCudaSampler [T], which are also written
+ *   out[0] int32 [T]: the tokens; rows: their positions, one further
+ *   work   of each row, double [runs]: masses; then f32 [runs][8]: the largest of each lane
  *
- * sample_runs: a thread a lane of a run (PFQ_SAMPLE_RUN ids, in lanes of every eighth), blocks of
- * eight runs. sample_choose: one block. What it ranks must fit shared memory: the PFQ_RANKED best
- * at most, found by a bound that so many lanes' largest reach. Where that is not enough (ties
- * without end, a flat distribution that top_p wants most of), it says PFQ_HOST_CHOOSES, keeps the
- * logits, and does no more until the host has chosen (PfqCudaSampler.halted). Each token goes to a
- * ring that the host reads without a wait of its own.
+ * Rows of T (blockIdx.y) know nothing of each other. sample_runs: a thread a lane of a run
+ * (PFQ_SAMPLE_RUN ids, in lanes of every eighth), blocks of eight runs. sample_choose: one block.
+ * What it ranks must fit shared memory: the PFQ_RANKED best at most, found by a bound that so many
+ * lanes' largest reach. Where that is not enough (ties without end, a flat distribution that top_p
+ * wants most of), it says PFQ_HOST_CHOOSES, keeps the logits, and does no more until the host has
+ * chosen (PfqCudaSampler.halted). Each token goes to a ring that the host reads without a wait of
+ * its own.
  *
  * Roofline: latency. Logits are read once from L2 by all; the rest is a few microseconds in one
  * block, of which sums in a fixed order are most.
@@ -81,25 +82,41 @@ PFQ_DEVICE int32_t runs_of(const PfqCudaSampler &s)
     return (s.vocab + PFQ_RUN - 1) / PFQ_RUN;
 }
 
+/* What is the row's, of blocks along y. */
+PFQ_DEVICE PfqCudaSampler *sampler_of(const PfqCudaArgs &a)
+{
+    return (PfqCudaSampler *)a.in[1] + blockIdx.y;
+}
+PFQ_DEVICE const float *logits_of(const PfqCudaArgs &a, int32_t vocab)
+{
+    return (const float *)a.in[0] + (int64_t)blockIdx.y * vocab;
+}
+PFQ_DEVICE double *work_of(const PfqCudaArgs &a, int32_t runs)
+{
+    return (double *)a.work + (int64_t)blockIdx.y * runs * (1 + PFQ_RUN_LANES / 2);
+}
+
 /* ---- runs ---- */
 
 PFQ_KERNEL(pfq_cu_sample_runs, 64)
 {
     __shared__ float top[PFQ_RUNS_BLOCK];
     __shared__ double part[PFQ_RUNS_BLOCK];
-    const PfqCudaSampler &s = *(const PfqCudaSampler *)a.in[1];
+    const PfqCudaSampler &s = *sampler_of(a);
     const int32_t tid = (int32_t)threadIdx.x, lane = tid % PFQ_RUN_LANES, runs = runs_of(s),
                   run =
                       (int32_t)blockIdx.x * (PFQ_RUNS_BLOCK / PFQ_RUN_LANES) + tid / PFQ_RUN_LANES;
     const SampleKind kind = kind_of(s);
-    const float *v = (const float *)a.in[0] + (int64_t)run * PFQ_RUN + lane;
+    const float *v = logits_of(a, s.vocab) + (int64_t)run * PFQ_RUN + lane;
+    double *mass = work_of(a, runs);
     const int32_t left = s.vocab - run * PFQ_RUN - lane; /* elements from v on */
     float most = -PFQ_INFINITY;
+    if (s.halted) return;
     for (int32_t i = 0; i < PFQ_RUN && i < left; i += PFQ_RUN_LANES)
         most = v[i] > most ? v[i] : most;
     top[tid] = most;
     __syncthreads();
-    if (run < runs) ((float *)((double *)a.work + runs))[run * PFQ_RUN_LANES + lane] = most;
+    if (run < runs) ((float *)(mass + runs))[run * PFQ_RUN_LANES + lane] = most;
     if (kind != SAMPLE_ALL && kind != SAMPLE_RANKED) return;
     const double scale = kind == SAMPLE_ALL ? s.scale : 1.0;
     for (int32_t i = 0; i < PFQ_RUN_LANES; i++)
@@ -111,7 +128,7 @@ PFQ_KERNEL(pfq_cu_sample_runs, 64)
     __syncthreads();
     const double *p = part + tid;
     if (lane == 0 && run < runs)
-        ((double *)a.work)[run] = ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
+        mass[run] = ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
 }
 
 /* ---- one block ---- */
@@ -367,13 +384,13 @@ PFQ_DEVICE bool choose(Desk &d, const Runs &r, const PfqCudaSampler &s, uint64_t
 /* Tells the host and the next step. */
 PFQ_DEVICE void tell(const PfqCudaArgs &a, int32_t token, uint64_t state)
 {
-    PfqCudaSampler *s = (PfqCudaSampler *)a.in[1];
+    PfqCudaSampler *s = sampler_of(a);
     volatile PfqCudaToken *to = (PfqCudaToken *)s->ring + (uint32_t)s->count % PFQ_CUDA_RING;
     s->state = state;
     s->halted = token < 0;
     if (token >= 0) {
-        *(int32_t *)a.out[0] = token;
-        ((PfqRow *)a.rows)->pos++;
+        ((int32_t *)a.out[0])[blockIdx.y] = token;
+        ((PfqRow *)a.rows)[blockIdx.y].pos++;
     }
     to->state = state;
     __threadfence_system();
@@ -384,10 +401,10 @@ PFQ_DEVICE void tell(const PfqCudaArgs &a, int32_t token, uint64_t state)
 PFQ_KERNEL(pfq_cu_sample_choose, 512)
 {
     __shared__ Desk d;
-    const PfqCudaSampler s = *(const PfqCudaSampler *)a.in[1];
+    const PfqCudaSampler s = *sampler_of(a);
     const int32_t n = runs_of(s);
-    const double *mass = (const double *)a.work;
-    const Runs r = {(const float *)a.in[0], mass, (const float *)(mass + n), s.vocab, n,
+    const double *mass = work_of(a, n);
+    const Runs r = {logits_of(a, s.vocab), mass, (const float *)(mass + n), s.vocab, n,
                     n * PFQ_RUN_LANES};
     uint64_t state = s.state;
     if (s.halted) return;

@@ -20,7 +20,7 @@ static bool simt_shuffle;
 SimtKernel pfq_cu_sample_runs_simt, pfq_cu_sample_choose_simt;
 #endif
 
-enum { MAX_VOCAB = 40000, DRAWS = 2 };
+enum { MAX_VOCAB = 40000, DRAWS = 2, ROWS = 3 };
 
 static PfqCudaToken ring[PFQ_CUDA_RING];
 static int failures, cases, asked;
@@ -135,23 +135,34 @@ static const PfqSampler options[] = {
 
 /* ---- one draw ---- */
 
+/* As the second row of a batch whose others draw nothing. */
 static void device(const float *v, PfqCudaSampler *s, int32_t *token, PfqRow *row)
 {
 #ifdef SAMPLE_GPU
     sample_on_gpu(v, s, token, row);
 #else
     const int32_t runs = (s->vocab + PFQ_SAMPLE_RUN - 1) / PFQ_SAMPLE_RUN,
-                  grid[3] = {(runs + 7) / 8, 1, 1}, single[3] = {1, 1, 1};
-    double *work = malloc((size_t)runs * 40);
-    memset(work, 0xff, (size_t)runs * 40);
-    PfqCudaArgs a = {.in = {(uintptr_t)v, (uintptr_t)s},
-                     .out = {(uintptr_t)token},
+                  grid[3] = {(runs + 7) / 8, ROWS, 1}, each[3] = {1, ROWS, 1};
+    double *work = malloc(ROWS * (size_t)runs * 40);
+    memset(work, 0xff, ROWS * (size_t)runs * 40);
+    PfqCudaSampler samplers[ROWS] = {[0] = {.vocab = s->vocab, .halted = 1}, [1] = *s};
+    samplers[2] = samplers[0];
+    int32_t tokens[ROWS] = {-5, *token, -5};
+    PfqRow rows[ROWS] = {{.pos = -5}, *row, {.pos = -5}};
+    PfqCudaArgs a = {.in = {(uintptr_t)v - sizeof *v * (size_t)s->vocab, (uintptr_t)samplers},
+                     .out = {(uintptr_t)tokens},
                      .work = (uintptr_t)work,
-                     .rows = (uintptr_t)row,
-                     .T = 1};
+                     .rows = (uintptr_t)rows,
+                     .T = ROWS};
     pfq_cu_sample_runs_simt((const struct PfqCudaArgs *)&a, grid, 64, 0);
-    pfq_cu_sample_choose_simt((const struct PfqCudaArgs *)&a, single, 512, 0);
+    pfq_cu_sample_choose_simt((const struct PfqCudaArgs *)&a, each, 512, 0);
     free(work);
+    if (memcmp(&samplers[0], &samplers[2], sizeof *samplers) || samplers[0].count ||
+        tokens[0] != -5 || tokens[2] != -5 || rows[0].pos != -5 || rows[2].pos != -5) {
+        failures++;
+        printf("FAIL rows that draw nothing have changed\n");
+    }
+    *s = samplers[1], *token = tokens[1], *row = rows[1];
 #endif
 }
 

@@ -75,23 +75,22 @@ void fake_head(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32
 
 /* What codegen/cuda/sample.cu does, by the CPU's sampler. FAKE_ASK=n: every nth token is the host's
  * to choose. */
-void fake_choose(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
+static void choose_row(const PfqCudaArgs *a, int32_t row)
 {
-    PfqCudaSampler *g = at(a->in[1]);
-    const float *logits = at(a->in[0]);
+    PfqCudaSampler *g = (PfqCudaSampler *)at(a->in[1]) + row;
+    const float *logits = (const float *)at(a->in[0]) + (size_t)row * FAKE_VOCAB;
     PfqSampler s = {.temp = g->scale > 0 ? 1 / g->scale : 0,
                     .top_p = g->top_p,
                     .min_p = g->min_p,
                     .top_k = g->top_k,
                     .state = g->state};
     const char *ask = getenv("FAKE_ASK");
-    (void)grid, (void)block, (void)shared;
     if (g->halted || !pfq_sampler_init(&s, g->vocab)) {
         return;
     }
     int32_t token = PFQ_HOST_CHOOSES;
     if (ask && g->count % atoi(ask) == 0) {
-        memcpy(at(g->kept), logits, (size_t)g->vocab * sizeof *logits);
+        memmove(at(g->kept), logits, (size_t)g->vocab * sizeof *logits);
     } else {
         token = pfq_sample(&s, logits);
     }
@@ -99,10 +98,18 @@ void fake_choose(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int
     g->halted = token < 0;
     g->state = s.state;
     if (token >= 0) {
-        *(int32_t *)at(a->out[0]) = token;
-        ((PfqRow *)at(a->rows))->pos++;
+        ((int32_t *)at(a->out[0]))[row] = token;
+        ((PfqRow *)at(a->rows))[row].pos++;
     }
     PfqCudaToken *to = (PfqCudaToken *)at(g->ring) + g->count % PFQ_CUDA_RING;
     *to = (PfqCudaToken){(uint64_t)(uint32_t)g->count << 32 | (uint32_t)token, s.state};
     g->count++;
+}
+
+void fake_choose(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, int32_t shared)
+{
+    for (int32_t row = 0; row < a->T; row++) {
+        choose_row(a, row);
+    }
+    (void)grid, (void)block, (void)shared;
 }

@@ -169,7 +169,7 @@ static const PfqCudaKernel cuda_kernels[N_KERNELS] = {
     {"append", "fake_append", 32, 1, FAKE_ROWS_APPEND, 0, CODE("append")},
     {"hash", "fake_hash", 32, 1, FAKE_ROWS_HASH, FAKE_SHARED, CODE("hash")},
     {"head", "fake_head", FAKE_BLOCK, FAKE_VOCAB / FAKE_BLOCK, FAKE_ROWS_HEAD, 1024, CODE("head")},
-    {"choose", "fake_choose", 32, 1, 0, 0, CODE("choose")},
+    {"choose", "fake_choose", 32, 1, 1, 0, CODE("choose")},
 };
 #define APPEND_CALL                                                                                \
     {                                                                                              \

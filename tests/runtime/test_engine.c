@@ -132,7 +132,7 @@ static void a_batch_is_many_sequences(void **state)
                 rows[n++] = (PfqRow){.pos = i - 2 * s, .slot = N - 1 - s};
             }
         }
-        assert_true(pfq_engine_batch(&e, tokens, rows, n, &err));
+        assert_true(pfq_engine_batch(&e, tokens, rows, n, NULL, &err));
         for (int32_t r = 0; r < n; r++) {
             assert_memory_equal(e.logits + r * FAKE_VOCAB,
                                 want[N - 1 - rows[r].slot].v[rows[r].pos], sizeof want[0].v[0]);
@@ -147,7 +147,7 @@ static void a_batch_is_many_sequences(void **state)
     }
     const PfqRow bad[] = {{.pos = 64, .slot = 0}, {.pos = 0, .slot = N}, {.pos = -1, .slot = 0}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        assert_false(pfq_engine_batch(&e, text, &bad[i], 1, &err));
+        assert_false(pfq_engine_batch(&e, text, &bad[i], 1, NULL, &err));
     }
     pfq_engine_close(&e);
     c.slots = 4; /* the toy model makes 3 rows of logits */

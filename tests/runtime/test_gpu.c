@@ -126,7 +126,7 @@ static void a_batch_is_many_sequences(void **state)
                 tokens[n] = token(i - s + 7 * s);
                 rows[n] = (PfqRow){.pos = i - s, .slot = N - 1 - s};
             }
-            assert_true(pfq_gpu_batch(g, tokens, rows, n, got[0], &err));
+            assert_true(pfq_gpu_batch(g, tokens, rows, n, NULL, got[0], &err));
             for (int32_t s = 0; s < n; s++) {
                 assert_memory_equal(got[s], want[s].v[i - s], sizeof got[s]);
             }
@@ -135,6 +135,72 @@ static void a_batch_is_many_sequences(void **state)
     }
     unsetenv("PFQ_STUB_GRAPHS");
     pfq_image_close(&image);
+}
+
+enum { DRAWN = 3 };
+
+/* Sequences decoded together, each by a sampler of its own; the second wants logits at every third
+ * step. */
+static void draw(const char *device, int32_t ids[DRAWN][LONG], uint64_t state[DRAWN])
+{
+    PfqEngine e;
+    PfqErr err;
+    const PfqEngineConfig c = {.threads = 1,
+                               .ctx = LONG,
+                               .device = device,
+                               .cuda_driver = "./libstub_driver.so",
+                               .slots = DRAWN,
+                               .weights = "fake_model.weights",
+                               .exact = true};
+    PfqSampler s[DRAWN] = {{.temp = 1.2, .top_p = 0.9, .top_k = 30, .state = 7},
+                           {.temp = 0.7, .top_p = 1, .state = 8},
+                           {.temp = 0}};
+    PfqDraw draws[DRAWN] = {{0}};
+    assert_true(pfq_engine_open(&e, &pfq_model, &c, &err));
+    for (int32_t k = 0; k < DRAWN; k++) {
+        assert_true(pfq_sampler_init(&s[k], FAKE_VOCAB));
+        draws[k].token = token(k);
+    }
+    for (int32_t i = 0; i < LONG; i++) {
+        int32_t tokens[DRAWN];
+        PfqRow rows[DRAWN];
+        const int32_t n = 1 + i % DRAWN; /* the last ones wait */
+        for (int32_t k = 0; k < n; k++) {
+            tokens[k] = draws[k].token;
+            rows[k] = (PfqRow){.pos = i, .slot = k};
+            draws[k].sampler = k == 1 && i % 3 == 1 ? NULL : &s[k];
+        }
+        assert_true(pfq_engine_batch(&e, tokens, rows, n, draws, &err));
+        for (int32_t k = 0; k < n; k++) {
+            if (!draws[k].sampler) {
+                draws[k].token = pfq_sample(&s[k], e.logits + k * FAKE_VOCAB);
+            }
+            ids[k][i] = draws[k].token;
+        }
+    }
+    for (int32_t k = 0; k < DRAWN; k++) {
+        state[k] = s[k].state;
+        pfq_sampler_free(&s[k]);
+    }
+    pfq_engine_close(&e);
+}
+
+static void a_batch_draws_as_the_cpu(void **unused)
+{
+    (void)unused;
+    static int32_t cpu[DRAWN][LONG], gpu[DRAWN][LONG];
+    uint64_t here[DRAWN], there[DRAWN];
+    draw("cpu", cpu, here);
+    static const char *const asks[] = {NULL, "1"};
+    for (int i = 0; i < 2; i++) {
+        if (asks[i]) {
+            setenv("FAKE_ASK", asks[i], 1);
+        }
+        draw("cuda", gpu, there);
+        assert_memory_equal(cpu, gpu, sizeof cpu);
+        assert_memory_equal(here, there, sizeof here);
+    }
+    unsetenv("FAKE_ASK");
 }
 
 enum { TURNS = 3, TOLD = 6 };
@@ -286,10 +352,10 @@ static void sizes_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_logits_as_the_cpu), cmocka_unit_test(a_batch_is_many_sequences),
-        cmocka_unit_test(generation_is_the_cpus), cmocka_unit_test(an_error_stays),
-        cmocka_unit_test(a_kernel_is_named),      cmocka_unit_test(a_faulty_kernel_is_named),
-        cmocka_unit_test(sizes_are_checked),
+        cmocka_unit_test(same_logits_as_the_cpu),   cmocka_unit_test(a_batch_is_many_sequences),
+        cmocka_unit_test(a_batch_draws_as_the_cpu), cmocka_unit_test(generation_is_the_cpus),
+        cmocka_unit_test(an_error_stays),           cmocka_unit_test(a_kernel_is_named),
+        cmocka_unit_test(a_faulty_kernel_is_named), cmocka_unit_test(sizes_are_checked),
     };
     setenv("PFQ_STUB_KERNELS", "./libfake_kernels.so", 1);
     return cmocka_run_group_tests_name("gpu", tests, NULL, NULL);

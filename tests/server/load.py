@@ -1,4 +1,4 @@
-"""Many clients at once: load.py PROGRAM [--clients N] [--seconds S] [--full] [-- OPTIONS OF serve]
+"""Many clients at once: load.py [--clients N] [--seconds S] [--full] PROGRAM [-- OPTIONS OF serve]
 
 Starts `PROGRAM serve`, asks every question alone, then again and again by N clients together: streamed and whole, several
 choices, token ids with echo and log-probabilities, clients that leave in the middle, at once, or close their side alone.
