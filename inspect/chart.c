@@ -222,7 +222,7 @@ void chart_boxes(StrBuf *o, const char *label, const char *x, double x_most, dou
 
 /* ---- rows ---- */
 
-enum { ROW = 22, NAMES = 170 };
+enum { ROW = 22, NAMES = 230, MAX_NAME = 34 };
 
 typedef struct Rows {
     StrBuf *o;
@@ -256,8 +256,9 @@ static void one_row(const Rows *r, const ChartRow *row, u32 i)
                  x1 = across(r, row->to);
     const u32 c = row->colour % COLOURS;
     sb_printf(r->o, "<text text-anchor=\"end\" x=\"%d\" y=\"%.1f\">", NAMES - 12, y + 4);
-    html_text(r->o, (Str){row->name.p,
-                          row->name.n < 24 ? row->name.n : utf8_prefix((Str){row->name.p, 24})});
+    html_text(r->o, (Str){row->name.p, row->name.n < MAX_NAME
+                                           ? row->name.n
+                                           : utf8_prefix((Str){row->name.p, MAX_NAME})});
     sb_printf(r->o,
               "</text><path class=\"line c%u\" d=\"M%.1f %.1fL%.1f %.1f\"/><circle class=\"dot "
               "c%u\" r=\"4\" cx=\"%.1f\" cy=\"%.1f\"><title>",

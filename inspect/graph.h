@@ -19,8 +19,8 @@ typedef struct GrEdge {
     u32 from, to; /* 1 + node; from 0: a parameter, to 0: a result */
     ValueId value;
     const char *name, *type;
-    const char
-        *scale; /* "0.0131", "0.02 to 0.05 (3)" of three, "one per row, at run time"; "" of floats */
+    const char *
+        scale; /* "0.0131", "0.02 to 0.05 (3)" of three, "one per row, at run time"; "" of floats */
 } GrEdge;
 
 /* `times` runs of n nodes that differ in their layer alone; the first begins at node `from`. */

@@ -233,7 +233,7 @@ static void open_graph(Page *g)
 
 void form_html(Arena *a, const View *v, StrBuf *o)
 {
-    Page g = {.a = a, .o = o, .v = v, .p = v->plan, .values = {.a = a}};
+    Page g = {.a = a, .o = o, .v = v, .p = v->plan, .values = {.a = a}, .shown = {.a = a}};
     if (v->m) open_graph(&g);
     head(&g);
     for (size_t i = 0; i < sizeof sections / sizeof *sections; i++) {

@@ -13,6 +13,7 @@ typedef struct Page {
     const Plan *p; /* NULL: there is none */
     Graph *g;      /* of the function that is shown (a token's); NULL: there is no module */
     Map values;    /* of g, by name */
+    Map shown;     /* steps that page_graph gave an id, as text */
 } Page;
 
 /* s between two pieces of markup, escaped. */

@@ -116,6 +116,8 @@ static void call_ops(Page *g, const PlCall *c)
 static void one_call(Page *g, const PlPhase *ph, const PlCall *c)
 {
     const PlKernel *k = &g->p->kernel.at[c->kernel];
+    bool added;
+    map_put(&g->shown, str_c(arena_printf(g->a, "%lld", (long long)c->step)), &added);
     sb_printf(g->o, "<li class=\"call\" id=\"s%lld\">%lld <b>", (long long)c->step,
               (long long)c->step);
     html_text(g->o, k->kind);

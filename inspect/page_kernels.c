@@ -52,6 +52,33 @@ void page_weights(Page *g)
 
 enum { KEYS = 1024, MAX_ROWS = 64 };
 
+/* Dense 8-bit integer operations and bytes a second, from NVIDIA's data sheets (H100 SXM5, A100 80
+ * GB SXM). Memory and arithmetic take equally long where ops / bytes are done for each byte: the
+ * ridge. */
+typedef struct Machine {
+    const char *target, *name;
+    double ops, bytes;
+} Machine;
+static const Machine machines[] = {
+    {"sm_90a", "H100 SXM", 1979e12, 3.35e12},
+    {"sm_80", "A100 SXM", 624e12, 2.039e12},
+};
+enum { N_MACHINES = sizeof machines / sizeof *machines };
+
+/* The first of the targets that is known; NULL: none is. */
+static const Machine *machine_of(const Plan *p)
+{
+    for (u32 t = 0; t < p->target.n; t++)
+        for (u32 i = 0; i < N_MACHINES; i++)
+            if (str_is(p->target.at[t], machines[i].target)) return &machines[i];
+    return NULL;
+}
+
+static double least_us(const Machine *m, double flops, double bytes)
+{
+    return 1e6 * fmax(flops / m->ops, bytes / m->bytes);
+}
+
 /* What a phase makes of a kernel. */
 typedef struct Work {
     i64 calls;
@@ -101,6 +128,7 @@ static const char *layers_text(Page *g, const Work *w)
 
 static void kernel_row(Page *g, const PlKernel *k, const Work *w, double all)
 {
+    const Machine *m = machine_of(g->p);
     page_text(g, "<tr id=\"k-", k->name, "\"><td class=\"name\">");
     if (g->p->cpu) page_text(g, "<a href=\"src/kernels/", k->name, ".c\">");
     page_text(g, "", k->name, g->p->cpu ? "</a></td>" : "</td>");
@@ -114,6 +142,7 @@ static void kernel_row(Page *g, const PlKernel *k, const Work *w, double all)
     page_number(g, w->one);
     html_element(g->o, "td", "number", str_c(html_bytes(g->a, (i64)w->bytes)));
     sb_printf(g->o, "<td class=\"number\">%.2f</td>", w->bytes > 0 ? w->flops / w->bytes : 0.0);
+    if (m) sb_printf(g->o, "<td class=\"number\">%.2f</td>", least_us(m, w->flops, w->bytes));
     page_bar(g, w->bytes / all);
     sb_str(g->o, "</tr>\n");
 }
@@ -126,10 +155,13 @@ static void cuda_row(Page *g, const PlCuda *k)
     page_text(g, "", k->name, "</a></td>");
     html_element(g->o, "td", "name", k->kind);
     html_element(g->o, "td", "name", k->file);
-    if (k->step >= 0 && str_is(k->phase, "decode"))
-        sb_printf(g->o, "<td>decode <span>%lld</span></td>", (long long)k->step);
-    else
-        html_element(g->o, "td", NULL, k->phase);
+    const char *step = arena_printf(g->a, "%lld", (long long)k->step);
+    page_text(g, "<td>", k->phase, " ");
+    if (str_is(k->phase, "decode") && map_get(&g->shown, str_c(step)))
+        sb_printf(g->o, "<a href=\"#s%s\">%s</a>", step, step);
+    else if (k->step >= 0)
+        sb_str(g->o, step);
+    sb_str(g->o, "</td>");
     page_number(g, k->calls);
     page_number(g, k->block);
     html_element(g->o, "td", "number", str_c(html_bytes(g->a, k->shared)));
@@ -137,43 +169,45 @@ static void cuda_row(Page *g, const PlCuda *k)
     sb_str(g->o, "</tr>\n");
 }
 
-void page_kernels(Page *g)
+static void cuda_kernels(Page *g)
 {
-    const Work *w = work_of(g, 1);
-    double all = 1;
-    for (u32 i = 0; i < g->p->kernel.n; i++)
-        all += w[i].bytes;
-    sb_str(g->o,
-           "<div class=\"wide\"><table><tr><th>kernel</th><th>template</th><th "
-           "class=\"number\">calls a token</th><th>first step, layers</th><th "
-           "class=\"number\">operations a call</th><th class=\"number\">bytes a token</th><th "
-           "class=\"number\">operations a byte</th><th></th></tr>\n");
-    for (u32 i = 0; i < g->p->kernel.n; i++)
-        kernel_row(g, &g->p->kernel.at[i], &w[i], all);
-    sb_str(g->o, "</table></div>\n");
-    if (!g->p->cuda.n) return;
-    sb_str(g->o,
-           "<h3>on GPUs</h3>\n<div class=\"wide\"><table><tr><th>kernel</th><th>computes</th><th>"
-           "template</th><th>phase, step</th><th class=\"number\">calls</th><th "
-           "class=\"number\">threads a block</th><th class=\"number\">shared memory</th><th "
-           "class=\"number\">code</th></tr>\n");
+    sb_str(g->o, "<h3>on GPUs</h3>\n<div class=\"wide\"><table><tr><th>kernel</th><th>computes</th>"
+                 "<th>template</th><th>phase, step</th><th class=\"number\">calls</th><th "
+                 "class=\"number\">threads a block</th><th class=\"number\">shared memory</th><th "
+                 "class=\"number\">code</th></tr>\n");
     for (u32 i = 0; i < g->p->cuda.n; i++)
         cuda_row(g, &g->p->cuda.at[i]);
     sb_str(g->o, "</table></div>\n");
 }
 
-/* ---- roofline ---- */
+void page_kernels(Page *g)
+{
+    const Work *w = work_of(g, 1);
+    const Machine *m = machine_of(g->p);
+    double all = 1, us = 0;
+    for (u32 i = 0; i < g->p->kernel.n; i++) {
+        all += w[i].bytes;
+        if (m) us += least_us(m, w[i].flops, w[i].bytes);
+    }
+    if (m)
+        sb_printf(g->o,
+                  "<p>By the data sheet of an %s a token behind %d others takes at least %.0f "
+                  "microseconds.</p>\n",
+                  m->name, KEYS, us);
+    sb_str(g->o,
+           "<div class=\"wide\"><table><tr><th>kernel</th><th>template</th><th "
+           "class=\"number\">calls a token</th><th>first step, layers</th><th "
+           "class=\"number\">operations a call</th><th class=\"number\">bytes a token</th><th "
+           "class=\"number\">operations a byte</th>");
+    if (m) sb_str(g->o, "<th class=\"number\">at least, us</th>");
+    sb_str(g->o, "<th></th></tr>\n");
+    for (u32 i = 0; i < g->p->kernel.n; i++)
+        kernel_row(g, &g->p->kernel.at[i], &w[i], all);
+    sb_str(g->o, "</table></div>\n");
+    if (g->p->cuda.n) cuda_kernels(g);
+}
 
-/* Where memory and arithmetic take equally long: dense 8-bit integer operations and bytes a second,
- * from NVIDIA's data sheets (H100 SXM5, A100 80 GB SXM). */
-static const struct {
-    const char *target, *name;
-    double ops, bytes;
-} machines[] = {
-    {"sm_90a", "H100 SXM", 1979e12, 3.35e12},
-    {"sm_80", "A100 SXM", 624e12, 2.039e12},
-};
-enum { N_MACHINES = sizeof machines / sizeof *machines };
+/* ---- roofline ---- */
 
 static u32 ridges(Page *g, ChartMark *mark)
 {

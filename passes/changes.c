@@ -295,7 +295,8 @@ static void diff_all(Differ *d, const Snapshot *before, const Snapshot *after)
 {
     for (u32 i = 0; i < after->group.n; i++) {
         const Group *y = &after->group.at[i];
-        diff_group(d, find(before, d->a, has_fn(before, y->fn) ? y->fn : "main", y->layer), y);
+        const bool was = !*y->fn || has_fn(before, y->fn);
+        diff_group(d, find(before, d->a, was ? y->fn : "main", y->layer), y);
     }
     for (u32 i = 0; i < before->group.n; i++) {
         const Group *x = &before->group.at[i];
