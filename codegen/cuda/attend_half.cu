@@ -5,10 +5,10 @@
  * Launch: HALF_THREADS threads take one kv head (blockIdx.x) of half_tokens() tokens (blockIdx.y,
  * the last tokens first, since they have the most keys): the rows (token, head of the group) of a
  * warpgroup are the 64 rows of its products. Keys and values come in tiles of 64, which start at
- * multiples of 64, by asynchronous copies into a ring of four; what lies behind the last key is 0.
+ * multiples of 64, by asynchronous copies into a ring of three; what lies behind the last key is 0.
  * Both are operands as they lie in the cache, in columns of 64: rows of 128 bytes with the 128-byte
  * swizzle, K-major for keys, transposed by the descriptor for values. While the softmax of a tile
- * runs, the products of the next tile's keys do; probabilities, halves, pass from accumulators to
+ * runs, the products of the last one's values do; probabilities, halves, pass from accumulators to
  * operands in registers, and the sums are of floats.
  *
  *   c_tiles  0: out[0] f32; else tiles of so many rows (tiles.cuh) of bf16
@@ -28,7 +28,13 @@ PFQ_CONST(int32_t, c_window);
 PFQ_CONST(int32_t, c_tiles);
 PFQ_CONST(float, c_scale);
 
-enum { HALF_KEYS = 64, HALF_GROUPS = 2, HALF_STAGES = 4 };
+#ifndef HALF_TRY_KEYS
+#define HALF_TRY_KEYS 64
+#endif
+#ifndef HALF_TRY_GROUPS
+#define HALF_TRY_GROUPS 2
+#endif
+enum { HALF_KEYS = HALF_TRY_KEYS, HALF_GROUPS = HALF_TRY_GROUPS, HALF_STAGES = 3 };
 enum { HALF_THREADS = 128 * HALF_GROUPS, HALF_ROWS = 64 * HALF_GROUPS };
 #define HALF_NONE  (-1e30f)                            /* below every score */
 #define HALF_OUT   __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
@@ -172,32 +178,45 @@ template <int D> PFQ_DEVICE void softmax(Rows<D> &r, float (&x)[HALF_KEYS / 2], 
     }
 }
 
-/* Tile i, whose scores are x, while the next one's become y. p: operands of the last tile's
- * products until they are done, then of this one's. */
+/* Scores of tile i, in x, to probabilities. */
 template <int D>
-PFQ_DEVICE void tile(const Half &s, Rows<D> &r, int32_t i, float (&x)[HALF_KEYS / 2],
-                     float (&y)[HALF_KEYS / 2], uint32_t (&p)[HALF_KEYS / 16][4])
+PFQ_DEVICE void probabilities(const Half &s, Rows<D> &r, int32_t i, float (&x)[HALF_KEYS / 2],
+                              float corr[2])
 {
     const int32_t j = s.begin + i * HALF_KEYS, last = s.pos + s.tokens - 1;
-    float corr[2];
-    pfq_copy_wait<0>(); /* the next tile */
-    pfq_smem_to_async();
-    __syncthreads(); /* all are done with the tile before the last */
-    load_tile<D>(s, i + 2);
-    products<D>(s, r, i + 1, y);
     if (j + HALF_KEYS - 1 > s.pos || (c_window && j < first_key(last))) mask<D>(s, r, i, x);
     softmax<D>(r, x, corr);
-    pfq_wgmma_wait<1>(); /* the last tile's values */
+}
+
+PFQ_DEVICE void pack(const float (&x)[HALF_KEYS / 2], uint32_t (&p)[HALF_KEYS / 16][4])
+{
+    PFQ_UNROLL
+    for (int32_t k = 0; k < HALF_KEYS / 4; k++)
+        p[k / 4][k % 4] = pfq_two_halves(x[2 * k], x[2 * k + 1]);
+}
+
+/* The products of tile i's probabilities p and values; beside them tile i + 1's scores x, which
+ * become p. */
+template <int D>
+PFQ_DEVICE void tile(const Half &s, Rows<D> &r, int32_t i, float (&x)[HALF_KEYS / 2],
+                     uint32_t (&p)[HALF_KEYS / 16][4])
+{
+    float corr[2];
+    pfq_copy_wait<0>(); /* tile i + 1 */
+    pfq_smem_to_async();
+    __syncthreads(); /* all are done with tile i - 1 */
+    load_tile<D>(s, i + 2);
+    products<D>(s, r, i + 1, x);
+    add_values<D>(s, r, i, p);
+    pfq_wgmma_wait<1>();
+    pfq_wgmma_done(x);
+    probabilities<D>(s, r, i + 1, x, corr);
+    pfq_wgmma_wait<0>(); /* so that nothing is in flight from one turn of the loop to the next */
     pfq_wgmma_done(r.o);
     PFQ_UNROLL
     for (int32_t k = 0; k < D / 2; k++)
         r.o[k] *= corr[k >> 1 & 1];
-    PFQ_UNROLL
-    for (int32_t k = 0; k < HALF_KEYS / 4; k++)
-        p[k / 4][k % 4] = pfq_two_halves(x[2 * k], x[2 * k + 1]);
-    add_values<D>(s, r, i, p);
-    pfq_wgmma_wait<1>();
-    pfq_wgmma_done(y);
+    pack(x, p);
 }
 
 /* ---- begin, end ---- */
@@ -256,7 +275,7 @@ template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
 {
     Half s;
     Rows<D> r;
-    float x[HALF_KEYS / 2], y[HALF_KEYS / 2];
+    float x[HALF_KEYS / 2], corr[2];
     uint32_t p[HALF_KEYS / 16][4];
     const PfqRow row = pfq_row(a, 0);
     const uint64_t slot = a.slot * (uint64_t)row.slot;
@@ -279,12 +298,13 @@ template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
     products<D>(s, r, 0, x);
     pfq_wgmma_wait<0>();
     pfq_wgmma_done(x);
-    const int32_t tiles = (s.end - s.begin + HALF_KEYS - 1) / HALF_KEYS;
+    probabilities<D>(s, r, 0, x, corr);
+    pack(x, p);
+    const int32_t last = (s.end - s.begin + HALF_KEYS - 1) / HALF_KEYS - 1;
     PFQ_LOOP
-    for (int32_t i = 0; i < tiles; i += 2) {
-        tile<D>(s, r, i, x, y, p);
-        if (i + 1 < tiles) tile<D>(s, r, i + 1, y, x, p);
-    }
+    for (int32_t i = 0; i < last; i++)
+        tile<D>(s, r, i, x, p);
+    add_values<D>(s, r, last, p);
     pfq_wgmma_wait<0>();
     pfq_wgmma_done(r.o);
     put_rows<D>(s, r);

@@ -330,6 +330,8 @@ template <int N> struct PfqWgmmaBf16;
     };
 PFQ_WGMMA_FLOATS(PfqWgmmaHalves, "f16", "0", 64, PFQ_OUTS(PFQ_F32(0)), PFQ_R32, 32, 33, 34, 35, 36,
                  37)
+PFQ_WGMMA_FLOATS(PfqWgmmaHalves, "f16", "0", 128, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32)), PFQ_R64, 64,
+                 65, 66, 67, 68, 69)
 PFQ_WGMMA_FLOATS(PfqWgmmaAcross, "f16", "1", 64, PFQ_OUTS(PFQ_F32(0)), PFQ_R32, 32, 33, 34, 35, 36,
                  37)
 PFQ_WGMMA_FLOATS(PfqWgmmaAcross, "f16", "1", 128, PFQ_OUTS(PFQ_F32(0), PFQ_F32(32)), PFQ_R64, 64,

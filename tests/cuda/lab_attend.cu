@@ -190,7 +190,7 @@ int main(int argc, char **argv)
     a.work = work.dev, a.sync = sync.dev;
 #elif defined LAB_HALF
     const int grid_rows = HALF_ROWS / (H / G), grid = G, grid_y = (T + grid_rows - 1) / grid_rows;
-    const size_t shared = 1024 + 4 * 256 * (size_t)D;
+    const size_t shared = 1024 + HALF_STAGES * HALF_KEYS * 4 * (size_t)D;
 #else
     const int grid_rows = WG_ROWS / (H / G), grid = G, grid_y = (T + grid_rows - 1) / grid_rows;
     const size_t shared = 1024 + 3 * (64 * 128 + (size_t)(D + 8) * 128 + (dynamic ? 1024 : 0)) +
