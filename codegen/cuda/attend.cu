@@ -318,7 +318,7 @@ PFQ_DEVICE void put(const Attend &s, int32_t r, int32_t d, float x, float factor
         pfq_quant_put(s.a->out[0], t, c_heads * c_head_dim, col, x,
                       factor * pfq_inv(*(const float *)s.a->aux[5]));
     else
-        ((float *)s.a->out[0])[t * c_heads * c_head_dim + col] = x * factor;
+        pfq_float_put(s.a->out[0], t, c_heads * c_head_dim, col, x * factor);
 }
 
 /* ---- many tokens ---- */
@@ -483,9 +483,9 @@ PFQ_KERNEL(pfq_cu_attend, 128)
         st.sum[i] = st.minima[i] = 0.0f;
     }
     load_queries(s);
-    if (c_fmt == PFQ_FMT_S8 && s.head == 0)
+    if (s.head == 0)
         for (int32_t r = 0; r < s.tn; r++)
-            pfq_quant_pad(a.out[0], s.t0 + r, c_heads * c_head_dim);
+            pfq_quant_pad(a.out[0], s.t0 + r, c_heads * c_head_dim * (c_fmt == PFQ_FMT_S8 ? 1 : 2));
     for (int32_t i = (int32_t)threadIdx.x; i < ATT_KEYS * ATT_P; i += 32 * ATT_WARPS)
         s.p[i] = 0.0f; /* rows past the last stay 0 */
     if (threadIdx.x < ATT_ROWS) s.corr[threadIdx.x] = 0.0f;

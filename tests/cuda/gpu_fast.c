@@ -122,7 +122,7 @@ static bool can_write_tiles(RowId id)
 /* Attention by rows FAST makes tiles of bf16 of floats; which calls do, their shape says. */
 static bool writes_bf16(RowId id, const struct FastRow *f, const PfqArgs *a, int32_t K)
 {
-    return f && strcmp(f->name, "each") && c_fmt == F32 && id == ROW_ATTEND && (a->T + K / 4) % 2;
+    return f && c_fmt == F32 && id == ROW_ATTEND && (a->T + K / 4) % 2;
 }
 
 static void give_linear(PfqArgs *a, GpuLaunch *l)
