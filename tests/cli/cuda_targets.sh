@@ -50,6 +50,15 @@ compile() { # recipe, targets, folder, options
     "$PFQC" "$model" --recipe $recipe --target $targets --cache "$cache" -o "$out" "$@" 2>"$tmp/err" || fail "$recipe for $targets"
 }
 without_code() { PFQC_NVRTC=$tmp/stub PFQ_STUB_NVRTC=code compile "$@"; } # where code is not what is looked at
+traced() { # model.c: the calls of every code and phase, as --trace names them, are all steps of the IR's
+    awk '/^static const PfqStep steps_/ { split($4, w, /[_[]/); into = "steps " w[2] }
+         /^static const PfqCudaCall (prefill|logits|decode)_/ { split($4, w, "_"); codes[$4] = w[1]; into = $4 }
+         /^}/ { into = "" }
+         into ~ /^steps/ && match($0, /^ *[{][0-9]+/) { step = substr($0, RSTART, RLENGTH); gsub(/[^0-9]/, "", step); want[into, step] = 1 }
+         into ~ /_/ && match($0, /[.]step = [0-9]+/) { got[into, substr($0, RSTART + 8, RLENGTH - 8)] = 1 }
+         END { for (c in codes) for (k in want) { split(k, p, SUBSEP); if (p[1] == "steps " codes[c]) { n++; if (!((c, p[2]) in got)) { print c " lacks step " p[2]; bad = 1 } } }
+               exit bad || n < 20 }' "$1" || fail "the calls of GPUs do not name the steps of the IR"
+}
 sources() { # folder: they are whole and stand alone
     local out=$1 k
     [ "$(find "$out/src/cuda" -maxdepth 1 -name '*.cu' | wc -l)" = "$(sed -n '/"cuda_kernels"/,$p' "$out/plan.json" | grep '"template"' | grep -vc code_of)" ] || fail "not one source per kernel"
@@ -57,6 +66,7 @@ sources() { # folder: they are whole and stand alone
     for k in $(grep -rhoE '#include "[^"]*"' "$out/src/cuda"/*.cu | cut -d'"' -f2 | sort -u); do
         [ -f "$out/src/cuda/$k" ] || fail "$k is included and not there"
     done
+    traced "$out/src/model.c"
     cc -std=c17 -Wall -Wextra -Werror -c "$out/src/model.c" -o "$tmp/model.o"
 }
 for recipe in float bf16 w8a8-dynamic w4a16 prefixquant-w4a8kv4; do
