@@ -119,9 +119,9 @@ static bool allocate(PfqGpu *g, const char *gpu_name, uint64_t total, PfqErr *er
     }
     if (total > free_bytes) {
         return pfq_fail(err,
-                        "the GPU '%s' has too little free memory: with a context of %d tokens "
+                        "the GPU '%s' has too little free memory: with a context of %lld tokens "
                         "%.1f MiB are needed, %.1f MiB are free",
-                        gpu_name, g->ctx * g->slots, mib(total), mib(free_bytes));
+                        gpu_name, (long long)g->ctx * g->slots, mib(total), mib(free_bytes));
     }
     for (int i = 0; i < N_BUFFERS; i++) {
         Buffer *b = &g->buf[i];

@@ -501,7 +501,7 @@ class Life(unittest.TestCase):
             self.assertEqual(s.complete("x", 1)["choices"][0]["text"], text_of(b"x", 1))
 
     def test_start_errors(self):
-        for args in [("--slots", "4"), ("-c", "513"), ("--port", "65536"), ("--host", "not.a.host.invalid"), ("--weights", "/nonexistent")]:
+        for args in [("--slots", "4"), ("-c", "513"), ("--port", "65536"), ("--prompt-cache", "16777217"), ("--stall", "0"), ("--host", "not.a.host.invalid"), ("--weights", "/nonexistent")]:
             r = subprocess.run([CHAT, "serve", "--port", "0", *args], capture_output=True, env=cli.CLEAN, timeout=60)
             self.assertIn(r.returncode, [1, 2], args)
             self.assertIn(b"error:", r.stderr)
