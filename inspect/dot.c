@@ -65,7 +65,7 @@ static void write_edge(Dot *t, u32 to, ValueId v)
     const Module *m = t->g.m;
     const OpId def = value_at(m, v)->def;
     if (!def || is_const(m, v)) return;
-    const char *scale = graph_scale(t->o->a, m, v);
+    const char *scale = graph_scale(t->o->a, &t->g, v);
     sb_printf(t->o, "  f%u_%u -> f%u_%u [label=", t->g.fn, drawn_op(t, t->place_of[def]), t->g.fn,
               to);
     quoted(t->o, arena_printf(t->o->a, "%s%s%s", ir_type_text(t->g.m, type_of(m, v)),

@@ -37,24 +37,28 @@ static ValueId source_of(const Module *m, ValueId v)
     return v;
 }
 
-/* The value that is appended to a state, 0 if none is. */
-static ValueId appended(const Module *m, ValueId state)
+static void find_appended(Arena *a, Graph *g)
 {
-    for (OpId id = 1; id < m->ops.n; id++) {
-        const Op *op = op_at(m, id);
+    g->appended = NEWN(a, ValueId, g->m->values.n);
+    for (OpId id = 1; id < g->m->ops.n; id++) {
+        const Op *op = op_at(g->m, id);
         for (u32 i = 0; op->kind == OP_KV_APPEND && i < 2; i++)
-            if (op_in(op, 3 + i) == state) return op->in[i];
+            if (op_in(op, 3 + i)) g->appended[op->in[3 + i]] = op->in[i];
     }
-    return 0;
 }
 
-const char *graph_scale(Arena *a, const Module *m, ValueId v)
+static const char *find_scale(Arena *a, const Graph *g, ValueId v)
 {
-    if (!v || dtype_info[type_of(m, v)->dt].is_float) return "";
-    if (def_of(m, v)->kind == OP_STATE) v = appended(m, v);
-    if (!v) return "";
-    const Op *def = def_of(m, source_of(m, v));
-    return def->kind == OP_QUANTIZE ? describe_scale(a, m, def->in[1]) : "";
+    if (!v || dtype_info[type_of(g->m, v)->dt].is_float) return "";
+    if (def_of(g->m, v)->kind == OP_STATE) v = g->appended[v];
+    const Op *def = v ? def_of(g->m, source_of(g->m, v)) : NULL;
+    return def && def->kind == OP_QUANTIZE ? describe_scale(a, g->m, def->in[1]) : "";
+}
+
+const char *graph_scale(Arena *a, Graph *g, ValueId v)
+{
+    if (!g->scale[v]) g->scale[v] = find_scale(a, g, v);
+    return g->scale[v];
 }
 
 /* ---- nodes ---- */
@@ -69,7 +73,11 @@ static void add_nodes(Arena *a, Graph *g)
             last->n++;
             continue;
         }
-        GrNode n = {op->step ? op->step : i + 1, op_info[op->kind].mnemonic, op->layer, 0, i, 1};
+        GrNode n = {.step = op->step ? op->step : i + 1,
+                    .kernel = op_info[op->kind].mnemonic,
+                    .layer = op->layer,
+                    .first = i,
+                    .n = 1};
         if (op->step) {
             n.kernel = ir_cstr(g->m, f->steps.at[op->step - 1].kernel);
             n.weights = f->steps.at[op->step - 1].weights;
@@ -101,8 +109,29 @@ static void add_edge(Link *l, ValueId v, u32 to)
     e.name = is_const(g->m, v) ? arena_printf(l->a, "@%s", ir_cstr(g->m, value_at(g->m, v)->name))
                                : g->names[v];
     e.type = ir_type_text(g->m, type_of(g->m, v));
-    e.scale = graph_scale(l->a, g->m, v);
+    e.scale = graph_scale(l->a, g, v);
+    if (e.from) {
+        GrNode *from = &g->node.at[e.from - 1];
+        e.next = from->out; /* turned round when all are there */
+        from->out = g->edge.n + 1;
+    }
     vec_push(l->a, &g->edge, e);
+}
+
+/* Edges from a node in the order in which they were added. */
+static void turn_lists(Graph *g)
+{
+    for (u32 n = 0; n < g->node.n; n++) {
+        u32 done = 0;
+        for (u32 at = g->node.at[n].out; at;) {
+            GrEdge *e = &g->edge.at[at - 1];
+            const u32 next = e->next;
+            e->next = done;
+            done = at;
+            at = next;
+        }
+        g->node.at[n].out = done;
+    }
 }
 
 static bool writes_states(OpKind k)
@@ -129,11 +158,16 @@ static void add_edges(Arena *a, Graph *g)
 {
     const Fn *f = &g->m->fns.at[g->fn];
     Link l = {a, g, NEWN(a, u32, g->m->values.n), NEWN(a, u32, g->m->values.n)};
-    for (u32 n = 0; n < g->node.n; n++)
-        for (u32 i = 0; i < g->node.at[n].n; i++)
-            link_op(&l, op_at(g->m, f->body.at[g->node.at[n].first + i]), n + 1);
+    for (u32 n = 0; n < g->node.n; n++) {
+        GrNode *node = &g->node.at[n];
+        node->in = g->edge.n;
+        for (u32 i = 0; i < node->n; i++)
+            link_op(&l, op_at(g->m, f->body.at[node->first + i]), n + 1);
+        node->n_in = g->edge.n - node->in;
+    }
     for (u32 i = 0; i < f->results.n; i++)
         add_edge(&l, f->results.at[i], 0);
+    turn_lists(g);
 }
 
 /* ---- layers that are the same ---- */
@@ -199,6 +233,8 @@ void graph_build(Arena *a, Module *m, u32 fn, Graph *out)
 {
     *out = (Graph){.m = m, .fn = fn, .name = ir_cstr(m, m->fns.at[fn].name)};
     out->names = ir_value_names(m, fn, a);
+    out->scale = NEWN(a, const char *, m->values.n);
+    find_appended(a, out);
     add_nodes(a, out);
     add_edges(a, out);
     add_folds(a, out);

@@ -186,7 +186,7 @@ static const struct {
      "How much larger the largest token is than the median one. A prefix takes the outliers out "
      "of the sequence: before is without it, after with it.",
      NEEDS_PLAN, outliers},
-    {"Where the bytes of the weights are", NULL, NEEDS_PLAN, page_weights},
+    {"Where the bytes of the weights are", NULL, 0, page_weights},
     {"Memory over time",
      "The arena of activations: a box is a value, from the call that writes it to the last one "
      "that reads it. Boxes never overlap where two values live at the same time.",

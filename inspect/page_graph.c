@@ -58,10 +58,10 @@ static const char *scale_of(Page *g, const PlRef *r)
     if (!g->g || !r->name.n) return "";
     if (*r->name.p == '@') {
         const u32 *v = map_get(&g->g->m->const_map, (Str){r->name.p + 1, r->name.n - 1});
-        return v ? graph_scale(g->a, g->g->m, *v) : "";
+        return v ? graph_scale(g->a, g->g, *v) : "";
     }
     const u32 *v = map_get(&g->values, r->name);
-    return v ? graph_scale(g->a, g->g->m, *v) : "";
+    return v ? graph_scale(g->a, g->g, *v) : "";
 }
 
 /* An operand: its type and scale, and where it is from or in. */
@@ -97,10 +97,8 @@ static void operands(Page *g, const PlPhase *ph, const PlCall *c, bool in)
 static void call_ops(Page *g, const PlCall *c)
 {
     const Graph *gr = g->g;
-    u32 i = 0;
-    while (gr && i < gr->node.n && gr->node.at[i].step != c->step)
-        i++;
-    if (!gr || i == gr->node.n) return;
+    const u64 i = (u64)c->step - 1; /* steps are numbered in order */
+    if (!gr || i >= gr->node.n || gr->node.at[i].step != c->step) return;
     const GrNode *n = &gr->node.at[i];
     sb_printf(g->o, "<details><summary>%u op%s</summary><pre>", n->n, n->n == 1 ? "" : "s");
     for (u32 k = 0; k < n->n; k++) {
@@ -162,11 +160,11 @@ void page_graph(Page *g)
     }
 }
 
-enum { MAX_DRAWN = 120 }; /* kernels of one drawing */
+enum { MAX_DRAWN = 120, MAX_DRAWINGS = 40 }; /* kernels of one drawing; drawings */
 
 void page_diagram(Page *g)
 {
-    for (u32 i = 0; i < g->g->fold.n; i++) {
+    for (u32 i = 0; i < g->g->fold.n && i < MAX_DRAWINGS; i++) {
         const GrFold *f = &g->g->fold.at[i];
         const char *title =
             arena_printf(g->a, "%s, %s", g->g->name, graph_fold_title(g->a, g->g, f));

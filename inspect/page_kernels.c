@@ -2,47 +2,28 @@
  * can do. */
 #include "inspect/chart.h"
 #include "inspect/page.h"
+#include "inspect/sizes.h"
 
 #include <math.h>
 
 /* ---- weights ---- */
 
-typedef struct Size {
-    Str role, layout;
-    i64 bytes;
-    u32 n;
-} Size;
-
 void page_weights(Page *g)
 {
-    VEC(Size) size = {0};
-    Map index = {.a = g->a};
-    i64 most = 1;
-    for (u32 i = 0; i < g->p->section.n; i++) {
-        const PlSection *s = &g->p->section.at[i];
-        i64 layer;
-        bool added;
-        const Str role = plan_role(g->a, s->name, &layer);
-        const char *key = arena_printf(g->a, "%.*s %.*s", STRF(role), STRF(s->layout));
-        u32 *at = map_put(&index, str_c(key), &added);
-        if (added) {
-            *at = size.n;
-            vec_push(g->a, &size, ((Size){role, s->layout, 0, 0}));
-        }
-        Size *z = &size.at[*at];
-        z->bytes += s->bytes;
-        z->n++;
-        most = z->bytes > most ? z->bytes : most;
-    }
-    sb_str(g->o, "<div class=\"wide\"><table><tr><th>weight</th><th>layout</th><th "
-                 "class=\"number\">sections</th><th class=\"number\">bytes</th><th></th></tr>\n");
-    for (u32 i = 0; i < size.n; i++) {
+    const Sizes s = sizes_of(g->a, g->v);
+    sb_printf(
+        g->o,
+        "<div class=\"wide\"><table><tr><th>weight</th><th>%s</th><th class=\"number\">%s</th>"
+        "<th class=\"number\">bytes</th><th></th></tr>\n",
+        g->p ? "layout" : "stored as", g->p ? "sections" : "tensors");
+    for (u32 i = 0; i < s.list.n; i++) {
+        const Size *z = &s.list.at[i];
         sb_str(g->o, "<tr>");
-        html_element(g->o, "td", "name", size.at[i].role);
-        html_element(g->o, "td", NULL, size.at[i].layout);
-        page_number(g, size.at[i].n);
-        html_element(g->o, "td", "number", str_c(html_bytes(g->a, size.at[i].bytes)));
-        page_bar(g, (double)size.at[i].bytes / (double)most);
+        html_element(g->o, "td", "name", z->role);
+        html_element(g->o, "td", NULL, z->layout);
+        page_number(g, z->n);
+        html_element(g->o, "td", "number", str_c(html_bytes(g->a, z->bytes)));
+        page_bar(g, (double)z->bytes / (double)s.most);
         sb_str(g->o, "</tr>\n");
     }
     sb_str(g->o, "</table></div>\n");

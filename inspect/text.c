@@ -3,6 +3,7 @@
 #include "inspect/forms.h"
 #include "inspect/graph.h"
 #include "inspect/plan.h"
+#include "inspect/sizes.h"
 
 #include "ir/base/json.h"
 
@@ -66,6 +67,31 @@ static void passes(StrBuf *o, const Json *root)
     }
 }
 
+static void weights(StrBuf *o, const View *v)
+{
+    const Sizes s = sizes_of(o->a, v);
+    sb_printf(o, "\n%-34s %8s %10s  stored as\n", "weight", "how many", "bytes");
+    for (u32 i = 0; i < s.list.n; i++) {
+        const Size *z = &s.list.at[i];
+        safe(o, z->role);
+        sb_printf(o, "%*s %8u %10s  ", z->role.n < 34 ? (int)(34 - z->role.n) : 0, "", z->n,
+                  html_bytes(o->a, z->bytes));
+        safe(o, z->layout);
+        sb_ch(o, '\n');
+    }
+}
+
+static void edge(StrBuf *o, const Graph *g, const GrEdge *e, bool in)
+{
+    const u32 other = in ? e->from : e->to;
+    sb_printf(o, "          %-4s", in ? "in" : "out");
+    safe(o, str_c(e->name));
+    sb_printf(o, " : %s%s", e->type, *e->scale ? ", scale " : "");
+    safe(o, str_c(e->scale));
+    if (other) sb_printf(o, ", %s %u", in ? "of" : "to", g->node.at[other - 1].step);
+    sb_ch(o, '\n');
+}
+
 static void node(StrBuf *o, const Graph *g, u32 index)
 {
     const GrNode *n = &g->node.at[index];
@@ -76,19 +102,10 @@ static void node(StrBuf *o, const Graph *g, u32 index)
         safe(o, str_c(ir_cstr(g->m, value_at(g->m, n->weights)->name)));
     }
     sb_ch(o, '\n');
-    for (u32 i = 0; i < g->edge.n; i++) {
-        const GrEdge *e = &g->edge.at[i];
-        if (e->to != index + 1 && e->from != index + 1) continue;
-        sb_printf(o, "          %-4s", e->to == index + 1 ? "in" : "out");
-        safe(o, str_c(e->name));
-        sb_printf(o, " : %s%s", e->type, *e->scale ? ", scale " : "");
-        safe(o, str_c(e->scale));
-        if (e->to == index + 1 && e->from)
-            sb_printf(o, ", of %u", g->node.at[e->from - 1].step);
-        else if (e->from == index + 1 && e->to)
-            sb_printf(o, ", to %u", g->node.at[e->to - 1].step);
-        sb_ch(o, '\n');
-    }
+    for (u32 i = 0; i < n->n_in; i++)
+        edge(o, g, &g->edge.at[n->in + i], true);
+    for (u32 at = n->out; at; at = g->edge.at[at - 1].next)
+        edge(o, g, &g->edge.at[at - 1], false);
 }
 
 static void function(StrBuf *o, Module *m, u32 fn)
@@ -109,6 +126,7 @@ void form_text(Arena *a, const View *v, StrBuf *o)
     (void)a;
     glance(o, v);
     if (v->changes) passes(o, v->changes);
+    weights(o, v);
     for (u32 f = 1; v->m && f < v->m->fns.n; f++)
         function(o, v->m, f);
 }

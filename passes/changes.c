@@ -21,7 +21,7 @@ struct Snapshot {
     Arena *a;
     VEC(Group) group;
     Map index; /* "layer fn" -> group */
-    u32 fns;
+    Map fns;   /* names of functions */
 };
 
 /* ---- a module as lines ---- */
@@ -38,6 +38,7 @@ static Group *group_of(Snapshot *s, const char *fn, i32 layer)
     if (added) {
         *at = s->group.n;
         vec_push(s->a, &s->group, ((Group){.fn = fn, .layer = layer}));
+        map_put(&s->fns, str_c(fn), &added);
     }
     return &s->group.at[*at];
 }
@@ -96,7 +97,7 @@ static void add_fn(Snapshot *s, const Module *m, u32 index)
 const Snapshot *changes_snapshot(Arena *a, const Module *m)
 {
     Snapshot *s = NEW(a, Snapshot);
-    *s = (Snapshot){.a = a, .index = {.a = a}};
+    *s = (Snapshot){.a = a, .index = {.a = a}, .fns = {.a = a}};
     for (u32 i = 0; i < m->consts.n; i++)
         add_op(s, m, "", NULL, op_at(m, m->consts.at[i]));
     for (u32 f = 1; f < m->fns.n; f++)
@@ -286,9 +287,7 @@ static const Group *find(const Snapshot *s, Arena *a, const char *fn, i32 layer)
 
 static bool has_fn(const Snapshot *s, const char *fn)
 {
-    for (u32 i = 0; i < s->group.n; i++)
-        if (strcmp(s->group.at[i].fn, fn) == 0) return true;
-    return false;
+    return map_get(&s->fns, str_c(fn)) != NULL;
 }
 
 static void diff_all(Differ *d, const Snapshot *before, const Snapshot *after)

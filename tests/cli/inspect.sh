@@ -29,6 +29,8 @@ for what in "$out" "$out/plan.json" "$out/model.pfir" "$tmp/model/model.json" "$
 done
 form "$out" text
 grep -q '^fuse-norm  *11  *0  *16' "$tmp/form" && grep -Eq 'in  %n1.0.q : s8\[1,128\], scale [0-9.]+, of 2$' "$tmp/form" || fail "text does not tell passes and scales"
+form "$tmp/model" text
+grep -Eq '^mlp.down_proj  *2  *393 kB  f32 \[128,384\]$' "$tmp/form" || fail "text does not tell how tensors are stored"
 status=0
 "$PFQC" inspect "$out" --format xml >"$tmp/stdout" 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] && grep -q "'xml', expected html, text, json or dot" "$tmp/err" || fail "an unknown form"
