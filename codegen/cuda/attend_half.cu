@@ -55,6 +55,7 @@ PFQ_DEVICE int32_t first_key(int32_t pos)
 
 struct Half {
     const PfqCudaArgs *a;
+    PfqWords *q;            /* [D / 16][HALF_THREADS] fragments of queries */
     unsigned char *ring;    /* [HALF_STAGES] of keys, then values: [D / 64][HALF_KEYS][128 bytes] */
     const uint8_t *k, *v;   /* of the kv head */
     int32_t kv, t0, tokens; /* the block's */
@@ -67,7 +68,6 @@ template <int D> struct Rows { /* of a thread: two rows of its warpgroup's 64 */
     int32_t head[2];
     float top[2], sum[2]; /* maximum; of the thread's columns */
     float o[D / 2];
-    uint32_t q[D / 16][4];
 };
 
 /* ---- tiles ---- */
@@ -97,16 +97,29 @@ template <int D> PFQ_DEVICE void load_tile(const Half &s, int32_t i)
     pfq_copy_commit();
 }
 
-/* Starts x = queries times tile i's keys; what lies behind the last tile gives numbers that nobody
- * uses. */
+/* The thread's queries, which are read anew for each tile: ptxas 13.0 lost those that stayed in
+ * registers around a loop (docs/performance.md). */
+template <int D> PFQ_DEVICE void fragments(const Half &s, uint32_t (&q)[D / 16][4])
+{
+    PFQ_UNROLL
+    for (int32_t k = 0; k < D / 16; k++) {
+        const PfqWords f = s.q[k * HALF_THREADS + (int32_t)threadIdx.x];
+        PFQ_UNROLL
+        for (int32_t j = 0; j < 4; j++)
+            q[k][j] = f.v[j];
+    }
+}
+
+/* Starts x = queries times tile i's keys. */
 template <int D>
-PFQ_DEVICE void products(const Half &s, const Rows<D> &r, int32_t i, float (&x)[HALF_KEYS / 2])
+PFQ_DEVICE void products(const Half &s, const uint32_t (&q)[D / 16][4], int32_t i,
+                         float (&x)[HALF_KEYS / 2])
 {
     const uint32_t at = pfq_smem(s.ring) + (uint32_t)(i % HALF_STAGES * 4 * HALF_KEYS * D);
     pfq_wgmma_fence();
     PFQ_UNROLL
     for (int32_t k = 0; k < D / 16; k++)
-        pfq_wgmma_halves<HALF_KEYS>(x, r.q[k],
+        pfq_wgmma_halves<HALF_KEYS>(x, q[k],
                                     pfq_wgmma_desc(at + (uint32_t)(k / 4 * HALF_KEYS * 128)) +
                                         2 * (uint32_t)(k % 4),
                                     k > 0);
@@ -202,11 +215,13 @@ PFQ_DEVICE void tile(const Half &s, Rows<D> &r, int32_t i, float (&x)[HALF_KEYS 
                      uint32_t (&p)[HALF_KEYS / 16][4])
 {
     float corr[2];
+    uint32_t q[D / 16][4];
+    fragments<D>(s, q);
     pfq_copy_wait<0>(); /* tile i + 1 */
     pfq_smem_to_async();
     __syncthreads(); /* all are done with tile i - 1 */
     load_tile<D>(s, i + 2);
-    products<D>(s, r, i + 1, x);
+    products<D>(s, q, i + 1, x);
     add_values<D>(s, r, i, p);
     pfq_wgmma_wait<1>();
     pfq_wgmma_done(x);
@@ -245,9 +260,11 @@ template <int D> PFQ_DEVICE void begin_rows(const Half &s, Rows<D> &r)
         r.o[k] = 0.0f;
     PFQ_UNROLL
     for (int32_t k = 0; k < D / 16; k++) {
+        PfqWords f;
         PFQ_UNROLL
         for (int32_t j = 0; j < 4; j++)
-            r.q[k][j] = query<D>(s, r, j & 1, 16 * k + 8 * (j >> 1) + 2 * (pfq_lane() & 3));
+            f.v[j] = query<D>(s, r, j & 1, 16 * k + 8 * (j >> 1) + 2 * (pfq_lane() & 3));
+        s.q[k * HALF_THREADS + (int32_t)threadIdx.x] = f; /* nobody else's */
     }
 }
 
@@ -276,6 +293,7 @@ template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
     Half s;
     Rows<D> r;
     float x[HALF_KEYS / 2], corr[2];
+    uint32_t q[D / 16][4];
     uint32_t p[HALF_KEYS / 16][4];
     const PfqRow row = pfq_row(a, 0);
     const uint64_t slot = a.slot * (uint64_t)row.slot;
@@ -289,13 +307,15 @@ template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
     s.k = (const uint8_t *)(a.in[1] + slot) + (int64_t)s.kv * a.ctx * (2 * D);
     s.v = (const uint8_t *)(a.in[2] + slot) + (int64_t)s.kv * a.ctx * (2 * D);
     s.ring = pfq_shared + (1024 - (pfq_smem(pfq_shared) & 1023) & 1023);
+    s.q = (PfqWords *)(s.ring + HALF_STAGES * HALF_KEYS * 4 * D);
     load_tile<D>(s, 0);
     load_tile<D>(s, 1);
     begin_rows<D>(s, r);
+    fragments<D>(s, q);
     pfq_copy_wait<1>();
     pfq_smem_to_async();
     __syncthreads();
-    products<D>(s, r, 0, x);
+    products<D>(s, q, 0, x);
     pfq_wgmma_wait<0>();
     pfq_wgmma_done(x);
     probabilities<D>(s, r, 0, x, corr);

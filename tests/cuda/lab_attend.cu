@@ -15,7 +15,8 @@
     X(int32_t, c_kv_heads)                                                                         \
     X(int32_t, c_head_dim)                                                                         \
     X(int32_t, c_window)                                                                           \
-    X(int32_t, c_fmt) X(int32_t, c_q8) X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv)   \
+    X(int32_t, c_fmt)                                                                              \
+    X(int32_t, c_q8) X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv)                     \
         X(int32_t, c_kv_static) X(int32_t, c_kv_lo) X(float, c_kv_top) X(float, c_kv_clip)         \
             X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)                  \
                 X(float, c_scale) X(int32_t, c_each) X(int32_t, c_overlap) X(int32_t, c_parts)
@@ -190,7 +191,7 @@ int main(int argc, char **argv)
     a.work = work.dev, a.sync = sync.dev;
 #elif defined LAB_HALF
     const int grid_rows = HALF_ROWS / (H / G), grid = G, grid_y = (T + grid_rows - 1) / grid_rows;
-    const size_t shared = 1024 + HALF_STAGES * HALF_KEYS * 4 * (size_t)D;
+    const size_t shared = 1024 + HALF_STAGES * HALF_KEYS * 4 * (size_t)D + HALF_THREADS * (size_t)D;
 #else
     const int grid_rows = WG_ROWS / (H / G), grid = G, grid_y = (T + grid_rows - 1) / grid_rows;
     const size_t shared = 1024 + 3 * (64 * 128 + (size_t)(D + 8) * 128 + (dynamic ? 1024 : 0)) +
