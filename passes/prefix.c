@@ -88,8 +88,9 @@ static bool detect(PassCx *cx, Detect *d, i64 sequences, i64 length)
     Calib *run = calib_new(cx, sequences, length);
     bool ok = run != NULL;
     for (u32 i = 0; ok && i < s->blocks.n; i++) { /* little is kept at the end of a block */
+        bool last = i + 1 == s->blocks.n;
         calib_progress(cx, "outlier tokens", i, s->blocks.n);
-        ok = calib_run(run, s->blocks.at[i].end, 0, true, observe, d);
+        ok = calib_run(run, sites_observed(s, i), 0, !last, observe, d);
     }
     calib_progress(cx, "outlier tokens", s->blocks.n, s->blocks.n);
     calib_free(run);

@@ -221,6 +221,13 @@ bool sites_find(PassCx *cx, u32 classes, bool options, Sites *out)
     return true;
 }
 
+u32 sites_observed(const Sites *s, u32 block)
+{
+    const Block *b = &s->blocks.at[block];
+    bool last = block + 1 == s->blocks.n && b->n_sites;
+    return last ? s->all.at[b->site + b->n_sites - 1].at + 1 : b->end;
+}
+
 /* ---- arithmetic ---- */
 
 static float hi_of(const Quantiser *q)

@@ -56,6 +56,9 @@ typedef struct Sites {
  * the pass's lists only= and skip= choose among them, and a value that others read as well gets a
  * `copy` for its site. */
 bool sites_find(PassCx *cx, u32 classes, bool options, Sites *out);
+/* Where a walk over the blocks that looks at sites alone has seen a block's: its end, but in the
+ * last block, whose results nobody reads, behind the last site. */
+u32 sites_observed(const Sites *s, u32 block);
 /* v behind ops that only move or mix it: reshape, hadamard, copy, cast, quantisers. */
 ValueId site_source(const Module *m, ValueId v);
 

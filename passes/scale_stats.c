@@ -71,7 +71,9 @@ static bool block_statistics(PassCx *cx, Calib *run, Stats *st, Quantiser *q)
                (size_t)st->sequences * (size_t)channels(&st->s->all.at[b->site + k]) *
                    sizeof(float));
     }
-    bool ok = calib_run(run, b->end, 0, true, observe, st);
+    u32 block = (u32)(b - st->s->blocks.at);
+    bool last = block + 1 == st->s->blocks.n,
+         ok = calib_run(run, sites_observed(st->s, block), 0, !last, observe, st);
     for (u32 k = 0; k < b->n_sites; k++) {
         if (ok) {
             average(st->top[k], st->sequences, channels(&st->s->all.at[b->site + k]));

@@ -28,6 +28,7 @@ typedef struct Kept {
     ValueId v;
     int fd;
     u8 *map;         /* NULL until it is complete */
+    u8 *old;         /* until then: the file, mapped for a value before */
     u64 bytes, size; /* of one sequence (a multiple of 64), of the file */
     u32 esize;       /* 4: f32 or i32; 2: i16; 1: i8, or u8 */
     bool is_unsigned;
@@ -88,6 +89,7 @@ struct Calib {
     u32 *last; /* [nvalues] last op of @main's body that reads it; UINT32_MAX: none */
     VEC(Dense) dense;
     VEC(Kept) kept;
+    Kept spare; /* the file dropped last, for a value of equal size; fd -1: none */
     VEC(Override) over;
     Arena a;
     Worker *worker; /* [nt] */
@@ -133,6 +135,7 @@ bool kept_write(const Calib *c, i64 sequence, const Tensor *t, ValueId v, i64 ro
 bool kept_map(Calib *c);
 void kept_drop(Calib *c, u32 at,
                bool transient); /* those of no use from `at` on; or the transient */
+void kept_free(Calib *c);       /* all, and the spare */
 
 int calib_temp_file(Arena *a); /* without a name; -1 with errno */
 bool calib_write_at(int fd, const void *data, u64 n, u64 at);

@@ -374,7 +374,7 @@ typedef struct Transform { /* of n = k * m elements: signs, Sylvester along m, t
 
 static Transform transform_of(Eval *e, i64 n, u64 seed)
 {
-    enum { WIDTH = 256 };
+    enum { WIDTH = 128 }; /* a row that is as wide is a product of its own */
     Transform t = {.p = ev_hadamard_plan(e, n), .batch = 1};
     const HadamardPlan *p = &t.p;
     t.scale = (float)(1 / sqrt((double)n));
@@ -397,10 +397,10 @@ static Transform transform_of(Eval *e, i64 n, u64 seed)
 static void mix_base(const Transform *t, i64 rows, float *x)
 {
     const i64 k = t->p.k, m = t->p.m, n = t->p.n;
-    for (i64 r = 0; r < rows; r++)
+    for (i64 r = 0; rows > 1 && r < rows; r++)
         for (i64 j = 0; j < k; j++)
             memcpy(t->wide + (j * rows + r) * m, x + r * n + j * m, (size_t)m * sizeof *x);
-    gemm(false, k, rows * m, k, t->base, k, t->wide, rows * m, 0, t->to, rows * m);
+    gemm(false, k, rows * m, k, t->base, k, rows > 1 ? t->wide : x, rows * m, 0, t->to, rows * m);
     for (i64 r = 0; r < rows; r++)
         for (i64 j = 0; j < k; j++)
             memcpy(x + r * n + j * m, t->to + (j * rows + r) * m, (size_t)m * sizeof *x);

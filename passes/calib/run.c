@@ -483,6 +483,7 @@ static Calib *calib_make(PassCx *cx, const i32 *tokens, i64 sequences, i64 lengt
                  .sequences = sequences,
                  .length = length,
                  .memory = (u64)sysconf(_SC_PHYS_PAGES) * (u64)sysconf(_SC_PAGESIZE),
+                 .spare = {.fd = -1},
                  .range_bytes = RANGE_BYTES,
                  .stream_bytes = STREAM_BYTES};
     if (!check_main(c)) return calib_free(c), NULL;
@@ -532,9 +533,7 @@ Calib *calib_new(PassCx *cx, i64 sequences, i64 length)
 void calib_free(Calib *c)
 {
     if (!c) return;
-    for (u32 i = 0; i < c->kept.n; i++)
-        c->kept.at[i].transient = true;
-    kept_drop(c, 0, true);
+    kept_free(c);
     for (u32 i = 0; i < c->dense.n; i++)
         free(c->dense.at[i].p);
     for (u32 i = 0; c->worker && i < c->nt; i++) {

@@ -257,6 +257,20 @@ static i64 sequence_elems(const Calib *c, ValueId v)
     return n;
 }
 
+/* The file of a value, as it is or as one that was dropped left it: its pages are in memory. */
+static bool file_of(Calib *c, Kept *k)
+{
+    Kept *old = &c->spare;
+    if (old->size == k->size && old->fd >= 0) {
+        k->fd = old->fd;
+        k->old = old->old;
+        *old = (Kept){.fd = -1};
+        return true;
+    }
+    k->fd = calib_temp_file(&c->a);
+    return k->fd >= 0;
+}
+
 static bool open_one(Calib *c, ValueId v, bool transient)
 {
     const DTypeInfo *dt = &dtype_info[type_of(c->m, v)->dt];
@@ -272,8 +286,7 @@ static bool open_one(Calib *c, ValueId v, bool transient)
         return diag_error(c->d, E_PASS_CALIB, LOC_NONE, "a value of @main is too large to be kept");
     k.bytes *= 64;
     k.size = size;
-    k.fd = calib_temp_file(&c->a);
-    if (k.fd < 0) return io_failed(c, "create");
+    if (!file_of(c, &k)) return io_failed(c, "create");
     vec_push(&c->a, &c->kept, k);
     return ftruncate(k.fd, (off_t)size) == 0 || io_failed(c, "extend");
 }
@@ -323,13 +336,20 @@ bool kept_map(Calib *c)
     for (u32 i = 0; i < c->kept.n; i++) {
         Kept *k = &c->kept.at[i];
         if (k->map) continue;
-        void *p = mmap(NULL, k->size, PROT_READ, MAP_SHARED, k->fd, 0);
+        void *p = k->old ? k->old : mmap(NULL, k->size, PROT_READ, MAP_SHARED, k->fd, 0);
         if (p == MAP_FAILED) return io_failed(c, "map");
         k->map = p;
-        close(k->fd);
-        k->fd = -1;
+        k->old = NULL;
     }
     return true;
+}
+
+static void kept_close(Kept *k)
+{
+    if (k->map) munmap(k->map, k->size);
+    if (k->old) munmap(k->old, k->size);
+    if (k->fd >= 0) close(k->fd);
+    *k = (Kept){.fd = -1};
 }
 
 void kept_drop(Calib *c, u32 at, bool transient)
@@ -337,8 +357,16 @@ void kept_drop(Calib *c, u32 at, bool transient)
     for (u32 i = c->kept.n; i-- > 0;) {
         Kept *k = &c->kept.at[i];
         if (transient ? !k->transient : c->last[k->v] >= at) continue;
-        if (k->map) munmap(k->map, k->size);
-        if (k->fd >= 0) close(k->fd);
+        kept_close(&c->spare);
+        c->spare = (Kept){.fd = k->fd, .old = k->map ? k->map : k->old, .size = k->size};
         *k = c->kept.at[--c->kept.n];
     }
+}
+
+void kept_free(Calib *c)
+{
+    for (u32 i = 0; i < c->kept.n; i++)
+        kept_close(&c->kept.at[i]);
+    kept_close(&c->spare);
+    c->kept.n = 0;
 }

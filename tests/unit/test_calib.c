@@ -315,6 +315,34 @@ static void kept_values(void **state)
     fix_free(&f);
 }
 
+/* Values that are kept in the file of a dropped one. */
+static void files_are_used_again(void **state)
+{
+    (void)state;
+    Fix f;
+    fix_init(&f);
+    fix_module(&f, tiny_llama(&f.d, &shapes[0]));
+    const Fn *fn = &f.m->fns.at[1];
+    Calib *walk = calib_new(&f.cx, S, N), *whole;
+    u32 again = 0;
+    for (u32 i = 1; i < fn->body.n; i++) {
+        int spare = walk->spare.fd;
+        must(&f, calib_run(walk, i, 0, true, NULL, NULL));
+        ValueId v = op_at(f.m, fn->body.at[i - 1])->out;
+        again += spare >= 0 && kept_find(walk, v) && kept_find(walk, v)->fd == spare;
+        if (i % 5) continue;
+        whole = calib_new(&f.cx, S, N);
+        must(&f, calib_run(whole, i, 0, true, NULL, NULL));
+        for (i64 s = 0; kept_find(whole, v) && s < S; s++)
+            assert_memory_equal(calib_value(walk, v, s), calib_value(whole, v, s),
+                                (size_t)(N * type_cols(type_of(f.m, v))) * sizeof(float));
+        calib_free(whole);
+    }
+    assert_true(again > 2);
+    calib_free(walk);
+    fix_free(&f);
+}
+
 /* Ops of other families: gelu of both forms, a scaled and partial rope, gains and none, biases. */
 static void other_ops(void **state)
 {
@@ -592,6 +620,7 @@ int main(void)
         cmocka_unit_test(prefix_is_seen),
         cmocka_unit_test(replays),
         cmocka_unit_test(kept_values),
+        cmocka_unit_test(files_are_used_again),
         cmocka_unit_test(short_text),
         cmocka_unit_test(tokens_outside),
         cmocka_unit_test(perplexity),
