@@ -88,7 +88,6 @@ PFQ_DEVICE int64_t pfq_clock()
 {
     return 0;
 }
-PFQ_DEVICE void pfq_prefetch(const void *) {}
 PFQ_DEVICE void pfq_bulk_stream(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 {
     pfq_bulk_load(to, from, bytes, bar);
@@ -126,12 +125,6 @@ PFQ_DEVICE void pfq_red_release(int32_t *p, int32_t v)
 PFQ_DEVICE void pfq_red_add(int32_t *p, int32_t v)
 {
     asm volatile("red.relaxed.gpu.global.add.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
-}
-PFQ_DEVICE int32_t pfq_load_acquire(const int32_t *p)
-{
-    int32_t v;
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
 }
 /* Until the counter has reached target; counters may wrap around. */
 PFQ_DEVICE void pfq_wait_count(const int32_t *p, int32_t target)
@@ -220,12 +213,6 @@ PFQ_DEVICE void pfq_bulk_stream(uint32_t to, const void *from, uint32_t bytes, u
                  "[%0], [%1], %2, [%3], %4;" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(bar), "l"(policy)
                  : "memory");
-}
-
-/* Brings the line at p to L2. */
-PFQ_DEVICE void pfq_prefetch(const void *p)
-{
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 /* The multiprocessor's clock. */

@@ -112,6 +112,12 @@ PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uin
         : "memory");
 }
 
+/* Brings the line at p to the L2. */
+PFQ_DEVICE void pfq_prefetch(const void *p)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 /* Copies from shared memory, by groups of the thread's own: write, or add f32 to what is there. The
  * source stays untouched until pfq_bulk_read. */
 PFQ_DEVICE void pfq_bulk_store(void *to, uint32_t from, uint32_t bytes)
@@ -201,6 +207,13 @@ PFQ_DEVICE int32_t pfq_atomic_add_acq_rel(int32_t *p, int32_t v)
                  : "l"(p), "r"(v)
                  : "memory");
     return old;
+}
+
+PFQ_DEVICE int32_t pfq_load_acquire(const int32_t *p)
+{
+    int32_t v;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
 }
 
 /* 16 bytes as the L2 has them. */

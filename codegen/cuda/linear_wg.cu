@@ -49,6 +49,15 @@ PFQ_DEVICE void wg_emit(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u
     }
 }
 
+/* The scales of the block's rows to the L2: they are read once, when all waits for them. */
+template <class S> PFQ_DEVICE void wg_expect_scales(const PfqCudaArgs &a)
+{
+    WgUnit u;
+    const int32_t mine = 32 * (int32_t)threadIdx.x;
+    for (int32_t i = 0; S::SPLIT && mine < S::ROWS && wg_unit<S>(a.T, i, &u); i++)
+        if (u.row + mine < wg_panels() * 64) pfq_prefetch(wg_scales(a, S::BITS) + u.row + mine);
+}
+
 template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShared &m)
 {
     const int32_t group = pfq_uniform((int32_t)threadIdx.x >> 7), column = group % S::ACROSS,
@@ -57,6 +66,7 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
     typename S::Sum d[S::PANELS][S::SUMS];
     int32_t before = 0; /* stages of the units before */
     WgUnit u;
+    wg_expect_scales<S>(a);
     pfq_wait_previous();
 #ifdef WG_LAG
     if (column) {

@@ -191,6 +191,14 @@ template <class S> PFQ_DEVICE uint32_t wg_x_bytes(const PfqCudaArgs &a, const Wg
     return (uint32_t)min((int32_t)S::TOKENS, pfq_up(a.T - u.token, 8)) * 128;
 }
 
+/* Panel p of the unit's rows from k on; panels past the last repeat it. */
+template <class S>
+PFQ_DEVICE const uint8_t *wg_panel(const PfqCudaArgs &a, const WgUnit &u, int32_t p, int32_t k)
+{
+    return (const uint8_t *)a.w + (int64_t)k * S::PANEL +
+           min(u.row / 64 + p, wg_panels() - 1) * pfq_panel_bytes(S::BITS, c_K);
+}
+
 /* Copies of a stage are the tokens', 0, and one for each panel. A thread issues one in some 120 ns,
  * so several share them: producer `me` copies me, me + PRODUCERS, ... */
 template <class S>
@@ -208,10 +216,7 @@ PFQ_DEVICE void wg_fill(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u
     for (int32_t i = 0; i < (S::COPIES - 1) / S::PRODUCERS + 1; i++) {
         const int32_t p = me + i * S::PRODUCERS - 1; /* panels past the last repeat it */
         if (p >= 0 && p < S::COPIES - 1)
-            pfq_bulk_load(to + p * S::PANEL,
-                          (const uint8_t *)a.w + (int64_t)k * S::PANEL +
-                              min(u.row / 64 + p, wg_panels() - 1) * pfq_panel_bytes(S::BITS, c_K),
-                          S::PANEL, bar);
+            pfq_bulk_load(to + p * S::PANEL, wg_panel<S>(a, u, p, k), S::PANEL, bar);
     }
 }
 
@@ -383,8 +388,36 @@ PFQ_DEVICE int4 *wg_box(const PfqCudaArgs &a, int32_t b, bool begun, int32_t col
     return (int4 *)a.work + ((b * 2 + begun) * S::ACROSS + column) * n + (threadIdx.x & 127);
 }
 
+/* Adds what the other blocks of first .. last have left to d, some blocks' at a time, so that loads
+ * overlap. */
+template <class S>
+PFQ_DEVICE void wg_gather(const PfqCudaArgs &a, int32_t first, int32_t last, int32_t column,
+                          int32_t (&d)[S::PANELS][S::SUMS])
+{
+    constexpr int32_t n = S::PANELS * S::SUMS / 4, at_once = n > 8 ? 1 : n > 2 ? 2 : 4;
+    PFQ_LOOP
+    for (int32_t b = first; b <= last; b += at_once) {
+        int4 v[at_once][n];
+        PFQ_UNROLL
+        for (int32_t j = 0; j < at_once; j++) {
+            const int4 *box = wg_box<S>(a, min(b + j, last), b + j == first, column);
+            const bool other = b + j <= last && b + j != (int32_t)blockIdx.x;
+            PFQ_UNROLL
+            for (int32_t i = 0; i < n; i++)
+                v[j][i] = other ? pfq_load_l2(box + i * 128) : make_int4(0, 0, 0, 0);
+        }
+        PFQ_UNROLL
+        for (int32_t i = 0; i < n * at_once; i++) {
+            const int4 &x = v[i / n][i % n];
+            int32_t *s = &d[i % n * 4 / S::SUMS][i % n * 4 % S::SUMS];
+            s[0] += x.x, s[1] += x.y, s[2] += x.z, s[3] += x.w;
+        }
+    }
+}
+
 /* Of a tile that blocks share: leaves d for the last of them; that one gets all and returns true.
- */
+ * Of two blocks the second had its part of the tile when it began, so the first asks before it
+ * leaves anything. */
 template <class S>
 PFQ_DEVICE bool wg_join(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u, int32_t column,
                         int32_t (&d)[S::PANELS][S::SUMS])
@@ -392,32 +425,28 @@ PFQ_DEVICE bool wg_join(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u
     constexpr int32_t n = S::PANELS * S::SUMS / 4;
     const int64_t units = (int64_t)wg_tiles<S>(a.T) * wg_depth<S>(),
                   begin = (int64_t)u.tile * wg_depth<S>();
-    const int32_t first = wg_owner(units, begin), last = wg_owner(units, begin + wg_depth<S>() - 1);
-    int4 *box = wg_box<S>(a, (int32_t)blockIdx.x, u.k0 == 0, column);
-    PFQ_UNROLL
-    for (int32_t i = 0; i < n; i++) {
-        const int32_t *s = &d[i * 4 / S::SUMS][i * 4 % S::SUMS];
-        box[i * 128] = make_int4(s[0], s[1], s[2], s[3]);
+    const int32_t first = wg_owner(units, begin), last = wg_owner(units, begin + wg_depth<S>() - 1),
+                  bar = 1 + column;
+    int32_t *count = (int32_t *)a.sync + u.tile * S::ACROSS + column;
+    const bool asks = u.k0 == 0 && last - first == 1, tells = (threadIdx.x & 127) == 0;
+    if (asks) {
+        if (tells) m.flag[S::ACROSS + column] = pfq_load_acquire(count);
+        pfq_bar_sync((uint32_t)bar, 128);
     }
-    pfq_bar_sync(1 + (uint32_t)column, 128); /* what it orders, the atomic releases */
-    if ((threadIdx.x & 127) == 0) {
-        int32_t *count = (int32_t *)a.sync + u.tile * S::ACROSS + column;
-        const bool all = pfq_atomic_add_acq_rel(count, 1) == last - first;
-        if (all) *count = 0;
-        m.flag[column] = all;
-    }
-    pfq_bar_sync(1 + (uint32_t)column, 128);
-    if (!m.flag[column]) return false;
-    for (int32_t b = first; b <= last; b++) {
-        if (b == (int32_t)blockIdx.x) continue;
-        box = wg_box<S>(a, b, b == first, column);
+    if (!asks || !m.flag[S::ACROSS + column]) {
+        int4 *box = wg_box<S>(a, (int32_t)blockIdx.x, u.k0 == 0, column);
         PFQ_UNROLL
         for (int32_t i = 0; i < n; i++) {
-            const int4 v = pfq_load_l2(box + i * 128);
-            int32_t *s = &d[i * 4 / S::SUMS][i * 4 % S::SUMS];
-            s[0] += v.x, s[1] += v.y, s[2] += v.z, s[3] += v.w;
+            const int32_t *s = &d[i * 4 / S::SUMS][i * 4 % S::SUMS];
+            box[i * 128] = make_int4(s[0], s[1], s[2], s[3]);
         }
+        pfq_bar_sync((uint32_t)bar, 128); /* what it orders, the atomic releases */
+        if (tells) m.flag[column] = pfq_atomic_add_acq_rel(count, 1) == last - first;
+        pfq_bar_sync((uint32_t)bar, 128);
+        if (!m.flag[column]) return false;
     }
+    if (tells) *count = 0;
+    wg_gather<S>(a, first, last, column, d);
     return true;
 }
 

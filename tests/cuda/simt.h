@@ -421,6 +421,11 @@ PFQ_DEVICE void pfq_bar_arrive(uint32_t id, uint32_t threads)
 {
     simt_named_barrier(id, threads, false);
 }
+/* Of what is there. */
+PFQ_DEVICE void pfq_prefetch(const void *p)
+{
+    (void)*(volatile const char *)p;
+}
 PFQ_DEVICE void pfq_wait_previous() {}
 PFQ_DEVICE void pfq_let_next_start() {}
 template <int n> PFQ_DEVICE void pfq_fewer_registers() {}
@@ -428,6 +433,10 @@ template <int n> PFQ_DEVICE void pfq_more_registers() {}
 PFQ_DEVICE int32_t pfq_atomic_add_acq_rel(int32_t *p, int32_t v)
 {
     return atomicAdd(p, v);
+}
+PFQ_DEVICE int32_t pfq_load_acquire(const int32_t *p)
+{
+    return *(volatile const int32_t *)p;
 }
 
 PFQ_DEVICE int4 pfq_load_l2(const int4 *p)
