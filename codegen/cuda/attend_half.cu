@@ -333,6 +333,7 @@ template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
 PFQ_KERNEL(pfq_cu_attend_half, HALF_THREADS, 1)
 {
     pfq_begin();
+    pfq_follow();
     if (c_head_dim == 64)
         attend<64>(a);
     else

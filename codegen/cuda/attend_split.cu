@@ -25,6 +25,9 @@
  *   c_tiles 0: out[0] as in attend.c; else tiles of so many rows (tiles.cuh) of s8, of
  *          bf16 if c_fmt is f32
  *
+ * Tiles of keys that earlier phases wrote are asked for before the kernels in front of this one
+ * have ended: all but the last of a sequence, which has the call's own key.
+ *
  * ctx is a multiple of 64. T is at most 1024.
  */
 #include "attend_split_tile.cuh"
@@ -363,11 +366,17 @@ template <int D, int NT> PFQ_DEVICE bool first_part(const Block<D, NT> &b, Walk 
     return next_part(b, w);
 }
 
-template <int D, int NT>
-PFQ_DEVICE void fill(const Block<D, NT> &b, Walk &w, bool &live, int32_t stage)
+/* To the warp's next tile; not live: there is none. */
+template <int D, int NT> PFQ_DEVICE void settle(const Block<D, NT> &b, Walk &w, bool &live)
 {
     while (live && w.at >= w.to)
         live = next_part(b, w);
+}
+
+template <int D, int NT>
+PFQ_DEVICE void fill(const Block<D, NT> &b, Walk &w, bool &live, int32_t stage)
+{
+    settle(b, w, live);
     if (!live) {
         pfq_copy_commit();
         return;
@@ -384,8 +393,12 @@ template <int D, int NT> PFQ_DEVICE void run(const Block<D, NT> &b)
     int32_t stage = 0;
     load = now;
     PFQ_UNROLL
-    for (int32_t k = 0; k < DEC_STAGES - 1; k++)
+    for (int32_t k = 0; k < DEC_STAGES - 1; k++) {
+        settle(b, load, live);
+        if (live && load.at == load.i.base + load.i.n - 1) pfq_follow();
         fill(b, load, live, k);
+    }
+    pfq_follow();
     while (more) {
         if (c_prefix > 0 && now.from == now.i.base)
             put_prefix(b, now.i); /* while the first tiles come */

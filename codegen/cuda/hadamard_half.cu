@@ -47,6 +47,7 @@ struct Had {
     const PfqCudaArgs *a;
     uint16_t *x; /* [base][order + 8] */
     float *y;    /* [base][order + 8] */
+    float inv;   /* 1 / the scale, where that is a constant */
 };
 
 /* Where column k of row i lies in y. */
@@ -170,7 +171,7 @@ template <int TILES, int H> PFQ_DEVICE float factor(const Had &s, int32_t t)
 {
     if (c_fmt == PFQ_FMT_F32) return c_scale;
     const float inv =
-        c_static ? pfq_inv(*(const float *)s.a->aux[1])
+        c_static ? s.inv
                  : pfq_quant_dynamic(pfq_block_max(results<TILES, H>(s, t, 0.0f)) * c_scale,
                                      (float *)s.a->out[1] + t);
     return inv == 0.0f ? 1e-38f : inv * c_scale; /* a scale of 0: all integers become 0 */
@@ -181,6 +182,7 @@ template <int TILES, int H> PFQ_DEVICE void rows_of(const Had &s)
     const int32_t mine = pfq_warp() % row_tiles(), units = row_tiles() * H;
     uint32_t b[2][4];
     fragments(s, mine, b);
+    pfq_follow();
     load(s, (int32_t)blockIdx.x);
     for (int32_t t = (int32_t)blockIdx.x; t < s.a->T; t += (int32_t)gridDim.x) {
         pfq_copy_wait<0>();
@@ -200,6 +202,7 @@ PFQ_KERNEL(pfq_cu_hadamard_half, HAD_THREADS, 2)
     s.a = &a;
     s.x = (uint16_t *)pfq_shared;
     s.y = (float *)(pfq_shared + base() * (order() + 8) * 2);
+    s.inv = c_fmt == PFQ_FMT_S8 && c_static ? pfq_inv(*(const float *)a.aux[1]) : 0.0f;
     if (order() == 128)
         rows_of<4, 4>(s);
     else if (order() == 256)

@@ -286,6 +286,7 @@ PFQ_DEVICE void padding(const Had &s)
 PFQ_KERNEL(pfq_cu_hadamard_rows, HAD_THREADS, HAD_BLOCKS)
 {
     pfq_begin();
+    pfq_follow();
     const bool shared = a.T <= HAD_FEW && c_static && c_fmt == PFQ_FMT_S8;
     Had s;
     s.a = &a;

@@ -80,8 +80,16 @@ template <int N> PFQ_DEVICE void row_of(const PfqCudaArgs &a, bool norm)
 {
     const int32_t t = (int32_t)blockIdx.y;
     const float *gain = (const float *)a.aux[0];
-    Quarter y[N];
+    Quarter y[N], g[N];
     float r = 1.0f, most = 0.0f;
+    PFQ_UNROLL
+    for (int32_t i = 0; i < N; i++) {
+        const int32_t k = 4 * ((int32_t)threadIdx.x + NORM_THREADS * i);
+        g[i] = norm && c_gain && k < c_K ? *(const Quarter *)(gain + k)
+                                         : Quarter{{1.0f, 1.0f, 1.0f, 1.0f}};
+    }
+    const float scale = c_fmt == PFQ_FMT_S8 && c_static ? *(const float *)a.aux[1] : 1.0f;
+    pfq_follow();
     PFQ_UNROLL
     for (int32_t i = 0; i < N; i++) {
         const int32_t k = 4 * ((int32_t)threadIdx.x + NORM_THREADS * i);
@@ -99,19 +107,16 @@ template <int N> PFQ_DEVICE void row_of(const PfqCudaArgs &a, bool norm)
     }
     PFQ_UNROLL
     for (int32_t i = 0; i < N; i++) {
-        const int32_t k = 4 * ((int32_t)threadIdx.x + NORM_THREADS * i);
-        Quarter g = {{1.0f, 1.0f, 1.0f, 1.0f}};
-        if (norm && c_gain && k < c_K) g = *(const Quarter *)(gain + k);
         PFQ_UNROLL
         for (int32_t j = 0; j < 4; j++) {
-            if (norm) y[i].v[j] = c_gain ? y[i].v[j] * r * g.v[j] : y[i].v[j] * r;
+            if (norm) y[i].v[j] = c_gain ? y[i].v[j] * r * g[i].v[j] : y[i].v[j] * r;
             most = fmaxf(most, fabsf(y[i].v[j]));
         }
     }
     float inv = 1.0f;
     if (c_fmt == PFQ_FMT_S8)
-        inv = c_static ? pfq_inv(*(const float *)a.aux[1])
-                       : pfq_quant_dynamic(of_block(most, 1), (float *)a.out[1] + t);
+        inv =
+            c_static ? pfq_inv(scale) : pfq_quant_dynamic(of_block(most, 1), (float *)a.out[1] + t);
     PFQ_UNROLL
     for (int32_t i = 0; i < N; i++) {
         const int32_t k = 4 * ((int32_t)threadIdx.x + NORM_THREADS * i);

@@ -11,12 +11,15 @@
 
 PFQ_CONST(int32_t, c_overlap);
 
-/* By all threads, before they read or write global memory. */
+/* By all threads: first; and before they write global memory, or read what kernels of the same
+ * phase write. Between the two a kernel reads its constants. */
 PFQ_DEVICE void pfq_begin()
 {
-    if (!c_overlap) return;
-    pfq_let_next_start();
-    pfq_wait_previous();
+    if (c_overlap) pfq_let_next_start();
+}
+PFQ_DEVICE void pfq_follow()
+{
+    if (c_overlap) pfq_wait_previous();
 }
 
 #endif
