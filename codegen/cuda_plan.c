@@ -309,6 +309,14 @@ static PfqCudaCost cost_of(const CgMake *mk, const CgPick *pick)
     return cost;
 }
 
+/* Does it read (a linear) or write tiles of 4-bit integers? */
+static bool four_bits(const CgMake *mk, const CgPick *pick)
+{
+    const bool reads = pick->launch.tiles;
+    const CgRef *x = reads ? &pick->c->in[0] : &pick->c->out[0];
+    return (reads || pick->tiles) && x->value && type_of(mk->p->m, x->value)->dt == DT_S4;
+}
+
 static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
 {
     const CgKernel *plain = &mk->p->kernels.at[pick->c->kernel];
@@ -322,6 +330,7 @@ static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
     double val[CG_N_CONSTS];
     constants(mk, phase, pick->c, val);
     if (pick->tiles) val[C_tiles] = val[C_cap];
+    val[C_xshift] = four_bits(mk, pick) ? 4 : 0;
     val[C_half] = pick->half;
     val[C_overlap] = (pick->launch.flags & PFQ_CUDA_OVERLAP) != 0;
     const CgRef *turns = cg_cuda_turns(mk, phase, pick);

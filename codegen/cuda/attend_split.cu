@@ -225,7 +225,7 @@ PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t head, int32_t d, co
         return;
     }
     uint8_t *out = (uint8_t *)a.out[0];
-    *(uint32_t *)(out + pfq_tile_at(c_tiles, t, col)) = w;
+    *(uint32_t *)(out + pfq_tile_at(c_tiles, t, col)) = pfq_tiled(w);
     if (col + 4 == K) /* the columns of padding */
         for (int32_t k = K; k < pfq_up(K, 128); k += 4)
             *(uint32_t *)(out + pfq_tile_at(c_tiles, t, k)) = 0;

@@ -634,7 +634,7 @@ PFQ_DEVICE void put_bytes(const Wg &w, int32_t t, int32_t col, uint32_t first, u
     const int32_t k = col + 8 * odd + 4 * (pfq_lane() >> 1 & 1);
     uint8_t *out = (uint8_t *)w.a->out[0];
     if (c_tiles)
-        *(uint32_t *)(out + pfq_tile_at(c_tiles, t, k)) = word;
+        *(uint32_t *)(out + pfq_tile_at(c_tiles, t, k)) = pfq_tiled(word);
     else
         *(uint32_t *)(out + (int64_t)t * pfq_up(c_heads * c_head_dim, 64) + k) = word ^ 0x80808080u;
 }

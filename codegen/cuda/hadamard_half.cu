@@ -127,7 +127,7 @@ PFQ_DEVICE void put(const Had &s, int32_t t, int32_t k, const float *y, float in
     const uint2 w = {pfq_quant_four(y, inv), pfq_quant_four(y + 4, inv)};
     uint8_t *out = (uint8_t *)s.a->out[0];
     if (c_tiles)
-        *(uint2 *)(out + pfq_tile_at(c_tiles, t, k)) = w;
+        *(uint2 *)(out + pfq_tile_at(c_tiles, t, k)) = {pfq_tiled(w.x), pfq_tiled(w.y)};
     else
         *(uint2 *)(out + (int64_t)t * pfq_up(c_K, 64) + k) = {w.x ^ 0x80808080u, w.y ^ 0x80808080u};
 }

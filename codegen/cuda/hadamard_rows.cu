@@ -171,7 +171,7 @@ PFQ_DEVICE void put(const Had &s, int32_t k, const float *y, float inv)
     const uint32_t w = pfq_quant_four(y, inv);
     uint8_t *out = (uint8_t *)s.a->out[0];
     if (c_tiles)
-        *(uint32_t *)(out + pfq_tile_at(c_tiles, s.t, k)) = w;
+        *(uint32_t *)(out + pfq_tile_at(c_tiles, s.t, k)) = pfq_tiled(w);
     else
         *(uint32_t *)(out + (int64_t)s.t * pfq_up(c_K, 64) + k) = w ^ 0x80808080u;
 }

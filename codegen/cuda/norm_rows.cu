@@ -60,7 +60,7 @@ PFQ_DEVICE void put(const PfqCudaArgs &a, int32_t t, int32_t k, const float *y, 
     const uint32_t w = pfq_quant_four(y, inv);
     uint8_t *out = (uint8_t *)a.out[0];
     if (c_tiles)
-        *(uint32_t *)(out + pfq_tile_at(c_tiles, t, k)) = w;
+        *(uint32_t *)(out + pfq_tile_at(c_tiles, t, k)) = pfq_tiled(w);
     else if (k < c_K)
         *(uint32_t *)(out + (int64_t)t * pfq_up(c_K, 64) + k) = w ^ 0x80808080u;
 }

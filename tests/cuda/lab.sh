@@ -19,7 +19,7 @@ try() { # PROGRAM NAME=VALUE...
 attend() { # PROGRAM HEADS KV_HEADS HEAD_DIM KV STATIC Q8 T POS PREFIX WINDOW NAME=VALUE...
     local program=$1 f=$(($8 % 2))
     local c=(c_heads="$2" c_kv_heads="$3" c_head_dim="$4" c_kv="$5" c_kv_static="$6" c_q8="$7" T="$8" pos="$9" c_prefix="${10}"
-        c_window="${11}" c_scale=0.1 c_qlo=-8 c_qhi=7 c_fmt="$f" c_tiles=104)
+        c_window="${11}" c_scale=0.1 c_qlo=-8 c_qhi=7 c_xshift=$(($8 % 3 ? 0 : 4)) c_fmt="$f" c_tiles=104)
     shift 11
     try "$program" "$@" "${c[@]}" # the first of a name counts
 }
@@ -60,7 +60,7 @@ rows=(c_qlo=-8 c_qhi=7 c_qtop=7 c_clip=0.9 c_eps=1e-5 c_scale=0.01 c_gain=1)
 for k in 8 100 576 4096; do try lab_norm "${rows[@]}" c_tiles=24 T=3 c_K=$k; done # of bf16
 for f in "0 0 0 0" "1 0 24 0" "1 1 24 1" "1 1 0 0" "1 0 24 1"; do
     read -r fmt static tiles half <<<"$f"
-    c=("${rows[@]}" c_fmt="$fmt" c_static="$static" c_tiles="$tiles" c_half="$half")
+    c=("${rows[@]}" c_fmt="$fmt" c_static="$static" c_tiles="$tiles" c_half="$half" c_xshift=$((static && tiles ? 4 : 0)))
     for k in 8 100 576 4096 12288; do
         try lab_norm "${c[@]}" T=3 c_K=$k
         try lab_quant "${c[@]}" T=2 c_K=$k

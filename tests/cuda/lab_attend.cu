@@ -19,7 +19,8 @@
     X(int32_t, c_q8) X(int32_t, c_prefix) X(int32_t, c_tiles) X(int32_t, c_kv)                     \
         X(int32_t, c_kv_static) X(int32_t, c_kv_lo) X(float, c_kv_top) X(float, c_kv_clip)         \
             X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)                  \
-                X(float, c_scale) X(int32_t, c_each) X(int32_t, c_overlap) X(int32_t, c_parts)
+                X(float, c_scale) X(int32_t, c_each) X(int32_t, c_overlap) X(int32_t, c_parts)     \
+                    X(int32_t, c_xshift)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -98,8 +99,9 @@ static double result_of(Buffer &out, int t, int col, size_t n)
         return (double)y;
     }
     if (!c_tiles) return out.at()[(size_t)t * ((n + 63) / 64 * 64) + (size_t)col] - 128;
-    return (int8_t)out.at()[((size_t)(col / 128) * (size_t)c_tiles + (size_t)t) * 128 +
-                            (size_t)((col / 16 ^ t) & 7) * 16 + (size_t)(col % 16)];
+    const int8_t x = (int8_t)out.at()[((size_t)(col / 128) * (size_t)c_tiles + (size_t)t) * 128 +
+                                      (size_t)((col / 16 ^ t) & 7) * 16 + (size_t)(col % 16)];
+    return x / (1 << c_xshift);
 }
 
 int main(int argc, char **argv)

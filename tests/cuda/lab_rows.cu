@@ -13,9 +13,10 @@
     X(int32_t, c_base)                                                                             \
     X(int32_t, c_fmt)                                                                              \
     X(int32_t, c_static)                                                                           \
-    X(int32_t, c_gain) X(int32_t, c_tiles) X(int32_t, c_overlap) X(int32_t, c_half)                \
-        X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip) X(float, c_scale)    \
-            X(float, c_eps)
+    X(int32_t, c_gain)                                                                             \
+    X(int32_t, c_tiles) X(int32_t, c_overlap) X(int32_t, c_half) X(int32_t, c_qlo)                 \
+        X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip) X(float, c_scale) X(float, c_eps)      \
+            X(int32_t, c_xshift)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -149,7 +150,8 @@ int main(int argc, char **argv)
             double got, e;
             if (c_fmt && c_tiles)
                 got = (int8_t)out.at()[((size_t)(k / 128) * (size_t)cap + (size_t)t) * 128 +
-                                       (size_t)((k / 16 ^ t) & 7) * 16 + (size_t)(k % 16)];
+                                       (size_t)((k / 16 ^ t) & 7) * 16 + (size_t)(k % 16)] /
+                      (1 << c_xshift);
             else if (c_fmt)
                 got = out.at()[(size_t)t * K64 + (size_t)k] - 128;
             else if (bf16) {
