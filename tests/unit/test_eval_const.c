@@ -176,6 +176,16 @@ static void check_f32(const Run *r, const Packed *p, i64 tile, const u8 *b)
             expect_near(read_f32(b), operand_at(r, &p->w, source_row(p->rows, p->parts, tile, i), k), 0, "f32", k);
 }
 
+/* Two k of a row beside each other. */
+static void check_bf16(const Run *r, const Packed *p, i64 tile, const u8 *b)
+{
+    for (i64 k = 0; k < (p->cols + 1) / 2 * 2; k++)
+        for (i64 i = 0; i < 16; i++) {
+            const u8 *at = b + (k / 2 * 16 + i) * 4 + k % 2 * 2;
+            expect_near(bf16_to_f32((u16)(at[0] | at[1] << 8)), operand_at(r, &p->w, source_row(p->rows, p->parts, tile, i), k), 0, "bf16", k);
+        }
+}
+
 static void check_s8(const Run *r, const Packed *p, i64 tile, const u8 *b)
 {
     i64 row[16];
@@ -238,6 +248,7 @@ static void pack_case(bool f64, const char *layout, i64 rows, i64 cols, i64 part
     if (l->operands > 1) in[1] = ir_op(&b, l->operands == 3 ? OP_QPARAMS_ASYM : OP_QPARAMS, INS(w), q, 0, NULL);
     if (l->operands > 2) in[2] = in[1] + 1;
     if (l->operands > 1) in[0] = ir_op(&b, OP_QUANTIZE, (ValueId[]){w, in[1], in[2]}, 3, q, 0, NULL);
+    if (l->dtype == DT_BF16) in[0] = ir_op(&b, OP_CAST, INS(w), ATTRS({A_DTYPE, .s = "bf16"}), 0, NULL);
     ValueId p = ir_op(&b, OP_PACK, in, l->operands, ATTRS({A_LAYOUT, .s = layout}, {A_INTERLEAVE, .i = parts}), 0, NULL);
     must(&r, p != 0);
     r.e = eval_new(&r.d, r.m, f64);
@@ -247,7 +258,7 @@ static void pack_case(bool f64, const char *layout, i64 rows, i64 cols, i64 part
     must(&r, eval_pack(r.e, p, 0, half, out) && eval_pack(r.e, p, half, tiles - half, out + half * bytes));
     Tensor *dst[3] = {&c.w, &c.s, &c.m}, value;
     for (u32 i = 0; i < l->operands; i++) must(&r, eval_const(r.e, in[i], 0, rows, 0, type_cols(type_of(r.m, in[i])), dst[i]));
-    for (i64 t = 0; t < tiles; t++) (l->dtype == DT_F32 ? check_f32 : l->dtype == DT_S8 ? check_s8 : l->dtype == DT_S4 ? check_s4 : check_u4)(&r, &c, t, out + t * bytes);
+    for (i64 t = 0; t < tiles; t++) (l->dtype == DT_F32 ? check_f32 : l->dtype == DT_BF16 ? check_bf16 : l->dtype == DT_S8 ? check_s8 : l->dtype == DT_S4 ? check_s4 : check_u4)(&r, &c, t, out + t * bytes);
     i64 from = bytes / 2, n = bytes < tiles * bytes - from ? bytes : tiles * bytes - from; /* the value is those bytes */
     must(&r, eval_const(r.e, p, 0, 1, from, n, &value));
     for (i64 i = 0; i < n; i++) assert_int_equal(value.i[i], out[from + i]);
@@ -258,8 +269,8 @@ static void pack_case(bool f64, const char *layout, i64 rows, i64 cols, i64 part
 static void packing(void **state)
 {
     (void)state;
-    const char *layouts[] = {"f32", "s8", "u4g32", "s4"};
-    for (int i = 0; i < 4; i++) {
+    const char *layouts[] = {"f32", "s8", "u4g32", "s4", "bf16"};
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         pack_case(false, layouts[i], 1, 1, 1);
         pack_case(false, layouts[i], 16, 64, 1);
         pack_case(true, layouts[i], 37, 33, 1);
