@@ -5,7 +5,7 @@
  * Launch: WG_THREADS threads take one kv head (blockIdx.x) of wg_tokens() tokens (blockIdx.y, the
  * last tokens first, since they have the most keys): the rows (token, head of the group) of a
  * warpgroup are the 64 rows of its products. Keys come in tiles of 64, which start at multiples of
- * 64, as they lie in the cache, by asynchronous copies. All threads turn tiles into operands while
+ * 64, as they lie in the cache, by bulk copies. All threads turn tiles into operands while
  * products run: K to s8 [64 keys][128 bytes], V to halves, transposed, [head_dim + 8][64 keys],
  * both with the 128-byte swizzle. A warpgroup has one tile's P V and the next one's Q K^T in flight
  * while it does so; there are three operands of each, so that one barrier a tile is enough and
@@ -26,6 +26,7 @@
  *
  * ctx is a multiple of 64: the last tile is read whole.
  */
+#include "hopper.cuh"
 #include "kv.cuh"
 #include "mma.cuh"
 #include "overlap.cuh"
@@ -106,35 +107,47 @@ struct Wg {
     int32_t begin;          /* the first tile's first key */
     const uint8_t *k, *v;   /* of the head, from key `begin` on */
     uint64_t slot;
+    uint32_t bar; /* of the copies that are under way */
 };
 
-/* Starts the copies of tile i's keys. */
-PFQ_DEVICE void load_keys(const Wg &w, int32_t i)
+PFQ_DEVICE bool is_tile(const Wg &w, int32_t i)
 {
-    const int32_t bytes = raw_k_bytes();
-    uint8_t *to = w.raw_k + (i & 1) * bytes;
-    const uint8_t *from = w.k + (int64_t)i * bytes;
-    if (w.begin + i * WG_KEYS >= w.end) return;
-    for (int32_t p = (int32_t)threadIdx.x; p < bytes / 16; p += WG_THREADS)
-        pfq_copy16(to + 16 * p, from + 16 * p);
+    return w.begin + i * WG_KEYS < w.end;
 }
 
-/* ... and of its values and scales. */
-PFQ_DEVICE void load_values(const Wg &w, int32_t i)
+/* Copies of a phase of w.bar: keys, eight of eight rows of values, vectors of scales. */
+PFQ_DEVICE int32_t pieces()
 {
-    const int32_t bytes = raw_k_bytes(), row = (int32_t)kv_row();
-    uint8_t *to = w.raw_v + (i & 1) * raw_v_bytes();
-    const uint8_t *from = w.v + (int64_t)i * bytes;
-    if (w.begin + i * WG_KEYS >= w.end) return;
-    for (int32_t p = WG_THREADS - 1 - (int32_t)threadIdx.x; p < bytes / 16; p += WG_THREADS)
-        pfq_copy16(to + 16 * (p + p / (row / 2)), from + 16 * p);
-    if (kv_scales() && threadIdx.x < 32) {
-        const int32_t which = (int32_t)threadIdx.x >> 3, at = (int32_t)threadIdx.x & 7;
-        if (kv_minima() || !(which & 1))
-            pfq_copy16(to + raw_v(WG_KEYS) + 16 * (int32_t)threadIdx.x,
-                       (const uint16_t *)(w.a->in[3 + which] + w.slot) + (int64_t)w.kv * w.a->ctx +
-                           w.begin + i * WG_KEYS + 8 * at);
+    return 9 + (kv_scales() ? 4 : 0);
+}
+
+/* One of the copies of the keys of n tiles from `key` on and of the values of one. */
+PFQ_DEVICE void load_piece(const Wg &w, int32_t key, int32_t n, int32_t value, int32_t piece)
+{
+    const int32_t tile = raw_k_bytes(), eighth = tile / 8, which = piece - 9;
+    uint8_t *to = w.raw_v + (value & 1) * raw_v_bytes() + (piece - 1) * (eighth + 16);
+    const uint8_t *from = w.v + (int64_t)value * tile + (piece - 1) * eighth;
+    int32_t bytes = is_tile(w, value) ? eighth : 0;
+    if (piece == 0) {
+        to = w.raw_k + (key & 1) * tile;
+        from = w.k + (int64_t)key * tile;
+        bytes = is_tile(w, key + n - 1) ? n * tile : is_tile(w, key) ? tile : 0;
+    } else if (which >= 0) {
+        to = w.raw_v + (value & 1) * raw_v_bytes() + raw_v(WG_KEYS) + which * 2 * WG_KEYS;
+        from = (const uint8_t *)(w.a->in[3 + which] + w.slot) +
+               ((int64_t)w.kv * w.a->ctx + w.begin + value * WG_KEYS) * 2;
+        bytes = is_tile(w, value) && (kv_minima() || !(which & 1)) ? 2 * WG_KEYS : 0;
     }
+    pfq_mbar_expect(w.bar, (uint32_t)bytes);
+    if (bytes) pfq_bulk_load(pfq_smem(to), from, (uint32_t)bytes, w.bar);
+}
+
+/* All of them, by the first lanes of as many warps: a thread takes 0.1 us for one. The one before
+ * must be over for all threads. */
+PFQ_DEVICE void load(const Wg &w, int32_t key, int32_t n, int32_t value)
+{
+    for (int32_t i = pfq_warp(); pfq_lane() == 0 && i < pieces(); i += WG_THREADS / 32)
+        load_piece(w, key, n, value, i);
 }
 
 /* ---- operands ---- */
@@ -603,7 +616,7 @@ template <int D> PFQ_DEVICE void tile(const Wg &w, Rows<D> &s, int32_t i, int32_
     for (int32_t k = 0; k < WG_KEYS / 4; k++)
         p[k / 4][k % 4] = pfq_two_halves(y[2 * k], y[2 * k + 1]);
     put_operands<D>(w, i + 2, i + 1);
-    pfq_copy_wait<0>();
+    pfq_mbar_wait(w.bar, (uint32_t)i & 1);
     pfq_smem_to_async(); /* before products are in flight, for which it would wait */
     fragments<D>(w, 0, q);
     const uint64_t v = pfq_wgmma_desc(pfq_smem(w.v_ops + i % 3 * Tile<D>::V));
@@ -614,9 +627,7 @@ template <int D> PFQ_DEVICE void tile(const Wg &w, Rows<D> &s, int32_t i, int32_
     products<D>(w, 0, i + 1, q, x); /* of what there is behind the last tile, too; not used */
     pfq_wgmma_commit();
     __syncthreads();
-    load_keys(w, i + 4);
-    load_values(w, i + 3);
-    pfq_copy_commit();
+    load(w, i + 4, 1, i + 3);
     pfq_wgmma_wait<0>(); /* here, so that nothing is in flight from one turn of the loop to the next
                           */
 }
@@ -722,30 +733,29 @@ template <int D> PFQ_DEVICE void attend(const PfqCudaArgs &a)
     w.scales = (float *)(w.q + (c_q8 ? 1 : 2) * (D / 32) * WG_THREADS);
     w.raw_k = (uint8_t *)w.scales + (kv_scales() ? 3 * Tile<D>::SCALES : 0);
     w.raw_v = w.raw_k + 2 * raw_k_bytes();
-    load_keys(w, 0);
-    load_keys(w, 1);
-    load_values(w, 0);
-    pfq_copy_commit();
+    w.bar = pfq_smem(w.raw_v + 2 * raw_v_bytes());
+    if (threadIdx.x == 0) {
+        pfq_mbar_init(w.bar, (uint32_t)pieces());
+        pfq_mbar_ready();
+    }
+    __syncthreads();
+    load(w, 0, 2, 0);
     begin_rows(w, s);
     put_ones<D>(w);
-    pfq_copy_wait<0>();
+    pfq_mbar_wait(w.bar, 0);
     __syncthreads();
     put_operands<D>(w, 0, 0);
     put_operands<D>(w, 1, 0);
     __syncthreads();
-    load_keys(w, 2);
-    load_values(w, 1);
-    pfq_copy_commit();
-    pfq_copy_wait<0>();
+    load(w, 2, 1, 1);
+    pfq_mbar_wait(w.bar, 1);
     pfq_smem_to_async();
     __syncthreads();
     fragments<D>(w, 0, q);
     pfq_wgmma_fence();
     products<D>(w, 0, 0, q, x);
     pfq_wgmma_commit();
-    load_keys(w, 3);
-    load_values(w, 2);
-    pfq_copy_commit();
+    load(w, 3, 1, 2);
     pfq_wgmma_wait<0>();
     for (int32_t i = 0; w.begin + i * WG_KEYS < w.end; i++)
         tile(w, s, i, x);

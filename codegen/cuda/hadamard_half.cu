@@ -3,7 +3,8 @@
  * for powers of two; then the matrix of signs of order 32 takes its place, and S is of order c_K
  * / 32. So the base's entries are 1 and -1, the order m of S is 128 to 1024.
  *
- * A persistent line of blocks (blockIdx.x) takes rows in turn; the next row's copies run beside the
+ * A persistent line of blocks (blockIdx.x) takes rows in turn, the last first, which the L2 still
+ * has; the next row's copies run beside the
  * second part. A row lies in shared memory as [base][m].
  *   1. Products with B by tensor cores: f16 times signs, summed in f32, so exact but for the sums.
  * A warp has 16 rows of B and `TILES` times 8 adjacent columns in registers, and with them the
@@ -60,7 +61,7 @@ PFQ_DEVICE int32_t place(int32_t i, int32_t k)
 PFQ_DEVICE void load(const Had &s, int32_t t)
 {
     const uint16_t *in = (const uint16_t *)s.a->in[0] + (int64_t)t * c_K;
-    for (int32_t i = (int32_t)threadIdx.x; t < s.a->T && i < c_K / 8; i += HAD_THREADS)
+    for (int32_t i = (int32_t)threadIdx.x; t >= 0 && i < c_K / 8; i += HAD_THREADS)
         pfq_copy16(s.x + 8 * i / order() * (order() + 8) + 8 * i % order(), in + 8 * i);
     pfq_copy_commit();
 }
@@ -183,14 +184,14 @@ template <int TILES, int H> PFQ_DEVICE void rows_of(const Had &s)
     uint32_t b[2][4];
     fragments(s, mine, b);
     pfq_follow();
-    load(s, (int32_t)blockIdx.x);
-    for (int32_t t = (int32_t)blockIdx.x; t < s.a->T; t += (int32_t)gridDim.x) {
+    load(s, s.a->T - 1 - (int32_t)blockIdx.x);
+    for (int32_t t = s.a->T - 1 - (int32_t)blockIdx.x; t >= 0; t -= (int32_t)gridDim.x) {
         pfq_copy_wait<0>();
         __syncthreads();
         for (int32_t u = pfq_warp(); u < units; u += HAD_WARPS)
             products<TILES>(s, mine, u / row_tiles() * 8 * TILES, b);
         __syncthreads();
-        load(s, t + (int32_t)gridDim.x);
+        load(s, t - (int32_t)gridDim.x);
         results<TILES, H>(s, t, factor<TILES, H>(s, t));
     }
 }

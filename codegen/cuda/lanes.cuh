@@ -65,10 +65,23 @@ PFQ_DEVICE float pfq_inv(float s)
     return s > 0.0f ? 1.0f / s : 0.0f;
 }
 
-/* clamp(round-half-even(x * inv), lo, hi); clamped first, since large floats have no integer. */
+/* clamp(round-half-even(x * inv), lo, hi), lo and hi below 2^22: clamped first, then 1.5 * 2^23 is
+ * added, whose unit is 1, so that the low bits of the sum, which are enough for bytes, are the
+ * integer's. */
+PFQ_DEVICE int32_t pfq_quant_bits(float x, float inv, int32_t lo, int32_t hi)
+{
+    return __float_as_int(fminf(fmaxf(x * inv, (float)lo), (float)hi) + 12582912.0f);
+}
 PFQ_DEVICE int32_t pfq_quant(float x, float inv, int32_t lo, int32_t hi)
 {
-    return (int32_t)rintf(fminf(fmaxf(x * inv, (float)lo), (float)hi));
+    return pfq_quant_bits(x, inv, lo, hi) - 0x4b400000;
+}
+
+/* The low bytes of four integers, the first's lowest. */
+PFQ_DEVICE uint32_t pfq_four_bytes(int32_t a, int32_t b, int32_t c, int32_t d)
+{
+    return __byte_perm(__byte_perm((uint32_t)a, (uint32_t)b, 0x0040),
+                       __byte_perm((uint32_t)c, (uint32_t)d, 0x0040), 0x5410);
 }
 
 #endif

@@ -2,7 +2,8 @@
  * read of x (f16 if c_half) and a write. Slots and constants are those of codegen/cpu/norm.c; c_fmt
  * f32 or s8; c_K a multiple of 4, at most 16 * NORM_THREADS * 4.
  *
- * A block per row (blockIdx.y), which it keeps in registers: four columns of a thread, then
+ * A block per row (blockIdx.y; the last rows first, which the kernel before this one wrote last and
+ * the L2 still has), which it keeps in registers: four columns of a thread, then
  * NORM_THREADS further. c_tiles: the result is tiles of so many rows (tiles.cuh), of s8 or, if
  * c_fmt is f32, of bf16, whose padding becomes 0. Roofline: memory; a row of 4096 is some 16 KB in
  * flight of a block, 8 blocks an SM. A single row is latency: one read, one barrier (two if the
@@ -78,7 +79,7 @@ PFQ_DEVICE Quarter quarter(const PfqCudaArgs &a, int32_t t, int32_t k)
 /* A row of up to N quarters of each thread. */
 template <int N> PFQ_DEVICE void row_of(const PfqCudaArgs &a, bool norm)
 {
-    const int32_t t = (int32_t)blockIdx.y;
+    const int32_t t = (int32_t)(gridDim.y - 1 - blockIdx.y);
     const float *gain = (const float *)a.aux[0];
     Quarter y[N], g[N];
     float r = 1.0f, most = 0.0f;

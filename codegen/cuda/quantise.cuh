@@ -40,11 +40,9 @@ PFQ_DEVICE uint8_t pfq_quant_byte(float x, float inv)
 /* Four integers as the bytes of tiles; those of rows are ^ 0x80 of them. */
 PFQ_DEVICE uint32_t pfq_quant_four(const float *x, float inv)
 {
-    uint32_t w = 0;
-    PFQ_UNROLL
-    for (int32_t i = 0; i < 4; i++)
-        w |= (uint32_t)(uint8_t)pfq_quant(x[i], inv, c_qlo, c_qhi) << 8 * i;
-    return w;
+    return pfq_four_bytes(
+        pfq_quant_bits(x[0], inv, c_qlo, c_qhi), pfq_quant_bits(x[1], inv, c_qlo, c_qhi),
+        pfq_quant_bits(x[2], inv, c_qlo, c_qhi), pfq_quant_bits(x[3], inv, c_qlo, c_qhi));
 }
 
 /* Four of these as tiles have them: with c_xshift 4, integers of 4 bits lie in the high half of

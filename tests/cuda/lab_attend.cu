@@ -196,7 +196,7 @@ int main(int argc, char **argv)
     const size_t shared = 1024 + HALF_STAGES * HALF_KEYS * 4 * (size_t)D + HALF_THREADS * (size_t)D;
 #else
     const int grid_rows = WG_ROWS / (H / G), grid = G, grid_y = (T + grid_rows - 1) / grid_rows;
-    const size_t shared = 1024 + 3 * (64 * 128 + (size_t)(D + 8) * 128 + (dynamic ? 1024 : 0)) +
+    const size_t shared = 1040 + 3 * (64 * 128 + (size_t)(D + 8) * 128 + (dynamic ? 1024 : 0)) +
                           (size_t)(c_q8 ? 1 : 2) * (size_t)(D / 2) * WG_THREADS +
                           2 * (128 * (size_t)row_bytes + 128 + (dynamic ? 512 : 0));
 #endif
