@@ -24,13 +24,10 @@
  * Shared memory: q f32 [ATT_ROWS][D4], q bytes [ATT_ROWS][D4], keys [32][D4 + 1], o [ATT_ROWS][D],
  * p [32][ATT_P], per row corr, factor of q, sum of q; D4 is D rounded up to 4.
  */
-#include "kv.cuh"
+#include "attend.cuh"
 #include "math.cuh"
 #include "quantise.cuh"
 
-PFQ_CONST(int32_t, c_heads);
-PFQ_CONST(int32_t, c_kv_heads);
-PFQ_CONST(int32_t, c_window);
 PFQ_CONST(int32_t, c_fmt);
 PFQ_CONST(int32_t, c_q8);
 PFQ_CONST(int32_t, c_prefix);
@@ -76,10 +73,6 @@ PFQ_DEVICE int32_t dim4()
 PFQ_DEVICE int32_t key_stride()
 {
     return dim4() + 1;
-}
-PFQ_DEVICE int32_t first_key(int32_t p)
-{
-    return c_window && p >= c_window ? p - c_window + 1 : 0;
 }
 /* Scores are integer products. */
 PFQ_DEVICE bool int_scores()

@@ -17,14 +17,11 @@
  *
  * ctx is a multiple of 64.
  */
-#include "kv.cuh"
+#include "attend.cuh"
 #include "mma.cuh"
 #include "overlap.cuh"
 #include "tiles.cuh"
 
-PFQ_CONST(int32_t, c_heads);
-PFQ_CONST(int32_t, c_kv_heads);
-PFQ_CONST(int32_t, c_window);
 PFQ_CONST(int32_t, c_tiles);
 PFQ_CONST(float, c_scale);
 
@@ -40,17 +37,9 @@ enum { HALF_THREADS = 128 * HALF_GROUPS, HALF_ROWS = 64 * HALF_GROUPS };
 #define HALF_OUT   __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
 #define HALF_LOG2E 1.44269504f
 
-PFQ_DEVICE int32_t group()
-{
-    return c_heads / max(c_kv_heads, 1);
-}
 PFQ_DEVICE int32_t half_tokens()
 {
     return HALF_ROWS / group();
-}
-PFQ_DEVICE int32_t first_key(int32_t pos)
-{
-    return c_window && pos >= c_window ? pos - c_window + 1 : 0;
 }
 
 struct Half {

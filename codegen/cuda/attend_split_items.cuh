@@ -5,12 +5,9 @@
 #ifndef PFQC_CODEGEN_CUDA_ATTEND_SPLIT_ITEMS_CUH
 #define PFQC_CODEGEN_CUDA_ATTEND_SPLIT_ITEMS_CUH
 
-#include "kv.cuh"
+#include "attend.cuh"
 #include "lanes.cuh"
 
-PFQ_CONST(int32_t, c_heads);
-PFQ_CONST(int32_t, c_kv_heads);
-PFQ_CONST(int32_t, c_window);
 PFQ_CONST(int32_t, c_parts);
 
 #ifndef DEC_COST
@@ -21,18 +18,10 @@ PFQ_CONST(int32_t, c_parts);
 #endif
 enum { DEC_KEYS = 32 }; /* of a tile */
 
-PFQ_DEVICE int32_t group()
-{
-    return c_heads / max(c_kv_heads, 1);
-}
 /* Items of a kv head, each of `wide` query heads or fewer. */
 PFQ_DEVICE int32_t passes(int32_t wide)
 {
     return (group() + wide - 1) / wide;
-}
-PFQ_DEVICE int32_t first_key(int32_t pos)
-{
-    return c_window && pos >= c_window ? pos - c_window + 1 : 0;
 }
 /* Tiles of a part, where an item of n tiles is divided by its own length alone: as many as a
  * block's four warps share evenly. */

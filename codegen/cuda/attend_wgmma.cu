@@ -27,15 +27,12 @@
  * ctx is a multiple of 64: the last tile is read whole.
  */
 #include "hopper.cuh"
-#include "kv.cuh"
+#include "attend.cuh"
 #include "mma.cuh"
 #include "overlap.cuh"
 #include "quantise.cuh"
 #include "tiles.cuh"
 
-PFQ_CONST(int32_t, c_heads);
-PFQ_CONST(int32_t, c_kv_heads);
-PFQ_CONST(int32_t, c_window);
 PFQ_CONST(int32_t, c_fmt);
 PFQ_CONST(int32_t, c_q8);
 PFQ_CONST(int32_t, c_prefix);
@@ -55,17 +52,9 @@ enum { WG_KEYS = 64, WG_THREADS = 128 * WG_GROUPS, WG_ROWS = 64 * WG_GROUPS };
 #define WG_SLACK  8.0f /* a maximum stays that far below a score; probabilities are up to 2^8 */
 #define WG_FACTOR 1.0f /* of probabilities times dynamic scales, for the range of halves */
 
-PFQ_DEVICE int32_t group()
-{
-    return c_heads / max(c_kv_heads, 1);
-}
 PFQ_DEVICE int32_t wg_tokens()
 {
     return WG_ROWS / group();
-}
-PFQ_DEVICE int32_t first_key(int32_t pos)
-{
-    return c_window && pos >= c_window ? pos - c_window + 1 : 0;
 }
 
 /* ---- shared memory: operands of three tiles, queries, two tiles as they lie in the cache ---- */
