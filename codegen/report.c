@@ -5,8 +5,6 @@
 #include "ir/base/json.h"
 #include "ir/text.h"
 
-#include <math.h>
-
 #define LL(x) ((unsigned long long)(x))
 
 static void key_str(StrBuf *o, const char *key, const char *v)
@@ -260,12 +258,7 @@ static void emit_measured(const CgPlan *p, const char *key, StrBuf *o)
         first = false;
         sb_json_str(o, str_c(name + n + 1));
         sb_str(o, ": ");
-        if (kv->kind == AK_INT)
-            sb_printf(o, "%lld", (long long)kv->val.i);
-        else if (kv->kind == AK_FLOAT && isfinite(kv->val.f))
-            sb_f64(o, kv->val.f);
-        else
-            sb_str(o, "null");
+        if (!ir_json_number(o, kv)) sb_str(o, "null");
     }
     sb_str(o, first ? "},\n" : "\n  },\n");
 }

@@ -6,8 +6,6 @@
 #include "ir/base/json.h"
 #include "ir/text.h"
 
-#include <math.h>
-
 static void member(StrBuf *o, const char *key, const char *text)
 {
     sb_printf(o, "\"%s\": ", key);
@@ -22,11 +20,7 @@ static void write_meta(StrBuf *o, const Module *m)
         if (i) sb_str(o, ", ");
         sb_json_str(o, str_c(ir_cstr(m, kv->key)));
         sb_str(o, ": ");
-        if (kv->kind == AK_INT)
-            sb_printf(o, "%lld", (long long)kv->val.i);
-        else if (kv->kind == AK_FLOAT && isfinite(kv->val.f))
-            sb_f64(o, kv->val.f);
-        else
+        if (!ir_json_number(o, kv))
             sb_json_str(o, str_c(kv->kind == AK_STR ? ir_cstr(m, kv->val.s) : ""));
     }
     sb_str(o, "}");

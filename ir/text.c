@@ -5,6 +5,8 @@
 
 #include "ir/base/json.h"
 
+#include <math.h>
+
 static const char symbol_char[] = "?TRC";
 
 static void put_type(StrBuf *b, const Type *t)
@@ -268,4 +270,15 @@ void ir_print_op(const Module *m, const char **names, const Op *op, u32 list_mos
 {
     Print p = {m, b, names, list_most};
     put_op(&p, op);
+}
+
+bool ir_json_number(StrBuf *b, const KeyVal *kv)
+{
+    if (kv->kind == AK_INT)
+        sb_printf(b, "%lld", (long long)kv->val.i);
+    else if (kv->kind == AK_FLOAT && isfinite(kv->val.f))
+        sb_f64(b, kv->val.f);
+    else
+        return false;
+    return true;
 }

@@ -23,6 +23,9 @@ const char **ir_value_names(const Module *m, u32 fn, Arena *a);
  * 576]", which is not read back; 0: none is. */
 void ir_print_op(const Module *m, const char **names, const Op *op, u32 list_most, StrBuf *b);
 
+/* Appends an integer or a finite float as JSON has it; false for all else. */
+bool ir_json_number(StrBuf *b, const KeyVal *kv);
+
 void ir_doc_ops(StrBuf *b); /* docs/ops.md */
 
 #endif

@@ -1,8 +1,7 @@
 /* linear.f32: f32 weights and activations. Contract, launch and roofline: linear.cuh. A step is one
  * k.
  */
-#define LIN_SUM float
-#include "linear.cuh"
+#include "linear_float.cuh"
 
 PFQ_DEVICE int32_t lin_steps()
 {
@@ -34,13 +33,6 @@ PFQ_DEVICE void lin_add(const Lin &l, const uint8_t *const w[2], int32_t step, i
             *s = fmaf(__uint_as_float(k.row[j % 4]), xs[j / 4], *s);
         }
     }
-}
-
-PFQ_DEVICE float lin_finish(const Lin &l, const uint8_t *w, int32_t row, int32_t t, float hi,
-                            float lo)
-{
-    (void)l, (void)w, (void)row, (void)t, (void)lo;
-    return hi;
 }
 
 PFQ_KERNEL(pfq_cu_linear_f32, 256)

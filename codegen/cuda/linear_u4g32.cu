@@ -6,9 +6,8 @@
  * + lo| <= 8 * 15 * 32512 < 2^22. Per step: y += sum * (scale * xscale) + offset * (xscale *
  * sum(x)).
  */
-#define LIN_SUM float
 #include "intrin.cuh"
-#include "linear.cuh"
+#include "linear_float.cuh"
 
 enum { LIN_GROUP = 320 }; /* bytes of a group of a tile: 16 scales, 16 offsets f16, 4 steps */
 
@@ -89,13 +88,6 @@ PFQ_DEVICE void lin_add(const Lin &l, const uint8_t *const w[2], int32_t step, i
             *s = fmaf(k.offset[r % 4], sum, *s);
         }
     }
-}
-
-PFQ_DEVICE float lin_finish(const Lin &l, const uint8_t *w, int32_t row, int32_t t, float hi,
-                            float lo)
-{
-    (void)l, (void)w, (void)row, (void)t, (void)lo;
-    return hi;
 }
 
 PFQ_KERNEL(pfq_cu_linear_u4g32, 256)
