@@ -5,8 +5,9 @@
  * online transform, exceeds 64 times the median over the tokens of its sequence. There are as many
  * per sequence as the layer with most of them has on average, rounded up. The prefix is the tokens
  * that are outliers most often at other places than the first (where every token is one), then BOS,
- * or EOS for a tokenizer without BOS. Keys and values are those of the float model as it stands, as
- * operands of attention are: rotated, after RoPE.
+ * or EOS for a tokenizer without BOS. The method's code runs the model in 16 bits for this, and so
+ * do linears here (bf16). Keys and values are those of the float model as it stands, as operands of
+ * attention are: rotated, after RoPE; these are of products in f32.
  */
 #include "passes/calib/calib.h"
 #include "passes/quantisers.h"
@@ -87,6 +88,7 @@ static bool detect(PassCx *cx, Detect *d, i64 sequences, i64 length)
         d->product[pass_def(cx->m, site_source(cx->m, s->all.at[i].x))] = i + 1;
     Calib *run = calib_new(cx, sequences, length);
     bool ok = run != NULL;
+    if (ok) calib_half(run);
     for (u32 i = 0; ok && i < s->blocks.n; i++) { /* little is kept at the end of a block */
         bool last = i + 1 == s->blocks.n;
         calib_progress(cx, "outlier tokens", i, s->blocks.n);

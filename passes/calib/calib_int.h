@@ -1,5 +1,5 @@
 /* Inside the calibration runner: run.c (ranges, threads, ops), store.c (constants and kept values),
- * fast_ops.c (ops in f32 by sgemm and simple loops). Not for passes. */
+ * fast_ops.c (ops in f32 by sgemm and simple loops), half_product.c. Not for passes. */
 #ifndef PFQC_PASSES_CALIB_CALIB_INT_H
 #define PFQC_PASSES_CALIB_CALIB_INT_H
 
@@ -147,8 +147,22 @@ const char *calib_cache_path(const CalibCache *c);
 /* Fills out[OP_COUNT] with all ops in f32: the reference's, and faster ones with the same meaning.
  */
 void fast_ops(OpEval **out);
+void fast_half(OpEval **out); /* linears by half_product */
 /* Share `part` of `parts` of a transform (op `hadamard`) of x[rows, cols], in place. */
 void transform_dense(Eval *e, const Op *op, float *x, i64 rows, i64 cols, i64 part, i64 parts);
 i64 calib_elems(const Tensor *t);
+
+/* y[rows, n], its rows `stride` apart, = x[rows, k] w[n, k]^T; all f32 and dense but for the
+ * stride. Scratch is taken from the Eval. */
+typedef struct Product {
+    const float *x, *w;
+    float *y;
+    i64 rows, k, n, stride;
+} Product;
+void product(Eval *e, const Product *p);
+
+/* ---- half_product.c: the same of operands rounded to bf16 ---- */
+void half_product(Eval *e, const Product *p);
+void half_product_plain(Eval *e, const Product *p); /* on any CPU */
 
 #endif

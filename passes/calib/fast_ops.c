@@ -197,14 +197,14 @@ static void add_bias(float *y, i64 rows, i64 n, i64 stride, const float *bias)
             y[t * stride + j] += bias[j];
 }
 
-/* y[rows, n0..n0+nr) of stride n = x[rows, k] w[nr, k]^T */
-static void product(const float *x, i64 rows, i64 k, const float *w, i64 nr, float *y, i64 n)
+void product(Eval *e, const Product *p)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)nr, (int)k, 1, x, (int)k,
-                w, (int)k, 0, y, (int)n);
+    (void)e;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->rows, (int)p->n, (int)p->k, 1,
+                p->x, (int)p->k, p->w, (int)p->k, 0, p->y, (int)p->stride);
 }
 
-static bool fast_linear(OpCall *c)
+static bool linear_by(OpCall *c, void (*multiply)(Eval *e, const Product *p))
 {
     enum { TILE = 1 << 21 }; /* elements of a weight that is not dense */
     i64 rows = c->in[0].dim[0], k = c->in[0].dim[1], n = c->in[1].dim[0];
@@ -216,12 +216,22 @@ static bool fast_linear(OpCall *c)
         Scope s = ev_scope(c->e);
         Tensor w;
         bool ok = ev_fetch(c, 1, (Rect){n0, nr, 0, k}, &w);
-        if (ok) product(c->in[0].f, rows, k, w.f, nr, y + n0, n);
+        if (ok) multiply(c->e, &(Product){c->in[0].f, w.f, y + n0, rows, k, nr, n});
         ev_scope_end(c->e, s);
         if (!ok) return false;
     }
     if (present(c, 2)) add_bias(y, rows, n, n, c->in[2].f);
     return true;
+}
+
+static bool fast_linear(OpCall *c)
+{
+    return linear_by(c, product);
+}
+
+static bool half_linear(OpCall *c)
+{
+    return linear_by(c, half_product);
 }
 
 /* ---- attention ---- */
@@ -488,4 +498,9 @@ void fast_ops(OpEval **out)
 {
     for (u32 i = 0; i < OP_COUNT; i++)
         out[i] = table[i] ? table[i] : op_eval_f32[i];
+}
+
+void fast_half(OpEval **out)
+{
+    out[OP_LINEAR] = half_linear;
 }

@@ -547,6 +547,11 @@ void calib_free(Calib *c)
 
 /* ---- what passes ask ---- */
 
+void calib_half(Calib *c)
+{
+    fast_half(c->ops);
+}
+
 u32 calib_at(const Calib *c)
 {
     return c->at;

@@ -3,7 +3,9 @@
 #include "passes/calib/calib_int.h"
 #include "passes/calib/ppl.h"
 
+#include "ir/base/half.h"
 #include "ir/text.h"
+#include "tests/unit/random.h"
 #include "tests/unit/tiny_llama.h"
 
 #include <setjmp.h>
@@ -377,6 +379,105 @@ static void other_ops(void **state)
     fix_free(&f);
 }
 
+/* ---- products of operands rounded to bf16 ---- */
+
+static void check_product(const Product *p, const char *which)
+{
+    for (i64 r = 0; r < p->rows; r++)
+        for (i64 j = 0; j < p->stride; j++) {
+            double sum = 0, size = 0;
+            for (i64 i = 0; i < p->k; i++) {
+                double v = (double)bf16_to_f32(f32_to_bf16(p->x[r * p->k + i])) *
+                           (double)bf16_to_f32(f32_to_bf16(p->w[j % p->n * p->k + i]));
+                sum += v;
+                size += fabs(v);
+            }
+            double y = (double)p->y[r * p->stride + j];
+            if (j >= p->n) /* not its column */
+                assert_true(y == -7);
+            else if (!(fabs(y - sum) <= 1e-6 * size))
+                fail_msg("%s: %lld x %lld x %lld: y[%lld, %lld] is %g, expected %g", which,
+                         (long long)p->rows, (long long)p->n, (long long)p->k, (long long)r,
+                         (long long)j, y, sum);
+        }
+}
+
+static void half_products(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*run)(Eval *e, const Product *p);
+        const char *name;
+    } kinds[] = {{half_product, "this CPU's"}, {half_product_plain, "any CPU's"}};
+    static const i64 sizes[][3] = {{1, 1, 1},    {8, 48, 32},  {9, 49, 33},  {7, 47, 31},
+                                   {17, 15, 34}, {3, 97, 130}, {64, 16, 63}, {130, 130, 17}};
+    Fix f;
+    fix_init(&f);
+    fix_module(&f, tiny_llama(&f.d, &shapes[0]));
+    Eval *e = eval_new(&f.d, f.m, false);
+    Random rnd = {5};
+    for (u32 s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (u32 i = 0; i < 2; i++) {
+            const i64 rows = sizes[s][0], n = sizes[s][1], k = sizes[s][2], stride = n + 2 * i;
+            Scope scope = ev_scope(e);
+            /* of exactly their size: a sanitizer sees a step beyond */
+            float *x = malloc((size_t)(rows * k) * sizeof *x),
+                  *w = malloc((size_t)(n * k) * sizeof *w),
+                  *y = malloc((size_t)(rows * stride) * sizeof *y);
+            for (i64 j = 0; j < rows * k; j++)
+                x[j] = (float)below(&rnd, 100001) / 30000.0f - 1;
+            for (i64 j = 0; j < n * k; j++)
+                w[j] = (float)below(&rnd, 100001) / 30000.0f - 2;
+            for (u32 t = 0; t < 2; t++) {
+                for (i64 j = 0; j < rows * stride; j++)
+                    y[j] = -7;
+                Product p = {x, w, y, rows, k, n, stride};
+                kinds[t].run(e, &p);
+                check_product(&p, kinds[t].name);
+                float was = x[0];
+                x[0] = NAN; /* is not lost on the way */
+                kinds[t].run(e, &p);
+                assert_true(isnan(y[0]) && (rows == 1 || isfinite(y[stride])));
+                x[0] = was;
+            }
+            free(x), free(w), free(y);
+            ev_scope_end(e, scope);
+        }
+    eval_free(e);
+    fix_free(&f);
+}
+
+/* A whole model so, weights in memory and in pieces: near, and not the same. */
+static void halves_a_model(void **state)
+{
+    (void)state;
+    for (u32 i = 0; i < N_SHAPES; i++) {
+        Fix f;
+        fix_init(&f);
+        fix_module(&f, tiny_llama(&f.d, &shapes[i]));
+        passes(&f, pipelines[0]);
+        Seen whole = {.want = last_op(f.m)}, pieces = whole, exact = whole,
+             *seen[] = {&whole, &pieces, &exact};
+        for (u32 t = 0; t < 3; t++) {
+            Calib *c = calib_new(&f.cx, S, N);
+            must(&f, c != NULL);
+            if (t == 1) c->range_bytes = c->stream_bytes = 1000;
+            if (t < 2) calib_half(c);
+            must(&f, calib_run(c, f.m->fns.at[1].body.n, 0, true, keep_result, seen[t]));
+            calib_free(c);
+        }
+        size_t bytes = (size_t)whole.elems * sizeof(float);
+        for (int k = 0; k < S; k++) {
+            assert_memory_equal(whole.y[k], pieces.y[k], bytes);
+            assert_memory_not_equal(whole.y[k], exact.y[k], bytes);
+        }
+        check_against_eval(&f, &whole, 2e-2);
+        for (u32 t = 0; t < 3; t++)
+            seen_free(seen[t]);
+        fix_free(&f);
+    }
+}
+
 /* ---- text ---- */
 
 static void short_text(void **state)
@@ -615,16 +716,12 @@ static void no_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(equals_eval),
-        cmocka_unit_test(other_ops),
-        cmocka_unit_test(prefix_is_seen),
-        cmocka_unit_test(replays),
-        cmocka_unit_test(kept_values),
-        cmocka_unit_test(files_are_used_again),
-        cmocka_unit_test(short_text),
-        cmocka_unit_test(tokens_outside),
-        cmocka_unit_test(perplexity),
-        cmocka_unit_test(results_are_found_again),
+        cmocka_unit_test(equals_eval),    cmocka_unit_test(other_ops),
+        cmocka_unit_test(half_products),  cmocka_unit_test(halves_a_model),
+        cmocka_unit_test(prefix_is_seen), cmocka_unit_test(replays),
+        cmocka_unit_test(kept_values),    cmocka_unit_test(files_are_used_again),
+        cmocka_unit_test(short_text),     cmocka_unit_test(tokens_outside),
+        cmocka_unit_test(perplexity),     cmocka_unit_test(results_are_found_again),
         cmocka_unit_test(no_folder),
     };
     if (!mkdtemp(cache_folder)) return 1;
