@@ -22,12 +22,13 @@ static int64_t characters(const char *s, size_t n)
     return count;
 }
 
-static bool grow_probs(PfqChoice *c)
+/* Room for n more. */
+static bool grow_probs(PfqChoice *c, size_t n)
 {
-    if (c->n_probs < c->cap_probs) {
+    if (n <= c->cap_probs - c->n_probs) {
         return true;
     }
-    const size_t cap = c->cap_probs * 2 + 16, top = (size_t)c->answer->top;
+    const size_t cap = c->cap_probs * 2 + n + 16, top = (size_t)c->answer->top;
     PfqProb *prob = realloc(c->prob, cap * sizeof *prob);
     c->prob = prob ? prob : c->prob;
     PfqCandidate *tops = prob ? realloc(c->top, (cap * top + 1) * sizeof *tops) : NULL;
@@ -36,27 +37,17 @@ static bool grow_probs(PfqChoice *c)
     return tops != NULL;
 }
 
-/* Notes token `id`, which follows what has these logits; NULL: nothing. */
-static bool add_prob(PfqChoice *c, int32_t id, const float *logits, int64_t at)
+/* What of entry i is computed from the logits in front of its token. */
+static void compute_prob(PfqChoice *c, size_t i, const float *logits)
 {
-    const PfqServer *s = c->answer->server;
-    const int32_t vocab = s->cli->model->vocab, k = c->answer->top;
-    if (!grow_probs(c)) {
-        return false;
+    const int32_t vocab = c->answer->server->cli->model->vocab, k = c->answer->top;
+    PfqCandidate *top = c->top + i * (size_t)k;
+    const double z = pfq_log_sum_exp(logits, vocab);
+    c->prob[i].logprob = (float)((double)logits[c->prob[i].id] - z);
+    pfq_top(logits, vocab, k, top);
+    for (int32_t j = 0; j < k; j++) {
+        top[j].logit = (float)((double)top[j].logit - z);
     }
-    PfqProb *p = &c->prob[c->n_probs];
-    *p = (PfqProb){.id = id, .none = !logits, .at = at};
-    if (logits) {
-        PfqCandidate *top = c->top + c->n_probs * (size_t)k;
-        const double z = pfq_log_sum_exp(logits, vocab);
-        p->logprob = (float)((double)logits[id] - z);
-        pfq_top(logits, vocab, k, top);
-        for (int32_t i = 0; i < k; i++) {
-            top[i].logit = (float)((double)top[i].logit - z);
-        }
-    }
-    c->n_probs++;
-    return true;
 }
 
 /* ---- what the batch calls ---- */
@@ -84,39 +75,89 @@ static int64_t piece_characters(const PfqTokenizer *t, int32_t id)
     return characters(p, n);
 }
 
-/* Row i of the logits is of token i of seq.ids, which begin `skip` tokens into the prompt. The
- * first token has no log-probability, and those that the lead saw have theirs already. */
-static void rows(PfqSeq *seq, int32_t first, int32_t n, const float *logits)
+typedef struct Rows {
+    PfqChoice *c;
+    size_t from; /* the entry of row 0 */
+    int32_t n;
+    const float *logits;
+} Rows;
+
+static void rows_job(void *arg, int tid, int nt)
 {
-    PfqChoice *c = choice_of(seq);
-    const PfqPrompt *p = c->prompt;
-    const PfqTokenizer *t = &c->answer->server->cli->tok;
-    const size_t vocab = (size_t)c->answer->server->cli->model->vocab;
-    bool ok = true;
-    const int32_t skip = c->lead ? 0 : p->skip;
-    for (int32_t i = first + skip == 0 ? -1 : 0; ok && i < n; i++) {
-        const int32_t at = skip + first + i + 1; /* the token that it predicts */
-        if (at < p->n) {
-            ok = add_prob(c, p->ids[at], i < 0 ? NULL : logits + (size_t)i * vocab, c->chars);
-            c->chars += piece_characters(t, p->ids[at]);
-        }
-    }
-    if (!ok) {
-        fail(c->answer, "out of memory for log-probabilities");
+    const Rows *r = arg;
+    const size_t vocab = (size_t)r->c->answer->server->cli->model->vocab;
+    for (int32_t i = tid; i < r->n; i += nt) {
+        compute_prob(r->c, r->from + (size_t)i, r->logits + (size_t)i * vocab);
     }
 }
 
-static const float *with_bias(const PfqAnswer *a, const float *logits)
+/* Entries for n tokens of the prompt, from `at` on. */
+static void add_prompt(PfqChoice *c, int32_t at, int32_t n, bool none)
 {
-    const PfqServer *s = a->server;
+    for (int32_t i = at; i < at + n; i++) {
+        const int32_t id = c->prompt->ids[i];
+        c->prob[c->n_probs++] = (PfqProb){.id = id, .none = none, .at = c->chars};
+        c->chars += piece_characters(&c->answer->server->cli->tok, id);
+    }
+}
+
+/* Row i of the logits is of token i of seq.ids, which begin `skip` tokens into the prompt, and
+ * predicts the next. The first token has no log-probability, and those that the lead saw have
+ * theirs already. */
+static void rows(PfqSeq *seq, int32_t first, int32_t n, const float *logits)
+{
+    PfqChoice *c = choice_of(seq);
+    const int32_t at = first + (c->lead ? 0 : c->prompt->skip), left = c->prompt->n - at - 1;
+    if (!grow_probs(c, (size_t)n + 1)) {
+        fail(c->answer, "out of memory for log-probabilities");
+        return;
+    }
+    if (at == 0) {
+        add_prompt(c, 0, 1, true);
+    }
+    Rows r = {.c = c, .from = c->n_probs, .n = n < left ? n : left, .logits = logits};
+    add_prompt(c, at + 1, r.n, false);
+    pfq_engine_job(&c->answer->server->cli->engine, r.n, rows_job, &r);
+}
+
+static const float *with_bias(const PfqAnswer *a, const float *logits, int tid)
+{
+    const size_t vocab = (size_t)a->server->cli->model->vocab;
+    float *biased = a->server->biased + (size_t)tid * vocab;
     if (a->n_bias == 0) {
         return logits;
     }
-    memcpy(s->biased, logits, (size_t)s->cli->model->vocab * sizeof *logits);
+    memcpy(biased, logits, vocab * sizeof *logits);
     for (int i = 0; i < a->n_bias; i++) {
-        s->biased[a->bias[i].id] += a->bias[i].add;
+        biased[a->bias[i].id] += a->bias[i].add;
     }
-    return s->biased;
+    return biased;
+}
+
+/* Is a token wanted behind what the engine computes now? */
+static bool draws(const PfqChoice *c)
+{
+    return !c->lead && c->answer->max_tokens > 0;
+}
+
+/* Of its choice alone: other threads look at choices of the same answer. */
+static int32_t look(PfqSeq *seq, const float *logits, int tid)
+{
+    PfqChoice *c = choice_of(seq);
+    const PfqAnswer *a = c->answer;
+    if (!draws(c)) {
+        return -1;
+    }
+    c->sampler.cand = a->server->cand + (size_t)tid * (size_t)c->sampler.vocab;
+    const int32_t id = pfq_sample(&c->sampler, with_bias(a, logits, tid));
+    if (a->logprobs && id >= 0) {
+        c->starved = !grow_probs(c, 1);
+        if (!c->starved) {
+            c->prob[c->n_probs] = (PfqProb){.id = id, .at = c->chars};
+            compute_prob(c, c->n_probs++, logits);
+        }
+    }
+    return id;
 }
 
 /* Bytes of a token as the answer has them: in a chat without the space that the tokenizer puts in
@@ -157,18 +198,17 @@ static void count_token(PfqChoice *c)
     c->last = now;
 }
 
-/* The next token, its text and its log-probability; -1 where the answer ends. */
-static int32_t take_token(PfqChoice *c, const float *logits, int32_t drawn, bool more)
+/* The next token and its text; -1 where the answer ends. */
+static int32_t take_token(PfqChoice *c, int32_t id, bool more)
 {
     PfqAnswer *a = c->answer;
-    const int32_t id = logits ? pfq_sample(&c->sampler, with_bias(a, logits)) : drawn;
     if (id < 0) {
         fail(a, "the model's logits are not finite");
         return -1;
     }
     count_token(c);
     const bool eog = pfq_tok_is_eog(&a->server->cli->tok, id);
-    if ((a->logprobs && !add_prob(c, id, logits, c->chars)) || (!eog && !put_token(c, id))) {
+    if (c->starved || (!eog && !put_token(c, id))) {
         fail(a, "out of memory for the answer");
         return -1;
     }
@@ -181,21 +221,18 @@ static int32_t take_token(PfqChoice *c, const float *logits, int32_t drawn, bool
     return c->finish ? -1 : id;
 }
 
-/* The model draws unless logits are wanted for something else, too. */
+/* A GPU draws unless logits are wanted for something else, too. */
 static PfqSampler *sampler(PfqSeq *seq)
 {
     PfqChoice *c = choice_of(seq);
     return c->answer->logprobs || c->answer->n_bias ? NULL : &c->sampler;
 }
 
-static int32_t next(PfqSeq *seq, const float *logits, int32_t drawn, bool more)
+static int32_t next(PfqSeq *seq, int32_t drawn, bool more)
 {
     PfqChoice *c = choice_of(seq);
-    if (c->lead) {
-        return -1;
-    }
-    if (c->answer->max_tokens > 0) {
-        return take_token(c, logits, drawn, more);
+    if (draws(c)) {
+        return take_token(c, drawn, more);
     }
     c->finish = "length";
     return -1;
@@ -222,7 +259,6 @@ static void begin(PfqSeq *seq)
     PfqChoice *c = choice_of(seq);
     PfqAnswer *a = c->answer;
     PfqServer *s = a->server;
-    c->sampler.cand = s->cand;
     if (c->lead) {
         return;
     }
@@ -282,8 +318,13 @@ static void done(PfqSeq *seq, PfqSeqEnd end, const char *why)
     }
 }
 
-static const PfqSeqCalls calls = {
-    .begin = begin, .gone = gone, .rows = rows, .sampler = sampler, .next = next, .done = done};
+static const PfqSeqCalls calls = {.begin = begin,
+                                  .gone = gone,
+                                  .rows = rows,
+                                  .sampler = sampler,
+                                  .look = look,
+                                  .next = next,
+                                  .done = done};
 
 /* ---- the whole answer ---- */
 

@@ -161,17 +161,12 @@ static void run_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, i
 static bool cpu_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
                       PfqDraw *draw, PfqErr *err)
 {
+    (void)draw; /* the caller has the logits */
     if (n == 1) {
         pfq_engine_seek(e, rows[0].slot, rows[0].pos);
         cpu_run(e, PFQ_DECODE, tokens, 1, err);
     } else {
         run_batch(e, tokens, rows, n);
-    }
-    for (int32_t i = 0; draw && i < n; i++) {
-        if (draw[i].sampler) {
-            draw[i].token =
-                pfq_sample(draw[i].sampler, e->logits + (size_t)i * (size_t)e->model->vocab);
-        }
     }
     return true;
 }

@@ -260,6 +260,12 @@ static bool admit(PfqBatch *b, PfqErr *err)
     return ok;
 }
 
+/* Row i of the logits that were computed last. */
+static const float *logits_at(const PfqBatch *b, int32_t i)
+{
+    return b->engine->logits + (size_t)i * (size_t)b->engine->model->vocab;
+}
+
 /* ---- prompts ---- */
 
 /* Notes that n tokens were appended. */
@@ -277,11 +283,11 @@ static void share_chunk(const PfqBatch *b, PfqSlot *slot, int32_t n)
     }
 }
 
-/* The logits of a sequence's last token are there. */
-static void go_on(PfqBatch *b, PfqSeq *s, const float *logits, int32_t drawn)
+/* The token behind a sequence's last one is drawn. */
+static void go_on(PfqBatch *b, PfqSeq *s, int32_t drawn)
 {
     const bool more = b->slot[s->slot].n < b->engine->ctx;
-    s->token = s->calls->next(s, logits, drawn, more);
+    s->token = s->calls->next(s, drawn, more);
     if (s->token < 0 || !more) {
         end(b, s, PFQ_SEQ_OVER, NULL);
     }
@@ -319,17 +325,46 @@ static bool read_chunk(PfqBatch *b, PfqSeq *s, bool others, PfqErr *err)
     if (last) {
         const int32_t rows = b->engine->model->rows;
         const int32_t at = s->all_rows ? (n - 1) % rows : 0; /* of the last block of logits */
-        go_on(b, s, b->engine->logits + (size_t)at * (size_t)b->engine->model->vocab, -1);
+        go_on(b, s, s->calls->look(s, logits_at(b, at), 0));
     }
     return true;
 }
 
 /* ---- answers ---- */
 
+typedef struct Looks {
+    PfqBatch *b;
+    int32_t n;
+} Looks;
+
+static void look_job(void *arg, int tid, int nt)
+{
+    const Looks *l = arg;
+    for (int32_t i = tid; i < l->n; i += nt) {
+        PfqDraw *d = &l->b->draw[i];
+        PfqSeq *s = l->b->slot[l->b->rows[i].slot].seq;
+        if (d->token == PFQ_NOT_DRAWN) {
+            d->token = s->calls->look(s, logits_at(l->b, i), tid);
+        }
+    }
+}
+
+/* Rows that nobody drew are looked at by all threads at once: with the whole of a large vocabulary
+ * to draw from, that is a fifth of what the row's step takes on one. */
+static void look_at_rows(PfqBatch *b, int32_t n)
+{
+    int32_t left = 0;
+    for (int32_t i = 0; i < n; i++) {
+        left += b->draw[i].token == PFQ_NOT_DRAWN;
+    }
+    if (left) {
+        pfq_engine_job(b->engine, left, look_job, &(Looks){b, n});
+    }
+}
+
 /* One token of each of the n sequences that generated one before this step. */
 static bool decode(PfqBatch *b, int32_t n, PfqErr *err)
 {
-    const size_t vocab = (size_t)b->engine->model->vocab;
     for (int32_t i = 0; i < n; i++) {
         PfqSeq *s = b->slot[b->rows[i].slot].seq;
         b->draw[i].sampler = s->calls->sampler(s);
@@ -338,14 +373,14 @@ static bool decode(PfqBatch *b, int32_t n, PfqErr *err)
         return false;
     }
     b->decoded++;
+    look_at_rows(b, n);
     for (int32_t i = 0; i < n; i++) {
         PfqSlot *slot = &b->slot[b->rows[i].slot];
         append(slot, &b->ids[i], 1);
         if (!b->deterministic && slot->shared == slot->n - 1) {
             slot->shared = slot->n;
         }
-        go_on(b, slot->seq, b->draw[i].sampler ? NULL : b->engine->logits + (size_t)i * vocab,
-              b->draw[i].token);
+        go_on(b, slot->seq, b->draw[i].token);
     }
     return true;
 }

@@ -40,12 +40,15 @@ typedef struct PfqSeqCalls {
     /* Logits [n, vocab] of prompt tokens first .. first+n-1, of all in order; only with `all_rows`.
      * The last token's come to `next` too. */
     void (*rows)(PfqSeq *s, int32_t first, int32_t n, const float *logits);
-    /* What draws its tokens; NULL: `next` wants logits. Asked before each step of decoding. */
+    /* What a GPU may draw its next token by; NULL: `look` wants the logits. Asked before each step
+     * of decoding. */
     PfqSampler *(*sampler)(PfqSeq *s);
-    /* The next token for the logits of the last one, or (NULL) drawn, -1 if none of them was
-     * finite; returns it, or -1, which ends the sequence. `more`: there is room for it in the
-     * context. */
-    int32_t (*next)(PfqSeq *s, const float *logits, int32_t drawn, bool more);
+    /* The logits of its last token, unless a GPU drew: returns the next one, or -1 if none of them
+     * was finite. Runs on thread tid of the engine (below slots), while others look at theirs. */
+    int32_t (*look)(PfqSeq *s, const float *logits, int tid);
+    /* The token that was drawn; returns it, or -1, which ends the sequence. `more`: there is room
+     * for it in the context. */
+    int32_t (*next)(PfqSeq *s, int32_t drawn, bool more);
     void (*done)(PfqSeq *s, PfqSeqEnd end, const char *why); /* the last call */
 } PfqSeqCalls;
 

@@ -248,28 +248,23 @@ static bool ask_rows(PfqGpu *g, PfqDraw *draw, int32_t n, float *logits, PfqErr 
            (!any || (upload_samplers(g, n, err) && pfq_gpu_launch_all(g, PFQ_CUDA_SAMPLE, n, err)));
 }
 
-/* What was told of row i; the host draws what the GPU did not. */
+/* What was told of row i; the logits of one that the GPU did not draw are, or come, here. */
 static bool take_row(PfqGpu *g, PfqDraw *draw, int32_t i, float *logits, PfqErr *err)
 {
-    float *row = logits + (size_t)i * (size_t)g->model->vocab;
     const char *why;
-    if (pfq_gpu_samples(g, draw->sampler, &why)) {
-        const PfqCudaToken t = g->gen.ring[PFQ_CUDA_RING + i];
-        if (t.word >> 32 != PFQ_CUDA_RING) {
-            return pfq_fail(err, "the GPU's batch ended without a token");
-        }
-        draw->sampler->state = t.state;
-        draw->token = (int32_t)(uint32_t)t.word;
-        if (draw->token != PFQ_HOST_CHOOSES) {
-            return true;
-        }
-        if (!fetch_logits(g, i, logits, err) ||
-            !CALL(g, cuStreamSynchronize, "sampling", g->stream)) {
-            return false;
-        }
+    if (!draw->sampler || !pfq_gpu_samples(g, draw->sampler, &why)) {
+        return true;
     }
-    draw->token = pfq_sample(draw->sampler, row);
-    return true;
+    const PfqCudaToken t = g->gen.ring[PFQ_CUDA_RING + i];
+    if (t.word >> 32 != PFQ_CUDA_RING) {
+        return pfq_fail(err, "the GPU's batch ended without a token");
+    }
+    draw->sampler->state = t.state;
+    if ((int32_t)(uint32_t)t.word != PFQ_HOST_CHOOSES) {
+        draw->token = (int32_t)(uint32_t)t.word;
+        return true;
+    }
+    return fetch_logits(g, i, logits, err) && CALL(g, cuStreamSynchronize, "sampling", g->stream);
 }
 
 bool pfq_gpu_draw(PfqGpu *g, PfqDraw *draw, int32_t n, float *logits, PfqErr *err)
@@ -278,7 +273,7 @@ bool pfq_gpu_draw(PfqGpu *g, PfqDraw *draw, int32_t n, float *logits, PfqErr *er
         ask_rows(g, draw, n, logits, err) &&
         CALL(g, cuStreamSynchronize, "a kernel of a batch, which --cuda-sync names", g->stream);
     for (int32_t i = 0; ok && i < n; i++) {
-        ok = !draw[i].sampler || take_row(g, &draw[i], i, logits, err);
+        ok = take_row(g, &draw[i], i, logits, err);
     }
     return ok;
 }

@@ -251,5 +251,17 @@ bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, i
     if (!check_tokens(e, tokens, n, err)) {
         return false;
     }
+    for (int32_t i = 0; draw && i < n; i++) {
+        draw[i].token = PFQ_NOT_DRAWN;
+    }
     return e->backend->batch(e, tokens, rows, n, draw, err);
+}
+
+void pfq_engine_job(PfqEngine *e, int32_t n, PfqJob *job, void *arg)
+{
+    if (n < 2 || pfq_pace_alone(&e->batch_pace, e->threads)) {
+        job(arg, 0, 1);
+    } else {
+        pfq_pool_run(e->pool, job, arg);
+    }
 }

@@ -113,11 +113,15 @@ void pfq_engine_seek(PfqEngine *e, int32_t slot, int32_t pos);
 bool pfq_engine_copy(PfqEngine *e, PfqRow from, PfqRow to, int32_t n, PfqErr *err);
 
 /* One token of each of n sequences, in distinct slots: tokens[i] goes to rows[i], n at most
- * e->slots. draw [n] draws the rows' next tokens, on a GPU there; NULL: none. Logits [n, vocab] of
- * rows that are not drawn are in e->logits. Where e->exact, a row's bits are those that it has in a
- * batch of its own; pfq_engine_decode may round otherwise. Which slot is in work is undefined after
- * it. */
+ * e->slots. draw [n]: a GPU draws the next tokens of rows that let it; NULL: of none. Logits
+ * [n, vocab] of rows that are not drawn are in e->logits. Where e->exact, a row's bits are those
+ * that it has in a batch of its own; pfq_engine_decode may round otherwise. Which slot is in work
+ * is undefined after it. */
 bool pfq_engine_batch(PfqEngine *e, const int32_t *tokens, const PfqRow *rows, int32_t n,
                       PfqDraw *draw, PfqErr *err);
+
+/* Runs a job of n parts, which need no barrier: on all threads, or on the caller's alone where
+ * there is one part, or where batches are faster so (pace.h). */
+void pfq_engine_job(PfqEngine *e, int32_t n, PfqJob *job, void *arg);
 
 #endif

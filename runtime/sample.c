@@ -31,9 +31,9 @@ uint64_t pfq_random(uint64_t *state)
 
 /* Defines void exp_NAME(VEC *v): exp of each lane; run_mass_NAME(v, n, max, scale): sum_i exp((v[i]
  * - max) * scale); divergence_NAME, as pfq_divergence; both for n a multiple of 8. Arithmetic is
- * elementwise and never contracted, and the sum always has eight lanes: SSE2 and AVX2 give the same
- * bits. (A macro, because the compiler splits vectors of an inline function before it knows who
- * inlines it.)
+ * elementwise and never contracted, and the sum always has eight lanes: SSE2, AVX2 and AVX-512 give
+ * the same bits. (A macro, because the compiler splits vectors of an inline function before it
+ * knows who inlines it.)
  *
  * exp(x) = 2^k * exp(r), k = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by its Taylor series to
  * r^13. Adding 1.5 * 2^52 leaves k in the low mantissa bits, ready to be shifted into the exponent.
@@ -111,6 +111,7 @@ static double add8(const double v[8])
 
 DEFINE_EXP(sse2, , 2)
 DEFINE_EXP(avx2, __attribute__((target("avx2"))), 4)
+DEFINE_EXP(avx512, __attribute__((target("avx512f,avx512dq,prefer-vector-width=512"))), 8)
 
 double pfq_exp(double x)
 {
@@ -185,8 +186,9 @@ static double run_mass(const float *v, int32_t n, double max, double scale)
         v = padded;
         n = (n + 7) / 8 * 8;
     }
-    return __builtin_cpu_supports("avx2") ? run_mass_avx2(v, n, max, scale)
-                                          : run_mass_sse2(v, n, max, scale);
+    return __builtin_cpu_supports("avx512dq") ? run_mass_avx512(v, n, max, scale)
+           : __builtin_cpu_supports("avx2")   ? run_mass_avx2(v, n, max, scale)
+                                              : run_mass_sse2(v, n, max, scale);
 }
 
 /* What a run of that largest is worth beside one whose largest is `max`. */
@@ -195,13 +197,17 @@ static double run_factor(float largest, double max, double scale)
     return pfq_exp(((double)largest - max) * scale);
 }
 
+static double mass_of_run(const float *v, int32_t n, double max, double scale)
+{
+    const float largest = max_of(v, n);
+    return run_mass(v, n, (double)largest, scale) * run_factor(largest, max, scale);
+}
+
 static double mass_of_runs(const float *v, int32_t n, double max, double scale)
 {
     double mass = 0;
     for (int32_t at = 0; at < n; at += PFQ_SAMPLE_RUN) {
-        const int32_t len = run_length(n, at);
-        const float largest = max_of(v + at, len);
-        mass += run_mass(v + at, len, (double)largest, scale) * run_factor(largest, max, scale);
+        mass += mass_of_run(v + at, run_length(n, at), max, scale);
     }
     return mass;
 }
@@ -215,8 +221,9 @@ double pfq_log_sum_exp(const float *v, int32_t n)
 double pfq_divergence(const float *p, double zp, const float *q, double zq, int32_t n)
 {
     int32_t even = n - n % 8;
-    double sum = __builtin_cpu_supports("avx2") ? divergence_avx2(p, zp, q, zq, even)
-                                                : divergence_sse2(p, zp, q, zq, even);
+    double sum = __builtin_cpu_supports("avx512dq") ? divergence_avx512(p, zp, q, zq, even)
+                 : __builtin_cpu_supports("avx2")   ? divergence_avx2(p, zp, q, zq, even)
+                                                    : divergence_sse2(p, zp, q, zq, even);
     for (int32_t i = even; i < n; i++) {
         double x = (double)p[i] - zp;
         sum += pfq_exp(x) * (x - ((double)q[i] - zq));
@@ -370,28 +377,44 @@ static int32_t draw_in_run(const float *v, int32_t n, double max, double scale, 
     return pick;
 }
 
+/* Masses of runs lie in s->cand, which is free then. */
+static void put_mass(PfqSampler *s, int32_t run, double mass)
+{
+    memcpy(&s->cand[run], &mass, sizeof mass);
+}
+
+static double mass_at(const PfqSampler *s, int32_t run)
+{
+    double mass;
+    memcpy(&mass, &s->cand[run], sizeof mass);
+    return mass;
+}
+
 /* Of all tokens, in the order of their ids. */
 static int32_t draw_all(PfqSampler *s, const float *v, double max)
 {
+    const int32_t runs = (s->vocab + PFQ_SAMPLE_RUN - 1) / PFQ_SAMPLE_RUN;
     const double scale = pfq_sample_scale(s);
-    double left = uniform(s) * mass_of_runs(v, s->vocab, max, scale);
-    int32_t pick = 0; /* the run */
-    double rest = 0, factor = 1;
-    for (int32_t at = 0; at < s->vocab; at += PFQ_SAMPLE_RUN) {
-        const int32_t n = run_length(s->vocab, at);
-        const float largest = max_of(v + at, n);
-        const double f = run_factor(largest, max, scale),
-                     mass = run_mass(v + at, n, (double)largest, scale) * f;
+    double total = 0, rest = 0;
+    for (int32_t r = 0; r < runs; r++) {
+        const int32_t at = r * PFQ_SAMPLE_RUN;
+        const double mass = mass_of_run(v + at, run_length(s->vocab, at), max, scale);
+        put_mass(s, r, mass);
+        total += mass;
+    }
+    double left = uniform(s) * total;
+    int32_t pick = 0;
+    for (int32_t r = 0; r < runs && left >= 0; r++) {
+        const double mass = mass_at(s, r);
         if (mass > 0) {
-            pick = at, rest = left, factor = f;
+            pick = r, rest = left;
         }
         left -= mass;
-        if (left < 0) {
-            break;
-        }
     }
-    const int32_t n = run_length(s->vocab, pick);
-    return pick + draw_in_run(v + pick, n, (double)max_of(v + pick, n), scale, rest / factor);
+    const int32_t at = pick * PFQ_SAMPLE_RUN, n = run_length(s->vocab, at);
+    const float largest = max_of(v + at, n);
+    return at +
+           draw_in_run(v + at, n, (double)largest, scale, rest / run_factor(largest, max, scale));
 }
 
 /* Candidates of at least `floor`, all of them for -infinity; returns how many. */

@@ -49,9 +49,10 @@ void pfq_sampler_free(PfqSampler *s);
 int32_t pfq_sample(PfqSampler *s, const float *logits);
 
 /* A row of a batch: what is wanted of its logits. */
+enum { PFQ_NOT_DRAWN = -2 };
 typedef struct PfqDraw {
-    PfqSampler *sampler; /* draws the next token; NULL: the logits themselves are wanted */
-    int32_t token;       /* as pfq_sample; out */
+    PfqSampler *sampler; /* may draw the next token; NULL: the logits themselves are wanted */
+    int32_t token;       /* as pfq_sample, or PFQ_NOT_DRAWN: the logits are there; out */
 } PfqDraw;
 
 /* What logits' differences are multiplied by: 1 / temp, finite; 0: greedy. */

@@ -123,14 +123,17 @@ static void refuse_all(PfqServer *s)
 static bool open_engine(PfqServer *s)
 {
     PfqCli *c = s->cli;
-    s->cand = malloc((size_t)c->model->vocab * sizeof *s->cand);
-    s->biased = malloc((size_t)c->model->vocab * sizeof *s->biased);
-    if (!s->cand || !s->biased) {
-        return pfq_fail(&s->err, "out of memory for the samplers");
-    }
     if (!pfq_cli_load(c, s->ctx, true)) {
         s->err = c->err;
         return false;
+    }
+    const int32_t slots = c->engine.slots;
+    const size_t most = (size_t)(c->engine.threads < slots ? c->engine.threads : slots),
+                 vocab = (size_t)c->model->vocab;
+    s->cand = calloc(most, vocab * sizeof *s->cand);
+    s->biased = calloc(most, vocab * sizeof *s->biased);
+    if (!s->cand || !s->biased) {
+        return pfq_fail(&s->err, "out of memory for the samplers");
     }
     return pfq_batch_open(&s->batch, &c->engine, pfq_cli_deterministic(c), s->pages, &s->err);
 }

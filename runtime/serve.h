@@ -43,8 +43,8 @@ typedef struct PfqServer {
     atomic_int waiting; /* requests without a slot */
     /* the engine thread's */
     PfqBatch batch;
-    PfqCandidate *cand; /* [vocab] what samplers work in */
-    float *biased;      /* [vocab] logits with a bias */
+    PfqCandidate *cand; /* [threads][vocab] what samplers work in; threads that look: batch.h */
+    float *biased;      /* [threads][vocab] logits with a bias */
     PfqErr err;
     bool failed;
 } PfqServer;
@@ -74,14 +74,15 @@ typedef struct PfqChoice {
     PfqAnswer *answer;
     const PfqPrompt *prompt;
     int32_t index;
-    PfqSampler sampler; /* cand is the server's */
+    PfqSampler sampler; /* cand is the server's, of the thread that draws */
     PfqStream stream;
     int64_t n_new;
     const char *finish; /* "stop", "length"; NULL: goes on */
-    bool lead;   /* with log-probabilities of a prompt whose BOS is the model's prefix: BOS alone is
-                    computed first, for the token behind it */
-    bool spoke;  /* something that is printed was generated */
-    double last; /* when the last token came */
+    bool lead;  /* with log-probabilities of a prompt whose BOS is the model's prefix: BOS alone is
+                   computed first, for the token behind it */
+    bool spoke; /* something that is printed was generated */
+    bool starved;  /* there was no memory for a log-probability */
+    double last;   /* when the last token came */
     int64_t chars; /* characters of the text, up to chars_to bytes of stream.text */
     size_t chars_to;
     bool begun;       /* its first event was sent */

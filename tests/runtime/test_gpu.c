@@ -172,7 +172,7 @@ static void draw(const char *device, int32_t ids[DRAWN][LONG], uint64_t state[DR
         }
         assert_true(pfq_engine_batch(&e, tokens, rows, n, draws, &err));
         for (int32_t k = 0; k < n; k++) {
-            if (!draws[k].sampler) {
+            if (draws[k].token == PFQ_NOT_DRAWN) {
                 draws[k].token = pfq_sample(&s[k], e.logits + k * FAKE_VOCAB);
             }
             ids[k][i] = draws[k].token;

@@ -490,6 +490,17 @@ class Life(unittest.TestCase):
         self.assertEqual(s.p.returncode, 1)
         c.close()
 
+    def test_rows_of_all_threads(self):
+        """Rows of a batch are drawn, and looked at for log-probabilities, by all threads: each choice as alone."""
+        body = {"prompt": "hello", "max_tokens": 40, "temperature": 1.2, "seed": 3, "logit_bias": {str(t): -100 for t in (ord("N"), ord("E"), cli.EOS)}}
+        for more in {}, {"logprobs": 3, "echo": True}, {"top_p": 0.9}, {"top_k": 7, "logprobs": 0}, {"logit_bias": {}, "temperature": 0}:
+            with Server("-t", "3", "--slots", "3") as s:
+                many = s.ok("/v1/completions", {**body, **more, "n": 6})["choices"]
+            with Server("-t", "1", "--slots", "1") as s:
+                for i, c in enumerate(many):
+                    alone = s.ok("/v1/completions", {**body, **more, "seed": 3 + i})["choices"][0]
+                    self.assertEqual(c, {**alone, "index": i}, more)
+
     def test_token(self):
         with Server("--api-key", "secret") as s:
             self.assertEqual(s.raw("/v1/models")[0], 401)
