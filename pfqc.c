@@ -229,9 +229,8 @@ static int compile(Cli *c)
         return fprintf(stderr, "pfqc: %s is valid, recipe %s\n", c->word[0], recipe.name), 0;
 
     CgResult res;
-    Str *prefix = NULL;
-    const u32 n_prefix =
-        fe_prefix_text(c->a, &tok, ir_meta_get_str(f.m, "prefix_ids", ""), &prefix);
+    FeTokenNames names;
+    const bool named = fe_token_names(c->a, &tok, &names);
     CgOptions cg = {
         .out_dir = opt_str(c, "output") ? opt_str(c, "output") : "out",
         .targets = targets,
@@ -247,8 +246,8 @@ static int compile(Cli *c)
         .recipe = recipe.name,
         .passes = log.p,
         .changes = changes.p,
-        .prefix_text = prefix,
-        .n_prefix_text = n_prefix,
+        .token_text = named ? fe_token_text : NULL,
+        .token_text_arg = &names,
         .progress = progress,
         .progress_arg = NEW(c->a, Progress),
     };

@@ -37,8 +37,9 @@ typedef struct CgOptions {
     /* What has been run, for plan.json and passes.json, as PassOptions.log and .changes have it;
      * may be NULL. */
     const char *passes, *changes;
-    const Str *prefix_text; /* [n_prefix_text] of the tokens of the prefix, for plan.json */
-    u32 n_prefix_text;
+    /* What a token prints, for plan.json; NULL: there is no tokenizer. */
+    Str (*token_text)(void *arg, i32 id);
+    void *token_text_arg;
     /* Called from the calling thread, now and then; done and total count bytes of weights. May be
      * NULL. */
     void (*progress)(void *arg, const char *what, u64 done, u64 total);

@@ -236,16 +236,48 @@ static void emit_prefix(const CgBuild *b, StrBuf *o)
     for (u32 i = 0; i < p->prefix; i++)
         sb_printf(o, "%s%d", i ? ", " : "", p->prefix_ids[i]);
     sb_str(o, "],\n  \"prefix_text\": [");
-    for (u32 i = 0; p->prefix && i < b->opt->n_prefix_text; i++) {
+    for (u32 i = 0; i < p->prefix && b->opt->token_text; i++) {
         if (i) sb_str(o, ", ");
-        sb_json_str(o, b->opt->prefix_text[i]);
+        sb_json_str(o, b->opt->token_text(b->opt->token_text_arg, p->prefix_ids[i]));
     }
     sb_str(o, "],\n");
 }
 
+/* JSON has no infinity: a quantity that is not finite is null. */
+static void emit_number(StrBuf *o, Str word)
+{
+    double v;
+    if (str_to_f64(word, &v))
+        sb_add(o, word.p, word.n);
+    else
+        sb_str(o, "null");
+}
+
+/* The next number of a text of numbers between spaces; false at its end. */
+static bool next_word(const char **text, Str *out)
+{
+    *text += strspn(*text, " ");
+    *out = (Str){*text, strcspn(*text, " ")};
+    *text += out->n;
+    return out->n != 0;
+}
+
+/* A text of numbers as a list; with a group of more than one, a list of lists of so many. */
+static void emit_numbers(StrBuf *o, const char *text, u32 group)
+{
+    Str word;
+    sb_ch(o, '[');
+    for (u32 i = 0; next_word(&text, &word); i++) {
+        if (i) sb_str(o, group > 1 && i % group == 0 ? "], [" : ", ");
+        if (!i && group > 1) sb_ch(o, '[');
+        emit_number(o, word);
+    }
+    sb_str(o, group > 1 && o->p[o->n - 1] != '[' ? "]]" : "]");
+}
+
 /* What calibration measured: the module's facts whose keys begin with `key` and a dot, as an
- * object. JSON has no infinity: a quantity that is not finite is null. */
-static void emit_measured(const CgPlan *p, const char *key, StrBuf *o)
+ * object: a number, or the numbers of a text by groups. */
+static void emit_measured(const CgPlan *p, const char *key, u32 group, StrBuf *o)
 {
     const size_t n = strlen(key);
     bool first = true;
@@ -258,9 +290,40 @@ static void emit_measured(const CgPlan *p, const char *key, StrBuf *o)
         first = false;
         sb_json_str(o, str_c(name + n + 1));
         sb_str(o, ": ");
-        if (!ir_json_number(o, kv)) sb_str(o, "null");
+        if (kv->kind == AK_STR)
+            emit_numbers(o, ir_cstr(p->m, kv->val.s), group);
+        else if (!ir_json_number(o, kv))
+            sb_str(o, "null");
     }
     sb_str(o, first ? "},\n" : "\n  },\n");
+}
+
+enum { TOKEN_WORDS = 4 }; /* of "outlier_tokens": ratio, id, sequence, position */
+
+/* What the tokens print that "outlier_tokens" has. */
+static void emit_token_text(const CgBuild *b, StrBuf *o)
+{
+    const Module *m = b->plan->m;
+    Map seen = {.a = o->a};
+    Str word;
+    i64 id;
+    sb_str(o, "  \"token_text\": {");
+    for (u32 i = 0; i < m->meta.n && b->opt->token_text; i++) {
+        const KeyVal *kv = &m->meta.at[i];
+        if (kv->kind != AK_STR || !str_starts(str_c(ir_cstr(m, kv->key)), "outlier_tokens."))
+            continue;
+        const char *text = ir_cstr(m, kv->val.s);
+        for (u32 k = 0; next_word(&text, &word); k++) {
+            bool added;
+            if (k % TOKEN_WORDS != 1 || !str_to_i64(word, &id) || id < 0 || id > INT32_MAX)
+                continue;
+            map_put(&seen, word, &added);
+            if (!added) continue;
+            sb_printf(o, "%s\"%lld\": ", seen.entries.n > 1 ? ", " : "", (long long)id);
+            sb_json_str(o, b->opt->token_text(b->opt->token_text_arg, (i32)id));
+        }
+    }
+    sb_str(o, "},\n");
 }
 
 static void emit_names(const CgBuild *b, StrBuf *o)
@@ -286,8 +349,11 @@ void cg_emit_plan_json(const CgBuild *b, StrBuf *o)
     emit_names(b, o);
     sb_printf(o, ",\n  \"passes\": [%s\n  ],\n", b->opt->passes ? b->opt->passes : "");
     emit_prefix(b, o);
-    emit_measured(p, "sqnr", o);
-    emit_measured(p, "outlier", o);
+    emit_measured(p, "sqnr", 1, o);
+    emit_measured(p, "outlier", 1, o);
+    emit_measured(p, "outlier_bins", 1, o);
+    emit_measured(p, "outlier_tokens", TOKEN_WORDS, o);
+    emit_token_text(b, o);
     emit_targets(b, o);
     emit_memory(p, o);
     emit_kernels(b, o);

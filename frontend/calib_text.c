@@ -69,26 +69,24 @@ bool fe_prefix_ids(Diag *d, Arena *a, const TokBlob *tok, const char *text, cons
     return true;
 }
 
-u32 fe_prefix_text(Arena *a, const TokBlob *tok, const char *ids, Str **out)
+bool fe_token_names(Arena *a, const TokBlob *tok, FeTokenNames *out)
 {
-    PfqTokenizer t;
-    u32 n = 0;
-    if (!tok->data || pfq_tok_open(&t, tok->data, tok->n)) return 0;
-    *out = NEWN(a, Str, strlen(ids) + 1);
-    for (const char *p = ids; *p; p += strcspn(p, " ,"), p += *p != 0) {
-        i64 id;
-        char buf[16];
-        size_t len;
-        StrBuf b = {.a = a};
-        if (!str_to_i64((Str){p, strcspn(p, " ,")}, &id) || id < 0 || id > INT32_MAX) return 0;
-        const char *piece = pfq_tok_piece(&t, (i32)id, true, buf, &len);
-        sb_str(&b, "");
-        if (utf8_valid((Str){piece, len}))
-            sb_add(&b, piece, len);
-        else
-            for (size_t i = 0; i < len; i++)
-                sb_printf(&b, "\\x%02x", (unsigned char)piece[i]);
-        (*out)[n++] = (Str){b.p, b.n};
-    }
-    return n;
+    out->a = a;
+    return tok->data && !pfq_tok_open(&out->t, tok->data, tok->n);
+}
+
+Str fe_token_text(void *names, i32 id)
+{
+    FeTokenNames *n = names;
+    char buf[16];
+    size_t len;
+    StrBuf b = {.a = n->a};
+    const char *piece = pfq_tok_piece(&n->t, id, true, buf, &len);
+    sb_str(&b, "");
+    if (utf8_valid((Str){piece, len}))
+        sb_add(&b, piece, len);
+    else
+        for (size_t i = 0; i < len; i++)
+            sb_printf(&b, "\\x%02x", (unsigned char)piece[i]);
+    return (Str){b.p, b.n};
 }

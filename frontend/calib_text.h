@@ -19,8 +19,14 @@ bool fe_text_load(Diag *d, Arena *a, const TokBlob *tok, const char *const *path
  * text, in which special tokens may be written. */
 bool fe_prefix_ids(Diag *d, Arena *a, const TokBlob *tok, const char *text, const char **out);
 
-/* What tokens print, for people: ids separated by commas or spaces. Bytes that are no UTF-8 are
- * written \xNN. Returns how many; 0 without a tokenizer. */
-u32 fe_prefix_text(Arena *a, const TokBlob *tok, const char *ids, Str **out);
+typedef struct FeTokenNames {
+    Arena *a;
+    PfqTokenizer t;
+} FeTokenNames;
+/* False without a tokenizer. */
+bool fe_token_names(Arena *a, const TokBlob *tok, FeTokenNames *out);
+/* What a token prints, for people; bytes that are no UTF-8 are written \xNN. names: FeTokenNames.
+ */
+Str fe_token_text(void *names, i32 id);
 
 #endif

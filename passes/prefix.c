@@ -9,8 +9,7 @@
  * do linears here (bf16). Keys and values are those of the float model as it stands, as operands of
  * attention are: rotated, after RoPE; these are of products in f32.
  */
-#include "passes/calib/calib.h"
-#include "passes/quantisers.h"
+#include "passes/outliers.h"
 #include "passes/wide.h"
 
 #include "ir/base/half.h"
@@ -21,7 +20,7 @@
 
 enum {
     THRESHOLD = 64,
-    COMPARED = 2,     /* sequences whose ratios are reported, before and after */
+    COMPARED = 2,     /* sequences whose tokens are reported, before and after */
     PREFIX_MAX = 256, /* tokens */
 };
 
@@ -36,9 +35,10 @@ typedef struct Detect {
     Sites down;
     u32 *product; /* [ops] 1 + layer (index into down) whose gated product the op makes */
     i64 sequences, length;
-    u32 *count;   /* [layers, sequences] outlier tokens */
-    float *worst; /* [layers, sequences] the largest ratio */
-    u32 *hits;    /* [sequences, length] layers in which a token is an outlier */
+    u32 *count;        /* [layers, sequences] outlier tokens */
+    u32 *hits;         /* [sequences, length] layers in which a token is an outlier */
+    const i32 *tokens; /* [sequences, length]; of the run */
+    Outliers shown;
     bool infinite;
 } Detect;
 
@@ -64,10 +64,13 @@ static bool observe(void *user, const CalibCall *call)
     for (i64 r = 0; r < rows; r++) {
         float ratio = median > 0 ? top[r] / median : 0;
         if (!isfinite(top[r])) d->infinite = true;
-        if (ratio > d->worst[slot]) d->worst[slot] = ratio;
+        const i64 at = call->sequence * d->length + r;
+        if (call->sequence < d->shown.sequences)
+            outliers_add(&d->shown, layer - 1,
+                         (OutlierToken){ratio, d->tokens[at], (i32)call->sequence, (i32)r});
         if (!(ratio > (float)THRESHOLD)) continue;
         d->count[slot]++;
-        d->hits[call->sequence * d->length + r]++;
+        d->hits[at]++;
     }
     free(top);
     return true;
@@ -82,13 +85,16 @@ static bool detect(PassCx *cx, Detect *d, i64 sequences, i64 length)
     d->length = length;
     d->product = NEWN(cx->a, u32, cx->m->ops.n);
     d->count = NEWN(cx->a, u32, layers * sequences);
-    d->worst = NEWN(cx->a, float, layers *sequences);
     d->hits = NEWN(cx->a, u32, sequences * length);
+    i32 *tokens = NEWN(cx->a, i32, sequences * length);
+    d->tokens = tokens;
+    d->shown = outliers_new(cx->a, layers, sequences < COMPARED ? sequences : COMPARED);
     for (u32 i = 0; i < s->all.n; i++)
         d->product[pass_def(cx->m, site_source(cx->m, s->all.at[i].x))] = i + 1;
     Calib *run = calib_new(cx, sequences, length);
     bool ok = run != NULL;
     if (ok) calib_half(run);
+    if (ok) memcpy(tokens, calib_tokens(run), (size_t)(sequences * length) * sizeof *tokens);
     for (u32 i = 0; ok && i < s->blocks.n; i++) { /* little is kept at the end of a block */
         bool last = i + 1 == s->blocks.n;
         calib_progress(cx, "outlier tokens", i, s->blocks.n);
@@ -99,16 +105,6 @@ static bool detect(PassCx *cx, Detect *d, i64 sequences, i64 length)
     return ok && (!d->infinite || pass_fail(cx, NULL,
                                             "a value that a down projection reads is not "
                                             "finite on the calibration text"));
-}
-
-/* [layers] the largest ratio in the first sequences. */
-static float *worst_ratios(PassCx *cx, const Detect *d)
-{
-    float *w = NEWN(cx->a, float, d->down.all.n);
-    for (u32 i = 0; i < d->down.all.n; i++)
-        for (i64 s = 0; s < d->sequences && s < COMPARED; s++)
-            w[i] = fmaxf(w[i], d->worst[i * d->sequences + s]);
-    return w;
 }
 
 /* Outliers per sequence: mean of the layer with most of them, rounded up. */
@@ -127,7 +123,7 @@ static u32 outlier_count(const Detect *d)
 /* Of `n` tokens that were outliers somewhere, the most frequent first; equal ones by id. */
 static void most_frequent(PassCx *cx, const Detect *d, u32 n, Ids *out)
 {
-    const i32 *tokens = cx->calib->tokens;
+    const i32 *tokens = d->tokens;
     i64 vocab = 1;
     for (i64 i = 0; i < d->sequences * d->length; i++)
         vocab = tokens[i] >= vocab ? tokens[i] + 1 : vocab;
@@ -299,14 +295,7 @@ static bool find_attentions(PassCx *cx, u32 fn, OpId **out, u32 *n)
     return *n || pass_fail(cx, NULL, "the model has no attention");
 }
 
-static void report_ratios(PassCx *cx, const Sites *down, const char *when, const float *ratio)
-{
-    for (u32 i = 0; i < down->all.n; i++)
-        ir_meta_float(cx->m, arena_printf(cx->a, "outlier.%s.%d", when, down->all.at[i].layer),
-                      (double)ratio[i]);
-}
-
-/* What the first run over the text finds: the prefix, unless it is given, and ratios without it. */
+/* What the first run over the text finds: the prefix, unless it is given, and tokens without it. */
 static bool measure(PassCx *cx, CalibCache *cache, const Sites *down, const char *given,
                     const OpId *attention, u32 n)
 {
@@ -317,8 +306,7 @@ static bool measure(PassCx *cx, CalibCache *cache, const Sites *down, const char
     if (cx->calib->tokens && down->all.n) {
         if (!detect(cx, &d, given ? COMPARED : b.sequences, b.length)) return false;
         if (!given) choose(cx, &d, &ids);
-        const i64 layers = down->all.n;
-        calib_put(cache, "before", DT_F32, 1, &layers, worst_ratios(cx, &d));
+        outliers_put(cx, cache, "before", &d.shown);
     }
     if (!check_ids(cx, &ids)) return false;
     const i64 one = 1, count = ids.n;
@@ -328,7 +316,7 @@ static bool measure(PassCx *cx, CalibCache *cache, const Sites *down, const char
     return (!count || put_prefix(cx, cache, attention, n, &ids)) && calib_commit(cache);
 }
 
-/* Ratios with the prefix in place. */
+/* Tokens behind the prefix. */
 static bool measure_after(PassCx *cx, const Sites *down)
 {
     bool found;
@@ -337,14 +325,10 @@ static bool measure_after(PassCx *cx, const Sites *down)
     if (!found) {
         Detect d = {.down = *down};
         if (!detect(cx, &d, COMPARED, calib_budget(cx, CALIB_STATISTICS).length)) return false;
-        const i64 layers = down->all.n;
-        calib_put(cache, "after", DT_F32, 1, &layers, worst_ratios(cx, &d));
+        outliers_put(cx, cache, "after", &d.shown);
         if (!calib_commit(cache)) return false;
     }
-    Type t;
-    const void *ratio;
-    if (calib_get(cache, "after", &t, &ratio) && type_elems(&t) == down->all.n)
-        report_ratios(cx, down, "after", ratio);
+    outliers_report(cx, cache, "after", down);
     return true;
 }
 
@@ -397,11 +381,10 @@ bool pass_prefix(PassCx *cx)
     CalibCache *cache = calib_cache(cx, &found);
     if (!cache || (!found && !measure(cx, cache, &down, given, attention, n))) return false;
     Type t = {0};
-    const void *count, *ids, *ratio;
+    const void *count, *ids;
     if (!calib_get(cache, "count", &t, &count))
         return pass_fail(cx, NULL, "cached results do not fit the model; remove the cache");
-    bool measured = calib_get(cache, "before", &t, &ratio) && type_elems(&t) == down.all.n;
-    if (measured) report_ratios(cx, &down, "before", ratio);
+    bool measured = outliers_report(cx, cache, "before", &down);
     bool some = calib_get(cache, "ids", &t, &ids);
     return apply(cx, cache, given, ids, some ? (u32)type_elems(&t) : 0, attention, n) &&
            (!some || !measured || measure_after(cx, &down));

@@ -48,6 +48,7 @@ void calib_half(Calib *c);
 
 u32 calib_at(const Calib *c); /* index in @main's body of the next op */
 u32 calib_threads(const Calib *c);
+const i32 *calib_tokens(const Calib *c); /* [sequences, length] */
 
 typedef struct CalibCall {
     u32 thread; /* below calib_threads */

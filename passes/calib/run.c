@@ -557,6 +557,11 @@ u32 calib_at(const Calib *c)
     return c->at;
 }
 
+const i32 *calib_tokens(const Calib *c)
+{
+    return c->tokens;
+}
+
 u32 calib_threads(const Calib *c)
 {
     return c->nt;

@@ -1,7 +1,7 @@
 /* prefix, static-scales, dynamic-scales: what they find, and that the module computes what they
  * simulated. */
 #include "passes/calib/calib.h"
-#include "passes/quantisers.h"
+#include "passes/outliers.h"
 
 #include "ir/compare.h"
 #include "ir/text.h"
@@ -195,6 +195,80 @@ static void prefix_finds_outliers(void **state)
     run(&f, "prefix");
     assert_int_equal(ir_meta_get_int(f.m, "prefix", 0), 0);
     free_fix(&f);
+}
+
+/* Sequences from all over the text: ids are those of the tokens that ran. */
+static void prefix_of_chosen_sequences(void **state)
+{
+    (void)state;
+    Fix f;
+    fix_outliers(&f);
+    f.d.silent = true;
+    f.src.seed = 7;
+    for (i64 i = 0; i < TEXT; i++) /* other places in each sequence */
+        f.tokens[i] = i % 512 == 20 + i / 512 || i % 512 == 300 - i / 512 ? 5
+                      : i % 512 == 150 + i / 512                          ? 6
+                                                                          : f.tokens[i] % 5;
+    run(&f, "prefix");
+    assert_string_equal(ir_meta_get_str(f.m, "prefix_ids", ""), "5 6 1");
+    free_fix(&f);
+}
+
+/* Facts about the tokens of two sequences: all are counted, the largest are named. */
+static void prefix_reports_tokens(void **state)
+{
+    (void)state;
+    Fix f;
+    fix_outliers(&f);
+    f.d.silent = true;
+    run(&f, "prefix");
+    i64 n = 0, count, at = 0, words[OUTLIER_TOP * 4];
+    for (const char *p = ir_meta_get_str(f.m, "outlier_bins.before.0", ""); *p; at++) {
+        const size_t len = strcspn(p, " ");
+        assert_true(str_to_i64((Str){p, len}, &count));
+        n += count;
+        p += len + (p[len] == ' ');
+    }
+    assert_int_equal(at, OUTLIER_BINS);
+    assert_int_equal(n, 2 * 512);
+    at = 0;
+    for (const char *p = ir_meta_get_str(f.m, "outlier_tokens.before.0", ""); *p; at++) {
+        const size_t len = strcspn(p, " ");
+        assert_true(at < OUTLIER_TOP * 4);
+        if (at % 4) assert_true(str_to_i64((Str){p, len}, &words[at]));
+        p += len + (p[len] == ' ');
+    }
+    assert_int_equal(at, OUTLIER_TOP * 4);
+    for (i64 i = 0; i < 6; i++) { /* three a sequence stand out */
+        const i64 *w = &words[i * 4];
+        assert_int_equal(f.tokens[w[2] * 512 + w[3]], w[1]);
+        assert_true(w[1] >= 5);
+    }
+    free_fix(&f);
+}
+
+/* The largest are kept in order, whatever the order they come in; of equal ones the first. */
+static void outliers_keep_the_largest(void **state)
+{
+    (void)state;
+    static const float ratio[] = {1, 3, 3, 2, 0, 9, 1, 70000, 5, 4, 1e-9f, 8};
+    static const i32 want[] = {7, 5, 11, 8, 9, 1, 2, 3};
+    Arena a = {0};
+    Outliers o = outliers_new(&a, 2, 1);
+    for (i32 i = 0; i < 12; i++)
+        outliers_add(&o, 1, (OutlierToken){ratio[i], 100 + i, 0, i});
+    for (i32 i = 0; i < OUTLIER_TOP; i++)
+        assert_int_equal(o.top[OUTLIER_TOP + i].position, want[i]);
+    static const struct {
+        i32 bin, n;
+    } row[] = {{0, 2},
+               {OUTLIER_ONE, 2},
+               {OUTLIER_ONE + 2, 1},
+               {OUTLIER_ONE + 6, 2},
+               {OUTLIER_BINS - 1, 1}};
+    for (u32 i = 0; i < sizeof row / sizeof *row; i++)
+        assert_int_equal(o.bins[OUTLIER_BINS + row[i].bin], row[i].n);
+    arena_free(&a);
 }
 
 /* One rare token is chance: the layer's count goes down by one, which leaves BOS. */
@@ -428,9 +502,15 @@ int main(void)
 {
     if (!mkdtemp(cache)) return 1;
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(prefix_equals_tokens),      cmocka_unit_test(prefix_finds_outliers),
-        cmocka_unit_test(prefix_drops_a_rare_token), cmocka_unit_test(bad_requests),
-        cmocka_unit_test(simulation_is_the_ops),     cmocka_unit_test(errors_are_small),
+        cmocka_unit_test(prefix_equals_tokens),
+        cmocka_unit_test(prefix_finds_outliers),
+        cmocka_unit_test(prefix_of_chosen_sequences),
+        cmocka_unit_test(prefix_reports_tokens),
+        cmocka_unit_test(outliers_keep_the_largest),
+        cmocka_unit_test(prefix_drops_a_rare_token),
+        cmocka_unit_test(bad_requests),
+        cmocka_unit_test(simulation_is_the_ops),
+        cmocka_unit_test(errors_are_small),
         cmocka_unit_test(results_are_cached),
     };
     int failed = cmocka_run_group_tests(all, NULL, NULL);
