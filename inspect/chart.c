@@ -1,9 +1,6 @@
-#include "inspect/chart.h"
+#include "inspect/chart_int.h"
 
 #include <math.h>
-#include <stdio.h>
-
-enum { WIDTH = 720, HEIGHT = 280, LEFT = 56, RIGHT = 150, TOP = 26, BOTTOM = 34, COLOURS = 8 };
 
 void html_text(StrBuf *o, Str s)
 {
@@ -44,12 +41,7 @@ static double nice(double v)
     return ten * (m <= 1 ? 1 : m <= 2 ? 2 : m <= 5 ? 5 : 10);
 }
 
-typedef struct Axis {
-    double lo, hi, step;
-    bool log;
-} Axis;
-
-static Axis axis(double lo, double hi, bool log)
+Axis axis_of(double lo, double hi, bool log)
 {
     if (!(lo <= hi)) lo = 0, hi = 1; /* no point at all */
     if (log) return (Axis){floor(log10(lo)), fmax(ceil(log10(hi)), floor(log10(lo)) + 1), 1, true};
@@ -58,39 +50,76 @@ static Axis axis(double lo, double hi, bool log)
                   false};
 }
 
-static double place(const Axis *y, double v)
+double axis_place(const Axis *y, double v)
 {
     const double at = y->log ? log10(v) : v;
     return HEIGHT - BOTTOM - (at - y->lo) / (y->hi - y->lo) * (HEIGHT - TOP - BOTTOM);
 }
 
-static void begin(StrBuf *o, const char *label)
+void chart_begin(StrBuf *o, const char *label, double height)
 {
-    sb_printf(o, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, HEIGHT);
+    sb_printf(o, "<svg viewBox=\"0 0 %d %.0f\" role=\"img\" aria-label=\"", WIDTH, height);
     html_text(o, str_c(label));
     sb_str(o, "\">\n");
 }
 
-static void grid_line(StrBuf *o, double y, double right, const char *text)
+void axis_grid(StrBuf *o, const Axis *y, double right, const char *(*text)(Arena *a, double v))
 {
-    sb_printf(o,
-              "<line class=\"grid\" x1=\"%d\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>"
-              "<text class=\"tick\" text-anchor=\"end\" x=\"%d\" y=\"%.1f\">%s</text>\n",
-              LEFT, right, y, y, LEFT - 6, y + 4, text);
+    for (i64 i = 0; i <= (i64)((y->hi - y->lo) / y->step + 0.5); i++) {
+        const double at = y->lo + (double)i * y->step, v = y->log ? pow(10, at) : at,
+                     down = axis_place(y, v);
+        sb_printf(o,
+                  "<line class=\"grid\" x1=\"%d\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>"
+                  "<text class=\"tick\" text-anchor=\"end\" x=\"%d\" y=\"%.1f\">%s</text>\n",
+                  LEFT, right, down, down, LEFT - 6, down + 4, text(o->a, v));
+    }
 }
 
-static void x_name(StrBuf *o, double right, const char *name)
+void axis_x(StrBuf *o, u32 n, double y, double (*place)(const void *user, u32 i), const void *user)
 {
-    sb_printf(o, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">",
-              ((double)LEFT + right) / 2, HEIGHT - 4);
+    const u32 every = n > 16 ? (u32)nice(n / 8.0) : 1;
+    for (u32 i = 0; i < n; i += every)
+        sb_printf(o,
+                  "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%.1f\">%u</text>\n",
+                  place(user, i), y, i);
+}
+
+void chart_x_name(StrBuf *o, double middle, double y, const char *name)
+{
+    sb_printf(o, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%.1f\">", middle, y);
     html_text(o, str_c(name));
     sb_str(o, "</text>\n");
 }
 
+void chart_row_name(StrBuf *o, u32 i, Str name)
+{
+    sb_printf(o, "<text text-anchor=\"end\" x=\"%d\" y=\"%.1f\">", NAMES - 12,
+              (double)TOP + (double)ROW * (i + 0.5) + 4);
+    html_text(o, (Str){name.p, name.n < MAX_NAME ? name.n : utf8_prefix((Str){name.p, MAX_NAME})});
+    sb_str(o, "</text>\n");
+}
+
+double chart_text_width(Str s)
+{
+    double w = 2;
+    for (size_t i = 0; i < s.n; i++) {
+        const unsigned char c = (unsigned char)s.p[i];
+        if ((c & 0xc0) == 0x80) continue; /* inside a character */
+        w += c >= 0x80 || strchr("mwMW@%", c) ? 11 : strchr("ijl.,:;'|!", c) ? 4.5 : 7.4;
+    }
+    return w;
+}
+
+static const char *plain_number(Arena *a, double v)
+{
+    return arena_printf(a, "%g", v);
+}
+
 /* ---- lines ---- */
 
-static double x_of(const ChartLines *c, u32 i)
+static double x_of(const void *user, u32 i)
 {
+    const ChartLines *c = user;
     const double room = WIDTH - LEFT - RIGHT;
     return (double)LEFT + (c->n > 1 ? room * i / (c->n - 1) : room / 2);
 }
@@ -112,22 +141,14 @@ static Axis y_axis(const ChartLines *c)
             lo = fmin(lo, v);
             hi = fmax(hi, v);
         }
-    return axis(lo, hi, c->log);
+    return axis_of(lo, hi, c->log);
 }
 
 static void axes(StrBuf *o, const ChartLines *c, const Axis *y)
 {
-    const u32 every = c->n > 16 ? (u32)nice(c->n / 8.0) : 1;
-    for (i64 i = 0; i <= (i64)((y->hi - y->lo) / y->step + 0.5); i++) {
-        char text[32];
-        const double at = y->lo + (double)i * y->step, v = c->log ? pow(10, at) : at;
-        snprintf(text, sizeof text, "%g", v);
-        grid_line(o, place(y, v), WIDTH - RIGHT, text);
-    }
-    for (u32 i = 0; i < c->n; i += every)
-        sb_printf(o, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">%u</text>\n",
-                  x_of(c, i), HEIGHT - BOTTOM + 16, i);
-    x_name(o, WIDTH - RIGHT, c->x);
+    axis_grid(o, y, WIDTH - RIGHT, plain_number);
+    axis_x(o, c->n, HEIGHT - BOTTOM + 16, x_of, c);
+    chart_x_name(o, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 4, c->x);
     sb_str(o, "<text class=\"tick\" x=\"2\" y=\"11\">");
     html_text(o, str_c(c->unit));
     sb_str(o, "</text>\n");
@@ -144,14 +165,14 @@ static double draw(StrBuf *o, const ChartLines *c, const Axis *y, u32 s)
     for (u32 i = 0; i < c->n; i++) {
         const double v = line->y[i];
         const bool there = is_point(c, v);
-        if (there) sb_printf(o, "%s%.1f %.1f", pen ? "L" : "M", x_of(c, i), place(y, v));
+        if (there) sb_printf(o, "%s%.1f %.1f", pen ? "L" : "M", x_of(c, i), axis_place(y, v));
         pen = there;
     }
     sb_str(o, "\"/>\n");
     for (u32 i = 0; i < c->n; i++) {
         const double v = line->y[i];
         if (!is_point(c, v)) continue;
-        end = place(y, v);
+        end = axis_place(y, v);
         sb_printf(o, "<circle class=\"dot c%u\" r=\"3\" cx=\"%.1f\" cy=\"%.1f\"><title>",
                   s % COLOURS, x_of(c, i), end);
         html_text(o, line->name);
@@ -185,7 +206,7 @@ void chart_lines(StrBuf *o, const ChartLines *c)
 {
     const Axis y = y_axis(c);
     double *end = NEWN(o->a, double, c->n_series);
-    begin(o, c->label);
+    chart_begin(o, c->label, HEIGHT);
     axes(o, c, &y);
     for (u32 s = 0; s < c->n_series; s++)
         end[s] = draw(o, c, &y, s);
@@ -193,36 +214,7 @@ void chart_lines(StrBuf *o, const ChartLines *c)
     sb_str(o, "</svg>\n");
 }
 
-/* ---- boxes ---- */
-
-void chart_boxes(StrBuf *o, const char *label, const char *x, double x_most, double y_most,
-                 const ChartBox *box, u32 n)
-{
-    const Axis y = axis(0, y_most, false);
-    const double room = WIDTH - LEFT - 8;
-    begin(o, label);
-    for (i64 i = 0; i <= (i64)(y.hi / y.step + 0.5); i++) {
-        const double v = (double)i * y.step;
-        grid_line(o, place(&y, v), WIDTH - 8, html_bytes(o->a, (i64)v));
-    }
-    for (u32 i = 0; i < n; i++) {
-        const ChartBox *b = &box[i];
-        const double top = place(&y, b->y1), left = (double)LEFT + room * b->x0 / x_most;
-        sb_printf(o,
-                  "<rect class=\"box c%u\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" "
-                  "height=\"%.2f\"><title>",
-                  b->colour % COLOURS, left, top, room * (b->x1 - b->x0) / x_most,
-                  fmax(place(&y, b->y0) - top, 0.5));
-        html_text(o, str_c(b->title));
-        sb_str(o, "</title></rect>\n");
-    }
-    x_name(o, WIDTH - 8, x);
-    sb_str(o, "</svg>\n");
-}
-
 /* ---- rows ---- */
-
-enum { ROW = 22, NAMES = 230, MAX_NAME = 34 };
 
 typedef struct Rows {
     StrBuf *o;
@@ -244,10 +236,7 @@ static void row_axis(const Rows *r, const char *x)
                   "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">%g</text>\n",
                   at, at, TOP, r->bottom, at, r->bottom + 16, pow(10, p));
     }
-    sb_printf(r->o, "<text class=\"tick\" text-anchor=\"middle\" x=\"%d\" y=\"%d\">",
-              (NAMES + WIDTH - 40) / 2, r->bottom + 32);
-    html_text(r->o, str_c(x));
-    sb_str(r->o, "</text>\n");
+    chart_x_name(r->o, (NAMES + WIDTH - 40) / 2.0, r->bottom + 32, x);
 }
 
 static void one_row(const Rows *r, const ChartRow *row, u32 i)
@@ -255,12 +244,9 @@ static void one_row(const Rows *r, const ChartRow *row, u32 i)
     const double y = (double)TOP + (double)ROW * (i + 0.5), x0 = across(r, row->from),
                  x1 = across(r, row->to);
     const u32 c = row->colour % COLOURS;
-    sb_printf(r->o, "<text text-anchor=\"end\" x=\"%d\" y=\"%.1f\">", NAMES - 12, y + 4);
-    html_text(r->o, (Str){row->name.p, row->name.n < MAX_NAME
-                                           ? row->name.n
-                                           : utf8_prefix((Str){row->name.p, MAX_NAME})});
+    chart_row_name(r->o, i, row->name);
     sb_printf(r->o,
-              "</text><path class=\"line c%u\" d=\"M%.1f %.1fL%.1f %.1f\"/><circle class=\"dot "
+              "<path class=\"line c%u\" d=\"M%.1f %.1fL%.1f %.1f\"/><circle class=\"dot "
               "c%u\" r=\"4\" cx=\"%.1f\" cy=\"%.1f\"><title>",
               c, x0, y, x1, y, c, x0, y);
     html_text(r->o, str_c(row->title));
@@ -282,9 +268,7 @@ void chart_rows(StrBuf *o, const char *label, const char *x, const ChartRow *row
     for (u32 i = 0; i < n_marks; i++)
         hi = fmax(hi, mark[i].x);
     Rows r = {o, floor(log10(lo)), fmax(ceil(log10(hi)), floor(log10(lo)) + 1), TOP + ROW * (i32)n};
-    sb_printf(o, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, r.bottom + 40);
-    html_text(o, str_c(label));
-    sb_str(o, "\">\n");
+    chart_begin(o, label, r.bottom + 40);
     row_axis(&r, x);
     for (u32 i = 0; i < n_marks; i++) {
         const double at = across(&r, mark[i].x);

@@ -28,11 +28,12 @@ typedef struct Drawing {
     u32 lanes;
 } Drawing;
 
-static u32 colour(const char *kernel)
+const char *const diagram_family[] = {"linear", "norm", "attend", "hadamard", "embed", NULL};
+
+u32 diagram_colour(const char *kernel)
 {
-    static const char *const families[] = {"linear", "norm", "attend", "hadamard", "embed"};
-    for (u32 i = 0; i < sizeof families / sizeof *families; i++)
-        if (strncmp(kernel, families[i], strlen(families[i])) == 0) return i;
+    for (u32 i = 0; diagram_family[i]; i++)
+        if (strncmp(kernel, diagram_family[i], strlen(diagram_family[i])) == 0) return i;
     return 7;
 }
 
@@ -176,7 +177,7 @@ static void box(Drawing *d, u32 i)
         o,
         "<a href=\"#s%u\"><rect class=\"kernel c%u\" rx=\"6\" x=\"%d\" y=\"%.1f\" width=\"%d\" "
         "height=\"%d\"><title>",
-        n->step, colour(n->kernel), LEFT, y, BOX, TALL);
+        n->step, diagram_colour(n->kernel), LEFT, y, BOX, TALL);
     html_text(o, str_c(arena_printf(o->a, "step %u, %u ops", n->step, n->n)));
     sb_printf(o,
               "</title></rect><text class=\"name\" text-anchor=\"middle\" x=\"%d\" y=\"%.1f\">%u ",

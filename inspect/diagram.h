@@ -6,6 +6,9 @@
 
 #include "inspect/graph.h"
 
+/* Kernels of a family have a colour: "linear.s8.qkv" that of "linear". */
+extern const char *const diagram_family[]; /* ends with NULL */
+u32 diagram_colour(const char *kernel);
 void diagram(StrBuf *o, const Graph *g, const GrFold *f, const char *label);
 
 #endif

@@ -3,7 +3,6 @@
 #include "inspect/forms.h"
 #include "inspect/page.h"
 
-#include "ir/base/json.h"
 #include "ir/text.h"
 
 #include <math.h>
@@ -12,8 +11,6 @@ extern const struct InspectText { /* page.css, embedded; ends with zeros */
     const char *name, *text;
     u64 bytes;
 } inspect_texts[];
-
-enum { MAX_LAYERS = 4096, MAX_SERIES = 24 };
 
 void page_text(Page *g, const char *before, Str s, const char *after)
 {
@@ -41,19 +38,6 @@ static void card(Page *g, const char *name, const char *value)
     page_text(g, "", str_c(value), "</dd></div>\n");
 }
 
-/* Ids, and what they stand for: 260 " the", 198 "\n". */
-static const char *prefix_text(Page *g)
-{
-    StrBuf b = {.a = g->a};
-    for (u32 i = 0; i < g->p->prefix.n; i++) {
-        sb_printf(&b, "%s%lld", i ? ", " : "", (long long)g->p->prefix.at[i]);
-        if (i >= g->p->prefix_text.n) continue;
-        sb_ch(&b, ' ');
-        sb_json_str(&b, g->p->prefix_text.at[i]);
-    }
-    return b.n ? b.p : "none";
-}
-
 static void glance(Page *g)
 {
     const Plan *p = g->p;
@@ -64,7 +48,7 @@ static void glance(Page *g)
     sb_str(g->o, "<dl>\n");
     card(g, "targets", targets.p);
     card(g, "context, tokens", arena_printf(g->a, "%lld", (long long)p->context));
-    card(g, "prefix, tokens", prefix_text(g));
+    card(g, "prefix, tokens", page_prefix(g));
     card(g, "weights", html_bytes(g->a, p->weight_bytes));
     card(g, "weights read a token", html_bytes(g->a, p->read_per_token));
     card(g, "KV cache a token", html_bytes(g->a, p->kv_per_token));
@@ -73,85 +57,6 @@ static void glance(Page *g)
     card(g, "a token's kernel calls, barriers",
          arena_printf(g->a, "%u, %lld", decode->n, (long long)decode->barriers));
     sb_str(g->o, "</dl>\n");
-}
-
-/* ---- memory over time ---- */
-
-static void memory(Page *g)
-{
-    for (u32 k = 0; k < PL_PHASES; k++) {
-        const PlPhase *ph = &g->p->phase[k];
-        VEC(ChartBox) box = {0};
-        double most = 1;
-        for (u32 i = 0; i < ph->n; i++)
-            for (u32 n = 0; n < ph->call[i].n_out; n++) {
-                const PlRef *r = &ph->call[i].out[n];
-                if (!str_is(r->place, "act")) continue;
-                const char *title =
-                    arena_printf(g->a, "%.*s, %s, written by call %u, last read by %u",
-                                 STRF(r->type), html_bytes(g->a, r->bytes), i, r->last);
-                const ChartBox b = {
-                    i,     r->last + 1.0,     (double)r->off, (double)r->off + (double)r->bytes,
-                    title, ph->call[i].kernel};
-                vec_push(g->a, &box, b);
-                most = fmax(most, b.y1);
-            }
-        page_text(g, "<figure><figcaption>", ph->name, "</figcaption><div class=\"wide\">\n");
-        chart_boxes(g->o, arena_printf(g->a, "activations of %.*s over its calls", STRF(ph->name)),
-                    "call", ph->n ? ph->n : 1, most, box.at, box.n);
-        sb_str(g->o, "</div></figure>\n");
-    }
-}
-
-/* ---- facts by layer ---- */
-
-/* Facts as series over layers; those of no layer, of too far a one and of too many names are left
- * out. */
-static void facts(Page *g, const PlFact *f, u32 n, const char *label, const char *unit, bool log)
-{
-    ChartSeries series[MAX_SERIES];
-    double *y[MAX_SERIES];
-    ChartLines c = {.label = label, .x = "layer", .unit = unit, .series = series, .log = log};
-    for (u32 i = 0; i < n; i++)
-        if (f[i].layer < MAX_LAYERS && f[i].layer >= (i64)c.n) c.n = (u32)f[i].layer + 1;
-    for (u32 i = 0; i < n; i++) {
-        u32 s = 0;
-        if (f[i].layer < 0 || f[i].layer >= MAX_LAYERS) continue;
-        while (s < c.n_series && !str_eq(series[s].name, f[i].name))
-            s++;
-        if (s == MAX_SERIES) continue;
-        if (s == c.n_series) {
-            y[s] = NEWN(g->a, double, c.n);
-            for (u32 k = 0; k < c.n; k++)
-                y[s][k] = NAN;
-            series[c.n_series++] = (ChartSeries){f[i].name, y[s]};
-        }
-        y[s][f[i].layer] = f[i].value;
-    }
-    if (!c.n_series) {
-        sb_str(g->o, "<p>Nothing was measured.</p>\n");
-        return;
-    }
-    page_text(g, "<figure><figcaption>", str_c(label), "</figcaption><div class=\"wide\">\n");
-    chart_lines(g->o, &c);
-    sb_str(g->o, "</div></figure>\n");
-}
-
-static void quality(Page *g)
-{
-    const Plan *p = g->p;
-    facts(g, p->sqnr.at, p->sqnr.n, "Activations, keys and values: SQNR by layer", "dB", false);
-    if (p->weight_sqnr.n)
-        facts(g, p->weight_sqnr.at, p->weight_sqnr.n, "Weights: SQNR by layer", "dB", false);
-}
-
-static void outliers(Page *g)
-{
-    if (g->p->prefix.n)
-        page_text(g, "<p>The prefix: <code>", str_c(prefix_text(g)), "</code></p>\n");
-    facts(g, g->p->outlier.at, g->p->outlier.n,
-          "Largest to median token in front of the down projection, by layer", "max / median",
-          true);
 }
 
 /* ---- the whole ---- */
@@ -178,19 +83,26 @@ static const struct {
      "The schedule of one step of decoding. Each box is one kernel call with the types of what it "
      "reads and writes; layers that differ in their weights alone are shown once.",
      NEEDS_PLAN, page_graph},
+    {"Types and scales",
+     "What each layer holds its numbers in, and the scales of those that are integers with a scale "
+     "known before the program runs.",
+     NEEDS_MODULE, page_types},
     {"How exact it is",
      "Signal to quantisation noise on the calibration text: how far quantised values are from "
      "their originals. 6 dB are one bit.",
-     NEEDS_PLAN, quality},
+     NEEDS_PLAN, page_quality},
     {"Outlier tokens",
-     "How much larger the largest token is than the median one. A prefix takes the outliers out "
-     "of the sequence: before is without it, after with it.",
-     NEEDS_PLAN, outliers},
+     "How much larger tokens are than the median one of their sequence, where the down projection "
+     "reads them. A prefix takes the outliers out of the sequence: before is without it, after "
+     "with "
+     "it. Shades say how many tokens lie where, points are the largest by name.",
+     NEEDS_PLAN, page_outliers},
     {"Where the bytes of the weights are", NULL, 0, page_weights},
     {"Memory over time",
      "The arena of activations: a box is a value, from the call that writes it to the last one "
-     "that reads it. Boxes never overlap where two values live at the same time.",
-     NEEDS_PLAN, memory},
+     "that reads it, in the colour of the kernel that wrote it. Boxes never overlap where two "
+     "values live at the same time; layers that use the same places are drawn once.",
+     NEEDS_PLAN, page_memory},
     {"How far from the roof",
      "Operations for each byte that a kernel moves, with one row at its left end and with a whole "
      "chunk of a prompt at its right; attention behind 1024 tokens. Left of a machine's ridge its "

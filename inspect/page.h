@@ -22,6 +22,15 @@ void page_text(Page *g, const char *before, Str s, const char *after);
 void page_number(Page *g, i64 v);
 void page_bar(Page *g, double part);
 
+/* ---- page_layers.c ---- */
+const char *page_prefix(Page *g); /* 260 " the", 198 "\n" */
+void page_types(Page *g);
+void page_quality(Page *g);
+void page_outliers(Page *g);
+
+/* ---- page_memory.c ---- */
+void page_memory(Page *g);
+
 /* ---- page_passes.c ---- */
 void page_passes(Page *g);
 

@@ -177,6 +177,55 @@ static bool read_facts(Reader *r, const Json *root, const char *key)
     return all != NULL;
 }
 
+/* ---- tokens beside the median ---- */
+
+static bool read_token(Reader *r, const Json *v, const Json *text, PlToken *out)
+{
+    bool ok = v->kind == JSON_ARRAY && v->n == 4 &&
+              (v->at[0].kind == JSON_NUMBER || v->at[0].kind == JSON_NULL);
+    for (u32 i = 1; ok && i < 4; i++)
+        ok = v->at[i].is_int && v->at[i].i >= 0;
+    if (!ok) return bad(r, v, "[ratio, token, sequence, position]");
+    *out = (PlToken){.ratio = v->at[0].kind == JSON_NUMBER ? v->at[0].num : NAN,
+                     .id = v->at[1].i,
+                     .sequence = v->at[2].i,
+                     .position = v->at[3].i};
+    maybe_text(text, arena_printf(r->a, "%lld", (long long)out->id), &out->text);
+    return true;
+}
+
+static bool read_spread(Reader *r, Str key, const Json *bins, const Json *top, const Json *text)
+{
+    PlTokens t = {0};
+    t.when = plan_role(r->a, key, &t.layer);
+    if (bins->kind != JSON_ARRAY || bins->n != PL_BINS) return bad(r, bins, "40 counts");
+    for (u32 i = 0; i < PL_BINS; i++) {
+        if (!bins->at[i].is_int || bins->at[i].i < 0 || bins->at[i].i > MOST)
+            return bad(r, &bins->at[i], "a count");
+        t.bin[i] = bins->at[i].i;
+    }
+    if (top && top->kind != JSON_ARRAY) return bad(r, top, "a list of tokens");
+    t.n_top = top ? top->n : 0;
+    t.top = NEWN(r->a, PlToken, t.n_top);
+    for (u32 i = 0; i < t.n_top; i++)
+        if (!read_token(r, &top->at[i], text, &t.top[i])) return false;
+    if (t.layer >= 0) vec_push(r->a, &r->p->tokens, t);
+    return true;
+}
+
+/* Plans of older versions have none. */
+static bool read_tokens(Reader *r, const Json *root)
+{
+    const Json *bins = json_get(root, "outlier_bins"), *top = json_get(root, "outlier_tokens"),
+               *text = json_get(root, "token_text");
+    if (bins && bins->kind != JSON_OBJECT) return bad(r, bins, "an object");
+    for (u32 i = 0; bins && i < bins->n; i++) {
+        const char *key = arena_strdup(r->a, bins->key[i].p, bins->key[i].n);
+        if (!read_spread(r, bins->key[i], &bins->at[i], json_get(top, key), text)) return false;
+    }
+    return true;
+}
+
 /* ---- calls ---- */
 
 static bool read_ref(Reader *r, const Json *v, PlRef *out)
@@ -303,7 +352,7 @@ static bool read_all(Reader *r, const Json *root)
               (!json_get(root, "cuda_kernels") || each(r, root, "cuda_kernels", read_cuda)) &&
               each(r, root, "targets", read_target) && each(r, root, "passes", read_pass) &&
               each(r, root, "kernels", read_kernel) && each(r, weights, "sections", read_section) &&
-              read_facts(r, root, "sqnr") && read_facts(r, root, "outlier");
+              read_facts(r, root, "sqnr") && read_facts(r, root, "outlier") && read_tokens(r, root);
     for (u32 i = 0; ok && i < PL_PHASES; i++)
         ok = read_phase(r, phases, names[i], &p->phase[i]);
     return ok;

@@ -53,6 +53,23 @@ typedef struct PlFact { /* a number by name and layer */
     double value;
 } PlFact;
 
+typedef struct PlToken { /* one of the largest of a layer */
+    double ratio;        /* to the median of its sequence */
+    i64 id, sequence, position;
+    Str text; /* empty: not known */
+} PlToken;
+
+/* How large the tokens of a layer are beside the median: bin i counts those from
+ * 2^((i - PL_BIN_ONE) / 2) on. */
+enum { PL_BINS = 40, PL_BIN_ONE = 8 };
+typedef struct PlTokens {
+    Str when; /* "before" or "after" the prefix */
+    i64 layer;
+    i64 bin[PL_BINS];
+    PlToken *top; /* [n_top], largest first */
+    u32 n_top;
+} PlTokens;
+
 typedef struct PlSection {
     Str name, layout;
     i64 bytes;
@@ -71,6 +88,7 @@ typedef struct Plan {
     bool cpu; /* one of the targets is a CPU, so that kernels have sources for it */
     VEC(PlPass) pass;
     VEC(PlFact) sqnr, weight_sqnr, outlier; /* of values, of weights; dB */
+    VEC(PlTokens) tokens;
     VEC(PlKernel) kernel;
     VEC(PlCuda) cuda;
     VEC(PlSection) section;

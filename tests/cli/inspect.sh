@@ -77,6 +77,9 @@ refused E0102 '' "$(edit 'p["model"] = 7')"
 refused E0105 'a kernel that' "$(edit 'p["phases"]["decode"]["calls"][0]["kernel"] = "none"')"
 refused E0105 'offset, bytes, type' "$(edit 'p["phases"]["decode"]["calls"][1]["in"] = [["act", 0]]')"
 refused E0105 '2.53' "$(edit 'p["phases"]["decode"]["calls"][1]["in"] = [["act", -1, 0, "x"]]')"
+refused E0105 '40 counts' "$(edit 'p["outlier_bins"] = {"before.0": [1]}')"
+refused E0105 'a count' "$(edit 'p["outlier_bins"] = {"before.0": [-1] * 40}')"
+refused E0105 'ratio, token, sequence, position' "$(edit 'p["outlier_tokens"]["before.0"] = [[1, 2]]')"
 refused E0105 'a number or null' "$(edit 'p["sqnr"]["x.0"] = "far"')"
 status=0
 "$PFQC" inspect 2>"$tmp/err" || status=$?
@@ -113,7 +116,10 @@ p["kernels"][0]["name"] = "\"><img src=x>"
 for c in p["phases"].values():
     for k in c["calls"]: k["kernel"] = p["kernels"][0]["name"]
 p["sqnr"] = {"a.0": 1e308, "b.1": -1e308, "c.2": None, "d.99999999999": 3, "e": 4, "": 5, "f.3": 1e-300}
-p["outlier"] = {"x.0": 0, "y.0": -1, "z.1": 1e-320}' >"$tmp/odd/plan.json"
+p["outlier"] = {"x.0": 0, "y.0": -1, "z.1": 1e-320}
+p["outlier_bins"] = {"before.0": [9007199254740992] * 40, "before.99999999": [1] * 40, "after.4095": [0] * 39 + [1], "x": [0] * 40}
+p["outlier_tokens"] = {"before.0": [[None, 0, 0, 0], [1e300, 1, 2, 3], [1e9, 9, 0, 0], [1e-300, 5, 0, 0], [70, 6, 0, 1]]}
+p["token_text"] = {"9": "<b>&\"\n\u2028" * 9, "6": 7}' >"$tmp/odd/plan.json"
 "$PFQC" inspect "$tmp/odd" 2>"$tmp/err" || fail "odd names and numbers"
 python3 "$root/tests/cli/inspect_page.py" "$tmp/odd" odd >"$tmp/err" 2>&1 || fail "the page of odd names"
 echo "inspect: one page, whole and alone, as plan.json says"

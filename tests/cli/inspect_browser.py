@@ -33,7 +33,7 @@ for look in [dict(width=1000, height=800), dict(width=390, height=800, phone=Tru
     with browser.Browser(**look) as b:
         b.go(URL)
         charts = b.js(CHARTS)
-        assert len(charts) == 9, [c["name"] for c in charts]
+        assert len(charts) == 13, [c["name"] for c in charts]
         for c in charts:
             assert c["name"] and c["marks"] and not c["untitled"] and not c["out"] and not c["over"], (look, c)
             assert c["width"] >= 300 and c["height"] >= 90 and c["least"] >= 9, (look, c)

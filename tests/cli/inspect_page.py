@@ -1,4 +1,5 @@
 """Is out/inspect.html whole HTML that needs nothing else and agrees with out/plan.json? inspect_page.py OUT [odd]"""
+import html
 import html.parser
 import json
 import os
@@ -75,20 +76,65 @@ for p in changes["passes"]:
 assert next(p for p in changes["passes"] if p["pass"] == "fuse")["edits"][0]["lines"][0].startswith("+step "), "fuse makes steps"
 alike = [e for p in changes["passes"] if p["pass"] == "static-scales" for e in p["edits"] if e["in"] == "constants"]
 assert [e["layers"] for e in alike] == [f"0-{layers - 1}"], "layers that changed alike are told once"
-values = sum(r[0] == "act" for ph in plan["phases"].values() for c in ph["calls"] for r in c["out"] if isinstance(r, list))
-drawn = len(shown)  # kernels of the drawings
-assert raw.count('class="kernel ') == drawn and page.tags["rect"] == values + drawn, (page.tags["rect"], values, drawn)
+assert raw.count('class="kernel ') == len(shown), "kernels of the drawings"
+charts = re.findall(r'<svg[^>]* aria-label="([^"]+)">(.*?)</svg>', raw, re.S)
+assert len(charts) == raw.count("<svg"), "a chart without a name"
+
+
+def chart(name):
+    return next(body for n, body in charts if html.unescape(n).startswith(name))
+
+
+def titles(name, shape):
+    """What the marks of a chart say; its names at the right have no title."""
+    return [html.unescape(t) for t in re.findall(f"<{shape} [^>]*><title>([^<]*)</title>", chart(name))]
+
+
+def attributes(tag):
+    return {k: float(v) for k, v in re.findall(r' (x|y|width|height)="([^"]*)"', tag)}
+
+
+for phase, p in plan["phases"].items():  # memory: every value of the first layers, no two in one place at one time
+    body = chart(f"Activations of {phase} over its {len(p['calls'])} calls")
+    told = titles(f"Activations of {phase} ", "rect")
+    values = [(r[3], i) for i, c in enumerate(p["calls"]) for r in c["out"] if isinstance(r, list) and r[0] == "act"]
+    assert 0 < len(told) <= len(values) and {t.split(", ")[0] for t in told} <= {v[0] for v in values}, (phase, told)
+    for what, i in values:
+        assert p["calls"][i]["layer"] > 0 or any(t.startswith(what + ", ") and f"written by call {i} " in t for t in told), (phase, what, i)
+    boxes = [attributes(b) for b in re.findall(r'<rect class="box[^>]*>', body)]
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"]) < 0.05 or \
+                min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"]) < 0.6, (phase, a, b)
 for c in shown:  # a scale stands beside integers
     for operand in c.get("in", []) + c["out"]:
         if isinstance(operand, list) and operand[3].startswith(("s8[", "s16[")):
             assert re.search(re.escape(f"<code>{operand[3]}</code> ") + "\u00d7 [0-9o]", raw), operand
 busy = {k["name"] for k in plan["kernels"] for c in decode if c["kernel"] == k["name"] and c.get("flops_per_row", 1)}
-points = len(plan["sqnr"]) + len(plan["outlier"])
-names = len({re.sub(r"\.\d+", "", k.split(".weight")[0]) for k in plan["sqnr"]}) + len({k.split(".")[0] for k in plan["outlier"]})
-assert plan["sqnr"] and page.tags["circle"] == points + names + 2 * len(busy), (page.tags["circle"], points, names, busy)
+assert len(titles("operations a byte", "circle")) == 2 * len(busy), busy
+by_layer = lambda facts: {"%s, layer %s" % tuple(k.split(".")) for k in facts if not k.startswith("w.")}
+measured = plan["sqnr"]
+assert measured and {t.split(":")[0] for t in titles("Activations, keys and values: SQNR", "circle")} == by_layer(measured)
+assert {t.split(":")[0] for t in titles("Scales of", "circle")} == by_layer(measured), "a scale for each of them"
+assert {t.split(":")[0] for t in titles("Largest to median", "circle")} == by_layer(plan["outlier"])
+rows = titles("Types of weights", "rect")
+assert f"keys in the cache, layer 0 to {layers - 1}: s8" in rows and all(r.endswith(": s8") for r in rows) and len(rows) == 10, rows
+for when in ["before", "after"]:  # tokens: the largest of each layer and those far out, by name
+    want = [(k.split(".")[1], i) for k, top in plan["outlier_tokens"].items() if k.startswith(when) for j, i in enumerate(top) if not j or i[0] >= 8]
+    seen = titles(when.title() + ":", "circle")
+    assert len(want) == len(seen), (want, seen)
+    for layer, (ratio, token, sequence, position) in want:
+        name = json.dumps(plan["token_text"][str(token)], ensure_ascii=False)
+        assert f"{name}, token {position} of sequence {sequence}, layer {layer}: {ratio:.4g} token / median" in seen, (name, seen)
+    assert 'class="shade ' in chart(when.title() + ":"), when
+for k, bins in plan["outlier_bins"].items():
+    top = plan["outlier_tokens"][k]
+    assert len(bins) == 40 and sum(bins) == 64 and len(top) == 8 and abs(top[0][0] / plan["outlier"][k] - 1) < 1e-3, k
+    assert [t[0] for t in top] == sorted((t[0] for t in top), reverse=True), k
+    assert sum(n for i, n in enumerate(bins) if 2 ** ((i - 8) / 2) >= top[0][0]) == 0, (k, bins)
 assert {k.split(".")[0] for k in plan["outlier"]} == {"before", "after"}, plan["outlier"]
 drawings = len({c["layer"] for c in shown}) + (shown[0]["layer"] < 0)  # in front of the layers, a layer, behind them
-assert page.tags["svg"] == 6 + drawings + any(k.startswith("w.") for k in plan["sqnr"]), page.tags
+assert page.tags["svg"] == 10 + drawings + any(k.startswith("w.") for k in plan["sqnr"]), page.tags
 for k in plan["kernels"]:
     assert f'id="k-{k["name"]}"' in raw, k
 size = {}
