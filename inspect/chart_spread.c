@@ -51,8 +51,8 @@ static void cells(const Spread *s, u32 level, double most)
 
 static bool is_free(const Spread *s, const Room *r, u32 but)
 {
-    if (r->x0 < (double)LEFT || r->x1 > RIGHT_END || r->y0 < (double)TOP - 12 ||
-        r->y1 > (double)HEIGHT - BOTTOM)
+    if (r->x0 < (double)LEFT || r->x1 > RIGHT_END || r->y0 < (double)(TOP - 12) ||
+        r->y1 > (double)(HEIGHT - BOTTOM))
         return false;
     for (u32 i = 0; i < s->taken.n; i++) {
         const Room *t = &s->taken.at[i];
