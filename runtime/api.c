@@ -12,6 +12,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+enum { DEFAULT_TOKENS = 16 }; /* of a completion, as OpenAI's */
+
 /* ---- a request in work ---- */
 
 typedef struct Work {
@@ -295,6 +297,28 @@ static bool read_value(Work *w, PfqMem *m, const PfqJson *v, const char *param, 
     return pfq_val_from_json(m, v, out) || refuse(w, 400, param, "'%s' is too long", param);
 }
 
+/* What the template does not look at would be ignored in silence. */
+static bool is_read(Work *w, const char *param, const char *name, size_t n)
+{
+    return pfq_tpl_reads(&w->s->tpl, name, n) ||
+           refuse(w, 400, param, "this model's chat template has no use for '%.*s'",
+                  (int)(n < 100 ? n : 100), name);
+}
+
+static bool all_read(Work *w, const PfqTalk *talk)
+{
+    if (talk->tools.kind == PFQ_V_LIST && talk->tools.n > 0 && !is_read(w, "tools", "tools", 5)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < talk->variables.n; i++) {
+        const PfqVal key = talk->variables.pair[i].key;
+        if (!is_read(w, "chat_template_kwargs", key.s, key.n)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool render(Work *w, PfqMem *m, PfqPrompt *p)
 {
     PfqTalk talk = {.tools = {.kind = PFQ_V_NONE}};
@@ -310,6 +334,9 @@ static bool render(Work *w, PfqMem *m, PfqPrompt *p)
     }
     if (no_tools) {
         talk.tools = (PfqVal){.kind = PFQ_V_NONE};
+    }
+    if (!all_read(w, &talk)) {
+        return false;
     }
     w->param = "messages";
     p->ids = pfq_prompt_tokens(w->s->cli->model, &w->s->cli->tok, &w->s->tpl, &talk, m, &p->n,
@@ -435,12 +462,16 @@ static bool read_format(Work *w)
                   "'response_format' is not supported: it may be {\"type\": \"text\"} only");
 }
 
+static bool is_model(Work *w, const char *name, size_t n)
+{
+    const char *ours = w->s->cli->model->name;
+    return (strlen(ours) == n && memcmp(ours, name, n) == 0) ||
+           refuse(w, 404, "model", "there is no model '%.100s' here, only '%.200s'", name, ours);
+}
+
 static bool read_model(Work *w)
 {
-    const char *name = w->s->cli->model->name;
-    return !w->f.model || says(w->f.model, name) ||
-           refuse(w, 404, "model", "there is no model '%.100s' here, only '%.200s'", w->f.model->s,
-                  name);
+    return !w->f.model || is_model(w, w->f.model->s, w->f.model->n);
 }
 
 /* New tokens that the request may have: with the longest prompt they fit the context. */
@@ -462,9 +493,12 @@ static bool read_room(Work *w, PfqAnswer *a)
             w, 400, "max_tokens",
             "'max_tokens' and 'max_completion_tokens' are the same; only one may be given");
     }
-    const int64_t chat = w->f.chat_tokens >= 0 ? w->f.chat_tokens : w->f.max_completion_tokens;
-    a->max_tokens = !a->chat ? w->f.max_tokens : chat >= 0 ? chat : ctx - longest;
-    if (a->max_tokens > ctx - longest) {
+    const int64_t given = !a->chat                ? w->f.max_tokens
+                          : w->f.chat_tokens >= 0 ? w->f.chat_tokens
+                                                  : w->f.max_completion_tokens;
+    const int32_t left = ctx - longest, few = left < DEFAULT_TOKENS ? left : DEFAULT_TOKENS;
+    a->max_tokens = given >= 0 ? given : a->chat ? left : few;
+    if (a->max_tokens > left) {
         return refuse(w, 400, "max_tokens",
                       "a prompt of %d tokens and %lld new ones are more than the context of %d",
                       longest, (long long)a->max_tokens, ctx);
@@ -544,25 +578,46 @@ static void chat(void *user, PfqHttpRequest *q, PfqReply *r)
     generate(user, q, r, PFQ_API_CHAT);
 }
 
-static void models(void *user, PfqHttpRequest *q, PfqReply *r)
+/* The model, between two texts. */
+static void tell_model(const PfqServer *s, PfqReply *r, const char *before, const char *after)
 {
-    const PfqServer *s = user;
     const char *name = s->cli->model->name;
-    (void)q;
     pfq_reply_start(r, 200, "application/json", false);
-    pfq_reply_printf(r, "{\"object\": \"list\", \"data\": [{\"id\": ");
+    pfq_reply_printf(r, "%s{\"id\": ", before);
     pfq_reply_json(r, name, strlen(name));
     pfq_reply_printf(r,
                      ", \"object\": \"model\", \"created\": %lld, \"owned_by\": \"pfqc\", "
-                     "\"max_model_len\": %d, \"chat\": %s}]}\n",
-                     (long long)s->started, s->ctx, s->cli->model->chat ? "true" : "false");
+                     "\"max_model_len\": %d, \"chat\": %s}%s\n",
+                     (long long)s->started, s->ctx, s->cli->model->chat ? "true" : "false", after);
     pfq_reply_end(r);
+}
+
+static void models(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)q;
+    tell_model(user, r, "{\"object\": \"list\", \"data\": [", "]}");
+}
+
+static const char one_model[] = "/v1/models/";
+
+static void model(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    Work w = {.s = user, .reply = r};
+    const char *name = q->path + strlen(one_model);
+    if (is_model(&w, name, strlen(name))) {
+        tell_model(user, r, "", "");
+    } else {
+        finish_work(&w, false);
+    }
 }
 
 static bool tokenize_work(Work *w)
 {
     int32_t *ids = NULL;
     const PfqJson *v = w->f.text;
+    if (!read_model(w)) {
+        return false;
+    }
     if (!is(v, PFQ_JSON_STRING)) {
         return refuse(w, 400, "prompt", "'prompt' must be a text");
     }
@@ -586,6 +641,9 @@ static bool tokenize_work(Work *w)
 static bool detokenize_work(Work *w)
 {
     size_t n;
+    if (!read_model(w)) {
+        return false;
+    }
     if (!is(w->f.tokens, PFQ_JSON_ARRAY)) {
         return refuse(w, 400, "tokens", "'tokens' must be a list of token ids");
     }
@@ -671,6 +729,7 @@ static void tokenizer_info(void *user, PfqHttpRequest *q, PfqReply *r)
 
 const PfqRoute pfq_api_routes[] = {
     {.method = "GET", .path = "/v1/models", .handler = models},
+    {.method = "GET", .path = one_model, .handler = model},
     {.method = "POST", .path = "/v1/completions", .handler = completions, .needs_engine = true},
     {.method = "POST", .path = "/v1/chat/completions", .handler = chat, .needs_engine = true},
     {.method = "POST", .path = "/tokenize", .handler = tokenize},

@@ -154,6 +154,7 @@ typedef struct Turn {
     int32_t n_prompt, n_kept;
     int64_t n_new;
     double start, first, end; /* first: when the prompt was read */
+    const char *cut;          /* why the answer did not end by itself, or "" */
 } Turn;
 
 /* Brings the KV cache to the prompt: what they have in common stays, but for its last token, whose
@@ -173,6 +174,7 @@ static bool read_prompt(Chat *ch, const int32_t *ids, Turn *t, bool *done)
                       take = left < e->model->chunk ? left : e->model->chunk;
         *done = !interrupted;
         if (!*done) {
+            t->cut = "; stopped";
             return true;
         }
         memcpy(ch->seen + i, ids + i, (size_t)take * sizeof *ids);
@@ -219,7 +221,7 @@ static bool generate(Chat *ch, Turn *t)
         int32_t id;
         const PfqGenEnd end = pfq_gen_next(&gen, &id, &c->err);
         if (end == PFQ_GEN_FULL) {
-            pfq_note("\n%s: the context of %d tokens is full\n", c->program, e->ctx);
+            t->cut = "; the context is full, /reset begins anew";
             break;
         }
         if (end == PFQ_GEN_FAILED) {
@@ -246,7 +248,9 @@ static bool generate(Chat *ch, Turn *t)
         if (e->pos < e->ctx) {
             ch->seen[e->pos] = id; /* once its step is done */
         }
+        t->cut = t->n_new == c->opt.predict ? "; cut at -n" : "";
     }
+    t->cut = interrupted ? "; stopped" : t->cut;
     return true;
 }
 
@@ -256,7 +260,7 @@ static void report(const Turn *t)
     const int32_t n_read = t->n_prompt - t->n_kept;
     pfq_note("[%d tokens read, %.1f tok/s; %d kept; %lld written, %.1f tok/s%s]\n", n_read,
              read > 0 ? n_read / read : 0, t->n_kept, (long long)t->n_new,
-             wrote > 0 ? (double)t->n_new / wrote : 0, interrupted ? "; stopped" : "");
+             wrote > 0 ? (double)t->n_new / wrote : 0, t->cut);
 }
 
 /* Reads the prompt and writes the answer, which becomes a message. */
@@ -299,7 +303,7 @@ static bool answer(Chat *ch, const int32_t *ids, Turn *t)
 static bool turn(Chat *ch, const char *s, size_t n)
 {
     const size_t before = ch->n;
-    Turn t = {.start = pfq_now()};
+    Turn t = {.start = pfq_now(), .cut = ""};
     interrupted = 0;
     int32_t *ids = add_message(ch, "user", s, n) ? prompt_tokens(ch, &t.n_prompt) : NULL;
     const bool ok = ids && answer(ch, ids, &t);
@@ -336,6 +340,7 @@ static bool cmd_system(Chat *ch, const char *arg)
         memmove(ch->message + 1, ch->message, ch->n++ * sizeof m);
     }
     ch->message[0] = m;
+    pfq_note("[the system message is set]\n");
     return true;
 }
 
@@ -354,13 +359,25 @@ static void save_text(PfqSave *f, const char *s)
     pfq_save_write(f, s, strlen(s));
 }
 
+/* The file that a name means, as a shell reads it: ~/ is the home directory. */
+static const char *file_named(const char *name, char *buf, size_t cap)
+{
+    const char *home = getenv("HOME");
+    if (strncmp(name, "~/", 2) != 0 || !home) {
+        return name;
+    }
+    const int n = snprintf(buf, cap, "%s%s", home, name + 1);
+    return n < (int)cap ? buf : name;
+}
+
 static bool cmd_save(Chat *ch, const char *arg)
 {
     PfqSave f;
+    char path[4096];
     if (!*arg) {
         return pfq_fail(&ch->c->err, "/save needs the name of a file");
     }
-    if (!pfq_save_open(&f, arg, &ch->c->err)) {
+    if (!pfq_save_open(&f, file_named(arg, path, sizeof path), &ch->c->err)) {
         return false;
     }
     save_text(&f, "{\"messages\": [");
@@ -418,7 +435,10 @@ static bool command(Chat *ch, const char *line)
     const size_t n = strcspn(line, " ");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strlen(commands[i].name) == n && memcmp(line, commands[i].name, n) == 0) {
-            return commands[i].run(ch, line + n + strspn(line + n, " "));
+            const char *arg = line + n + strspn(line + n, " ");
+            return !*arg || *commands[i].arg
+                       ? commands[i].run(ch, arg)
+                       : pfq_fail(&ch->c->err, "%s takes nothing behind it", commands[i].name);
         }
     }
     return pfq_fail(&ch->c->err, "there is no command %.*s; /help lists them",
@@ -506,9 +526,15 @@ static bool read_tools(Chat *ch)
 {
     const char *path = ch->c->opt.tools;
     ch->tools = (PfqVal){.kind = PFQ_V_NONE};
-    return !path || (read_json(ch->c, path, &ch->tools_mem, &ch->tools) &&
-                     (ch->tools.kind == PFQ_V_LIST ||
-                      pfq_fail(&ch->c->err, "%s: the tools are not a list", path)));
+    if (!path) {
+        return true;
+    }
+    if (!pfq_tpl_reads(&ch->tpl, "tools", 5)) {
+        return pfq_fail(&ch->c->err, "--tools: this model's chat template has no use for 'tools'");
+    }
+    return read_json(ch->c, path, &ch->tools_mem, &ch->tools) &&
+           (ch->tools.kind == PFQ_V_LIST ||
+            pfq_fail(&ch->c->err, "%s: the tools are not a list", path));
 }
 
 static bool open_chat(Chat *ch)

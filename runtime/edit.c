@@ -52,11 +52,8 @@ static void on_end(int sig)
 static const int endings[] = {SIGTERM, SIGHUP, SIGQUIT};
 enum { N_ENDINGS = sizeof endings / sizeof *endings };
 
-static void enter_raw(int fd, struct sigaction old[N_ENDINGS])
+static void make_raw(int fd)
 {
-    struct sigaction end = {.sa_handler = on_end};
-    for (int i = 0; i < N_ENDINGS; i++)
-        sigaction(endings[i], &end, &old[i]);
     if (tcgetattr(fd, &cooked) != 0) return;
     struct termios t = cooked;
     t.c_iflag &= ~(tcflag_t)(BRKINT | ICRNL | INPCK | ISTRIP | IXON);
@@ -66,6 +63,14 @@ static void enter_raw(int fd, struct sigaction old[N_ENDINGS])
     t.c_cc[VTIME] = 0;
     raw_fd = fd;
     tcsetattr(fd, TCSADRAIN, &t);
+}
+
+static void enter_raw(int fd, struct sigaction old[N_ENDINGS])
+{
+    struct sigaction end = {.sa_handler = on_end};
+    for (int i = 0; i < N_ENDINGS; i++)
+        sigaction(endings[i], &end, &old[i]);
+    make_raw(fd);
 }
 
 static void end_raw(const struct sigaction old[N_ENDINGS])
@@ -451,6 +456,23 @@ static void escape(PfqEdit *e, const char *prompt)
     sequence(s, c, number[0], number[1]);
 }
 
+static void paste_mode(PfqEdit *e, bool on)
+{
+    append_str(&e->state->out, on ? "\x1b[?2004h" : "\x1b[?2004l");
+    flush_out(e->out, &e->state->out);
+}
+
+/* Ctrl-Z: the shell gets its terminal back, and the text is drawn again when it lets us go on. */
+static void suspend(PfqEdit *e, const char *prompt)
+{
+    draw(e, prompt, true);
+    paste_mode(e, false);
+    leave_raw();
+    raise(SIGTSTP);
+    make_raw(e->in);
+    paste_mode(e, true);
+}
+
 static void key(PfqEdit *e, const char *prompt, int c)
 {
     State *s = e->state;
@@ -459,6 +481,8 @@ static void key(PfqEdit *e, const char *prompt, int c)
         escape(e, prompt);
     else if (s->pasting && c)
         insert(s, c == '\r' ? "\n" : &byte, 1);
+    else if (c == 'Z' - 64)
+        suspend(e, prompt);
     else if (c < 0x20 || c == 0x7f)
         control(s, c);
     else
@@ -496,8 +520,7 @@ PfqEditEnd pfq_edit_read(PfqEdit *e, const char *prompt)
     s->at_history = s->n_history;
     s->done = s->pasting = false;
     enter_raw(e->in, old);
-    append_str(&s->out, "\x1b[?2004h"); /* bracketed paste */
-    flush_out(e->out, &s->out);
+    paste_mode(e, true);
     while (!s->done) {
         const int c = next_byte(e, prompt);
         if (c < 0)
@@ -507,8 +530,7 @@ PfqEditEnd pfq_edit_read(PfqEdit *e, const char *prompt)
     }
     s->cursor = s->text.n;
     draw(e, prompt, true);
-    append_str(&s->out, "\x1b[?2004l");
-    flush_out(e->out, &s->out);
+    paste_mode(e, false);
     end_raw(old);
     free(s->draft);
     s->draft = NULL;

@@ -1,10 +1,10 @@
 /* A line editor for terminals: UTF-8, history, lines longer than the screen, pastes of many lines.
  *
  * Keys: arrows, Home/End, Delete, Backspace; Ctrl-A/E/B/F/P/N as in a shell, Ctrl-K/U/W and
- * Alt-Backspace cut, Ctrl-left/right and Alt-B/F move by words, Ctrl-L redraws. Enter ends the
- * line, Alt-Enter (or a backslash before Enter) begins a new one in the same text; what is pasted
- * keeps its line ends (bracketed paste). Columns come from Unicode's widths, so that wide and
- * combining characters edit well.
+ * Alt-Backspace cut, Ctrl-left/right and Alt-B/F move by words, Ctrl-L redraws, Ctrl-Z suspends.
+ * Enter ends the line, Alt-Enter (or a backslash before Enter) begins a new one in the same text;
+ * what is pasted keeps its line ends (bracketed paste). Columns come from Unicode's widths, so that
+ * wide and combining characters edit well.
  *
  * The terminal is in raw mode only inside pfq_edit_read: between calls Ctrl-C is a signal. SIGTERM,
  * SIGHUP and SIGQUIT inside restore it first. Memory: the text (1 MiB at most) and the history (200

@@ -1,6 +1,7 @@
 /* The fields of requests. Contract: fields.h. */
 #include "runtime/fields.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef enum Type { T_INT, T_REAL, T_BOOL, T_TEXT, T_JSON, T_ONLY } Type;
@@ -55,9 +56,20 @@ static bool number_in(const Row *r, double v, PfqErr *err)
     return pfq_fail(err, "'%s' must be from %.17g to %.17g", r->name, r->min, r->max);
 }
 
+/* 5.0 is a whole number, too. */
+static bool put_int(int64_t *at, const Row *r, const PfqJson *v, PfqErr *err)
+{
+    const double d = pfq_json_number(v);
+    if (v->type == PFQ_JSON_REAL && (fabs(d) > 0x1p53 || d != trunc(d))) {
+        return pfq_fail(err, "'%s' must be a whole number", r->name);
+    }
+    *at = v->type == PFQ_JSON_REAL ? (int64_t)d : v->i;
+    return number_in(r, d, err);
+}
+
 static bool put_value(PfqFields *f, const Row *r, const PfqJson *v, PfqErr *err)
 {
-    static const unsigned types[] = {[T_INT] = 1u << PFQ_JSON_INT,
+    static const unsigned types[] = {[T_INT] = PFQ_JSON_NUMBER,
                                      [T_REAL] = PFQ_JSON_NUMBER,
                                      [T_BOOL] = 1u << PFQ_JSON_BOOL,
                                      [T_TEXT] = 1u << PFQ_JSON_STRING,
@@ -71,7 +83,7 @@ static bool put_value(PfqFields *f, const Row *r, const PfqJson *v, PfqErr *err)
                         pfq_json_type_name((PfqJsonType)v->type));
     }
     switch (r->type) {
-    case T_INT: *(int64_t *)at = v->i; return number_in(r, (double)v->i, err);
+    case T_INT: return put_int(at, r, v, err);
     case T_REAL: *(double *)at = pfq_json_number(v); return number_in(r, *(double *)at, err);
     case T_ONLY:
         return pfq_json_number(v) == r->def ||
@@ -79,7 +91,9 @@ static bool put_value(PfqFields *f, const Row *r, const PfqJson *v, PfqErr *err)
     case T_BOOL: *(bool *)at = v->b; return true;
     case T_TEXT:
         *(const PfqJson **)at = v;
-        return v->n <= r->max || pfq_fail(err, "'%s' is longer than %.0f bytes", r->name, r->max);
+        return v->n <= r->max ||
+               (r->max > 0 ? pfq_fail(err, "'%s' is longer than %.0f bytes", r->name, r->max)
+                           : pfq_fail(err, "'%s' is not supported: it may be empty only", r->name));
     case T_JSON: *(const PfqJson **)at = v; return true;
     }
     return false;

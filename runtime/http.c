@@ -250,8 +250,8 @@ const char *pfq_http_header(const PfqHttpRequest *q, const char *name)
 
 /* Headers of which a request may have one. */
 static const char *const single[] = {"host",          "content-length", "transfer-encoding",
-                                     "authorization", "content-type",   "origin",
-                                     "expect"};
+                                     "authorization", "content-type",   "content-encoding",
+                                     "origin",        "expect"};
 
 static bool check_single(PfqHttp *p)
 {
@@ -312,6 +312,13 @@ static bool read_expect(PfqHttp *p)
            bad(p, 417, "an Expect other than 100-continue");
 }
 
+static bool read_coding(PfqHttp *p)
+{
+    const char *coding = pfq_http_header(&p->request, "content-encoding");
+    return !coding || strcasecmp(coding, "identity") == 0 ||
+           bad(p, 415, "a Content-Encoding: bodies are taken as they are, not compressed");
+}
+
 /* The request's strings, which move when the head grows. */
 static void hand_out_head(PfqHttp *p)
 {
@@ -334,7 +341,8 @@ static bool finish_head(PfqHttp *p)
     Parts *s = p->parts;
     PfqHttpRequest *q = &p->request;
     hand_out_head(p);
-    if (!check_single(p) || !read_host(p) || !read_length(p) || !read_expect(p)) {
+    if (!check_single(p) || !read_host(p) || !read_length(p) || !read_coding(p) ||
+        !read_expect(p)) {
         return false;
     }
     const char *connection = pfq_http_header(q, "connection");

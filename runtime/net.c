@@ -81,8 +81,9 @@ static bool listen_at(PfqNet *net, PfqErr *err)
     const int error = errno;
     freeaddrinfo(list);
     if (net->listener < 0) {
-        return pfq_fail(err, "cannot listen at %.100s, port %d: %s", net->config.host,
-                        net->config.port, strerror(error));
+        return pfq_fail(err, "cannot listen at %.100s, port %d: %s%s", net->config.host,
+                        net->config.port, strerror(error),
+                        error == EADDRINUSE ? " (--port 0 takes any that is free)" : "");
     }
     name_url(net);
     return true;

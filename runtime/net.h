@@ -45,7 +45,7 @@ typedef void PfqHandler(void *user, PfqHttpRequest *q, PfqReply *r);
 
 typedef struct PfqRoute {
     const char *method; /* "GET" serves HEAD too */
-    const char *path;   /* the whole path */
+    const char *path;   /* the whole path, of one method; one that ends in '/': how it begins */
     PfqHandler *handler;
     bool needs_engine; /* 503 unless PFQ_READY */
     bool open;         /* needs no token */

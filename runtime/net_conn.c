@@ -56,6 +56,33 @@ void pfq_conn_free(PfqNet *net, PfqConn *c)
     pfq_metric_add(net->config.metrics, PFQ_METRIC_CONNECTIONS, -1);
 }
 
+/* ---- refusals ---- */
+
+static bool reply_with(PfqNet *net, PfqConn *c, bool keep_alive)
+{
+    c->reply = pfq_reply_new(net, &c->http.request, keep_alive);
+    c->state = PFQ_CONN_REPLYING;
+    return c->reply != NULL; /* without one the connection is closed in pfq_conn_step */
+}
+
+/* The refusal of a request that was read to its end leaves the connection open. */
+static void refuse(PfqNet *net, PfqConn *c, int status, const char *extra, const char *why)
+{
+    const bool whole = c->http.state == PFQ_HTTP_DONE;
+    if (reply_with(net, c, whole && c->http.request.keep_alive)) {
+        c->reply->extra = extra;
+        pfq_reply_error(c->reply, status, NULL, "%s", why);
+    }
+    forget_body(net, c);
+    pfq_http_next(&c->http);
+    c->route = NULL;
+}
+
+void pfq_conn_refuse(PfqNet *net, PfqConn *c, int status, const char *why)
+{
+    refuse(net, c, status, "", why);
+}
+
 /* ---- may this request be served? ---- */
 
 static bool is_address(const char *name, size_t n)
@@ -116,17 +143,33 @@ static bool has_token(const char *token, const char *authorization)
     return differ == 0;
 }
 
-static const PfqRoute *find_in(const PfqRoute *routes, int n, const PfqHttpRequest *q, bool *path)
+static bool is_path(const PfqRoute *route, const char *path)
+{
+    const size_t n = strlen(route->path);
+    return n > 1 && route->path[n - 1] == '/' ? strncmp(path, route->path, n) == 0
+                                              : strcmp(path, route->path) == 0;
+}
+
+static const PfqRoute *find_in(const PfqRoute *routes, int n, const char *path)
 {
     for (int i = 0; i < n; i++) {
-        const bool same = strcmp(routes[i].path, q->path) == 0;
-        *path |= same;
-        if (same && (strcmp(routes[i].method, q->method) == 0 ||
-                     (strcmp(routes[i].method, "GET") == 0 && strcmp(q->method, "HEAD") == 0))) {
+        if (is_path(&routes[i], path)) {
             return &routes[i];
         }
     }
     return NULL;
+}
+
+static bool takes(const PfqRoute *route, const char *method)
+{
+    return strcmp(route->method, method) == 0 ||
+           (strcmp(route->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
+}
+
+/* What a refusal of the method must say (RFC 9110, 15.5.6). */
+static const char *allow(const PfqRoute *route)
+{
+    return takes(route, "HEAD") ? "Allow: GET, HEAD\r\n" : "Allow: POST\r\n";
 }
 
 static bool is_ours(const PfqRoute *route)
@@ -151,11 +194,10 @@ static const PfqRoute *judge(PfqNet *net, PfqConn *c)
     const PfqHttpRequest *q = &c->http.request;
     const PfqNetConfig *config = &net->config;
     const char *host = pfq_http_header(q, "host"), *origin = pfq_http_header(q, "origin");
-    bool path = false;
-    const char *why = NULL;
+    const char *why = NULL, *extra = "";
     int status = 0;
-    const PfqRoute *route = find_in(config->routes, config->n, q, &path);
-    route = route ? route : find_in(pfq_site_routes, pfq_n_site_routes, q, &path);
+    const PfqRoute *route = find_in(config->routes, config->n, q->path);
+    route = route ? route : find_in(pfq_site_routes, pfq_n_site_routes, q->path);
     if (host && !known_host(config, host)) {
         status = 403;
         why = "the request's Host is no name of this server (--allow-host adds one)";
@@ -163,8 +205,12 @@ static const PfqRoute *judge(PfqNet *net, PfqConn *c)
         status = 403;
         why = "the request comes from a web page of another origin";
     } else if (!route) {
-        status = path ? 405 : 404;
-        why = path ? "this path takes another method" : "no such path";
+        status = 404;
+        why = "no such path";
+    } else if (!takes(route, q->method)) {
+        status = 405;
+        why = "this path takes another method";
+        extra = allow(route);
     } else if (!route->open && config->token &&
                !has_token(config->token, pfq_http_header(q, "authorization"))) {
         status = 401;
@@ -176,30 +222,11 @@ static const PfqRoute *judge(PfqNet *net, PfqConn *c)
     if (!status) {
         return route;
     }
-    pfq_conn_refuse(net, c, status, why);
+    refuse(net, c, status, extra, why);
     return NULL;
 }
 
 /* ---- requests ---- */
-
-static bool reply_with(PfqNet *net, PfqConn *c, bool keep_alive)
-{
-    c->reply = pfq_reply_new(net, &c->http.request, keep_alive);
-    c->state = PFQ_CONN_REPLYING;
-    return c->reply != NULL; /* without one the connection is closed in pfq_conn_step */
-}
-
-/* The refusal of a request that was read to its end leaves the connection open. */
-void pfq_conn_refuse(PfqNet *net, PfqConn *c, int status, const char *why)
-{
-    const bool whole = c->http.state == PFQ_HTTP_DONE;
-    if (reply_with(net, c, whole && c->http.request.keep_alive)) {
-        pfq_reply_error(c->reply, status, NULL, "%s", why);
-    }
-    forget_body(net, c);
-    pfq_http_next(&c->http);
-    c->route = NULL;
-}
 
 static void dispatch(PfqNet *net, PfqConn *c)
 {

@@ -145,6 +145,16 @@ int pfq_tpl_choose(const PfqTemplate *t, bool tools)
     return i < 0 ? 0 : i;
 }
 
+bool pfq_tpl_reads(const PfqTemplate *t, const char *name, size_t n)
+{
+    for (uint32_t i = 0; i < t->head->node.count; i++) {
+        if (t->node[i].op != PFQ_T_NAME) continue;
+        const PfqVal s = string_at(t, t->node[i].a);
+        if (s.n == n && memcmp(s.s, name, n) == 0) return true;
+    }
+    return false;
+}
+
 /* ---- bounds and errors ---- */
 
 bool tpl_fail(Run *r, const char *fmt, ...)

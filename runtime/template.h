@@ -54,6 +54,9 @@ const char *pfq_tpl_text(const PfqTemplate *t, int i, size_t *n);
  * else "default", else the first. */
 int pfq_tpl_choose(const PfqTemplate *t, bool tools);
 
+/* Does any of them look at a variable of this name? */
+bool pfq_tpl_reads(const PfqTemplate *t, const char *name, size_t n);
+
 /* Renders template number i. `context` is a dict of the variables (messages, tools,
  * add_generation_prompt, ...); the special tokens (bos_token, ...) come from the blob unless
  * the context has them. The result lies in `m`. `limits` may be NULL: PFQ_TPL_LIMITS. `now`:

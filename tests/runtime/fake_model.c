@@ -10,8 +10,8 @@
  * end); after N all logits are NaN. With FAKE_SLEEP, computing a Z takes so many seconds. All
  * values are exact in f32. A wrong chunk, position, row, barrier or scratch shows in the logits.
  *
- * FAKE_CHAT: with a chat template. FAKE_CUDA: with code for GPUs too, whose kernels are in
- * fake_kernels.c; FAKE_GPU: with no other.
+ * FAKE_CHAT: with the chat template of that header. FAKE_CUDA: with code for GPUs too, whose
+ * kernels are in fake_kernels.c; FAKE_GPU: with no other.
  */
 #include "fake_rule.h"
 
@@ -219,7 +219,7 @@ static const PfqCuda cuda = {
 #endif
 
 #ifdef FAKE_CHAT
-#include "fake_chat.h" /* fake_chat[]: the blob of fake_chat.jinja, made by tpl_tool */
+#include FAKE_CHAT /* fake_chat[]: the blob of the templates, made by tpl_tool */
 #endif
 
 static const PfqStep steps[] = {

@@ -8,6 +8,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import termios
 import time
@@ -86,8 +87,14 @@ class Pipe(unittest.TestCase):
             self.assertEqual(os.listdir(folder), ["talk.json"])
             r = run("prompt", path)
             self.assertEqual(r.stdout.decode(), "sBe \u00e9uhelloEa\u00e9")
+        self.assertIn("[the system message is set]", err)
         self.assertIn("[system: Be \u00e9]", err)
         self.assertIn("/save FILE", err)
+
+    def test_save_knows_home(self):
+        with tempfile.TemporaryDirectory() as folder:
+            r = run("chat", text="/save ~/talk.json\n", env={"HOME": folder})
+            self.assertEqual((r.returncode, os.listdir(folder)), (0, ["talk.json"]), r.stderr)
 
     def test_system_is_in_the_prompt(self):
         self.assertEqual(self.chat(["abc"], "--system", "sys", "-n", "6")[0], conversation(["abc"], 6, "sys")[0] + "\n")
@@ -119,12 +126,16 @@ class Pipe(unittest.TestCase):
 
     def test_errors(self):
         for args, text, words in [(["chat"], "refuse\n", "chat template, line 1: I refuse"), (["chat"], "/nope\n", "no command /nope"),
+                                  (["chat"], "/reset all\n", "/reset takes nothing"), (["chat"], "/exit now\n", "/exit takes nothing"),
                                   (["chat", "-c", "8"], "123456789\n", "more than the context of 8"), (["chat"], "N\n", "not finite"),
                                   (["chat", "--tools", "/nonexistent"], "", "/nonexistent"), (["chat"], "/save /nonexistent/x\n", "/nonexistent/x"),
                                   (["prompt", "/dev/null"], "", ""), (["chat", "-c", "513"], "", "512")]:
             r = run(*args, text=text)
             self.assertEqual(r.returncode, 1, (args, r.stderr))
             self.assertIn(words, r.stderr.decode())
+        r = subprocess.run([os.path.join(cli.HERE, "fake_plain"), "chat", "--tools", "/dev/null"], input=b"", capture_output=True)
+        self.assertEqual(r.returncode, 1)
+        self.assertIn(b"has no use for 'tools'", r.stderr)
         r = subprocess.run([os.path.join(cli.HERE, "fake_model"), "chat"], input=b"", capture_output=True)
         self.assertEqual(r.returncode, 1)
         self.assertIn(b"compiled without a chat template", r.stderr)
@@ -132,8 +143,12 @@ class Pipe(unittest.TestCase):
     def test_full_context(self):
         r = run("chat", "-c", "12", text="abc\n")
         self.assertEqual(r.returncode, 0)
-        self.assertIn(b"context of 12 tokens is full", r.stderr)
+        self.assertIn(b"; the context is full", r.stderr)
         self.assertEqual(r.stdout.decode(), greedy(b"uabc", 9)[0] + "\n")
+
+    def test_an_answer_that_is_cut_says_so(self):
+        self.assertIn("; cut at -n]", self.chat(["hello"], "-n", "2")[1])
+        self.assertNotIn("; ", self.chat(["xE"], "-n", "9")[1].split("written", 1)[1])
 
     def test_hostile_bytes(self):
         for text in [b"\xff\xfe\x00\x01E\n", b"\n\n\r\n", b"x" * 100000 + b"\n", b"/system \xff\nE\n"]:
@@ -208,12 +223,12 @@ class Screen:
 
 
 class Terminal:
-    def __init__(self, *args, columns=80, rows=24):
+    def __init__(self, *args, columns=80, rows=24, shell=()):
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(slave)
         self.slave = slave
-        self.p = subprocess.Popen([EXE, "chat", *args], stdin=slave, stdout=slave, stderr=slave, env=CLEAN, start_new_session=True,
+        self.p = subprocess.Popen([*shell, EXE, "chat", *args], stdin=slave, stdout=slave, stderr=slave, env=CLEAN, start_new_session=True,
                                   preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         self.raw, self.screen = "", Screen(columns)
 
@@ -284,7 +299,7 @@ class OnTerminal(unittest.TestCase):
         t = self.start("-n", "8")
         for text, answer in zip(["hello", "and you"], conversation(["hello", "and you"], 8)):
             t.send(text + "\r")
-            out = t.read_until(r"8 written, [0-9.]+ tok/s\]\r\n.*> ")
+            out = t.read_until(r"8 written, [0-9.]+ tok/s; cut at -n\]\r\n.*> ")
             safe = "".join("\ufffd" if (c < " " and c not in "\n\t") or "\x7f" <= c < "\xa0" else c for c in answer)
             self.assertIn(safe.replace("\n", "\r\n"), out)
         t.send("\x04")
@@ -333,7 +348,7 @@ class OnTerminal(unittest.TestCase):
         t.send("hello\r")
         t.read_until("hello\r\n.*[^\r\n]")
         t.send("\x03")
-        t.read_until(r"\]\r\n.*> |is full.*> ")
+        t.read_until(r"\]\r\n.*> ")
         t.send("E\r")
         t.read_until("\u00e9\r\n.*> |more than the context.*> ")
         t.send("half a line\x03")
@@ -359,6 +374,36 @@ class OnTerminal(unittest.TestCase):
             t.p.send_signal(sig)
             self.assertEqual(t.p.wait(10), -sig)
             self.assertEqual(termios.tcgetattr(t.slave), t.before)
+
+    # What a shell does with a job in the foreground; it tells when the job stops.
+    SHELL = """
+import os, signal, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = os.fork()
+if job == 0:
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    os.execv(sys.argv[1], sys.argv[1:])
+while os.WIFSTOPPED(end := os.waitpid(job, os.WUNTRACED)[1]):
+    os.write(1, b"stopped %d." % job)
+sys.exit(os.waitstatus_to_exitcode(end))
+"""
+
+    def test_suspend(self):
+        """Ctrl-Z gives the shell its terminal back; the text is there when the job goes on."""
+        t = self.start(shell=(sys.executable, "-c", self.SHELL))
+        for _ in range(2):
+            t.send("half a line\x1a")
+            job = int(re.search(r"stopped (\d+)\.", t.read_until(r"stopped \d+\."))[1])
+            self.assertEqual(termios.tcgetattr(t.slave), t.before)
+            os.kill(job, signal.SIGCONT)
+            t.read_until(r"> half a line")
+            t.send("\x15")
+            t.idle()
+            self.assertNotEqual(termios.tcgetattr(t.slave), t.before)
+        t.send("\x04")
+        self.assertEqual(t.p.wait(10), 0)
 
     def test_random_keys(self):
         import random

@@ -159,6 +159,8 @@ static void test_refusals(void **state)
         {"GET / HTTP/1.1\r\n" HOST "A: \x01\r\n", 400},
         {"GET / HTTP/1.1\r\n" HOST "A: x\r\r\n", 400},
         {"GET / HTTP/1.1\r\n" HOST "Expect: 200-ok\r\n\r\n", 417},
+        {"POST / HTTP/1.1\r\n" HOST "Content-Encoding: gzip\r\n\r\n", 415},
+        {"POST / HTTP/1.1\r\n" HOST "Content-Encoding: identity, gzip\r\n\r\n", 415},
         {"GET / HTTP/1.1\r\n" HOST "Authorization: a\r\nauthorization: b\r\n\r\n", 400},
         /* lengths: what requests are smuggled with */
         {"POST / HTTP/1.1\r\n" HOST "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400},

@@ -31,7 +31,7 @@ def run(*args):
 
 
 def check_openai(c, model):
-    assert [m.id for m in c.models.list()] == [model]
+    assert [m.id for m in c.models.list()] == [model] == [c.models.retrieve(model).id]
     want = run("run", "-p", PROMPT, "-n", "24")[:-1]
     ask = dict(model=model, prompt=PROMPT, max_tokens=24, temperature=0)
     whole = c.completions.create(**ask, logprobs=3)

@@ -111,6 +111,16 @@ class Api(unittest.TestCase):
     def test_models_and_tokens(self):
         m = self.s.ok("/v1/models")
         self.assertEqual(m["data"][0]["id"], "fake_model")
+        self.assertEqual(self.s.ok("/v1/models/fake_model"), m["data"][0])
+        for path in "/v1/models/", "/v1/models/other", "/v1/models/fake_model/x":
+            self.assertEqual(self.s.error(path, None, 404)["param"], "model")
+        self.assertEqual(self.s.error("/v1/modelsx", None, 404)["message"], "no such path")
+        status, _, r = self.s.raw("/v1/models/fake_model", {}, method="DELETE")
+        self.assertEqual((status, r.getheader("Allow")), (405, "GET, HEAD"))
+        for body in {"model": "fake_model", "prompt": "a"}, {"prompt": "a"}:
+            self.assertEqual(self.s.ok("/tokenize", body)["tokens"], [97])
+        for path in "/tokenize", "/detokenize":
+            self.assertEqual(self.s.error(path, {"model": "x", "prompt" if path == "/tokenize" else "tokens": "a"}, 404)["param"], "model")
         self.assertEqual(self.s.ok("/tokenize", {"prompt": "a</s>"})["tokens"], [97, cli.EOS])
         self.assertEqual(self.s.ok("/detokenize", {"tokens": [104, 105, 257]})["prompt"], "hi</s>")
         info = self.s.ok("/tokenizer_info")
@@ -152,6 +162,16 @@ class Api(unittest.TestCase):
         self.assertGreater(r["usage"]["prompt_tokens_details"]["cached_tokens"], 3)
         r = self.s.chat("x")["choices"][0]  # the context is 512
         self.assertIn(r["finish_reason"], ["stop", "length"])
+
+    def test_what_the_template_does_not_read_is_refused(self):
+        msg = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        p = "/v1/chat/completions"
+        self.assertEqual(s_param(self.s, p, {**msg, "chat_template_kwargs": {"enable_thinking": False}}), "chat_template_kwargs")
+        self.s.ok(p, {**msg, "chat_template_kwargs": {"bos_token": ""}, "tools": [{}]})
+        with Server(exe=os.path.join(cli.HERE, "fake_plain")) as s:
+            self.assertEqual(s_param(s, p, {**msg, "tools": [{}]}), "tools")
+            for more in {"tools": []}, {"tools": [{}], "tool_choice": "none"}:
+                self.assertEqual(s.raw(p, {**msg, **more})[0], 200)
 
     def test_special_tokens_in_a_content_are_text(self):
         for text in ["<|x|>", "a</s>b", "<s>", "<", "<|x", "</s"]:
@@ -272,6 +292,10 @@ class Api(unittest.TestCase):
         self.assertEqual(s.error("/v1/completions", {"prompt": [65] * ctx, "max_tokens": 1})["param"], "max_tokens")
         self.assertEqual(s.complete([65] * ctx, 0)["choices"][0]["text"], "")
         self.assertEqual(s.complete([65] * (ctx - 2), 2)["usage"]["total_tokens"], ctx)
+        # without max_tokens: 16, or what there is room for
+        for left, new in (0, 0), (3, 3), (16, 16), (17, 16):
+            r = s.ok("/v1/completions", {"prompt": [65] * (ctx - left), "logit_bias": {"65": 100}, "temperature": 0})
+            self.assertEqual((r["usage"]["completion_tokens"], r["choices"][0]["finish_reason"]), (new, "length"))
 
     def test_refusals(self):
         """What is unknown or not supported is said, with the field's name."""
@@ -296,6 +320,11 @@ class Api(unittest.TestCase):
             self.assertEqual(s_param(self.s, path, body), param, (path, body))
         self.assertEqual(self.s.error(p, {"prompt": "x", "model": "other"}, 404)["param"], "model")
         self.assertEqual(self.s.complete("x", 1, model="fake_model")["model"], "fake_model")
+        self.assertEqual(self.s.complete("x", 2.0)["usage"]["completion_tokens"], 2)  # a whole number, however it is written
+        for n in 1.5, 1e300:
+            self.assertEqual(s_param(self.s, p, {"prompt": "x", "max_tokens": n}), "max_tokens")
+        self.assertIn("may be empty only", self.s.error(p, {"prompt": "x", "suffix": "y"})["message"])
+        self.assertEqual(self.s.raw(p, "{}", {"Content-Encoding": "gzip"})[0], 415)
         for body in [b"", b"{", b"[]", b"5", b'{"prompt": "x", "prompt": "y"}', b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 100000]:
             self.s.error(p, body)
 
@@ -331,7 +360,7 @@ class Api(unittest.TestCase):
             for v in self.WILD:
                 status, param = self.ask_with(path, base, field, v)
                 if status == 400 and v not in ["1e400", "NaN", '"\\ud800"'] and not (field, v) == ("top_logprobs", "1"):
-                    self.assertEqual(param, "max_tokens" if field == "max_completion_tokens" and v in "01" else field, (path, field, v))
+                    self.assertEqual(param, "max_tokens" if field == "max_completion_tokens" and v in ("0", "1", "-0") else field, (path, field, v))
             if bounds:
                 whole, low, high = bounds
                 for v in [low - 1, high + 1] if whole else [low - 1e-9, high + 1e-9, high + 1]:
