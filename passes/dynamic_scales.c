@@ -11,25 +11,17 @@ typedef struct DynamicOptions {
     bool full, kv_asym, search;
 } DynamicOptions;
 
-static bool clip_option(PassCx *cx, const char *name, float *clip)
+static DynamicOptions read_options(const PassCx *cx)
 {
-    double v;
-    const char *text = pass_word(cx, name);
-    if (!str_to_f64(str_c(text), &v) || !(v > 0 && v <= 1))
-        return pass_fail(cx, NULL, "%s is '%s', expected a factor above 0, at most 1", name, text);
-    *clip = (float)v;
-    return true;
-}
-
-static bool read_options(PassCx *cx, DynamicOptions *o)
-{
-    *o = (DynamicOptions){.full = pass_int(cx, "full") != 0,
-                          .kv_asym = pass_int(cx, "kvasym") != 0,
-                          .search = pass_int(cx, "search") != 0};
-    return quantiser_bits(cx, "a", DT_S4, DT_S8, &o->a) &&
-           quantiser_bits(cx, "kv", o->kv_asym ? DT_U4 : DT_S4, o->kv_asym ? DT_U8 : DT_S8,
-                          &o->kv) &&
-           clip_option(cx, "clip", &o->clip) && clip_option(cx, "kvclip", &o->kv_clip);
+    bool asym = pass_int(cx, "kvasym") != 0;
+    return (DynamicOptions){
+        .a = quantiser_type(pass_int(cx, "a"), DT_S4, DT_S8),
+        .kv = quantiser_type(pass_int(cx, "kv"), asym ? DT_U4 : DT_S4, asym ? DT_U8 : DT_S8),
+        .clip = (float)pass_num(cx, "clip"),
+        .kv_clip = (float)pass_num(cx, "kvclip"),
+        .full = pass_int(cx, "full") != 0,
+        .kv_asym = asym,
+        .search = pass_int(cx, "search") != 0};
 }
 
 static Quantiser *make_quantisers(PassCx *cx, const Sites *s, const DynamicOptions *o)
@@ -80,11 +72,9 @@ static bool measure(PassCx *cx, const Sites *s, Quantiser *q)
 
 bool pass_dynamic_scales(PassCx *cx)
 {
-    DynamicOptions o;
+    DynamicOptions o = read_options(cx);
     Sites s;
-    if (!read_options(cx, &o) ||
-        !sites_find(cx, (o.a ? SITES_INPUTS : 0) | (o.kv ? SITES_KV : 0), true, &s))
-        return false;
+    if (!sites_find(cx, (o.a ? SITES_INPUTS : 0) | (o.kv ? SITES_KV : 0), true, &s)) return false;
     Quantiser *q = make_quantisers(cx, &s, &o);
     bool text = cx->calib->tokens != NULL; /* clip factors need none */
     bool run = (o.search || text) && !(cx->calib->assumed > 0);

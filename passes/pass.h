@@ -39,7 +39,8 @@ extern const PassInfo pass_info[];
 extern const u32 pass_count;
 
 /* Options of the running pass. BUG if the pass has none of that name. */
-i64 pass_int(const PassCx *cx, const char *name);
+i64 pass_int(const PassCx *cx, const char *name); /* flags too: 0 or 1 */
+double pass_num(const PassCx *cx, const char *name);
 const char *pass_word(const PassCx *cx, const char *name);
 /* Precondition failure naming the pass; op may be NULL. */
 bool pass_fail(PassCx *cx, const Op *op, const char *fmt, ...)

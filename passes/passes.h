@@ -83,7 +83,8 @@ const char *passes_stage_name(StageId s);
 typedef struct PassOpt {
     Str name;
     i64 i;         /* int; flag: 0 or 1 */
-    const char *s; /* word or list */
+    double f;      /* num */
+    const char *s; /* its text; of a flag "" */
 } PassOpt;
 
 typedef struct PassCall {
@@ -164,8 +165,8 @@ typedef struct PassOptions {
                                  pass that failed, else of the one that came in */
     const CalibSource *calib; /* NULL: no text, defaults */
     /* NULL, or get a JSON object for each pass that was run, separated by commas. log: its name,
-     * its options but those that are 0, changes, ops of the module then. changes: that, the stage
-     * and what it changed in the module's text (passes/changes.h). */
+     * its options (options_text), changes, ops of the module then. changes: that, the stage and
+     * what it changed in the module's text (passes/changes.h). */
     StrBuf *log, *changes;
 } PassOptions;
 

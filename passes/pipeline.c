@@ -1,5 +1,5 @@
 /* The pass table and pipelines as text. */
-#include "passes/pass.h"
+#include "passes/options.h"
 #include "passes/rules.h"
 
 #include <stdlib.h>
@@ -22,65 +22,6 @@ const PassInfo pass_info[] = {
 #undef X
 };
 const u32 pass_count = sizeof pass_info / sizeof *pass_info;
-
-/* ---- declarations of options: "name:type=default" ---- */
-
-typedef struct OptDecl {
-    Str name, type, def;
-} OptDecl;
-
-/* Reads the declaration at *p and moves on; false at the end. */
-static bool next_decl(const char **p, OptDecl *o)
-{
-    const char *s = *p + strspn(*p, " ");
-    if (!*s) return false;
-    size_t len = strcspn(s, " ");
-    const char *colon = memchr(s, ':', len), *eq = memchr(s, '=', len);
-    size_t type_end = eq ? (size_t)(eq - s) : len;
-    o->name = (Str){s, (size_t)(colon - s)};
-    o->type = (Str){colon + 1, type_end - o->name.n - 1};
-    o->def = eq ? (Str){eq + 1, len - type_end - 1} : (Str){"", 0};
-    *p = s + len;
-    return true;
-}
-
-static u32 count_decls(const char *p)
-{
-    OptDecl o;
-    u32 n = 0;
-    while (next_decl(&p, &o))
-        n++;
-    return n;
-}
-
-static void set_defaults(Arena *a, const PassInfo *info, PassCall *c)
-{
-    c->nopt = count_decls(info->options);
-    c->opt = NEWN(a, PassOpt, c->nopt);
-    const char *p = info->options;
-    OptDecl o;
-    for (u32 i = 0; next_decl(&p, &o); i++) {
-        c->opt[i].name = o.name;
-        c->opt[i].s = arena_strdup(a, o.def.p, o.def.n);
-        if (str_is(o.type, "int")) str_to_i64(o.def, &c->opt[i].i);
-    }
-}
-
-static const PassOpt *find_opt(const PassCx *cx, const char *name)
-{
-    for (u32 i = 0; i < cx->call->nopt; i++)
-        if (str_is(cx->call->opt[i].name, name)) return &cx->call->opt[i];
-    BUG("pass %s has no option %s", pass_info[cx->call->pass].name, name);
-}
-
-i64 pass_int(const PassCx *cx, const char *name)
-{
-    return find_opt(cx, name)->i;
-}
-const char *pass_word(const PassCx *cx, const char *name)
-{
-    return find_opt(cx, name)->s;
-}
 
 /* ---- text ---- */
 
@@ -144,11 +85,11 @@ static bool unknown_option(Parse *p, const PassInfo *info, Str name)
 {
     diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "pass %s has no option '%.*s'", info->name,
                STRF(name));
-    u32 n = count_decls(info->options);
+    u32 n = option_count(info->options);
     const char **names = NEWN(p->a, const char *, n);
     const char *s = info->options;
     OptDecl o;
-    for (u32 i = 0; next_decl(&s, &o); i++)
+    for (u32 i = 0; option_next(&s, &o); i++)
         names[i] = arena_strdup(p->a, o.name.p, o.name.n);
     const char *near = str_nearest(name, names, n);
     if (near)
@@ -160,33 +101,30 @@ static bool unknown_option(Parse *p, const PassInfo *info, Str name)
     return false;
 }
 
-static bool set_option(Parse *p, const PassInfo *info, PassCall *c, Str name, bool has_value,
-                       Str value)
+/* Without a value, value.p is NULL. */
+static bool set_option(Parse *p, const PassInfo *info, PassCall *c, Str name, Str value)
 {
     const char *s = info->options;
     OptDecl o;
     u32 i = 0;
     bool found = false;
-    for (; !found && next_decl(&s, &o); i += !found)
+    for (; !found && option_next(&s, &o); i += !found)
         found = str_eq(o.name, name);
     if (!found) return unknown_option(p, info, name);
-    PassOpt *opt = &c->opt[i];
-    if (str_is(o.type, "flag")) {
-        if (has_value && !str_is(value, "true") && !str_is(value, "false"))
-            return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, value),
-                              "option %.*s is true or false, found '%.*s'", STRF(name),
-                              STRF(value));
-        opt->i = !has_value || str_is(value, "true");
-        return true;
-    }
-    if (!has_value || !value.n)
+    if (!value.n && !str_is(o.type, "flag"))
         return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, name), "option %.*s needs a value",
                           STRF(name));
-    opt->s = arena_strdup(p->a, value.p, value.n);
-    if (str_is(o.type, "int") && !str_to_i64(value, &opt->i))
-        return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, value),
-                          "option %.*s is an integer, found '%.*s'", STRF(name), STRF(value));
-    return true;
+    Str wrong;
+    return option_set(p->a, &o, value, &c->opt[i], &wrong) ||
+           diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, wrong), "option %.*s is %s, found '%.*s'",
+                      STRF(name), option_takes(p->a, &o), STRF(wrong));
+}
+
+static bool go_together(Diag *d, Loc where, const PassCall *c)
+{
+    const char *clash = options_clash(c);
+    return !clash ||
+           diag_error(d, E_PASS_UNKNOWN, where, "pass %s: %s", pass_info[c->pass].name, clash);
 }
 
 /* After the opening brace. */
@@ -196,9 +134,8 @@ static bool parse_options(Parse *p, const PassInfo *info, PassCall *c)
     do {
         Str name = word(p);
         if (!name.n) return expected(p, "the name of an option");
-        bool has_value = accept(p, '=');
-        Str value = has_value ? word(p) : (Str){0};
-        if (info) ok &= set_option(p, info, c, name, has_value, value);
+        Str value = accept(p, '=') ? word(p) : (Str){0};
+        if (info) ok &= set_option(p, info, c, name, value);
     } while (accept(p, ','));
     return accept(p, '}') ? ok : expected(p, "',' or '}'");
 }
@@ -216,17 +153,17 @@ bool pipeline_parse(Diag *d, Arena *a, const Source *src, Pipeline *out)
             c.pass++;
         const PassInfo *info = c.pass < pass_count ? &pass_info[c.pass] : NULL;
         if (info)
-            set_defaults(a, info, &c);
+            options_default(a, info, &c);
         else
             ok = unknown_pass(&p, name);
+        bool set = true;
         if (accept(&p, '{')) {
             size_t before = d->n_errors;
-            if (!parse_options(&p, info, &c)) {
-                ok = false;
-                if (p.src->text[p.at - 1] != '}' && d->n_errors > before)
-                    return false; /* lost: stop here */
-            }
+            set = parse_options(&p, info, &c);
+            if (!set && p.src->text[p.at - 1] != '}' && d->n_errors > before)
+                return false; /* lost: stop here */
         }
+        ok &= set && (!info || go_together(d, loc_of(&p, name), &c));
         if (info) vec_push(a, &out->calls, c);
         skip_space(&p);
         if (p.at < src->n && !accept(&p, ',')) return expected(&p, "',' between passes");
@@ -255,8 +192,7 @@ static const PassInfo *named_pass(Parse *p, Str name, const Pipeline *in)
 static bool edit_option(Parse *p, Pipeline *io)
 {
     Str target = word(p);
-    bool has_value = accept(p, '=');
-    Str value = has_value ? word(p) : (Str){0};
+    Str value = accept(p, '=') ? word(p) : (Str){0};
     const char *dot = memchr(target.p, '.', target.n);
     if (!dot)
         return diag_error(p->d, E_PASS_UNKNOWN, loc_of(p, target),
@@ -266,7 +202,7 @@ static bool edit_option(Parse *p, Pipeline *io)
     bool ok = info != NULL;
     for (u32 i = 0; ok && i < io->calls.n; i++)
         if (&pass_info[io->calls.at[i].pass] == info)
-            ok = set_option(p, info, &io->calls.at[i], name, has_value, value);
+            ok = set_option(p, info, &io->calls.at[i], name, value);
     return ok;
 }
 
@@ -298,8 +234,11 @@ static bool edit_list(Diag *d, Arena *a, const char *option, const char *text, P
 
 bool pipeline_edit(Diag *d, Arena *a, const char *set, const char *without, Pipeline *io)
 {
-    return edit_list(d, a, "--without", without, io, drop_pass) &
-           edit_list(d, a, "--set", set, io, edit_option);
+    bool ok = edit_list(d, a, "--without", without, io, drop_pass) &
+              edit_list(d, a, "--set", set, io, edit_option);
+    for (u32 i = 0; ok && i < io->calls.n; i++)
+        ok &= go_together(d, LOC_WHAT("--set"), &io->calls.at[i]);
+    return ok;
 }
 
 static const char *const kind_text[] = {"exact", "quantising", "exact up to how quantisers round",
@@ -315,8 +254,10 @@ void passes_list(StrBuf *b)
                   kind_text[pass_info[i].kind]);
         const char *p = pass_info[i].options;
         OptDecl o;
-        for (bool first = true; next_decl(&p, &o); first = false)
-            sb_printf(b, "%s- `%.*s`: %.*s%s%.*s\n", first ? "\n" : "", STRF(o.name), STRF(o.type),
+        for (bool first = true; option_next(&p, &o); first = false)
+            sb_printf(b, "%s- `%.*s`: %.*s%s%s%s%s%.*s\n", first ? "\n" : "", STRF(o.name),
+                      STRF(o.type), o.values.n ? " (" : "",
+                      o.values.n ? option_takes(b->a, &o) : "", o.values.n ? ")" : "",
                       o.def.n ? ", default " : "", STRF(o.def));
     }
     rules_list(b);

@@ -298,13 +298,9 @@ void quantiser_apply(const Quantiser *q, float *x, i64 rows)
 
 /* ---- ops ---- */
 
-bool quantiser_bits(PassCx *cx, const char *name, DType four, DType eight, DType *dt)
+DType quantiser_type(i64 bits, DType four, DType eight)
 {
-    i64 bits = pass_int(cx, name);
-    *dt = bits == 4 ? four : bits == 8 ? eight : DT_NONE;
-    return bits == 4 || bits == 8 || bits == 16 ||
-           pass_fail(cx, NULL, "%s is %lld, expected 4, 8 or 16 (not quantised)", name,
-                     (long long)bits);
+    return bits == 4 ? four : bits == 8 ? eight : DT_NONE;
 }
 
 static ValueId static_scale(PassCx *cx, const Quantiser *q)

@@ -79,8 +79,8 @@ void quantiser_head(const Quantiser *q, i64 head, float factor, const float *x, 
 void quantiser_apply(const Quantiser *q, float *x, i64 rows);
 /* Scale of max |x|, without clipping. */
 float quantiser_scale(const Quantiser *q, float absmax);
-/* The pass's option `name`, 4, 8 or 16 bits: `four`, `eight` or DT_NONE. */
-bool quantiser_bits(PassCx *cx, const char *name, DType four, DType eight, DType *dt);
+/* Of 4, 8 or 16 bits: `four`, `eight` or DT_NONE, which is not to quantise. */
+DType quantiser_type(i64 bits, DType four, DType eight);
 /* Puts quantize and dequantize behind the site's value. */
 bool quantiser_emit(PassCx *cx, const Quantiser *q);
 

@@ -1,6 +1,6 @@
 /* Reproducers: a module and the passes still to run, in one .pfir whose first comments say how to
  * go on. */
-#include "passes/pass.h"
+#include "passes/options.h"
 
 #include "ir/text.h"
 
@@ -11,16 +11,11 @@ void pipeline_text(const Pipeline *p, u32 from, StrBuf *b)
     sb_str(b, "");
     for (u32 i = from; i < p->calls.n; i++) {
         const PassCall *c = &p->calls.at[i];
-        const char *sep = "{";
-        sb_printf(b, "%s%s", i > from ? "," : "", pass_info[c->pass].name);
-        for (u32 k = 0; k < c->nopt; k++) {
-            const PassOpt *o = &c->opt[k];
-            if (!*o->s && !o->i) continue;
-            sb_printf(b, "%s%.*s", sep, STRF(o->name));
-            if (*o->s) sb_printf(b, "=%s", o->s);
-            sep = ",";
-        }
-        if (*sep == ',') sb_ch(b, '}');
+        StrBuf options = {.a = b->a};
+        sb_str(&options, "");
+        options_text(c, &options);
+        sb_printf(b, options.n ? "%s%s{%s}" : "%s%s%s", i > from ? "," : "",
+                  pass_info[c->pass].name, options.p);
     }
 }
 

@@ -1,7 +1,7 @@
 /* Running a pipeline: order of stages, verification, dumps, times. */
 #include "passes/changes.h"
 #include "passes/numerics.h"
-#include "passes/pass.h"
+#include "passes/options.h"
 #include "passes/rules.h"
 
 #include "ir/base/json.h"
@@ -125,15 +125,7 @@ static void log_pass(StrBuf *b, const PassCx *cx, const char *name)
 {
     StrBuf options = {.a = cx->a};
     sb_str(&options, "");
-    for (u32 i = 0; i < cx->call->nopt; i++) {
-        const PassOpt *p = &cx->call->opt[i];
-        if (p->s ? !*p->s || strcmp(p->s, "0") == 0 : !p->i) continue;
-        sb_printf(&options, "%s%.*s=", options.n ? "," : "", STRF(p->name));
-        if (p->s)
-            sb_str(&options, p->s);
-        else
-            sb_printf(&options, "%lld", (long long)p->i);
-    }
+    options_text(cx->call, &options);
     sb_printf(b, "%s\n    {\"pass\": \"%s\", \"options\": ", b->n ? "," : "", name);
     sb_json_str(b, (Str){options.p, options.n});
     sb_printf(b, ", \"changes\": %u, \"ops\": %u", cx->changes, count_ops(cx->m));

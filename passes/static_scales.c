@@ -11,23 +11,16 @@ typedef struct StaticOptions {
     SearchOptions search;
 } StaticOptions;
 
-static bool read_options(PassCx *cx, StaticOptions *o)
+static StaticOptions read_options(const PassCx *cx)
 {
-    *o = (StaticOptions){
+    double max = pass_num(cx, "max");
+    DType kv = quantiser_type(pass_int(cx, "kv"), DT_S4, DT_S8);
+    return (StaticOptions){
+        .a = quantiser_type(pass_int(cx, "a"), DT_S4, DT_S8),
+        .kv = kv,
+        .q = pass_int(cx, "q") && kv ? DT_S8 : DT_NONE, /* integer queries are for integer keys */
+        .max = max > 0 ? (float)max : cx->calib->assumed,
         .search = {.search = pass_int(cx, "search") != 0, .joint = pass_int(cx, "joint") != 0}};
-    if (!quantiser_bits(cx, "a", DT_S4, DT_S8, &o->a) ||
-        !quantiser_bits(cx, "kv", DT_S4, DT_S8, &o->kv))
-        return false;
-    i64 q = pass_int(cx, "q");
-    if (q != 0 && q != 8)
-        return pass_fail(cx, NULL, "q is %lld, expected 8 or 0 (not quantised)", (long long)q);
-    if (q && o->kv) o->q = DT_S8; /* integer queries are for integer keys */
-    const char *max = pass_word(cx, "max");
-    double v = 0;
-    if (*max && (!str_to_f64(str_c(max), &v) || !(v > 0 && v < 1e30)))
-        return pass_fail(cx, NULL, "max is '%s', expected a positive number", max);
-    o->max = *max ? (float)v : cx->calib->assumed;
-    return true;
 }
 
 static u32 classes_of(const StaticOptions *o)
@@ -103,9 +96,9 @@ static void assume(PassCx *cx, const Sites *s, Quantiser *q, float max)
 
 bool pass_static_scales(PassCx *cx)
 {
-    StaticOptions o;
+    StaticOptions o = read_options(cx);
     Sites s;
-    if (!read_options(cx, &o) || !sites_find(cx, classes_of(&o), true, &s)) return false;
+    if (!sites_find(cx, classes_of(&o), true, &s)) return false;
     if (!s.all.n) return true;
     Quantiser *q = make_quantisers(cx, &s, &o);
     if (o.max > 0)

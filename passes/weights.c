@@ -404,50 +404,28 @@ static bool apply(Walk *k, const Weight *w)
 
 /* ---- options ---- */
 
-static bool number(PassCx *cx, const char *name, double most, double *out)
+static void read_options(Walk *k)
 {
-    const char *text = pass_word(cx, name);
-    char *end;
-    *out = strtod(text, &end);
-    if (!*end && end != text && *out >= 0 && *out <= most) return true;
-    return pass_fail(cx, NULL, "%s is '%s', expected a number from 0 to %g", name, text, most);
-}
-
-static bool read_options(Walk *k)
-{
-    PassCx *cx = k->cx;
+    const PassCx *cx = k->cx;
     static const char *const methods[] = {"rtn", "clip", "gptq"};
-    i64 bits = pass_int(cx, "bits");
-    const char *method = pass_word(cx, "method");
-    k->f = (WeightForm){.bits = (u32)bits,
+    u32 i = 0;
+    while (strcmp(methods[i], pass_word(cx, "method")) != 0)
+        i++;
+    k->method = cx->calib->assumed > 0 ? METHOD_RTN : (WeightMethod)i;
+    k->f = (WeightForm){.bits = (u32)pass_int(cx, "bits"),
                         .asym = pass_int(cx, "asym") != 0,
                         .zero = pass_int(cx, "zero") != 0,
                         .group = pass_int(cx, "group")};
     k->order = pass_int(cx, "order") != 0;
-    u32 i = 0;
-    while (i < 3 && strcmp(methods[i], method) != 0)
-        i++;
-    k->method = cx->calib->assumed > 0 && i < 3 ? METHOD_RTN : (WeightMethod)i;
-    if (bits != 4 && bits != 8)
-        return pass_fail(cx, NULL, "bits is %lld, expected 4 or 8", (long long)bits);
-    if (i == 3) return pass_fail(cx, NULL, "method is '%s', expected rtn, clip or gptq", method);
-    if (k->f.group < 0)
-        return pass_fail(cx, NULL, "group is %lld, expected 0 (a whole row) or more",
-                         (long long)k->f.group);
-    if (k->f.zero && !k->f.asym)
-        return pass_fail(cx, NULL, "zero is for asym: a symmetric grid has 0");
-    if (k->f.asym && bits == 8 && k->method != METHOD_RTN)
-        return pass_fail(cx, NULL, "8 bits are symmetric with method %s", method);
-    double drift;
-    if (!number(cx, "damp", 10, &k->damp) || !number(cx, "drift", 1, &drift)) return false;
-    k->drift = (float)drift;
-    return true;
+    k->damp = pass_num(cx, "damp");
+    k->drift = (float)pass_num(cx, "drift");
 }
 
 bool pass_weights(PassCx *cx)
 {
     Walk k = {.cx = cx};
-    if (!read_options(&k) || !find_weights(&k)) return false;
+    read_options(&k);
+    if (!find_weights(&k)) return false;
     bool found = true;
     if (k.method != METHOD_RTN && k.weights.n) {
         k.cache = calib_cache(cx, &found);

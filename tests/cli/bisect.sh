@@ -26,8 +26,8 @@ grep -q 'step 1 "embed' "$tmp/ir" && grep -q 'fuse (needed)' "$tmp/err" && grep 
 cd "$tmp"
 cp -r "$root/samples/tinystories" m
 status=0
-"$PFQC" m/model.json --passes 'cse,phases{chunk=0},fuse' --reproducer r.pfir --stop-after fuse >/dev/null 2>"$tmp/err" || status=$?
-[ $status -eq 1 ] && sed -n 3p r.pfir | grep -qx '// pipeline: phases{chunk=0,rows=32,kv=f32},fuse' || fail "the reproducer of a failure: $(head -n 3 r.pfir)"
+"$PFQC" m/model.json --passes 'cse,quantize-weights{group=4096,sym},fuse' --reproducer r.pfir --stop-after fuse >/dev/null 2>"$tmp/err" || status=$?
+[ $status -eq 1 ] && sed -n 3p r.pfir | grep -qx '// pipeline: quantize-weights{bits=4,group=4096,sym},fuse' || fail "the reproducer of a failure: $(head -n 3 r.pfir)"
 grep 'error\[' "$tmp/err" >"$tmp/first"
 "$PFQC" opt r.pfir --run-reproducer >/dev/null 2>"$tmp/err" && fail "the reproducer does not fail"
 grep 'error\[' "$tmp/err" | cmp - "$tmp/first" || fail "the reproducer fails otherwise"

@@ -1,4 +1,4 @@
-#include "passes/passes.h"
+#include "passes/options.h"
 
 #include "ir/text.h"
 #include "passes/numerics.h"
@@ -315,6 +315,90 @@ static void test_numerics_names_the_pass(void **state)
     arena_free(&a);
 }
 
+/* ---- options ---- */
+
+/* Whether an option declared so takes the text, and else what of it it does not. */
+static bool takes(const char *declaration, const char *text, const char *wrong)
+{
+    Arena a = {0};
+    OptDecl o;
+    PassOpt opt = {0};
+    Str part;
+    assert_true(option_next(&declaration, &o));
+    bool ok = option_set(&a, &o, str_c(text), &opt, &part);
+    if (!ok) assert_true(str_is(part, wrong));
+    arena_free(&a);
+    return ok;
+}
+
+static void test_option_values(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *declaration, *takes, *not, *wrong;
+    } rows[] = {
+        {"a:int", "-7", "1.5", "1.5"},
+        {"a:int=3 b:flag", "9223372036854775807", "9223372036854775808", "9223372036854775808"},
+        {"a:int(4|8|16)=8", "16", "12", "12"},
+        {"a:int(1..65536)", "65536", "65537", "65537"},
+        {"a:int(0..)", "0", "-1", "-1"},
+        {"a:int(..5|9)", "-100", "6", "6"},
+        {"a:int(..5|9)", "9", "8", "8"},
+        {"a:num(0<..1)=1", "1e-9", "0", "0"},
+        {"a:num(-1.5<..2.5)", "-1.4", "-1.5", "-1.5"},
+        {"a:num(-1.5<..2.5)", "2.5", "2.6", "2.6"},
+        {"a:num(0..)", "1e300", "nan", "nan"},
+        {"a:num", "-3", "inf", "inf"},
+        {"a:word(rtn|gptq)", "gptq", "gpt", "gpt"},
+        {"a:word(rtn|gptq)", "rtn", "rtn|gptq", "rtn|gptq"},
+        {"a:list(r1|r2|3..5)", "r2+4+r1", "r2+6+r1", "6"},
+        {"a:list(r1|r2)", "r1", "r1+", ""},
+        {"a:flag", "true", "1", "1"},
+    };
+    for (u32 i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_true(takes(rows[i].declaration, rows[i].takes, ""));
+        assert_false(takes(rows[i].declaration, rows[i].not, rows[i].wrong));
+    }
+    assert_true(takes("a:word", "x.y|z", "") && takes("a:list", "*", ""));
+}
+
+/* Each declaration is one; what is printed of a call reads back as the call. */
+static void test_declarations(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"int", "num", "flag", "word", "list"};
+    for (u32 i = 0; i < pass_count; i++) {
+        Arena a = {0};
+        Diag d;
+        diag_init(&d, &a);
+        PassCall c = {.pass = i};
+        options_default(&a, &pass_info[i], &c);
+        assert_null(options_clash(&c));
+        const char *p = pass_info[i].options;
+        OptDecl o;
+        for (u32 k = 0; option_next(&p, &o); k++) {
+            u32 known = 0;
+            for (u32 t = 0; t < sizeof types / sizeof *types; t++)
+                known += str_is(o.type, types[t]);
+            assert_int_equal(known, 1);
+            assert_true(o.name.n > 0 && (*option_takes(&a, &o) || !o.values.n));
+            if (str_is(o.type, "flag")) c.opt[k].i = 1;
+        }
+        StrBuf text = {.a = &a}, again = {.a = &a};
+        Pipeline one = {0};
+        vec_push(&a, &one.calls, c);
+        pipeline_text(&one, 0, &text);
+        Pipeline back = pipeline(&d, text.p);
+        pipeline_text(&back, 0, &again);
+        assert_string_equal(text.p, again.p);
+        for (u32 k = 0; k < c.nopt; k++) {
+            const PassOpt *x = &c.opt[k], *y = &back.calls.at[0].opt[k];
+            assert_true(x->i == y->i && x->f == y->f && strcmp(x->s, y->s) == 0);
+        }
+        arena_free(&a);
+    }
+}
+
 /* ---- random graphs ---- */
 
 enum { WIDTH = 8, VALUES = 24 };
@@ -421,6 +505,7 @@ int main(void)
         cmocka_unit_test(test_recipes),           cmocka_unit_test(test_exact_passes),
         cmocka_unit_test(test_quantising_passes), cmocka_unit_test(test_lower_is_exact),
         cmocka_unit_test(test_recipes_numerics),  cmocka_unit_test(test_numerics_names_the_pass),
+        cmocka_unit_test(test_option_values),     cmocka_unit_test(test_declarations),
         cmocka_unit_test(test_random_graphs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

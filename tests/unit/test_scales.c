@@ -312,12 +312,12 @@ static void bad_requests(void **state)
          "4,5,6,7,0,1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0",
          "prefix", "leaves no room in a context of 64"},
         {"1", "prefix,prefix", "there is a prefix already"},
-        {"none", "static-scales{a=5}", "a is 5, expected 4, 8 or 16"},
-        {"none", "static-scales{kv=2}", "kv is 2, expected 4, 8 or 16"},
-        {"none", "static-scales{q=4}", "q is 4, expected 8 or 0"},
-        {"none", "static-scales{max=-1}", "max is '-1', expected a positive number"},
-        {"none", "dynamic-scales{clip=1.5}", "clip is '1.5', expected a factor"},
-        {"none", "dynamic-scales{kvclip=x}", "kvclip is 'x', expected a factor"},
+        {"none", "static-scales{a=5}", "option a is 4, 8 or 16, found '5'"},
+        {"none", "static-scales{kv=2}", "option kv is 4, 8 or 16, found '2'"},
+        {"none", "static-scales{q=4}", "option q is 0 or 8, found '4'"},
+        {"none", "static-scales{max=-1}", "option max is above 0, at most 1e30, found '-1'"},
+        {"none", "dynamic-scales{clip=1.5}", "option clip is above 0, at most 1, found '1.5'"},
+        {"none", "dynamic-scales{kvclip=x}", "option kvclip is above 0, at most 1, found 'x'"},
     };
     for (u32 i = 0; i < sizeof row / sizeof *row; i++) {
         Fix f;

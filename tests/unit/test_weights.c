@@ -238,15 +238,15 @@ static void test_refusals(void **state)
     static const struct {
         const char *pass, *says;
     } rows[] = {
-        {"weights{bits=3}", "bits is 3, expected 4 or 8"},
-        {"weights{method=awq}", "method is 'awq', expected rtn, clip or gptq"},
-        {"weights{group=-1}", "group is -1, expected 0 (a whole row) or more"},
+        {"weights{bits=3}", "option bits is 4 or 8, found '3'"},
+        {"weights{method=awq}", "option method is rtn, clip or gptq, found 'awq'"},
+        {"weights{group=-1}", "option group is 0 or more, found '-1'"},
         {"weights{group=65}", "group 65 is longer than a row of 64"},
-        {"weights{damp=much}", "damp is 'much', expected a number from 0 to 10"},
-        {"weights{drift=1.5}", "drift is '1.5', expected a number from 0 to 1"},
-        {"weights{damp=nan}", "damp is 'nan', expected a number from 0 to 10"},
-        {"weights{zero}", "zero is for asym: a symmetric grid has 0"},
-        {"weights{bits=8,asym}", "8 bits are symmetric with method gptq"},
+        {"weights{damp=much}", "option damp is 0 to 10, found 'much'"},
+        {"weights{drift=1.5}", "option drift is 0 to 1, found '1.5'"},
+        {"weights{damp=nan}", "option damp is 0 to 10, found 'nan'"},
+        {"weights{zero}", "pass weights: zero is for asym: a symmetric grid has 0"},
+        {"weights{bits=8,asym}", "pass weights: 8 bits are symmetric, but with method=rtn"},
     };
     for (u32 i = 0; i < sizeof rows / sizeof *rows; i++) {
         Fix f;
