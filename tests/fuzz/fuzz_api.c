@@ -136,6 +136,11 @@ static void check_answer(const PfqAnswer *a, const PfqServer *s)
     }
 }
 
+/* A template that looks at `tools` and, of the variables, at `a`. */
+static const PfqTplNode nodes[] = {{.op = PFQ_T_NAME, .a = 0}, {.op = PFQ_T_NAME, .a = 1}};
+static const PfqTplHead head = {.node.count = 2};
+static const uint32_t ends[] = {0, 5, 6};
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const PfqModel model = {.name = "fake_model",
@@ -144,7 +149,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                    .chat = (const unsigned char *)"",
                                    .chat_bytes = 1};
     static PfqCli cli = {.model = &model};
-    static PfqServer server = {.cli = &cli, .ctx = 512};
+    static PfqServer server = {
+        .cli = &cli,
+        .ctx = 512,
+        .tpl = {.head = &head, .node = nodes, .str_off = ends, .str = "toolsa"}};
     static const char *const paths[] = {"/v1/completions", "/v1/chat/completions", "/tokenize",
                                         "/detokenize"};
     if (size < 1) return 0;
