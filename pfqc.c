@@ -404,6 +404,7 @@ static int inspect(Cli *c)
                    "inspect takes one folder that pfqc wrote, .pfir, model.json or checkpoint"),
                2;
     if (!open_view(c, in, &v)) return 1;
+    if (opt_str(c, "trace") && !inspect_times(c->d, c->a, opt_str(c, "trace"), &v)) return 1;
     form->write(c->a, &v, &b);
     if (!path && form != inspect_form) return fwrite(b.p, 1, b.n, stdout) == b.n ? 0 : 1;
     if (!path && v.plan)

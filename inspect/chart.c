@@ -91,10 +91,9 @@ void chart_x_name(StrBuf *o, double middle, double y, const char *name)
     sb_str(o, "</text>\n");
 }
 
-void chart_row_name(StrBuf *o, u32 i, Str name)
+void chart_row_name(StrBuf *o, double middle, Str name)
 {
-    sb_printf(o, "<text text-anchor=\"end\" x=\"%d\" y=\"%.1f\">", NAMES - 12,
-              (double)TOP + (double)ROW * (i + 0.5) + 4);
+    sb_printf(o, "<text text-anchor=\"end\" x=\"%d\" y=\"%.1f\">", NAMES - 12, middle + 4);
     html_text(o, (Str){name.p, name.n < MAX_NAME ? name.n : utf8_prefix((Str){name.p, MAX_NAME})});
     sb_str(o, "</text>\n");
 }
@@ -216,10 +215,12 @@ void chart_lines(StrBuf *o, const ChartLines *c)
 
 /* ---- rows ---- */
 
+enum { MARK = 13 };
+
 typedef struct Rows {
     StrBuf *o;
     double lo, hi; /* powers of ten */
-    i32 bottom;
+    i32 top, bottom;
 } Rows;
 
 static double across(const Rows *r, double v)
@@ -234,17 +235,17 @@ static void row_axis(const Rows *r, const char *x)
         sb_printf(r->o,
                   "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>"
                   "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%d\">%g</text>\n",
-                  at, at, TOP, r->bottom, at, r->bottom + 16, pow(10, p));
+                  at, at, r->top, r->bottom, at, r->bottom + 16, pow(10, p));
     }
     chart_x_name(r->o, (NAMES + WIDTH - 40) / 2.0, r->bottom + 32, x);
 }
 
 static void one_row(const Rows *r, const ChartRow *row, u32 i)
 {
-    const double y = (double)TOP + (double)ROW * (i + 0.5), x0 = across(r, row->from),
+    const double y = (double)r->top + (double)ROW * (i + 0.5), x0 = across(r, row->from),
                  x1 = across(r, row->to);
     const u32 c = row->colour % COLOURS;
-    chart_row_name(r->o, i, row->name);
+    chart_row_name(r->o, y, row->name);
     sb_printf(r->o,
               "<path class=\"line c%u\" d=\"M%.1f %.1fL%.1f %.1f\"/><circle class=\"dot "
               "c%u\" r=\"4\" cx=\"%.1f\" cy=\"%.1f\"><title>",
@@ -267,7 +268,9 @@ void chart_rows(StrBuf *o, const char *label, const char *x, const ChartRow *row
     }
     for (u32 i = 0; i < n_marks; i++)
         hi = fmax(hi, mark[i].x);
-    Rows r = {o, floor(log10(lo)), fmax(ceil(log10(hi)), floor(log10(lo)) + 1), TOP + ROW * (i32)n};
+    const i32 top = TOP + MARK * (i32)n_marks; /* a line for the name of each mark */
+    Rows r = {o, floor(log10(lo)), fmax(ceil(log10(hi)), floor(log10(lo)) + 1), top,
+              top + ROW * (i32)n};
     chart_begin(o, label, r.bottom + 40);
     row_axis(&r, x);
     for (u32 i = 0; i < n_marks; i++) {
@@ -275,7 +278,8 @@ void chart_rows(StrBuf *o, const char *label, const char *x, const ChartRow *row
         sb_printf(o,
                   "<path class=\"ridge\" d=\"M%.1f %dV%d\"/><text class=\"tick\" "
                   "text-anchor=\"end\" x=\"%.1f\" y=\"%d\">%s</text>\n",
-                  at, TOP - 14, r.bottom, at - 4, TOP - 6 - 12 * (i32)(i % 2), mark[i].name);
+                  at, TOP - 10 + MARK * (i32)i, r.bottom, at - 4, TOP + MARK * (i32)i,
+                  mark[i].name);
     }
     for (u32 i = 0; i < n; i++)
         one_row(&r, &row[i], i);

@@ -32,7 +32,7 @@ void axis_x(StrBuf *o, u32 n, double y, double (*place)(const void *user, u32 i)
 void chart_begin(StrBuf *o, const char *label, double height);
 void chart_x_name(StrBuf *o, double middle, double y, const char *name);
 double chart_text_width(Str s); /* about: no font is known */
-/* The name at the left of row i. */
-void chart_row_name(StrBuf *o, u32 i, Str name);
+/* The name at the left of a row. */
+void chart_row_name(StrBuf *o, double middle, Str name);
 
 #endif

@@ -201,7 +201,7 @@ void chart_runs(StrBuf *o, const ChartRuns *c)
     const double bottom = (double)TOP + (double)ROW * c->n_rows;
     chart_begin(o, c->label, bottom + 40);
     for (u32 i = 0; i < c->n_rows; i++) {
-        chart_row_name(o, i, c->name[i]);
+        chart_row_name(o, (double)TOP + (double)ROW * (i + 0.5), c->name[i]);
         runs_of_row(&r, i);
     }
     axis_x(o, c->n, bottom + 16, column_middle, &r);

@@ -13,6 +13,7 @@
 #include "ir/ir.h"
 
 struct Plan;
+struct Times;
 
 typedef struct View {
     const char *source;         /* "out", "pfir", "model" */
@@ -20,12 +21,15 @@ typedef struct View {
     const struct Plan *plan;    /* NULL: no out folder */
     Str passes;                 /* passes.json; empty: there is none */
     const struct Json *changes; /* the same, read */
+    const struct Times *times;  /* NULL: nothing was measured */
 } View;
 
 /* `path`: the folder that pfqc wrote, its plan.json, or a .pfir. False after a diagnostic:
  * E_FILE_READ, E_JSON_*, E_IR_*. */
 bool inspect_open(Diag *d, Arena *a, const char *path, View *out);
 View inspect_module(Module *m);
+/* Adds the times of a timeline that the program wrote (--trace). E_FILE_READ, E_JSON_*. */
+bool inspect_times(Diag *d, Arena *a, const char *path, View *v);
 
 typedef void InspectWrite(Arena *a, const View *v, StrBuf *out);
 typedef struct InspectForm {

@@ -111,7 +111,7 @@ static const struct {
     {"Kernels",
      "Each links to its specialised source, and from there to the ops and layers that it computes. "
      "Bars are shares of the bytes that a token moves, which bounds its time. Operations are per "
-     "row; of attention, per row and key.",
+     "row; of attention, per row and key. What stays in caches is read faster than memory.",
      NEEDS_PLAN, page_kernels},
 };
 

@@ -3,6 +3,7 @@
 #include "inspect/chart.h"
 #include "inspect/page.h"
 #include "inspect/sizes.h"
+#include "inspect/work.h"
 
 #include <math.h>
 
@@ -31,71 +32,7 @@ void page_weights(Page *g)
 
 /* ---- kernels ---- */
 
-enum { KEYS = 1024, MAX_ROWS = 64 };
-
-/* Dense 8-bit integer operations and bytes a second, from NVIDIA's data sheets (H100 SXM5, A100 80
- * GB SXM). Memory and arithmetic take equally long where ops / bytes are done for each byte: the
- * ridge. */
-typedef struct Machine {
-    const char *target, *name;
-    double ops, bytes;
-} Machine;
-static const Machine machines[] = {
-    {"sm_90a", "H100 SXM", 1979e12, 3.35e12},
-    {"sm_80", "A100 SXM", 624e12, 2.039e12},
-};
-enum { N_MACHINES = sizeof machines / sizeof *machines };
-
-/* The first of the targets that is known; NULL: none is. */
-static const Machine *machine_of(const Plan *p)
-{
-    for (u32 t = 0; t < p->target.n; t++)
-        for (u32 i = 0; i < N_MACHINES; i++)
-            if (str_is(p->target.at[t], machines[i].target)) return &machines[i];
-    return NULL;
-}
-
-static double least_us(const Machine *m, double flops, double bytes)
-{
-    return 1e6 * fmax(flops / m->ops, bytes / m->bytes);
-}
-
-/* What a phase makes of a kernel. */
-typedef struct Work {
-    i64 calls;
-    double flops, bytes; /* of all calls */
-    i64 one;             /* operations of a call and row; attention: and key */
-    i64 step;            /* of its first call */
-    VEC(i64) layers;
-} Work;
-
-static double bytes_of(const PlRef *r, u32 n, double rows, double keys)
-{
-    double sum = 0;
-    for (u32 i = 0; i < n; i++) /* of the KV cache, bytes of one token */
-        sum += (double)r[i].bytes * (str_is(r[i].place, "kv") ? keys : rows);
-    return sum;
-}
-
-/* `rows` rows behind KEYS keys (or what the context has), by the calls of @decode, whose places are
- * of one row. */
-static Work *work_of(Page *g, double rows)
-{
-    const PlPhase *ph = &g->p->phase[PL_PHASES - 1];
-    Work *w = NEWN(g->a, Work, g->p->kernel.n);
-    const double keys = g->p->context < KEYS ? (double)g->p->context : (double)KEYS;
-    for (u32 i = 0; i < ph->n; i++) {
-        const PlCall *c = &ph->call[i];
-        Work *k = &w[c->kernel];
-        if (!k->calls++) k->step = c->step;
-        k->one = c->flops;
-        k->flops += (double)c->flops * rows * (c->per_key ? keys : 1);
-        k->bytes += (double)c->bytes + bytes_of(c->in, c->n_in, rows, keys) +
-                    bytes_of(c->out, c->n_out, rows, rows);
-        vec_push(g->a, &k->layers, c->layer);
-    }
-    return w;
-}
+enum { MAX_ROWS = 64, MAX_MARKS = 32 };
 
 /* "3", "0-29", "outside". */
 static const char *layers_text(Page *g, const Work *w)
@@ -107,9 +44,23 @@ static const char *layers_text(Page *g, const Work *w)
                         (long long)last);
 }
 
-static void kernel_row(Page *g, const PlKernel *k, const Work *w, double all)
+/* Microseconds that a roof allows and that it took, and what share of the roof that is. */
+static void times(Page *g, const Work *w, const Machine *roof)
 {
-    const Machine *m = machine_of(g->p);
+    const double least = roof ? work_least_us(roof, w->flops, w->bytes) : 0;
+    if (roof) sb_printf(g->o, "<td class=\"number\">%.2f</td>", least);
+    if (!g->v->times) return;
+    if (!(w->us > 0))
+        sb_str(g->o, roof ? "<td></td><td></td>" : "<td></td>");
+    else if (roof)
+        sb_printf(g->o, "<td class=\"number\">%.2f</td><td class=\"number\">%.0f %%</td>", w->us,
+                  100 * least / w->us);
+    else
+        sb_printf(g->o, "<td class=\"number\">%.2f</td>", w->us);
+}
+
+static void kernel_row(Page *g, const PlKernel *k, const Work *w, double all, const Machine *roof)
+{
     page_text(g, "<tr id=\"k-", k->name, "\"><td class=\"name\">");
     if (g->p->cpu) page_text(g, "<a href=\"src/kernels/", k->name, ".c\">");
     page_text(g, "", k->name, g->p->cpu ? "</a></td>" : "</td>");
@@ -123,7 +74,7 @@ static void kernel_row(Page *g, const PlKernel *k, const Work *w, double all)
     page_number(g, w->one);
     html_element(g->o, "td", "number", str_c(html_bytes(g->a, (i64)w->bytes)));
     sb_printf(g->o, "<td class=\"number\">%.2f</td>", w->bytes > 0 ? w->flops / w->bytes : 0.0);
-    if (m) sb_printf(g->o, "<td class=\"number\">%.2f</td>", least_us(m, w->flops, w->bytes));
+    times(g, w, roof);
     page_bar(g, w->bytes / all);
     sb_str(g->o, "</tr>\n");
 }
@@ -161,29 +112,45 @@ static void cuda_kernels(Page *g)
     sb_str(g->o, "</table></div>\n");
 }
 
+/* What a token takes at least, and took. */
+static void say_times(Page *g, const Work *w, const Machine *roof)
+{
+    double least = 0, took = 0;
+    for (u32 i = 0; i < g->p->kernel.n; i++) {
+        least += roof ? work_least_us(roof, w[i].flops, w[i].bytes) : 0;
+        took += w[i].us;
+    }
+    if (!roof && !(took > 0)) return;
+    sb_printf(g->o, "<p>A token behind %.0f others takes ", work_keys(g->p, g->v->times));
+    if (roof)
+        sb_printf(g->o, "at least %.0f microseconds by %s%s", least,
+                  roof->ops > 0 ? "the data sheet of an " : "", roof->name);
+    if (took > 0)
+        sb_printf(g->o, "%s%.0f microseconds in the kernels that were measured",
+                  roof ? ", and " : "", took);
+    sb_str(g->o, ".</p>\n");
+}
+
 void page_kernels(Page *g)
 {
-    const Work *w = work_of(g, 1);
-    const Machine *m = machine_of(g->p);
-    double all = 1, us = 0;
-    for (u32 i = 0; i < g->p->kernel.n; i++) {
+    Machine known;
+    const Machine *roof = work_roof(g->p, g->v->times, &known) ? &known : NULL;
+    const Work *w = work_of(g->a, g->p, g->v->times, 1, work_keys(g->p, g->v->times));
+    double all = 1;
+    for (u32 i = 0; i < g->p->kernel.n; i++)
         all += w[i].bytes;
-        if (m) us += least_us(m, w[i].flops, w[i].bytes);
-    }
-    if (m)
-        sb_printf(g->o,
-                  "<p>By the data sheet of an %s a token behind %d others takes at least %.0f "
-                  "microseconds.</p>\n",
-                  m->name, KEYS, us);
+    say_times(g, w, roof);
     sb_str(g->o,
            "<div class=\"wide\"><table><tr><th>kernel</th><th>template</th><th "
            "class=\"number\">calls a token</th><th>first step, layers</th><th "
            "class=\"number\">operations a call</th><th class=\"number\">bytes a token</th><th "
            "class=\"number\">operations a byte</th>");
-    if (m) sb_str(g->o, "<th class=\"number\">at least, us</th>");
+    if (roof) sb_str(g->o, "<th class=\"number\">at least, us</th>");
+    if (g->v->times) sb_str(g->o, "<th class=\"number\">measured, us</th>");
+    if (roof && g->v->times) sb_str(g->o, "<th class=\"number\">of the roof</th>");
     sb_str(g->o, "<th></th></tr>\n");
     for (u32 i = 0; i < g->p->kernel.n; i++)
-        kernel_row(g, &g->p->kernel.at[i], &w[i], all);
+        kernel_row(g, &g->p->kernel.at[i], &w[i], all, roof);
     sb_str(g->o, "</table></div>\n");
     if (g->p->cuda.n) cuda_kernels(g);
 }
@@ -193,19 +160,21 @@ void page_kernels(Page *g)
 static u32 ridges(Page *g, ChartMark *mark)
 {
     u32 n = 0;
-    for (u32 i = 0; i < N_MACHINES; i++)
-        for (u32 t = 0; t < g->p->target.n; t++)
-            if (str_is(g->p->target.at[t], machines[i].target))
-                mark[n++] = (ChartMark){machines[i].name, machines[i].ops / machines[i].bytes};
+    for (const Machine *m = work_machine; m->target; m++)
+        for (u32 t = 0; t < g->p->target.n && n < MAX_MARKS; t++)
+            if (str_is(g->p->target.at[t], m->target))
+                mark[n++] = (ChartMark){m->name, m->ops / m->bytes};
     return n;
 }
 
 void page_roofline(Page *g)
 {
     const double rows = g->p->chunk > 1 ? (double)g->p->chunk : 1;
-    const Work *one = work_of(g, 1), *many = work_of(g, rows);
+    const double keys = work_keys(g->p, NULL);
+    const Work *one = work_of(g->a, g->p, NULL, 1, keys),
+               *many = work_of(g->a, g->p, NULL, rows, keys);
     ChartRow row[MAX_ROWS];
-    ChartMark mark[N_MACHINES * 4];
+    ChartMark mark[MAX_MARKS];
     u32 n = 0;
     for (u32 i = 0; i < g->p->kernel.n && n < MAX_ROWS; i++) {
         if (!one[i].calls || one[i].flops <= 0 || one[i].bytes <= 0) continue;
@@ -222,6 +191,6 @@ void page_roofline(Page *g)
     }
     sb_str(g->o, "<figure><div class=\"wide\">\n");
     chart_rows(g->o, "operations a byte of the kernels", "operations a byte", row, n, mark,
-               g->p->target.n <= 4 ? ridges(g, mark) : 0);
+               ridges(g, mark));
     sb_str(g->o, "</div></figure>\n");
 }

@@ -131,6 +131,11 @@ static bool measure(PfqCli *c, Test *tests, int n_tests, const int32_t *tokens, 
         }
     }
     pfq_progress_end(&progress);
+    if (c->trace && n_tests > 0) {
+        double mean, sd;
+        pfq_mean_sd(tests[n_tests - 1].read_gb_s, (int)reps, &mean, &sd);
+        pfq_trace_read(c->trace, mean);
+    }
     return true;
 }
 

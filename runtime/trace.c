@@ -28,8 +28,8 @@ typedef struct Thread {
 
 struct PfqTrace {
     const PfqModel *model;
-    const PfqCudaCode *gpu; /* NULL: CPU threads */
-    double start;
+    const PfqCudaCode *gpu;  /* NULL: CPU threads */
+    double start, read_gb_s; /* 0: not measured */
     PfqSave save;
     int threads;
     Thread thread[]; /* [threads] */
@@ -104,6 +104,11 @@ void pfq_trace_gpu(PfqTrace *t, PfqCudaPhaseId phase, int32_t call, int32_t rows
                                    .rows = rows,
                                    .pos = pos,
                                    .phase = (int)phase});
+}
+
+void pfq_trace_read(PfqTrace *t, double gb_s)
+{
+    t->read_gb_s = gb_s;
 }
 
 /* ---- start, finish ---- */
@@ -239,6 +244,12 @@ static void write_events(PfqTrace *t)
                "{\"ph\": \"M\", \"pid\": 1, \"name\": \"process_name\", \"args\": {\"name\": ");
     json_text(f, t->model->name);
     fprintf(f, "}}");
+    if (t->read_gb_s > 0) {
+        fprintf(
+            f,
+            ",\n{\"ph\": \"M\", \"pid\": 1, \"name\": \"plain_read\", \"args\": {\"gb_s\": %.2f}}",
+            t->read_gb_s);
+    }
     for (int i = 0; i < t->threads; i++) {
         fprintf(f,
                 ",\n{\"ph\": \"M\", \"pid\": 1, \"tid\": %d, \"name\": \"thread_name\", \"args\": "

@@ -34,6 +34,9 @@ void pfq_trace_end(PfqTrace *t, int tid);
 void pfq_trace_gpu(PfqTrace *t, PfqCudaPhaseId phase, int32_t call, int32_t rows, int32_t pos,
                    double start, double end);
 
+/* What a plain read of memory by all threads reached, for those who compare calls with it. */
+void pfq_trace_read(PfqTrace *t, double gb_s);
+
 /* Writes what was recorded, unless the command failed (`ok`), and frees. Returns ok, or false if
  * the file could not be written. *lost: slices that did not fit. */
 bool pfq_trace_finish(PfqTrace *t, bool ok, int64_t *lost, PfqErr *err);

@@ -35,6 +35,33 @@ status=0
 "$PFQC" inspect "$out" --format xml >"$tmp/stdout" 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] && grep -q "'xml', expected html, text, json or dot" "$tmp/err" || fail "an unknown form"
 
+# A timeline of the program puts the times of its kernels beside what the machine needs.
+"$out/tinystories" bench -p 0 -n 8 -r 1 --trace "$tmp/trace.json" >"$tmp/stdout" 2>"$tmp/err" || fail "no timeline"
+"$PFQC" inspect "$out" --trace "$tmp/trace.json" -o "$tmp/out/timed.html" 2>"$tmp/err" || fail "no page with times"
+python3 - "$tmp/out/timed.html" "$tmp/trace.json" "$out/plan.json" >"$tmp/err" 2>&1 <<'EOF' || fail "the page with times"
+import json, re, statistics, sys
+page, trace, plan = open(sys.argv[1]).read(), json.load(open(sys.argv[2]))["traceEvents"], json.load(open(sys.argv[3]))
+assert any(e["name"] == "plain_read" and e["args"]["gb_s"] > 0 for e in trace), "no plain read"
+took = {}
+for e in trace:
+    if e["ph"] == "X" and e["cat"] == "decode" and "step" in e["args"]: took.setdefault(e["args"]["step"], []).append(e["dur"])
+for k in plan["kernels"]:
+    us = sum(statistics.median_low(took[c["step"]]) for c in plan["phases"]["decode"]["calls"] if c["kernel"] == k["name"])
+    row = re.search(f'<tr id="k-{k["name"]}">(.*?)</tr>', page).group(1)
+    cells = re.findall(r'<td class="number">([^<]*)</td>', row)
+    assert not us or cells[-2] == f"{us:.2f}" and re.fullmatch(r"\d+ %", cells[-1]), (k["name"], us, cells)
+EOF
+timed() { # code, text
+    printf '%s' "$2" >"$tmp/t.json"
+    local status=0
+    "$PFQC" inspect "$out" --trace "$tmp/t.json" -o "$tmp/some.html" 2>"$tmp/err" || status=$?
+    [ $status -eq 1 ] && grep -q "error\[$1\]" "$tmp/err" || fail "expected $1 of the timeline $2"
+}
+timed E0101 '{"traceEvents": ['
+timed E0103 '{}'
+timed E0105 '{"traceEvents": []}'
+timed E0105 '{"traceEvents": [7, {"ph": "X", "cat": "decode", "dur": -1, "args": {"rows": 1, "step": 1, "call": 0, "pos": 0}}, {"name": "plain_read", "args": 3}]}'
+
 # Files beside plan.json that are none of ours are one diagnostic too.
 beside() { # code, file, text
     rm -rf "$tmp/bad" && mkdir "$tmp/bad" && cp "$out/plan.json" "$tmp/bad"

@@ -1,0 +1,50 @@
+/* What each kernel does for a token or a chunk, what a machine needs for it at least, and what it
+ * took where that was measured. */
+#ifndef PFQC_INSPECT_WORK_H
+#define PFQC_INSPECT_WORK_H
+
+#include "inspect/plan.h"
+
+/* What a phase makes of a kernel. */
+typedef struct Work {
+    i64 calls;
+    double flops, bytes; /* of all calls */
+    double us;           /* that they took; 0: not measured */
+    i64 one;             /* operations of a call and row; attention: and key */
+    i64 step;            /* of its first call */
+    VEC(i64) layers;
+} Work;
+
+struct Times;
+
+/* [kernels] `rows` rows behind `keys` keys, by the calls of @decode, whose places are of one row. t
+ * may be NULL. */
+Work *work_of(Arena *a, const Plan *p, const struct Times *t, double rows, double keys);
+
+/* Keys that a token is thought to have before it: those of the measurement, or 1024, or what the
+ * context has. */
+double work_keys(const Plan *p, const struct Times *t);
+
+/* Memory and arithmetic take equally long where ops / bytes are done for each byte: the ridge. */
+typedef struct Machine {
+    const char *target, *name;
+    double ops, bytes; /* a second; ops 0: not known */
+} Machine;
+extern const Machine work_machine[]; /* ends with a NULL target */
+
+/* What the roof is measured by: the data sheet of the first target that is known, or the plain read
+ * that was measured. False: neither. */
+bool work_roof(const Plan *p, const struct Times *t, Machine *out);
+double work_least_us(const Machine *m, double flops, double bytes);
+
+/* ---- times.c ---- */
+
+/* From a timeline that a program wrote (--trace). */
+typedef struct Times {
+    double *us; /* [n] median of the calls of @decode with this step number, one row; 0: none */
+    u32 n;
+    double keys; /* before the tokens, on average */
+    double read; /* bytes a second of a plain read by the same threads; 0: not measured */
+} Times;
+
+#endif
