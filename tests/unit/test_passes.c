@@ -201,8 +201,8 @@ static void test_exact_passes(void **state)
         "untie,fuse-norm,rotate",
         "untie,fuse-norm,rotate{seed=7,block=4,skip=r3}",
         "rotate{skip=r1}",
-        "untie,fuse-norm,rotate{skip=r2+r4},merge-linears,phases{chunk=4,rows=4},fuse,layout,"
-        "memory",
+        ("untie,fuse-norm,rotate{skip=r2+r4},merge-linears,phases{chunk=4,rows=4},fuse,layout,"
+         "memory"),
         "phases{chunk=4,rows=4}",
         "phases{chunk=4,rows=4},fuse",
         "fuse-norm,merge-linears,phases{chunk=4,rows=4},cse,dce,fuse,layout,memory",
