@@ -63,7 +63,14 @@ void chart_begin(StrBuf *o, const char *label, double height)
     sb_str(o, "\">\n");
 }
 
-void axis_grid(StrBuf *o, const Axis *y, double right, const char *(*text)(Arena *a, double v))
+const char *axis_number(Arena *a, const Axis *y, double v)
+{
+    (void)y;
+    return arena_printf(a, "%g", v);
+}
+
+void axis_grid(StrBuf *o, const Axis *y, double right,
+               const char *(*text)(Arena *a, const Axis *y, double v))
 {
     for (i64 i = 0; i <= (i64)((y->hi - y->lo) / y->step + 0.5); i++) {
         const double at = y->lo + (double)i * y->step, v = y->log ? pow(10, at) : at,
@@ -71,7 +78,7 @@ void axis_grid(StrBuf *o, const Axis *y, double right, const char *(*text)(Arena
         sb_printf(o,
                   "<line class=\"grid\" x1=\"%d\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>"
                   "<text class=\"tick\" text-anchor=\"end\" x=\"%d\" y=\"%.1f\">%s</text>\n",
-                  LEFT, right, down, down, LEFT - 6, down + 4, text(o->a, v));
+                  LEFT, right, down, down, LEFT - 6, down + 4, text(o->a, y, v));
     }
 }
 
@@ -109,11 +116,6 @@ double chart_text_width(Str s)
     return w;
 }
 
-static const char *plain_number(Arena *a, double v)
-{
-    return arena_printf(a, "%g", v);
-}
-
 /* ---- lines ---- */
 
 static double x_of(const void *user, u32 i)
@@ -145,7 +147,7 @@ static Axis y_axis(const ChartLines *c)
 
 static void axes(StrBuf *o, const ChartLines *c, const Axis *y)
 {
-    axis_grid(o, y, WIDTH - RIGHT, plain_number);
+    axis_grid(o, y, WIDTH - RIGHT, axis_number);
     axis_x(o, c->n, HEIGHT - BOTTOM + 16, x_of, c);
     chart_x_name(o, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 4, c->x);
     sb_str(o, "<text class=\"tick\" x=\"2\" y=\"11\">");

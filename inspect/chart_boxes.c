@@ -11,9 +11,16 @@ typedef struct Plane {
     double scale; /* of x */
 } Plane;
 
-static const char *bytes_number(Arena *a, double v)
+/* In one unit, with as many digits as tell one line from the next. */
+static const char *bytes_number(Arena *a, const Axis *y, double v)
 {
-    return html_bytes(a, (i64)v);
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    double unit = 1;
+    u32 u = 0;
+    for (; y->hi >= 1000 * unit && u + 1 < sizeof units / sizeof *units; u++)
+        unit *= 1000;
+    const double digits = fmin(fmax(ceil(-log10(y->step / unit)), 0), 6);
+    return arena_printf(a, "%.*f %s", (int)digits, v / unit, units[u]);
 }
 
 static double across(const Plane *p, double x)

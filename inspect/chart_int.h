@@ -25,7 +25,9 @@ typedef struct Axis {
 
 Axis axis_of(double lo, double hi, bool log);
 double axis_place(const Axis *y, double v); /* from the top of the chart */
-void axis_grid(StrBuf *o, const Axis *y, double right, const char *(*text)(Arena *a, double v));
+void axis_grid(StrBuf *o, const Axis *y, double right,
+               const char *(*text)(Arena *a, const Axis *y, double v));
+const char *axis_number(Arena *a, const Axis *y, double v);
 /* Numbers under x = 0 .. n - 1, some left out; place(user, i) is from the left. */
 void axis_x(StrBuf *o, u32 n, double y, double (*place)(const void *user, u32 i), const void *user);
 

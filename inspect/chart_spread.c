@@ -124,11 +124,6 @@ static void mark(Spread *s)
               LEFT, y, WIDTH - EDGE, WIDTH - EDGE, y - 4, s->c->mark_name);
 }
 
-static const char *plain(Arena *a, double v)
-{
-    return arena_printf(a, "%g", v);
-}
-
 void chart_spread(StrBuf *o, const ChartSpread *c)
 {
     Spread s = {.o = o,
@@ -139,7 +134,7 @@ void chart_spread(StrBuf *o, const ChartSpread *c)
     for (u32 i = 0; i < c->n * c->bins; i++)
         most = fmax(most, (double)c->count[i]);
     chart_begin(o, c->label, HEIGHT);
-    axis_grid(o, &s.y, WIDTH - EDGE, plain);
+    axis_grid(o, &s.y, WIDTH - EDGE, axis_number);
     axis_x(o, c->n, HEIGHT - BOTTOM + 16, middle, &s);
     chart_x_name(o, (LEFT + WIDTH - EDGE) / 2.0, HEIGHT - 4, c->x);
     sb_printf(o, "<text class=\"tick\" x=\"2\" y=\"11\">%s</text>\n", c->unit);

@@ -1,6 +1,7 @@
 /* Two compiles side by side: each is a list of named facts, and those that differ are printed. */
 #include "inspect/chart.h"
-#include "inspect/inspect.h"
+#include "inspect/forms.h"
+#include "inspect/layers.h"
 #include "inspect/plan.h"
 
 #include <math.h>
@@ -79,8 +80,8 @@ static void schedule(Items *s, const Plan *p)
         item(s, arena_printf(s->a, "kernel %.*s", STRF(p->kernel.at[i].name)), "there");
 }
 
-/* Means over the layers: single layers differ with every calibration. */
-static void means(Items *s, const char *what, const PlFact *f, u32 n)
+/* Means over the layers, as `format` has a double: single layers differ with every calibration. */
+static void means(Items *s, const char *what, const char *format, const PlFact *f, u32 n)
 {
     typedef struct Sum {
         double sum;
@@ -102,18 +103,37 @@ static void means(Items *s, const char *what, const PlFact *f, u32 n)
     for (u32 i = 0; i < index.entries.n; i++) {
         const Sum *x = &sum.at[index.entries.at[i].val];
         item(s, arena_printf(s->a, "%s %.*s", what, STRF(index.entries.at[i].key)),
-             arena_printf(s->a, "%.2f", x->n ? x->sum / x->n : (double)NAN));
+             arena_printf(s->a, format, x->n ? x->sum / x->n : (double)NAN));
     }
 }
 
-static Items items_of(Arena *a, const Plan *p)
+/* Types by layer; of static scales the mean over layers, of several heads the largest. */
+static void types(Items *s, Module *m)
 {
+    const Fn *decode = ir_fn(m, "decode");
+    Graph g;
+    VEC(PlFact) f = {0};
+    if (!decode) return;
+    graph_build(s->a, m, (u32)(decode - m->fns.at), &g);
+    const Layers l = layers_of(s->a, &g);
+    for (u32 i = 0; i < l.types.n; i++)
+        item(s, arena_printf(s->a, "type of %.*s", STRF(l.types.at[i].name)),
+             layers_words(s->a, &l, i));
+    for (u32 i = 0; i < l.scale.n; i++)
+        vec_push(s->a, &f, ((PlFact){l.scale.at[i].name, l.scale.at[i].layer, l.scale.at[i].hi}));
+    means(s, "scale of", "%.3g", f.at, f.n);
+}
+
+static Items items_of(Arena *a, const View *v, bool modules)
+{
+    const Plan *p = v->plan;
     Items s = {.a = a, .index = {.a = a}};
     scalars(&s, p);
     schedule(&s, p);
-    means(&s, "sqnr, dB,", p->sqnr.at, p->sqnr.n);
-    means(&s, "sqnr, dB, of weights", p->weight_sqnr.at, p->weight_sqnr.n);
-    means(&s, "outliers", p->outlier.at, p->outlier.n);
+    if (modules) types(&s, v->m);
+    means(&s, "sqnr, dB,", "%.2f", p->sqnr.at, p->sqnr.n);
+    means(&s, "sqnr, dB, of weights", "%.2f", p->weight_sqnr.at, p->weight_sqnr.n);
+    means(&s, "outliers", "%.2f", p->outlier.at, p->outlier.n);
     return s;
 }
 
@@ -123,12 +143,10 @@ static const char *find(const Items *s, Str name)
     return at ? s->list.at[*at].text : NULL;
 }
 
-/* Names come from a file: nothing in them moves a terminal's cursor. */
 static void text(StrBuf *o, const char *before, Str s)
 {
     sb_str(o, before);
-    for (size_t i = 0; i < s.n; i++)
-        sb_ch(o, (unsigned char)s.p[i] < 32 || s.p[i] == 127 ? '?' : s.p[i]);
+    text_safe(o, s);
 }
 
 /* x, y: NULL where one has no such thing. */
@@ -140,11 +158,20 @@ static void line(StrBuf *o, Str name, const char *x, const char *y)
     sb_str(o, "\n");
 }
 
+static bool open_plan(Diag *d, Arena *a, const char *path, View *v)
+{
+    if (!inspect_open(d, a, path, v)) return false;
+    if (v->plan) return true;
+    diag_error(d, E_USAGE, LOC_WHAT(path), "is no folder that pfqc wrote");
+    return false;
+}
+
 bool inspect_diff(Diag *d, Arena *a, const char *first, const char *second, StrBuf *out)
 {
-    Plan p[2];
-    if (!plan_read(d, a, first, &p[0]) || !plan_read(d, a, second, &p[1])) return false;
-    const Items x = items_of(a, &p[0]), y = items_of(a, &p[1]);
+    View v[2];
+    if (!open_plan(d, a, first, &v[0]) || !open_plan(d, a, second, &v[1])) return false;
+    const bool modules = v[0].m && v[1].m;
+    const Items x = items_of(a, &v[0], modules), y = items_of(a, &v[1], modules);
     sb_str(out, "");
     for (u32 i = 0; i < x.list.n; i++) {
         const Item *t = &x.list.at[i];

@@ -17,6 +17,27 @@ u32 layers_bits(const char *word)
     return str_to_i64((Str){digits, n < 4 ? n : 0}, &bits) ? (u32)bits : 0;
 }
 
+static bool same_word(const char *x, const char *y)
+{
+    return x && y ? strcmp(x, y) == 0 : x == y;
+}
+
+const char *layers_words(Arena *a, const Layers *l, u32 row)
+{
+    const char **word = l->types.at[row].word;
+    StrBuf b = {.a = a};
+    sb_str(&b, "");
+    for (u32 from = 0, to; from < l->n; from = to) {
+        to = from + 1;
+        while (to < l->n && same_word(word[to], word[from]))
+            to++;
+        if (!word[from]) continue;
+        sb_printf(&b, "%s%s", b.n ? ", " : "", word[from]);
+        if (to - from < l->n) sb_printf(&b, to - from > 1 ? " %u-%u" : " %u", from, to - 1);
+    }
+    return b.p;
+}
+
 /* The first word of a layer stands. */
 static void put(Build *b, const char *name, i64 layer, const char *word)
 {

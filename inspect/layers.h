@@ -26,6 +26,9 @@ typedef struct Layers {
 
 Layers layers_of(Arena *a, Graph *g);
 
+/* "s4", or "s4 0-3, s8 4-29" where layers differ: a row of types. */
+const char *layers_words(Arena *a, const Layers *l, u32 row);
+
 /* Bits of an element of a type or layout: 4 of "s4" and "u4g32", 16 of "bf16". */
 u32 layers_bits(const char *word);
 

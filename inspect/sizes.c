@@ -5,6 +5,8 @@
 #include "ir/encoding.h"
 #include "ir/text.h"
 
+#include <stdlib.h>
+
 static void add(Arena *a, Sizes *s, Str name, Str layout, i64 bytes)
 {
     i64 layer;
@@ -14,7 +16,7 @@ static void add(Arena *a, Sizes *s, Str name, Str layout, i64 bytes)
         map_put(&s->index, str_c(arena_printf(a, "%.*s %.*s", STRF(role), STRF(layout))), &added);
     if (added) {
         *at = s->list.n;
-        vec_push(a, &s->list, ((Size){role, layout, 0, 0}));
+        vec_push(a, &s->list, ((Size){role, layout, 0, 0, s->list.n}));
     }
     Size *z = &s->list.at[*at];
     z->bytes += bytes;
@@ -35,16 +37,34 @@ static void add_tensor(Arena *a, Sizes *s, Module *m, const Op *op)
     add(a, s, str_c(ir_cstr(m, value_at(m, op->out)->name)), str_c(layout), (i64)bytes);
 }
 
+/* The largest first; equal ones as they came. */
+static int by_bytes(const void *x, const void *y)
+{
+    const Size *a = x, *b = y;
+    return a->bytes != b->bytes ? (a->bytes < b->bytes) - (a->bytes > b->bytes)
+                                : (a->first > b->first) - (a->first < b->first);
+}
+
+/* Sections that are made while the program loads have no bytes in the image: those of the module.
+ */
+static i64 section_bytes(const View *v, const PlSection *x)
+{
+    const u32 *value = v->m && !x->bytes ? map_get(&v->m->const_map, x->name) : NULL;
+    const Type *t = value ? type_of(v->m, *value) : NULL;
+    return t && t->dt == DT_U8 && t->rank == 1 && t->dim[0] > 0 ? t->dim[0] : x->bytes;
+}
+
 Sizes sizes_of(Arena *a, const View *v)
 {
     Sizes s = {.index = {.a = a}, .most = 1};
     for (u32 i = 0; v->plan && i < v->plan->section.n; i++) {
         const PlSection *x = &v->plan->section.at[i];
-        add(a, &s, x->name, x->layout, x->bytes);
+        add(a, &s, x->name, x->layout, section_bytes(v, x));
     }
     for (u32 i = 0; !v->plan && v->m && i < v->m->consts.n; i++) {
         const Op *op = op_at(v->m, v->m->consts.at[i]);
         if (op->kind == OP_TENSOR || op->kind == OP_SYNTHETIC) add_tensor(a, &s, v->m, op);
     }
+    if (s.list.n) qsort(s.list.at, s.list.n, sizeof *s.list.at, by_bytes);
     return s;
 }

@@ -8,13 +8,13 @@
 typedef struct Size {
     Str role, layout; /* "mlp.down_proj"; a packed layout; "q4_1 [576,1536]" */
     i64 bytes;
-    u32 n;
+    u32 n, first; /* how many; its place among the others in the order of their first */
 } Size;
 
 typedef struct Sizes {
-    VEC(Size) list; /* in the order of their first */
-    Map index;
-    i64 most; /* bytes, at least 1 */
+    VEC(Size) list; /* the largest first */
+    Map index;      /* while they are collected */
+    i64 most;       /* bytes, at least 1 */
 } Sizes;
 
 Sizes sizes_of(Arena *a, const View *v);

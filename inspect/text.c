@@ -9,8 +9,7 @@
 
 #include <math.h>
 
-/* Names come from a file. */
-static void safe(StrBuf *o, Str s)
+void text_safe(StrBuf *o, Str s)
 {
     for (size_t i = 0; i < s.n; i++)
         sb_ch(o, (unsigned char)s.p[i] < 32 || s.p[i] == 127 ? '?' : s.p[i]);
@@ -19,7 +18,7 @@ static void safe(StrBuf *o, Str s)
 static void fact(StrBuf *o, const char *name, const char *value)
 {
     sb_printf(o, "%-22s ", name);
-    safe(o, str_c(value));
+    text_safe(o, str_c(value));
     sb_ch(o, '\n');
 }
 
@@ -58,11 +57,11 @@ static void passes(StrBuf *o, const Json *root)
     for (u32 i = 0; i < list->n; i++) {
         const Json *p = &list->at[i];
         const Str name = json_get(p, "pass")->str;
-        safe(o, name);
+        text_safe(o, name);
         sb_printf(o, "%*s %8lld %8lld %8lld %8lld  ", name.n < 22 ? (int)(22 - name.n) : 0, "",
                   (long long)number(p, "inserted"), (long long)number(p, "removed"),
                   (long long)number(p, "changed"), (long long)number(p, "ops"));
-        safe(o, json_get(p, "options")->str);
+        text_safe(o, json_get(p, "options")->str);
         sb_ch(o, '\n');
     }
 }
@@ -73,10 +72,10 @@ static void weights(StrBuf *o, const View *v)
     sb_printf(o, "\n%-34s %8s %10s  stored as\n", "weight", "how many", "bytes");
     for (u32 i = 0; i < s.list.n; i++) {
         const Size *z = &s.list.at[i];
-        safe(o, z->role);
+        text_safe(o, z->role);
         sb_printf(o, "%*s %8u %10s  ", z->role.n < 34 ? (int)(34 - z->role.n) : 0, "", z->n,
                   html_bytes(o->a, z->bytes));
-        safe(o, z->layout);
+        text_safe(o, z->layout);
         sb_ch(o, '\n');
     }
 }
@@ -85,9 +84,9 @@ static void edge(StrBuf *o, const Graph *g, const GrEdge *e, bool in)
 {
     const u32 other = in ? e->from : e->to;
     sb_printf(o, "          %-4s", in ? "in" : "out");
-    safe(o, str_c(e->name));
+    text_safe(o, str_c(e->name));
     sb_printf(o, " : %s%s", e->type, *e->scale ? ", scale " : "");
-    safe(o, str_c(e->scale));
+    text_safe(o, str_c(e->scale));
     if (other) sb_printf(o, ", %s %u", in ? "of" : "to", g->node.at[other - 1].step);
     sb_ch(o, '\n');
 }
@@ -96,10 +95,10 @@ static void node(StrBuf *o, const Graph *g, u32 index)
 {
     const GrNode *n = &g->node.at[index];
     sb_printf(o, "    %3u ", n->step);
-    safe(o, str_c(n->kernel));
+    text_safe(o, str_c(n->kernel));
     if (n->weights) {
         sb_str(o, "  @");
-        safe(o, str_c(ir_cstr(g->m, value_at(g->m, n->weights)->name)));
+        text_safe(o, str_c(ir_cstr(g->m, value_at(g->m, n->weights)->name)));
     }
     sb_ch(o, '\n');
     for (u32 i = 0; i < n->n_in; i++)
@@ -127,6 +126,9 @@ void form_text(Arena *a, const View *v, StrBuf *o)
     glance(o, v);
     if (v->changes) passes(o, v->changes);
     weights(o, v);
+    if (v->m) text_layers(o, v->m);
+    if (v->plan) text_tokens(o, v->plan);
+    if (v->plan) text_kernels(o, v);
     for (u32 f = 1; v->m && f < v->m->fns.n; f++)
         function(o, v->m, f);
 }

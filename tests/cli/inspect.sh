@@ -29,6 +29,18 @@ for what in "$out" "$out/plan.json" "$out/model.pfir" "$tmp/model/model.json" "$
 done
 form "$out" text
 grep -q '^fuse-norm  *11  *0  *16' "$tmp/form" && grep -Eq 'in  %n1.0.q : s8\[1,128\], scale [0-9.]+, of 2$' "$tmp/form" || fail "text does not tell passes and scales"
+grep -Eq '^keys in the cache  *s8$' "$tmp/form" && grep -Eq '^down-in  *scale [0-9.e-]+ to [0-9.e-]+$' "$tmp/form" || fail "text does not tell types and scales by layer"
+python3 - "$tmp/form" "$out/plan.json" >"$tmp/err" 2>&1 <<'EOF' || fail "text does not tell tokens and kernels"
+import json, re, sys
+text, plan = open(sys.argv[1]).read(), json.load(open(sys.argv[2]))
+for layer in range(2):
+    for when in ["before", "after"]:
+        ratio, token, _, _ = plan["outlier_tokens"][f"{when}.{layer}"][0]
+        assert f'{ratio:.3g} ' + json.dumps(plan["token_text"][str(token)], ensure_ascii=False) in re.search(f"^{layer}  .*$", text, re.M).group(), (layer, when)
+for k in plan["kernels"]:
+    calls = sum(c["kernel"] == k["name"] for c in plan["phases"]["decode"]["calls"])
+    assert not calls or re.search(rf"^{re.escape(k['name'])} +{calls} +[0-9.]+ k?B +[0-9.]+$", text, re.M), k
+EOF
 form "$tmp/model" text
 grep -Eq '^mlp.down_proj  *2  *393 kB  f32 \[128,384\]$' "$tmp/form" || fail "text does not tell how tensors are stored"
 status=0
@@ -128,6 +140,14 @@ differ 'p["passes"].append({"pass": "cse", "options": "", "changes": 3, "ops": 9
     "$(python3 -c 'import json, sys
 p = json.load(open(sys.argv[1])); k = [v for n, v in p["sqnr"].items() if n[:2] == "k."]
 print("sqnr, dB, k\\n    - %.2f\\npass cse, %d\\n    +  (3 changes)\\n" % (sum(k) / len(k), 1 + sum(q["pass"] == "cse" for q in p["passes"])))' "$out/plan.json")"
+"$PFQC" "$tmp/model/model.json" --recipe w8a8-dynamic --cache "$tmp/cache" -o "$tmp/dynamic" 2>"$tmp/err" || fail "no other program"
+"$PFQC" diff "$out" "$tmp/dynamic" >"$tmp/diff" 2>"$tmp/err" || fail "diff of two recipes"
+for what in recipe prefix weights 'type of keys in the cache' 'scale of down-in' 'sqnr, dB, k' 'kernel attend_s8_8x16' 'pass static-scales'; do
+    grep -qx "$what" "$tmp/diff" || fail "diff of two recipes does not tell: $what"
+done
+status=0
+"$PFQC" diff "$out" "$out/model.pfir" >"$tmp/stdout" 2>"$tmp/err" || status=$?
+[ $status -eq 1 ] && grep -q 'E0703.*is no folder that pfqc wrote' "$tmp/err" || fail "diff with a module"
 status=0
 "$PFQC" diff "$out" 2>"$tmp/err" || status=$?
 [ $status -eq 2 ] && grep -q 'diff takes two folders' "$tmp/err" || fail "diff of one folder"
