@@ -1,8 +1,7 @@
 /* The routes of the model: from a request to an answer in the queue. Contract: serve.h; what the
- * fields are is in fields.def. All of it runs on the I/O thread. */
+ * fields are is in fields.def. */
 #include "runtime/serve.h"
 
-#include "runtime/fields.h"
 #include "runtime/prompt.h"
 
 #include <stdarg.h>
@@ -19,7 +18,6 @@ enum { DEFAULT_TOKENS = 16 }; /* of a completion, as OpenAI's */
 typedef struct Work {
     PfqServer *s;
     PfqReply *reply;
-    char *body; /* ours until the answer has it */
     PfqJson *nodes;
     PfqFields f;
     const char *param; /* the field at fault */
@@ -47,12 +45,11 @@ static bool no_memory(Work *w)
     return refuse(w, 503, NULL, "out of memory");
 }
 
-static bool read_body(Work *w, PfqHttpRequest *q, PfqApiRoute route)
+static bool read_body(Work *w, PfqAsk *ask)
 {
-    size_t at, n = q->body_n;
+    size_t at, n = ask->n;
     w->status = 400;
-    w->body = pfq_http_take_body(q);
-    if (!w->body) {
+    if (!ask->body) {
         return refuse(w, 400, NULL, "the body is empty; a JSON object is expected");
     }
     /* A value takes two bytes of text: itself, and what divides it from the next. */
@@ -62,10 +59,10 @@ static bool read_body(Work *w, PfqHttpRequest *q, PfqApiRoute route)
         return no_memory(w);
     }
     PfqErr why;
-    if (!pfq_json_parse(w->body, n, w->nodes, (uint32_t)cap, &at, &why)) {
+    if (!pfq_json_parse(ask->body, n, w->nodes, (uint32_t)cap, &at, &why)) {
         return refuse(w, 400, NULL, "the body is not JSON: at byte %zu: %s", at, why.text);
     }
-    return pfq_fields_read(&w->f, route, w->nodes, &w->param, &w->err);
+    return pfq_fields_read(&w->f, ask->route, w->nodes, &w->param, &w->err);
 }
 
 static void finish_work(Work *w, bool ok)
@@ -74,7 +71,6 @@ static void finish_work(Work *w, bool ok)
         pfq_reply_error(w->reply, w->status, w->param, "%s", w->err.text);
     }
     free(w->nodes);
-    free(w->body);
 }
 
 static bool is(const PfqJson *v, PfqJsonType type)
@@ -537,77 +533,34 @@ static bool read_answer(Work *w, PfqAnswer *a)
            (pfq_answer_choices(a, (int)w->f.n, &sampler) || no_memory(w));
 }
 
-/* ---- the routes ---- */
+/* ---- what is asked ---- */
 
-static void generate(PfqServer *s, PfqHttpRequest *q, PfqReply *r, PfqApiRoute route)
+static void generate(PfqServer *s, PfqAsk *ask)
 {
-    static uint64_t count;
-    Work w = {.s = s, .reply = r};
+    static _Atomic uint64_t count;
+    Work w = {.s = s, .reply = ask->reply};
     PfqAnswer *a = calloc(1, sizeof *a);
     if (!a) {
-        pfq_reply_error(r, 503, NULL, "out of memory");
+        pfq_reply_error(ask->reply, 503, NULL, "out of memory");
         return;
     }
     *a = (PfqAnswer){.server = s,
-                     .reply = r,
-                     .chat = route == PFQ_API_CHAT,
+                     .reply = ask->reply,
+                     .chat = ask->route == PFQ_API_CHAT,
                      .created = (int64_t)time(NULL),
-                     .arrived = pfq_now()};
+                     .arrived = ask->arrived};
     snprintf(a->id, sizeof a->id, "%s-%llx%08llx", a->chat ? "chatcmpl" : "cmpl",
              (unsigned long long)s->started, (unsigned long long)++count);
-    bool ok = read_body(&w, q, route) && read_answer(&w, a);
+    bool ok = read_body(&w, ask) && read_answer(&w, a);
     if (ok) {
-        a->body = w.body;
-        w.body = NULL;
+        a->body = ask->body;
+        ask->body = NULL;
         ok = pfq_serve_queue(s, a) ||
              refuse(&w, 503, NULL, "%d requests are waiting already", PFQ_SERVE_QUEUE);
     }
     finish_work(&w, ok);
     if (!ok) {
         pfq_answer_free(a);
-    }
-}
-
-static void completions(void *user, PfqHttpRequest *q, PfqReply *r)
-{
-    generate(user, q, r, PFQ_API_COMPLETIONS);
-}
-
-static void chat(void *user, PfqHttpRequest *q, PfqReply *r)
-{
-    generate(user, q, r, PFQ_API_CHAT);
-}
-
-/* The model, between two texts. */
-static void tell_model(const PfqServer *s, PfqReply *r, const char *before, const char *after)
-{
-    const char *name = s->cli->model->name;
-    pfq_reply_start(r, 200, "application/json", false);
-    pfq_reply_printf(r, "%s{\"id\": ", before);
-    pfq_reply_json(r, name, strlen(name));
-    pfq_reply_printf(r,
-                     ", \"object\": \"model\", \"created\": %lld, \"owned_by\": \"pfqc\", "
-                     "\"max_model_len\": %d, \"chat\": %s}%s\n",
-                     (long long)s->started, s->ctx, s->cli->model->chat ? "true" : "false", after);
-    pfq_reply_end(r);
-}
-
-static void models(void *user, PfqHttpRequest *q, PfqReply *r)
-{
-    (void)q;
-    tell_model(user, r, "{\"object\": \"list\", \"data\": [", "]}");
-}
-
-static const char one_model[] = "/v1/models/";
-
-static void model(void *user, PfqHttpRequest *q, PfqReply *r)
-{
-    Work w = {.s = user, .reply = r};
-    const char *name = q->path + strlen(one_model);
-    if (is_model(&w, name, strlen(name))) {
-        tell_model(user, r, "", "");
-    } else {
-        finish_work(&w, false);
     }
 }
 
@@ -665,16 +618,87 @@ static bool detokenize_work(Work *w)
     return true;
 }
 
+void pfq_api_read(PfqServer *s, PfqAsk *ask)
+{
+    Work w = {.s = s, .reply = ask->reply};
+    switch (ask->route) {
+    case PFQ_API_TOKENIZE: finish_work(&w, read_body(&w, ask) && tokenize_work(&w)); break;
+    case PFQ_API_DETOKENIZE: finish_work(&w, read_body(&w, ask) && detokenize_work(&w)); break;
+    default: generate(s, ask);
+    }
+}
+
+/* ---- from the I/O thread to a desk ---- */
+
+static void ask(PfqServer *s, PfqHttpRequest *q, PfqReply *r, PfqApiRoute route)
+{
+    PfqAsk *a = malloc(sizeof *a);
+    if (!a) {
+        pfq_reply_error(r, 503, NULL, "out of memory");
+        return;
+    }
+    *a = (PfqAsk){.reply = r, .n = q->body_n, .route = route, .arrived = pfq_now()};
+    a->body = pfq_http_take_body(q);
+    if (!pfq_desk_put(s, a)) {
+        pfq_reply_error(r, 503, NULL, "too many large requests at once");
+        free(a->body);
+        free(a);
+    }
+}
+
+static void completions(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    ask(user, q, r, PFQ_API_COMPLETIONS);
+}
+
+static void chat(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    ask(user, q, r, PFQ_API_CHAT);
+}
+
 static void tokenize(void *user, PfqHttpRequest *q, PfqReply *r)
 {
-    Work w = {.s = user, .reply = r};
-    finish_work(&w, read_body(&w, q, PFQ_API_TOKENIZE) && tokenize_work(&w));
+    ask(user, q, r, PFQ_API_TOKENIZE);
 }
 
 static void detokenize(void *user, PfqHttpRequest *q, PfqReply *r)
 {
+    ask(user, q, r, PFQ_API_DETOKENIZE);
+}
+
+/* ---- what needs no reading ---- */
+
+/* The model, between two texts. */
+static void tell_model(const PfqServer *s, PfqReply *r, const char *before, const char *after)
+{
+    const char *name = s->cli->model->name;
+    pfq_reply_start(r, 200, "application/json", false);
+    pfq_reply_printf(r, "%s{\"id\": ", before);
+    pfq_reply_json(r, name, strlen(name));
+    pfq_reply_printf(r,
+                     ", \"object\": \"model\", \"created\": %lld, \"owned_by\": \"pfqc\", "
+                     "\"max_model_len\": %d, \"chat\": %s}%s\n",
+                     (long long)s->started, s->ctx, s->cli->model->chat ? "true" : "false", after);
+    pfq_reply_end(r);
+}
+
+static void models(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)q;
+    tell_model(user, r, "{\"object\": \"list\", \"data\": [", "]}");
+}
+
+static const char one_model[] = "/v1/models/";
+
+static void model(void *user, PfqHttpRequest *q, PfqReply *r)
+{
     Work w = {.s = user, .reply = r};
-    finish_work(&w, read_body(&w, q, PFQ_API_DETOKENIZE) && detokenize_work(&w));
+    const char *name = q->path + strlen(one_model);
+    if (is_model(&w, name, strlen(name))) {
+        tell_model(user, r, "", "");
+    } else {
+        finish_work(&w, false);
+    }
 }
 
 /* Does this text, alone, become this token? */

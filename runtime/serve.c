@@ -193,7 +193,8 @@ static bool run_threads(PfqServer *s)
     if (e) {
         return pfq_fail(&c->err, "cannot start a thread: %s", strerror(e));
     }
-    bool ok = pfq_net_run(s->net, &c->err);
+    bool ok = pfq_desks_open(s, &c->err) && pfq_net_run(s->net, &c->err);
+    pfq_desks_close(s);
     pthread_mutex_lock(&s->lock);
     s->stop = true;
     pthread_cond_signal(&s->news);

@@ -1,9 +1,10 @@
 /* The server's parts, private to serve.c, api.c, answer.c and answer_json.c.
  *
- * Two threads. The I/O thread (net.h) calls the handlers of api.c, which read a request, make its
- * tokens and put a PfqAnswer in the queue. The engine thread (serve.c) takes it, and its sequences
- * (batch.h) call answer.c, which writes to the reply. They meet in the queue, under its lock, and
- * in replies; the tokenizer, the template and the numbers below do not change once the threads run.
+ * Four threads. The I/O thread (net.h) calls the handlers of api.c; those of requests with bodies
+ * put them on a desk (desk.c). The desks' threads read them, make their tokens and put a PfqAnswer
+ * in the queue. The engine thread (serve.c) takes it, and its sequences (batch.h) call answer.c,
+ * which writes to the reply. They meet on the desks, in the queue, under their locks, and in
+ * replies; the tokenizer, the template and the numbers below do not change once the threads run.
  */
 #ifndef PFQC_RUNTIME_SERVE_H
 #define PFQC_RUNTIME_SERVE_H
@@ -13,6 +14,7 @@
 
 #include "runtime/batch.h"
 #include "runtime/cli.h"
+#include "runtime/fields.h"
 #include "runtime/net.h"
 #include "runtime/sample.h"
 #include "runtime/stream.h"
@@ -22,10 +24,35 @@ enum {
     PFQ_SERVE_QUEUE = 64,   /* requests that wait for their first slot; more are 503 */
     PFQ_SERVE_PROMPTS = 32, /* of one request */
     PFQ_SERVE_BIASES = 1024,
-    PFQ_SERVE_NODES = 1 << 20 /* JSON values of a body */
+    PFQ_SERVE_NODES = 1 << 20, /* JSON values of a body */
+    PFQ_DESK_SMALL = 64 << 10, /* bytes of a body that is read before larger ones */
+    PFQ_DESK_BYTES = 128 << 20 /* bytes of bodies that wait on a desk; more are 503 */
 };
 
 typedef struct PfqAnswer PfqAnswer;
+
+/* A request as it came. */
+typedef struct PfqAsk {
+    struct PfqAsk *next;
+    PfqReply *reply;
+    char *body; /* [n] and a NUL, malloc'ed; NULL: there is none */
+    size_t n;
+    PfqApiRoute route;
+    double arrived;
+} PfqAsk;
+
+/* A thread that reads requests, one after the other. Text of some megabytes takes seconds to become
+ * tokens; neither the I/O thread nor smaller requests wait for it. */
+typedef struct PfqDesk {
+    struct PfqServer *server;
+    pthread_t thread;
+    pthread_mutex_t lock; /* of the rest, but `open` and `large` */
+    pthread_cond_t news;
+    PfqAsk *first, **last;
+    size_t bytes; /* of bodies that wait */
+    _Atomic bool stop;
+    bool open, large;
+} PfqDesk;
 
 typedef struct PfqServer {
     PfqCli *cli;
@@ -35,6 +62,7 @@ typedef struct PfqServer {
     int32_t ctx, pages;                  /* pages: of kept prompts */
     const char *names[PFQ_LIST_MAX + 1]; /* --allow-host, ended by NULL */
     int64_t started;                     /* seconds since 1970 */
+    PfqDesk desk[2];                     /* for small requests, and for large ones */
     /* between the threads */
     pthread_mutex_t lock;
     pthread_cond_t news;
@@ -125,7 +153,17 @@ struct PfqAnswer {
 bool pfq_serve_queue(PfqServer *s, PfqAnswer *a);
 void pfq_serve_begun(PfqServer *s); /* one of them waits no more */
 
+/* ---- desk.c ---- */
+
+bool pfq_desks_open(PfqServer *s, PfqErr *err);
+void pfq_desks_close(PfqServer *s); /* what waits is 503; also after a failed open */
+/* False: too much waits, and the request is still the caller's. */
+bool pfq_desk_put(PfqServer *s, PfqAsk *a);
+
 /* ---- api.c ---- */
+
+/* Answers a request, or puts it in the queue; may take its body. On a desk's thread. */
+void pfq_api_read(PfqServer *s, PfqAsk *a);
 extern const PfqRoute pfq_api_routes[];
 extern const int pfq_n_api_routes;
 

@@ -24,6 +24,14 @@ bool pfq_serve_queue(PfqServer *s, PfqAnswer *a)
     return true;
 }
 
+bool pfq_desk_put(PfqServer *s, PfqAsk *a)
+{
+    pfq_api_read(s, a);
+    free(a->body);
+    free(a);
+    return true;
+}
+
 void pfq_serve_begun(PfqServer *s)
 {
     (void)s;

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -529,6 +530,36 @@ class Life(unittest.TestCase):
                 for i, c in enumerate(many):
                     alone = s.ok("/v1/completions", {**body, **more, "seed": 3 + i})["choices"][0]
                     self.assertEqual(c, {**alone, "index": i}, more)
+
+    def test_a_long_text_is_read_beside_others(self):
+        """A conversation that takes its time to be read holds up neither /health nor other requests."""
+        many = json.dumps({"messages": [{"role": "user", "content": "x"}] * 150000})
+        with Server() as s:
+            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+            s.complete("x", 1)
+            c.request("POST", "/v1/chat/completions", many)
+            n = 0
+            while not select.select([c.sock], [], [], 0)[0]:
+                self.assertEqual(s.ok("/health"), {"status": "ok"})
+                self.assertEqual(s.complete("x", 1)["choices"][0]["text"], text_of(b"x", 1))
+                n += 1
+            r = c.getresponse()
+            self.assertEqual((r.status, json.loads(r.read())["error"]["param"]), (400, "messages"))
+            c.close()
+            self.assertGreater(n, 5)
+
+    def test_what_waits_to_be_read_is_bounded(self):
+        """Bodies that wait to be read: 128 MiB, the rest is 503; what still waits does not keep the server from its end."""
+        body = json.dumps({"messages": [{"role": "user", "content": "x"}] * 150000}).ljust((8 << 20) - 1)
+        with Server() as s:
+            got = together(range(20), lambda i: s.raw("/v1/chat/completions", body)[0])
+            self.assertEqual(set(got), {400, 503})
+            self.assertGreaterEqual(got.count(400), 16)
+            open_ = [http.client.HTTPConnection("127.0.0.1", s.port, timeout=60) for _ in range(3)]
+            for c in open_:
+                c.request("POST", "/v1/chat/completions", body)
+        for c in open_:
+            c.close()
 
     def test_token(self):
         with Server("--api-key", "secret") as s:
