@@ -146,6 +146,7 @@ static void *engine_main(void *arg)
         pfq_net_stop(s->net);
         pfq_net_stop(s->net);
     } else {
+        pfq_metric_add(&s->metrics, PFQ_METRIC_SLOTS, s->cli->engine.slots);
         pfq_net_health(s->net, PFQ_READY, NULL);
         pfq_out_printf(s->cli->out, "listening on %s\n", pfq_net_url(s->net));
         pfq_out_flush(s->cli->out);

@@ -129,6 +129,7 @@ class Api(unittest.TestCase):
             self.assertEqual(info["chat_template"], f.read())
         self.assertEqual((info["eos_token"], info["bos_token"]), ("</s>", "<s>"))
         self.assertEqual(self.s.ok("/health"), {"status": "ok"})
+        self.assertEqual(self.s.metric("pfqc_slots"), 3)
 
     def test_completion(self):
         n = len(greedy(list(b"hello!"), 9))

@@ -1,7 +1,9 @@
 """The server without a model: test_net.py NET_TOY. What net_toy serves is in net_toy.c; PFQC_TEST_FULL=1 takes minutes."""
 import http.client
 import json
+import math
 import os
+import re
 import resource
 import signal
 import socket
@@ -227,15 +229,32 @@ class Guards(unittest.TestCase):
             self.assertEqual(t.ask("POST", "/count?1").status, 503)
 
     def test_metrics(self):
+        """As promtool checks: families in one piece with help and type, names by type, histograms that add up."""
         with Toy() as t:
-            lines = t.ask("GET", "/metrics").data.decode().splitlines()
-            names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
-            self.assertEqual(len(names), len(set(names)))
-            for line in lines:
-                if not line.startswith("#"):
-                    name, value = line.rsplit(" ", 1)
-                    float(value)
-                    self.assertTrue(any(name.startswith(n) for n in names), line)
+            text = t.ask("GET", "/metrics").data.decode()
+        self.assertTrue(text.endswith("\n"))
+        families, samples = {}, {}
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                family = line.split()[2]
+                self.assertNotIn(family, families)
+                self.assertTrue(line.split(" ", 3)[3].strip())
+            elif line.startswith("# TYPE "):
+                self.assertEqual(line.split()[2], family)
+                families[family] = line.split()[3]
+            else:
+                name, labels, value = re.fullmatch(r'([a-z_:][a-z0-9_:]*)(?:\{(\w+="[^"]*")\})? (\S+)', line).groups()
+                self.assertIn(name, [family, *(family + x for x in ("_bucket", "_sum", "_count"))])
+                self.assertNotIn((name, labels), samples)
+                samples[name, labels] = float(value)
+        for family, kind in families.items():
+            self.assertEqual(family.endswith("_total"), kind == "counter", family)
+            if kind == "histogram":
+                buckets = [(float(k[1][4:-1]), v) for k, v in samples.items() if k[0] == family + "_bucket"]
+                self.assertEqual(buckets, sorted(buckets))
+                self.assertEqual([x for x, _ in buckets], sorted({x for x, _ in buckets}))
+                self.assertEqual([x for x, _ in buckets][:-1], [0.001 * 2**i for i in range(len(buckets) - 1)])
+                self.assertEqual(buckets[-1], (math.inf, samples[family + "_count", None]))
 
 
 class Hostile(unittest.TestCase):
