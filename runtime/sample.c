@@ -464,6 +464,15 @@ static bool keep_of_heap(PfqSampler *s, const float *logits, double max, double 
     return false;
 }
 
+/* How far below the largest logit candidates are that may be kept. Those below min_p are not; and
+ * all that are less likely than the mean of the tail which top_p leaves away are, together, less
+ * than it. Of a tail of next to nothing, e^-16 is the end, unless the others then fall short. */
+static double reach(const PfqSampler *s, double total)
+{
+    const double tail = (1 - s->top_p) * total / s->vocab;
+    return s->min_p > 0 ? pfq_sample_span(s) : fmin(16, 1e-3 - log(fmax(tail, 1e-9)));
+}
+
 int32_t pfq_sample(PfqSampler *s, const float *logits)
 {
     int32_t best = pfq_argmax(logits, s->vocab), left, n;
@@ -478,10 +487,7 @@ int32_t pfq_sample(PfqSampler *s, const float *logits)
     if (s->top_p >= 1 && s->min_p <= 0) {
         return draw_all(s, logits, max);
     }
-    /* All candidates, but for those that cannot be kept (below min_p) or hardly ever are (below
-     * e^-16, unless the others fall short of top_p). */
-    const double total = mass_of_runs(logits, s->vocab, max, 1),
-                 floor = max - (s->min_p > 0 ? pfq_sample_span(s) : 16);
+    const double total = mass_of_runs(logits, s->vocab, max, 1), floor = max - reach(s, total);
     if (!keep_of_heap(s, logits, max, total, floor, &left, &n) && s->min_p <= 0) {
         keep_of_heap(s, logits, max, total, -INFINITY, &left, &n);
     }
