@@ -14,10 +14,12 @@ static bool cuda_choose(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 
 static bool cuda_open(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
 {
-    const uint64_t row = (uint64_t)e->model->vocab * sizeof *e->logits;
+    const uint64_t row = (uint64_t)e->model->vocab * sizeof *e->logits,
+                   pages = ((uint64_t)e->slots * row + PFQ_HUGE_PAGE - 1) / PFQ_HUGE_PAGE;
     const PfqGpuConfig config = {.weights = e->image.data,
                                  .logits = e->logits,
-                                 .logits_bytes = (uint64_t)e->slots * row,
+                                 .pinned_bytes =
+                                     pages * PFQ_HUGE_PAGE, /* pfq_map_buffer has room */
                                  .ctx = pfq_padded_ctx(e),
                                  .slots = e->slots + e->spare,
                                  .sync = c->cuda_sync,

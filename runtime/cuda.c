@@ -430,8 +430,9 @@ PfqCudaPhaseId pfq_gpu_decode_phase(const PfqGpu *g)
  * stays where it is. Where that cannot be had they come all the same. */
 static void pin(PfqGpu *g, const PfqGpuConfig *c)
 {
-    if (c->logits && g->driver.cuMemHostRegister_v2(c->logits, c->logits_bytes, 0) == PFQ_CUDA_OK) {
+    if (c->logits && g->driver.cuMemHostRegister_v2(c->logits, c->pinned_bytes, 0) == PFQ_CUDA_OK) {
         g->pinned = c->logits;
+        g->pinned_bytes = c->pinned_bytes;
     }
 }
 
@@ -566,11 +567,20 @@ static bool start(PfqGpu *g, int id, const int32_t *tokens, const PfqRow *rows, 
            pfq_gpu_enqueue(g, id, n, err);
 }
 
+/* Bytes [from, to) of the logits. */
+static bool fetch(PfqGpu *g, int id, float *logits, uint64_t from, uint64_t to, PfqErr *err)
+{
+    return from >= to || CALL(g, cuMemcpyDtoHAsync_v2, phase_names[id], (char *)logits + from,
+                              g->buf[BUF_LOGITS].at + from, to - from, g->stream);
+}
+
+/* Rows of a prompt may be more than there are slots. The driver refuses a copy that begins in
+ * memory that is pinned and ends behind it. */
 static bool finish(PfqGpu *g, int id, int32_t n, float *logits, PfqErr *err)
 {
-    const uint64_t down = logits ? (uint64_t)n * (uint64_t)g->model->vocab * sizeof(float) : 0;
-    return (!down || CALL(g, cuMemcpyDtoHAsync_v2, phase_names[id], logits, g->buf[BUF_LOGITS].at,
-                          down, g->stream)) &&
+    const uint64_t all = logits ? (uint64_t)n * (uint64_t)g->model->vocab * sizeof(float) : 0,
+                   first = all < g->pinned_bytes ? all : g->pinned_bytes;
+    return fetch(g, id, logits, 0, first, err) && fetch(g, id, logits, first, all, err) &&
            CALL(g, cuStreamSynchronize, sync_names[id], g->stream);
 }
 

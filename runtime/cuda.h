@@ -103,13 +103,13 @@ void pfq_gpu_targets(const PfqModel *m, char *out, size_t cap);
 typedef struct PfqGpu PfqGpu;
 
 typedef struct PfqGpuConfig {
-    const void *weights; /* the image's data, read only while opening */
-    float *logits; /* [slots of sequences, vocab] the host's, or NULL: pinned until it is closed */
-    uint64_t logits_bytes;
-    int32_t ctx;   /* capacity of a slot of the KV cache, a multiple of 64 */
-    int32_t slots; /* of the cache */
-    bool sync;     /* wait after every kernel, so that an error names it; nothing is recorded */
-    bool plain;    /* decode by kernels of single steps, though there is a whole step as one */
+    const void *weights;   /* the image's data, read only while opening */
+    float *logits;         /* [rows of a call, vocab] the host's, or NULL */
+    uint64_t pinned_bytes; /* of them, pinned until it is closed: whole pages */
+    int32_t ctx;           /* capacity of a slot of the KV cache, a multiple of 64 */
+    int32_t slots;         /* of the cache */
+    bool sync;  /* wait after every kernel, so that an error names it; nothing is recorded */
+    bool plain; /* decode by kernels of single steps, though there is a whole step as one */
     bool alone; /* rows of a batch have the bits that each has alone, which may cost some speed */
 } PfqGpuConfig;
 

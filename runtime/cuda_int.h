@@ -67,6 +67,7 @@ struct PfqGpu {
     char *io;       /* the host's copy of BUF_IO: of a phase its tokens, then its PfqRows */
     int32_t *order; /* [max_rows] 0, 1, 2 ... */
     void *pinned;   /* the host's logits, or NULL */
+    uint64_t pinned_bytes;
     Generation gen;
     struct PfqTrace *trace; /* NULL: none */
     Events events;          /* with a trace, for the longest phase; */

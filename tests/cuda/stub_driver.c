@@ -78,6 +78,7 @@ typedef struct Object {
     struct Object *next;
     Kind kind;
     uint64_t bytes;       /* memory; event: when it was recorded; pinned: its address */
+    uint64_t end;         /* pinned: behind it */
     unsigned char *block; /* memory: guard, bytes, guard */
     Kernel *kernel;       /* function */
     int32_t shared;       /* function: allowed */
@@ -453,8 +454,23 @@ int cuMemHostRegister_v2(void *at, size_t bytes, unsigned flags)
     if (!at || !bytes || flags) {
         bug(__func__, "no memory to pin");
     }
-    make(PINNED)->bytes = (uint64_t)(uintptr_t)at;
+    Object *o = make(PINNED);
+    o->bytes = (uint64_t)(uintptr_t)at;
+    o->end = o->bytes + bytes;
     return OK;
+}
+
+/* Memory of the host that a copy touches: all of it pinned, or nothing. */
+static bool half_pinned(const void *at, size_t bytes)
+{
+    const uint64_t from = (uint64_t)(uintptr_t)at, to = from + bytes;
+    for (const Object *o = stub.objects; o; o = o->next) {
+        if (o->kind == PINNED && from < o->end && to > o->bytes &&
+            (from < o->bytes || to > o->end)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int cuMemHostUnregister(void *at)
@@ -485,6 +501,9 @@ int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream)
     ENTER_CONTEXT();
     check(stream, STREAM, __func__);
     memory_at(from, bytes, __func__);
+    if (half_pinned(to, bytes)) {
+        return INVALID_VALUE;
+    }
     memcpy(to, (const void *)(uintptr_t)from, bytes);
     return OK;
 }

@@ -116,7 +116,11 @@ static void a_batch_is_many_sequences(void **state)
         pfq_image_open(&image, "fake_model.weights", pfq_model.name, pfq_model.image_id, &err));
     for (int graphs = 0; graphs < 2; graphs++) {
         setenv("PFQ_STUB_GRAPHS", graphs ? "1" : "0", 1);
-        const PfqGpuConfig c = {.weights = image.data, .ctx = 64, .slots = N};
+        const PfqGpuConfig c = {.weights = image.data,
+                                .logits = got[0],
+                                .pinned_bytes = sizeof got[0], /* the first row's alone */
+                                .ctx = 64,
+                                .slots = N};
         PfqGpu *g = pfq_gpu_open(&choice, &pfq_model, &c, &err);
         assert_non_null(g);
         for (int32_t i = 0; i < LONG; i++) { /* sequence s begins s steps late */
