@@ -3,7 +3,8 @@
  *   lab_rows [T=2048] [reps=20] [check=8]
  *
  * LAB_HADAMARD: hadamard_rows.cu, with LAB_HALF hadamard_half.cu; else norm_rows.cu, or with
- * LAB_QUANT its quant. Exit 1: a result is wrong.
+ * LAB_QUANT its quant. The rows that are checked once more, without those in front of them and most
+ * behind, must have the same bits. Exit 1: a result is wrong.
  */
 #include "tests/cuda/lab.cuh"
 #ifdef PFQ_SIMT
@@ -14,9 +15,10 @@
     X(int32_t, c_fmt)                                                                              \
     X(int32_t, c_static)                                                                           \
     X(int32_t, c_gain)                                                                             \
-    X(int32_t, c_tiles) X(int32_t, c_overlap) X(int32_t, c_half) X(int32_t, c_qlo)                 \
-        X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip) X(float, c_scale) X(float, c_eps)      \
-            X(int32_t, c_xshift)
+    X(int32_t, c_tiles)                                                                            \
+    X(int32_t, c_overlap)                                                                          \
+    X(int32_t, c_half) X(int32_t, c_qlo) X(int32_t, c_qhi) X(float, c_qtop) X(float, c_clip)       \
+        X(float, c_scale) X(float, c_eps) X(int32_t, c_xshift)
 #define DEFINE(type, name) type name;
 extern "C" {
 CONSTANTS(DEFINE)
@@ -40,6 +42,24 @@ CONSTANTS(DEFINE)
 #define KERNEL pfq_cu_norm_rows
 #endif
 #endif
+
+/* Column k of row t of a result: floats or integers, as rows or as tiles of c_tiles rows. */
+static double result_of(Buffer &out, int t, int k)
+{
+    const size_t row = (size_t)t, col = (size_t)k, K64 = ((size_t)c_K + 63) / 64 * 64;
+    if (c_fmt && c_tiles)
+        return (int8_t)out.at()[(col / 128 * (size_t)c_tiles + row) * 128 +
+                                ((col / 16 ^ row) & 7) * 16 + col % 16] /
+               (1 << c_xshift);
+    if (c_fmt) return out.at()[row * K64 + col] - 128;
+    if (!c_tiles) return (double)out.as<float>()[row * (size_t)c_K + col];
+    const uint32_t bf16 = (uint32_t)out.as<uint16_t>()[(col / 64 * (size_t)c_tiles + row) * 64 +
+                                                       ((col / 8 ^ row) & 7) * 8 + col % 8]
+                          << 16;
+    float value;
+    memcpy(&value, &bf16, 4);
+    return (double)value;
+}
 
 int main(int argc, char **argv)
 {
@@ -147,23 +167,8 @@ int main(int argc, char **argv)
         const double unit = c_static ? (double)0.07f : most * c_clip / c_qtop;
         if (c_fmt && !c_static && fabs(scales.as<float>()[t] / unit - 1) > 1e-5) wrong++;
         for (int k = 0; k < (bf16 ? (int)K64 : c_fmt && c_tiles ? (int)K128 : K); k++) {
-            double got, e;
-            if (c_fmt && c_tiles)
-                got = (int8_t)out.at()[((size_t)(k / 128) * (size_t)cap + (size_t)t) * 128 +
-                                       (size_t)((k / 16 ^ t) & 7) * 16 + (size_t)(k % 16)] /
-                      (1 << c_xshift);
-            else if (c_fmt)
-                got = out.at()[(size_t)t * K64 + (size_t)k] - 128;
-            else if (bf16) {
-                const uint32_t h =
-                    (uint32_t)out.as<uint16_t>()[((size_t)(k / 64) * (size_t)cap + (size_t)t) * 64 +
-                                                 (size_t)((k / 8 ^ t) & 7) * 8 + (size_t)(k % 8)]
-                    << 16;
-                float value;
-                memcpy(&value, &h, 4);
-                got = (double)value;
-            } else
-                got = out.as<float>()[(size_t)t * (size_t)K + (size_t)k];
+            const double got = result_of(out, t, k);
+            double e;
             const double want = k < K ? y[k] : 0;
             if (c_fmt)
                 e = fmax(0.0, fabs(got - fmin(fmax(want / unit, c_qlo), c_qhi)) - 0.5);
@@ -173,6 +178,28 @@ int main(int argc, char **argv)
             if (!(e < (bf16 ? 0x1p-8 : 1e-4)) && wrong++ < 5)
                 printf("  row %d column %d: %g, expected %g\n", t, k, got,
                        c_fmt ? want / unit : want);
+        }
+    }
+    Buffer again(out_bytes), again_scales(4 * (size_t)T);
+    for (int c = 0; c < check && c < T; c++) {
+        const int t = check >= T ? c : (int)((int64_t)c * (T - 1) / (check - 1));
+        PfqCudaArgs b_ = a;
+        b_.in[0] += (uint64_t)t * size * (uint64_t)K;
+        b_.out[0] = again.dev, b_.out[1] = again_scales.dev;
+        b_.T = T - t < 1 + c ? T - t : 1 + c;
+        const bool line = lines < T; /* the grid is a line of rows, not a row of blocks each */
+        lab_launch(KERNEL, line && grid > b_.T ? b_.T : grid, line ? 1 : b_.T, BLOCK, shared, b_);
+        again.down(), again_scales.down();
+        for (int row = 0; row < b_.T; row++) {
+            const bool scaled = c_fmt && !c_static;
+            bool same =
+                !scaled || !memcmp(scales.as<float>() + t + row, again_scales.as<float>() + row, 4);
+            for (int k = 0; k < K && same; k++) {
+                const double want = result_of(out, t + row, k), got = result_of(again, row, k);
+                same = !(got < want || got > want);
+            }
+            if (!same && wrong++ < 5)
+                printf("  row %d is another among %d rows than among %d\n", t + row, b_.T, T);
         }
     }
     const double bytes = (double)T * ((c_half ? 2.0 : 4.0) * K + (c_fmt ? (double)K : 4.0 * K));

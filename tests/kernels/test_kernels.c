@@ -6,7 +6,8 @@
  * "gpu": the same on a GPU (tests/cuda/gpu_rows.c); exit 77: there is none. PFQ_GPU_RECORD: nothing is judged.
  *
  * LIBRARY holds the templates with their constants as variables. Every case runs on one and on three "threads"
- * (one after another) and the two results must be the same bits; buffers end at an unreadable page.
+ * (one after another), those of linears, norms, quantisers and transforms also as two calls, and the results must be the same
+ * bits; buffers end at an unreadable page.
  */
 #include "tests/kernels/test_kernels.h"
 
@@ -70,6 +71,51 @@ void run(const char *name, PfqArgs *a, int nt, int64_t K, int64_t D)
         memset(a->scratch, 0xff, scratch);
         k(a, tid, nt);
     }
+}
+
+/* Bytes of a token in the operands that have any; 0: they are where they are for every token. */
+typedef struct Rows {
+    size_t in[3], out[2];
+} Rows;
+
+/* Tokens [from, to) of a call as a call of their own. */
+static void run_some(const char *name, const PfqArgs *a, int from, int to, const Rows *r, int64_t K, int64_t D)
+{
+    PfqArgs b = *a;
+    b.T = to - from;
+    b.pos += from;
+    for (size_t i = 0; i < COUNT(r->in) && from; i++)
+        b.in[i] = b.in[i] ? (const char *)b.in[i] + (size_t)from * r->in[i] : NULL;
+    for (size_t i = 0; i < COUNT(r->out) && from; i++)
+        b.out[i] = b.out[i] ? (char *)b.out[i] + (size_t)from * r->out[i] : NULL;
+    run(name, &b, 1, K, D);
+}
+
+/* Passes of a case: by one thread, by three, and in two calls, a third of the tokens and the others. All give the same bits:
+ * neither threads nor other rows of a call change a row. */
+enum { PASSES = 3 };
+static void run_pass(int pass, const char *name, PfqArgs *a, const Rows *r, int64_t K, int64_t D)
+{
+    const int first = (a->T + 2) / 3;
+    if (pass < 2) {
+        run(name, a, pass ? 3 : 1, K, D);
+        return;
+    }
+    run_some(name, a, 0, first, r, K, D);
+    if (first < a->T)
+        run_some(name, a, first, a->T, r, K, D);
+}
+static const char *const pass_differs[PASSES] = {NULL, "1 and 3 threads differ", "a row depends on the others of its call"};
+
+/* Bytes of a token of quantised or float activations. */
+static size_t row_bytes(int fmt, size_t K)
+{
+    const size_t wide = (K + 63) / 64 * 64, groups = (K + 31) / 32;
+    return fmt == 0 ? 4 * K : fmt == 1 ? wide : fmt == 2 ? 2 * wide : 64 * groups;
+}
+static size_t scale_bytes(int fmt, size_t K)
+{
+    return fmt == 3 ? 4 * ((K + 31) / 32) : 4;
 }
 
 void fail(const char *what, const char *detail)
@@ -170,9 +216,9 @@ void *filled(size_t bytes)
     return p;
 }
 
-static void test_linear(const LinCase *c)
+static void test_linear(const LinCase *c, bool always)
 {
-    if (!tested(linear_name[c->layout]))
+    if (!always && !tested(linear_name[c->layout]))
         return;
     enum { POS = 5, EXTRA = 3 };
     const double eps = 1e-5f, rope_scale = 1.25;
@@ -213,17 +259,18 @@ static void test_linear(const LinCase *c)
     const size_t cache_bytes = (size_t)c->kv_heads * ctx * D * width;
     PfqArgs a = {.in = {x.ints, c->is_static ? NULL : x.scales, residual}, .w = w.packed, .aux = {bias, freq, gain, gain + D},
                  .T = c->T, .pos = POS, .ctx = (int32_t)ctx};
-    float *out[2];
-    char *cache[2][2];
-    for (int pass = 0; pass < 2; pass++) {
+    const Rows rows = {.in = {row_bytes(c->fmt, K), scale_bytes(c->fmt, K), 4 * N}, .out = {out_n / T * 4}};
+    float *out[PASSES];
+    char *cache[PASSES][2];
+    for (int pass = 0; pass < PASSES; pass++) {
         a.out[0] = out[pass] = filled(out_n * 4);
         a.out[1] = cache[pass][0] = filled(cache_bytes);
         a.out[2] = cache[pass][1] = filled(cache_bytes);
-        run(linear_name[c->layout], &a, pass ? 3 : 1, c->K, c->head_dim);
+        run_pass(pass, linear_name[c->layout], &a, &rows, c->K, c->head_dim);
+        if (memcmp(out[0], out[pass], out_n * 4) || memcmp(cache[0][0], cache[pass][0], cache_bytes) ||
+            memcmp(cache[0][1], cache[pass][1], cache_bytes))
+            fail(what, pass_differs[pass]);
     }
-    if (memcmp(out[0], out[1], out_n * 4) || memcmp(cache[0][0], cache[1][0], cache_bytes) ||
-        memcmp(cache[0][1], cache[1][1], cache_bytes))
-        fail(what, "1 and 3 threads differ");
 
     double *want = kt_alloc(out_n * sizeof *want);
     if (c->epi == 0 && c->fmt == 1 && c->is_static && !c->bias) {
@@ -291,11 +338,11 @@ static void test_linears(void)
                 for (size_t n = 0; n < COUNT(rows); n++)
                     for (int v = 0; v < 4; v++) {
                         c.N = rows[n], c.epi = v / 2, c.bias = v % 2;
-                        test_linear(&c);
+                        test_linear(&c, false);
                     }
                 for (size_t n = 0; n < COUNT(rows); n++) {
                     c.N = 2 * rows[n], c.epi = 2, c.bias = n % 2, c.act = (int)(n + k) % 3;
-                    test_linear(&c);
+                    test_linear(&c, false);
                 }
                 for (size_t h = 0; h < COUNT(heads); h++) {
                     const int *p = heads[h];
@@ -304,7 +351,7 @@ static void test_linears(void)
                     LinCase q = {.layout = c.layout, .fmt = c.fmt, .T = c.T, .K = c.K, .epi = 3, .heads = p[0],
                                  .kv_heads = p[1], .head_dim = p[2], .rot = p[3], .qk_norm = p[4], .kv_f16 = p[5],
                                  .bias = p[6], .N = (p[0] + 2 * p[1]) * p[2]};
-                    test_linear(&q);
+                    test_linear(&q, false);
                 }
             }
 }
@@ -320,20 +367,39 @@ static void test_integer_linears(void)
                 for (size_t n = 0; n < COUNT(rows); n++) {
                     LinCase c = {.layout = layout ? KT_S4 : KT_S8, .fmt = 1, .T = tokens[t], .K = cols[k],
                                  .N = rows[n], .is_static = true};
-                    test_linear(&c);
+                    test_linear(&c, false);
                     c.fmt = 2, c.epi = 1, c.bias = 1;
-                    test_linear(&c);
+                    test_linear(&c, false);
                     c.fmt = 1, c.epi = 2, c.N *= 2, c.is_static = n % 2;
-                    test_linear(&c);
+                    test_linear(&c, false);
                     LinCase q = {.layout = c.layout, .fmt = 1, .T = c.T, .K = c.K, .epi = 3, .heads = 3, .kv_heads = 1,
                                  .head_dim = 16 * (1 + (int)n % 3), .rot = 16, .is_static = true};
                     q.N = 5 * q.head_dim;
-                    test_linear(&q);
+                    test_linear(&q, false);
                 }
     LinCase large = {.layout = KT_S4, .fmt = 1, .T = 3, .K = 8191, .N = 33, .is_static = true};
-    test_linear(&large);
+    test_linear(&large, false);
     large.layout = KT_S8;
-    test_linear(&large);
+    test_linear(&large, false);
+}
+
+/* Shapes that a GPU's rows FAST for many tokens, rows or columns take; too much for the emulation of plain kernels. */
+static void test_large_linears(void)
+{
+    static const LinCase large[] = {
+        {.layout = KT_S4, .T = 70, .K = 8200, .N = 40, .epi = 1},   {.layout = KT_S4, .T = 67, .K = 40, .N = 16400},
+        {.layout = KT_S4, .T = 530, .K = 136, .N = 96, .epi = 2},   {.layout = KT_S8, .T = 200, .K = 136, .N = 96, .epi = 1},
+        {.layout = KT_S4, .T = 530, .K = 72, .N = 320, .epi = 3, .heads = 3, .kv_heads = 1, .head_dim = 64, .rot = 64},
+        {.layout = KT_S8, .T = 140, .K = 72, .N = 320, .epi = 3, .heads = 3, .kv_heads = 1, .head_dim = 64, .rot = 64},
+    };
+    if (strcmp(lib.variant, "cuda") == 0)
+        return;
+    for (size_t i = 0; i < 3 * COUNT(large); i++) {
+        LinCase c = large[i / 3];
+        c.fmt = 1, c.is_static = i % 2, c.T += (int)(i % 3); /* which of several rows takes it depends on the shape */
+        if (kt_has(&lib, linear_name[c.layout]))
+            test_linear(&c, true);
+    }
 }
 
 /* ---- norm, quant ---- */
@@ -377,18 +443,18 @@ static void test_norm(int fmt, int gain, int norm, int T, int K)
         for (int k = 0; k < K; k++)
             want[t * K + k] = (double)x[t * K + k] * (norm ? (gain ? (double)g[k] : 1) / sqrt(s / K + eps) : 1);
     }
-    size_t wide = ((size_t)K + 63) / 64 * 64, groups = ((size_t)K + 31) / 32;
-    size_t bytes = (size_t)T * (fmt == 0 ? 4 * (size_t)K : fmt == 1 ? wide : fmt == 2 ? 2 * wide : 64 * groups);
-    void *out[2];
-    float *scale[2];
-    for (int pass = 0; pass < 2; pass++) {
+    const Rows rows = {.in = {4 * (size_t)K}, .out = {row_bytes(fmt, (size_t)K), scale_bytes(fmt, (size_t)K)}};
+    const size_t bytes = (size_t)T * rows.out[0], of_scales = (size_t)T * rows.out[1];
+    void *out[PASSES];
+    float *scale[PASSES];
+    for (int pass = 0; pass < PASSES; pass++) {
         PfqArgs a = {.in = {x}, .aux = {g}, .T = T};
         a.out[0] = out[pass] = filled(bytes);
-        a.out[1] = scale[pass] = filled((size_t)T * groups * 4);
-        run(norm ? "norm" : "quant", &a, pass ? 3 : 1, K, 0);
+        a.out[1] = scale[pass] = filled(of_scales);
+        run_pass(pass, norm ? "norm" : "quant", &a, &rows, K, 0);
+        if (memcmp(out[0], out[pass], bytes) || memcmp(scale[0], scale[pass], of_scales))
+            fail(what, pass_differs[pass]);
     }
-    if (memcmp(out[0], out[1], bytes) || memcmp(scale[0], scale[1], (size_t)T * groups * 4))
-        fail(what, "1 and 3 threads differ");
     if (fmt == 0) {
         compare(what, out[0], want, n, 1e-6);
         kt_free_all();
@@ -661,6 +727,11 @@ static void test_hadamard(int n, int base, int blocks, int T)
     PfqArgs a = {.in = {x}, .w = base > 1 ? b.packed : NULL, .out = {out}, .T = T};
     run("hadamard", &a, 2, K, 0);
     compare("hadamard", out, want, (size_t)(T * K), 2e-6);
+    const Rows rows = {.in = {4 * (size_t)K}, .out = {4 * (size_t)K}};
+    float *again = a.out[0] = filled((size_t)(T * K) * 4);
+    run_pass(2, "hadamard", &a, &rows, K, 0);
+    if (memcmp(out, again, (size_t)(T * K) * 4))
+        fail("hadamard", pass_differs[2]);
     a.out[0] = x; /* in place */
     run("hadamard", &a, 2, K, 0);
     compare("hadamard in place", x, want, (size_t)(T * K), 2e-6);
@@ -708,6 +779,7 @@ int main(int argc, char **argv)
     test_kv();
     test_linears();
     test_integer_linears();
+    test_large_linears();
     if (skipped)
         printf("%s: %d cases of linears and attention left out%s\n", argv[1], skipped,
                strcmp(argv[1], "cuda") ? "" : "; PFQ_ALL=1 runs them");
