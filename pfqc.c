@@ -217,8 +217,11 @@ static int compile(Cli *c)
     PassOptions po = pass_options(c);
     StrBuf log = {.a = c->a}, changes = {.a = c->a};
     CalibSource calib;
-    if (opt_flag(c, "check")) pipeline_cut(&recipe.pipeline, NULL); /* calibration reads weights */
     if (!calib_source(c, &f, &tok, &recipe.pipeline, &calib)) return 1;
+    if (opt_flag(c, "check")) {
+        if (!calib_check(c->d, f.m, &recipe.pipeline, &calib)) return 1;
+        pipeline_cut(&recipe.pipeline, NULL); /* calibration reads weights */
+    }
     span_end(span, NULL);
     po.calib = &calib;
     po.log = &log;

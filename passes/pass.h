@@ -98,6 +98,10 @@ static inline bool pass_turns_heads(i64 dim)
 {
     return dim > 0 && dim <= 256 && (dim & (dim - 1)) == 0;
 }
+/* Of the pass prefix: the one that the command line, model.json or the recipe gives, NULL if it is
+ * to be found; whether the model has tokens and room for it. */
+const char *prefix_given(const PassCx *cx);
+bool prefix_check(PassCx *cx);
 bool pass_skips(const PassCx *cx, const char *part); /* is this part of a pass named by skip=? */
 
 /* The name of the weight that a constant was made from, without the suffixes that passes add. */

@@ -150,6 +150,10 @@ typedef struct CalibSource {
     void *progress_arg;
 } CalibSource;
 
+/* Refuses what calibrating passes of the pipeline would refuse of their text and prefix, without
+ * running any: too short a text, tokens that the model has not, a prefix that leaves no room. */
+bool calib_check(Diag *d, Module *m, const Pipeline *p, const CalibSource *s);
+
 typedef struct PassOptions {
     bool verify_each; /* ir_verify and the stage's rules after each pass */
     bool

@@ -172,6 +172,12 @@ static bool read_ids(PassCx *cx, const char *text, Ids *out)
     return out->n || pass_fail(cx, NULL, "the prefix '%s' has no token ids", text);
 }
 
+const char *prefix_given(const PassCx *cx)
+{
+    const char *ids = pass_word(cx, "ids");
+    return cx->calib->prefix ? cx->calib->prefix : *ids ? ids : NULL;
+}
+
 static bool check_ids(PassCx *cx, const Ids *ids)
 {
     i64 vocab = ir_meta_get_int(cx->m, "vocab", INT32_MAX),
@@ -183,6 +189,18 @@ static bool check_ids(PassCx *cx, const Ids *ids)
     return ids->n < context ||
            pass_fail(cx, NULL, "the prefix of %u tokens leaves no room in a context of %lld",
                      ids->n, (long long)context);
+}
+
+static bool read_given(PassCx *cx, Ids *out)
+{
+    const char *given = prefix_given(cx);
+    return !given || (read_ids(cx, given, out) && check_ids(cx, out));
+}
+
+bool prefix_check(PassCx *cx)
+{
+    Ids ids = {0};
+    return read_given(cx, &ids);
 }
 
 /* ---- keys and values ---- */
@@ -296,13 +314,12 @@ static bool find_attentions(PassCx *cx, u32 fn, OpId **out, u32 *n)
 }
 
 /* What the first run over the text finds: the prefix, unless it is given, and tokens without it. */
-static bool measure(PassCx *cx, CalibCache *cache, const Sites *down, const char *given,
+static bool measure(PassCx *cx, CalibCache *cache, const Sites *down, const Ids *given,
                     const OpId *attention, u32 n)
 {
     CalibBudget b = calib_budget(cx, CALIB_STATISTICS);
     Detect d = {.down = *down};
-    Ids ids = {0};
-    if (given && !read_ids(cx, given, &ids)) return false;
+    Ids ids = given ? *given : (Ids){0};
     if (cx->calib->tokens && down->all.n) {
         if (!detect(cx, &d, given ? COMPARED : b.sequences, b.length)) return false;
         if (!given) choose(cx, &d, &ids);
@@ -367,19 +384,16 @@ bool pass_prefix(PassCx *cx)
     Sites down;
     OpId *attention;
     u32 n;
-    const char *given = cx->calib->prefix;
-    if (!given && *pass_word(cx, "ids")) given = pass_word(cx, "ids");
-    if (!sites_find(cx, 1u << SITE_DOWN_IN, false, &down) ||
+    const char *given = prefix_given(cx);
+    Ids first = {0};
+    if (!read_given(cx, &first) || !sites_find(cx, 1u << SITE_DOWN_IN, false, &down) ||
         !find_attentions(cx, pass_fn_index(cx->m, "main"), &attention, &n))
         return false;
-    if (cx->calib->assumed > 0) {
-        Ids ids = {0};
-        return (!given || read_ids(cx, given, &ids)) && check_ids(cx, &ids) &&
-               apply(cx, NULL, given, ids.id, ids.n, attention, n);
-    }
+    if (cx->calib->assumed > 0) return apply(cx, NULL, given, first.id, first.n, attention, n);
     bool found;
     CalibCache *cache = calib_cache(cx, &found);
-    if (!cache || (!found && !measure(cx, cache, &down, given, attention, n))) return false;
+    if (!cache || (!found && !measure(cx, cache, &down, given ? &first : NULL, attention, n)))
+        return false;
     Type t = {0};
     const void *count, *ids;
     if (!calib_get(cache, "count", &t, &count))

@@ -109,6 +109,8 @@ typedef struct CalibBudget {
 } CalibBudget;
 typedef enum CalibUse { CALIB_STATISTICS, CALIB_SEARCH, CALIB_GPTQ } CalibUse;
 CalibBudget calib_budget(const PassCx *cx, CalibUse use);
+/* E_PASS_CALIB if there is a text, and it has fewer tokens. */
+bool calib_enough(PassCx *cx, i64 sequences, i64 length);
 /* Reports progress of the running pass (NULL-safe): done of total, in any unit. */
 void calib_progress(const PassCx *cx, const char *what, u64 done, u64 total);
 

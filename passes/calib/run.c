@@ -514,20 +514,10 @@ Calib *calib_new_tokens(PassCx *cx, const i32 *tokens, i64 sequences, i64 length
 Calib *calib_new(PassCx *cx, i64 sequences, i64 length)
 {
     const CalibSource *src = cx->calib;
-    bool enough = src->n / length >= sequences;
-    if (src->tokens && enough && src->seed)
-        return calib_make(cx, chosen_sequences(cx->a, src, sequences, length), sequences, length,
-                          0);
-    if (!src->tokens || enough) return calib_make(cx, src->tokens, sequences, length, 0);
-    const char *what = arena_printf(cx->m->a, "pass %s", pass_info[cx->call->pass].name);
-    diag_error(cx->d, E_PASS_CALIB, LOC_WHAT(what),
-               "the calibration text has %lld tokens, expected at least %lld (%lld sequences of "
-               "%lld)",
-               (long long)src->n, (long long)(sequences * length), (long long)sequences,
-               (long long)length);
-    diag_hint(cx->d, "--calibration FILE names a longer text%s",
-              src->effort == EFFORT_FULL ? "; --effort fast needs less" : "");
-    return NULL;
+    if (!calib_enough(cx, sequences, length)) return NULL;
+    const i32 *tokens =
+        src->tokens && src->seed ? chosen_sequences(cx->a, src, sequences, length) : src->tokens;
+    return calib_make(cx, tokens, sequences, length, 0);
 }
 
 void calib_free(Calib *c)

@@ -1,4 +1,4 @@
-# --set and --without change a recipe's passes; what they name must exist and be run by the recipe.
+# --set and --without change a recipe's passes; what they name must exist and be run by the recipe. --check refuses bad values.
 set -eu
 model=samples/tinystories/model.json
 bad=0
@@ -31,6 +31,15 @@ want "option ids is none or 0 to 2147483647, found 'x'" -r prefixquant-w4a4kv4 -
 want "pass phases: rows is at most chunk" -r w4a16 --set phases.chunk=16
 want "is valid" -r w4a16 --set phases.chunk=16,phases.rows=16
 want "is valid" -r prefixquant-w4a4kv4 --set rotate.skip=r1+r4,weights.damp=1e-3,static-scales.max=0.5,prefix.ids=none
+# So are a text and a prefix that no pass would take.
+printf 'Too short.' >"$out/short"
+want "the calibration text has 8 tokens, expected at least 32768" -r prefixquant-w4a4kv4 --calibration "$out/short"
+want "the calibration text has 8 tokens, expected at least 32768" -r prefixquant-w4a4kv4 --calibration "$out/short" --prefix none
+want "cannot read the file" -r prefixquant-w4a4kv4 --calibration "$out/none"
+want "token 99999 of the prefix is not below the vocabulary's 2048" -r prefixquant-w4a4kv4 --prefix 99999
+want "the prefix has more than 256 tokens" -r prefixquant-w4a4kv4 --prefix "$(seq -s, 1 300)"
+want "is valid" -r prefixquant-w4a4kv4 --calibration "$out/short" --prefix 5 --set static-scales.max=3
+want "is valid" -r w4a16 --calibration "$out/none"
 "$PFQC" $model -r w4a16 --without merge-linears --stop-after quantize-weights >"$out/ir"
 ! grep -q 'qkv' "$out/ir" || { echo "--without merge-linears merged"; bad=1; }
 exit $bad
