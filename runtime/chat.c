@@ -90,7 +90,8 @@ static bool add_message(Chat *ch, const char *role, const char *s, size_t n)
         ch->message = p;
         ch->cap = cap;
     }
-    Message m = {.role = role, .text = repaired(s, n, &m.n)};
+    Message m = {.role = role};
+    m.text = repaired(s, n, &m.n);
     if (!m.text) {
         return pfq_fail(&ch->c->err, "out of memory for a message");
     }
