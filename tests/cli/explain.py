@@ -113,7 +113,7 @@ CASES = {
     "E0506": (None, ["model.json", "--passes", "quantize-weights{bits=8,sym,only=layers},merge-linears", "--stop-after", "merge-linears"]),
     "E0601": (None, CHECK + ["--target", "cpu:z80"]),
     "E0602": (None, ["model.json", "--passes", "phases,fuse,memory", "-o", "out"]),
-    "E0603": "LLVM would have to refuse what pfqc gives it",
+    "E0603": "LLVM would have to refuse what pfqc gives it; tests/unit/test_specialise.c gives it something else",
     "E0604": (None, ["model.json", "--recipe", "float", "-o", "out"], {"PFQC_CC": "/bin/false"}),
     "E0605": (None, CHECK + ["--target", "cuda:sm_90a"], NVRTC),
     "E0701": (None, ["none.json"]),

@@ -1,4 +1,5 @@
-"""What a Chromium makes of the page of pfqc inspect: inspect_browser.py PAGE.html [PICTURE.png, of the wide page's charts]"""
+"""What a Chromium makes of the page of pfqc inspect: inspect_browser.py PAGE.html [time: only say how long it takes to open]"""
+import base64
 import os
 import sys
 
@@ -28,6 +29,15 @@ CONTRAST = """(() => {
     }).sort((a, b) => a[0] - b[0])[0];
 })()"""
 
+if len(sys.argv) > 2:
+    for _ in range(5):
+        with browser.Browser(width=1000, height=800) as b:
+            b.go(URL)
+            b.js("new Promise(done => requestAnimationFrame(() => setTimeout(done, 200)))")
+            loaded, painted = b.js("[performance.getEntriesByType('navigation')[0].loadEventEnd, performance.getEntriesByType('paint')[0]?.startTime]")
+            print(f"{os.path.getsize(sys.argv[1]) / 1e3:.0f} kB: loaded after {loaded:.0f} ms, first paint after {painted or 0:.0f} ms")
+    sys.exit()
+
 grounds = set()
 for look in [dict(width=1000, height=800), dict(width=390, height=800, phone=True), dict(width=1000, height=800, dark=True)]:
     with browser.Browser(**look) as b:
@@ -43,7 +53,16 @@ for look in [dict(width=1000, height=800), dict(width=390, height=800, phone=Tru
         assert b.js("document.documentElement.scrollWidth <= innerWidth"), (look, "the page is wider than the screen")
         grounds.add(b.js("getComputedStyle(document.body).backgroundColor"))
         assert b.problems == [] and b.requests == [URL], (b.problems, b.requests)
-        if len(sys.argv) > 2 and look["width"] > 390 and not look.get("dark"):
-            b.js("[...document.querySelectorAll('h2')].find(e => e.textContent.startsWith('How exact')).scrollIntoView()")
-            b.screenshot(sys.argv[2])
 assert len(grounds) == 2, grounds
+
+# On paper, by a reader whose screen is dark: dark ink, nothing cut off or scrolled, bars and boxes with their colours.
+with browser.Browser(width=688, height=1000, dark=True) as b:  # A4 less its margins
+    b.go(URL)
+    b.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    ink = b.js("getComputedStyle(document.body).color")
+    assert sum(map(int, ink[4:-1].split(", "))) < 150, ink
+    cut = b.js("[...document.querySelectorAll('.wide, section, table, svg')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))")
+    assert not cut and b.js("document.documentElement.scrollWidth <= innerWidth"), cut
+    assert b.js("[...document.querySelectorAll('.bar span, .ops i, .legend i')].every(e => getComputedStyle(e).printColorAdjust == 'exact')")
+    paper = base64.b64decode(b.call("Page.printToPDF", preferCSSPageSize=True)["data"])
+    assert paper.startswith(b"%PDF-") and 2 <= paper.count(b"/Type /Page\n") + paper.count(b"/Type /Page ") <= 20, len(paper)

@@ -249,13 +249,45 @@ static void targets_are_known(void **state)
     arena_free(&a);
 }
 
+/* E0603, which nothing provokes from outside (tests/cli/explain.py): of many kernels, one that LLVM
+ * refuses is one diagnostic, whatever thread met it. */
+static void refusals_become_a_diagnostic(void **state)
+{
+    (void)state;
+    Arena a = {0};
+    Diag d;
+    diag_init(&d, &a);
+    CgTarget t = target(&a, "cpu:x86-64-v3");
+    const Str good = bitcode(toy_text), cut = {good.p, good.n / 2};
+    CgSpec specs[8];
+    CgObject out[8];
+    for (u32 i = 0; i < 8; i++)
+        specs[i] = (CgSpec){.what = "toy",
+                            .bitcode = i == 5 ? cut : good,
+                            .entry = "toy",
+                            .symbol = "k7_toy",
+                            .consts = toy_consts,
+                            .n_consts = 3,
+                            .target = &t};
+    for (u32 threads = 1; threads <= 3; threads += 2) {
+        d.msgs.n = 0;
+        assert_false(cg_specialise_all(&d, specs, out, 8, threads));
+        assert_int_equal(d.msgs.n, 1);
+        assert_string_equal(err_name(d.msgs.at[0].code), "E0603");
+        assert_non_null(strstr(d.msgs.at[0].text, "toy"));
+        for (u32 i = 0; i < 8; i++)
+            cg_object_free(&out[i]);
+    }
+    free((void *)(uintptr_t)good.p);
+    arena_free(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(toy_is_specialised),
-        cmocka_unit_test(bad_templates_are_refused),
-        cmocka_unit_test(data_objects_hold_data),
-        cmocka_unit_test(targets_are_known),
+        cmocka_unit_test(toy_is_specialised),           cmocka_unit_test(bad_templates_are_refused),
+        cmocka_unit_test(data_objects_hold_data),       cmocka_unit_test(targets_are_known),
+        cmocka_unit_test(refusals_become_a_diagnostic),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
