@@ -129,6 +129,28 @@ void cg_emit_step_ops(StrBuf *o, Module *m, const CgPhase *ph, u32 step, const c
     }
 }
 
+void cg_emit_uses(StrBuf *o, const CgPlan *p, const CgPhase *ph, u32 step)
+{
+    const CgCall *first = NULL;
+    i32 lo = -1, hi = -1;
+    u32 n = 0;
+    for (u32 i = 0; i < ph->calls.n && !first; i++)
+        if (ph->calls.at[i].step == step) first = &ph->calls.at[i];
+    for (u32 i = 0; first && i < ph->calls.n; i++) {
+        const CgCall *c = &ph->calls.at[i];
+        if (c->kernel != first->kernel) continue;
+        n++;
+        if (c->layer < 0) continue;
+        lo = lo < 0 ? c->layer : lo;
+        hi = c->layer;
+    }
+    sb_printf(o, " In @%s, ", ph->name);
+    if (n > 1) sb_printf(o, "%u times", n);
+    if (n > 1 && lo >= 0) sb_printf(o, lo < hi ? " in layers %d to %d" : " in layer %d", lo, hi);
+    if (n > 1) sb_str(o, ", first ");
+    cg_emit_step_ops(o, p->m, ph, step, "");
+}
+
 static void step_comment(StrBuf *o, Module *m, const CgPhase *ph, u32 step)
 {
     sb_str(o, "\n    /* ");
@@ -439,6 +461,21 @@ void cg_emit_constants(StrBuf *o, const double *val, u64 which)
     }
 }
 
+/* What the kernel computes, of the phase that runs for each token where that has it. */
+static void emit_first_use(const CgPlan *p, u32 kernel, StrBuf *o)
+{
+    for (u32 k = CG_N_PHASES; k-- > 0;) {
+        const CgPhase *ph = &p->phase[k];
+        for (u32 i = 0; i < ph->calls.n; i++) {
+            if (ph->calls.at[i].kernel != kernel) continue;
+            sb_str(o, " *");
+            cg_emit_uses(o, p, ph, ph->calls.at[i].step);
+            sb_ch(o, '\n');
+            return;
+        }
+    }
+}
+
 void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *o)
 {
     const CgKernel *k = &b->plan->kernels.at[kernel];
@@ -458,6 +495,7 @@ void cg_emit_kernel(const CgBuild *b, u32 kernel, StrBuf *o)
         }
         sb_printf(o, " -ffp-contract=off -fno-math-errno -S %s.c\n", k->name);
     }
+    emit_first_use(b->plan, kernel, o);
     sb_str(o, " */\n#include <stdint.h>\n\n");
     cg_emit_constants(o, k->val, cg_template_uses("cpu", row->template));
     sb_printf(o, "\n#define %s %s\n#include \"../templates/%s\"\n", row->entry, k->name,

@@ -11,11 +11,8 @@ void cg_emit_cuda_kernel(const CgCuda *cuda, u32 kernel, StrBuf *o)
         "/* %s: %s with this model's constants, called from %u places. What pfqc compiled; by "
         "hand:\n *   nvcc -std=c++17 -fmad=false -arch=sm_90a -cubin %s.cu\n *",
         k->name, k->what, k->calls, k->name);
-    if (k->phase != CG_NO_PHASE) {
-        const CgPhase *ph = &cuda->plan->phase[k->phase];
-        sb_printf(o, " In @%s, ", ph->name);
-        cg_emit_step_ops(o, cuda->plan->m, ph, k->step, "");
-    }
+    if (k->phase != CG_NO_PHASE)
+        cg_emit_uses(o, cuda->plan, &cuda->plan->phase[k->phase], k->step);
     sb_printf(o,
               " */\n#define PFQ_ENTRY\n#define PFQ_WANT_%s , PFQ_GLOBAL\n"
               "#include \"templates/kernel.cuh\"\n\n",

@@ -324,6 +324,8 @@ void cg_emit_cuda_tables(const CgBuild *b, StrBuf *out);
 u64 cg_cuda_table_bytes(const CgCuda *cuda, const CgCode *code);
 /* Pieces of both. */
 void cg_emit_comment(StrBuf *o, const char *text);
+/* " In @decode, 30 times in layers 0 to 29, first step 4: ..." and its ops, in a comment. */
+void cg_emit_uses(StrBuf *o, const CgPlan *p, const CgPhase *ph, u32 step);
 void cg_emit_step_ops(StrBuf *o, Module *m, const CgPhase *ph, u32 step, const char *margin);
 /* The operands of a call as initialisers, ", .in = {a, b}, .w = c", each printed by `emit`. */
 typedef void CgEmitRef(StrBuf *o, const CgPlan *p, const CgRef *r);

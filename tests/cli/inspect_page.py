@@ -137,6 +137,16 @@ drawings = len({c["layer"] for c in shown}) + (shown[0]["layer"] < 0)  # in fron
 assert page.tags["svg"] == 10 + drawings + any(k.startswith("w.") for k in plan["sqnr"]), page.tags
 for k in plan["kernels"]:
     assert f'id="k-{k["name"]}"' in raw, k
+for k in plan["kernels"]:  # from the source of a kernel to steps and layers, as the page's table has them
+    calls = [c for c in decode if c["kernel"] == k["name"]]
+    if not calls or not os.path.isdir(OUT + "/src/kernels"):
+        continue
+    source = open(f"{OUT}/src/kernels/{k['name']}.c").read()
+    where = re.search(r"^ \* In @decode, (?:(\d+) times(?: in layers? (\d+)(?: to (\d+))?)?, first )?step (\d+): (.*)\n \*   ", source, re.M)
+    row = re.search(f'<tr id="k-{k["name"]}">.*?<a href="#s(\\d+)">', raw)
+    assert where and int(where[1] or 1) == len(calls) and int(where[4]) == calls[0]["step"] == int(row[1]), (k, where)
+    inside = [c["layer"] for c in calls if c["layer"] >= 0]
+    assert len(calls) == 1 or not inside or (int(where[2]), int(where[3] or where[2])) == (min(inside), max(inside)), where
 size = {}
 for s in plan["weights"]["sections"]:
     size[s["layout"]] = size.get(s["layout"], 0) + s["bytes"]
