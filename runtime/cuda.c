@@ -1,6 +1,8 @@
 /* A model on one GPU. Contract: cuda.h. */
 #include "runtime/cuda_int.h"
 
+#include "runtime/out.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,13 +144,21 @@ static bool allocate(PfqGpu *g, const char *gpu_name, uint64_t total, PfqErr *er
     return true;
 }
 
-static bool upload(PfqGpu *g, uint64_t to, const char *data, uint64_t bytes, PfqErr *err)
+typedef struct Loading {
+    PfqProgress progress;
+    int64_t done, total; /* bytes */
+} Loading;
+
+static bool upload(PfqGpu *g, uint64_t to, const char *data, uint64_t bytes, Loading *l,
+                   PfqErr *err)
 {
     for (uint64_t at = 0; at < bytes; at += PIECE) {
         const uint64_t n = bytes - at < PIECE ? bytes - at : PIECE;
         if (!CALL(g, cuMemcpyHtoDAsync_v2, "the weights", to + at, data + at, n, g->stream)) {
             return false;
         }
+        l->done += (int64_t)n;
+        pfq_progress(&l->progress, l->done, l->total, "");
     }
     return true;
 }
@@ -344,22 +354,29 @@ static void record(PfqGpu *g, int id, int32_t n)
 
 /* ---- weights ---- */
 
-static bool load_section(PfqGpu *g, int32_t i, const char *data, PfqErr *err)
+static bool load_section(PfqGpu *g, int32_t i, const char *data, Loading *loading, PfqErr *err)
 {
     const PfqCudaLoad *l = &g->code->load[i];
     PfqCudaArgs args = resolve(g, &l->call, 0);
     const uint64_t to = l->call.kernel < 0 ? args.out[0] : g->buf[BUF_STAGED].at;
-    return upload(g, to, data + l->from, l->bytes, err) &&
+    return upload(g, to, data + l->from, l->bytes, loading, err) &&
            (l->call.kernel < 0 || launch(g, "loading", i, &l->call, 1, &args, err));
 }
 
 static bool load_weights(PfqGpu *g, const PfqGpuConfig *c, PfqErr *err)
 {
-    bool ok = g->code->n_loads ||
-              upload(g, g->buf[BUF_WEIGHTS].at, c->weights, g->code->weight_bytes, err);
-    for (int32_t i = 0; ok && i < g->code->n_loads; i++) {
-        ok = load_section(g, i, c->weights, err);
+    const PfqCudaCode *code = g->code;
+    Loading l = {.total = code->n_loads ? 0 : (int64_t)code->weight_bytes};
+    for (int32_t i = 0; i < code->n_loads; i++) {
+        l.total += (int64_t)code->load[i].bytes;
     }
+    pfq_progress_start_quiet(&l.progress, "loading");
+    bool ok =
+        code->n_loads || upload(g, g->buf[BUF_WEIGHTS].at, c->weights, code->weight_bytes, &l, err);
+    for (int32_t i = 0; ok && i < code->n_loads; i++) {
+        ok = load_section(g, i, c->weights, &l, err);
+    }
+    pfq_progress_end(&l.progress);
     return ok && CALL(g, cuStreamSynchronize, "loading", g->stream);
 }
 

@@ -471,11 +471,20 @@ void pfq_image_close(PfqImage *im)
 
 void pfq_image_prefault(const PfqImage *im)
 {
+    const size_t piece = (size_t)256 << 20;
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (pages > 0 && page > 0 && im->map_bytes / 2 <= (uint64_t)pages * (uint64_t)page / 4) {
-        madvise(im->map, im->map_bytes,
-                MADV_POPULATE_READ); /* Linux 5.14; else pages come when they are read */
+    PfqProgress progress;
+    if (pages < 1 || page < 1 || im->map_bytes / 2 > (uint64_t)pages * (uint64_t)page / 4) {
+        return;
     }
+    pfq_progress_start_quiet(&progress, "loading");
+    for (size_t at = 0; at < im->map_bytes; at += piece) {
+        const size_t n = im->map_bytes - at < piece ? im->map_bytes - at : piece;
+        /* Linux 5.14; else pages come when they are read */
+        madvise((char *)im->map + at, n, MADV_POPULATE_READ);
+        pfq_progress(&progress, (int64_t)(at + n), (int64_t)im->map_bytes, "");
+    }
+    pfq_progress_end(&progress);
 }
 
 bool pfq_image_verify(const PfqImage *im, struct PfqProgress *progress, PfqErr *err)

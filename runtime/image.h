@@ -125,7 +125,7 @@ bool pfq_image_open(PfqImage *im, const char *file, const char *model_name, cons
                     PfqErr *err);
 void pfq_image_close(PfqImage *im);
 
-/* Brings the whole image into memory, unless it is larger than half of that. */
+/* Brings the whole image into memory, unless it is larger than half of that; shows its progress. */
 void pfq_image_prefault(const PfqImage *im);
 
 /* Compares every section's checksum; the first wrong one is named. `progress` (NULL: none), once

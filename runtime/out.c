@@ -197,6 +197,12 @@ void pfq_progress_start(PfqProgress *p, const char *what)
     p->shown = p->start;
 }
 
+void pfq_progress_start_quiet(PfqProgress *p, const char *what)
+{
+    pfq_progress_start(p, what);
+    p->quiet = 2;
+}
+
 static void duration(double seconds, char *out, size_t cap)
 {
     long s = (long)(seconds + 0.5);
@@ -210,7 +216,8 @@ static void duration(double seconds, char *out, size_t cap)
 void pfq_progress(PfqProgress *p, int64_t done, int64_t total, const char *note)
 {
     double now = pfq_now(), every = p->tty ? 0.1 : 5.0;
-    if (done < 1 || total < 1 || (now - p->shown < every && !(p->tty && done == total))) {
+    if (done < 1 || total < 1 || now - p->start < p->quiet ||
+        (now - p->shown < every && !(p->tty && done == total))) {
         return;
     }
     p->shown = now;

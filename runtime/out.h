@@ -50,9 +50,12 @@ typedef struct PfqProgress {
     const char *what;
     bool tty;
     double start, shown; /* seconds */
+    double quiet;        /* nothing is shown so many seconds long */
 } PfqProgress;
 
 void pfq_progress_start(PfqProgress *p, const char *what);
+/* Of what seldom takes long: quiet for two seconds. */
+void pfq_progress_start_quiet(PfqProgress *p, const char *what);
 void pfq_progress(PfqProgress *p, int64_t done, int64_t total,
                   const char *note); /* note: "" or a short text */
 void pfq_progress_end(PfqProgress *p);
