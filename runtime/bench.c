@@ -19,9 +19,12 @@
 
 typedef struct Test {
     char name[64];
-    int32_t n;     /* tokens */
+    int32_t n;     /* tokens of a sequence */
+    int32_t batch; /* sequences; of a prompt 1 */
     bool prompt;   /* pp or tg */
     double passes; /* over the weights in one run */
+    int32_t *ids;  /* [batch] of a step, as the next */
+    PfqRow *rows;
     double *tok_s, *read_gb_s;
 } Test;
 
@@ -85,10 +88,24 @@ static int32_t synthetic(const PfqModel *m, int64_t i)
     return (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)m->vocab);
 }
 
+/* A token of each of the test's sequences. */
+static bool step(PfqCli *c, const Test *t, const int32_t *tokens, int32_t i)
+{
+    PfqEngine *e = &c->engine;
+    if (t->batch == 1) {
+        return pfq_engine_decode(e, tokens[i], &c->err) != NULL;
+    }
+    for (int32_t s = 0; s < t->batch; s++) {
+        t->ids[s] = synthetic(c->model, (int64_t)i * t->batch + s);
+        t->rows[s] = (PfqRow){.pos = (int32_t)c->opt.n_depth + i, .slot = s};
+    }
+    return pfq_engine_batch(e, t->ids, t->rows, t->batch, NULL, &c->err);
+}
+
 static bool run_once(PfqCli *c, const Test *t, const int32_t *tokens, double *seconds)
 {
     PfqEngine *e = &c->engine;
-    pfq_engine_rewind(e, (int32_t)c->opt.n_depth);
+    pfq_engine_seek(e, 0, (int32_t)c->opt.n_depth);
     double start = pfq_now();
     if (t->prompt) {
         if (!pfq_engine_prefill(e, tokens, t->n, PFQ_WANT_LAST, NULL, NULL, &c->err)) {
@@ -96,7 +113,7 @@ static bool run_once(PfqCli *c, const Test *t, const int32_t *tokens, double *se
         }
     } else {
         for (int32_t i = 0; i < t->n; i++) {
-            if (!pfq_engine_decode(e, tokens[i], &c->err)) {
+            if (!step(c, t, tokens, i)) {
                 return false;
             }
         }
@@ -105,13 +122,24 @@ static bool run_once(PfqCli *c, const Test *t, const int32_t *tokens, double *se
     return true;
 }
 
+/* What every sequence has in front of the tests. */
+static bool fill_context(PfqCli *c, const int32_t *tokens)
+{
+    const int32_t depth = (int32_t)c->opt.n_depth;
+    bool ok = depth == 0 ||
+              pfq_engine_prefill(&c->engine, tokens, depth, PFQ_WANT_NONE, NULL, NULL, &c->err);
+    for (int32_t s = 1; ok && depth && s < c->engine.slots; s++) {
+        ok = pfq_engine_copy(&c->engine, (PfqRow){0}, (PfqRow){.slot = s}, depth, &c->err);
+    }
+    return ok;
+}
+
 static bool measure(PfqCli *c, Test *tests, int n_tests, const int32_t *tokens, uint64_t bytes)
 {
     int64_t reps = c->opt.repetitions;
     PfqProgress progress;
     double seconds;
-    if (c->opt.n_depth > 0 && !pfq_engine_prefill(&c->engine, tokens, (int32_t)c->opt.n_depth,
-                                                  PFQ_WANT_NONE, NULL, NULL, &c->err)) {
+    if (!fill_context(c, tokens)) {
         return false;
     }
     for (int i = 0; i < n_tests; i++) {
@@ -126,7 +154,7 @@ static bool measure(PfqCli *c, Test *tests, int n_tests, const int32_t *tokens, 
             if (!run_once(c, &tests[i], tokens, &seconds)) {
                 return false;
             }
-            tests[i].tok_s[r] = (double)tests[i].n / seconds;
+            tests[i].tok_s[r] = (double)tests[i].n * tests[i].batch / seconds;
             pfq_progress(&progress, r * n_tests + i + 1, reps * n_tests, tests[i].name);
         }
     }
@@ -151,7 +179,7 @@ static Row summary(const Test *t, int reps, uint64_t bytes)
     double ignored;
     pfq_mean_sd(t->tok_s, reps, &r.tok_s, &r.sd);
     pfq_mean_sd(t->read_gb_s, reps, &r.read_gb_s, &ignored);
-    r.gb_s = (double)bytes * t->passes / (double)t->n * r.tok_s / 1e9;
+    r.gb_s = (double)bytes * t->passes / ((double)t->n * t->batch) * r.tok_s / 1e9;
     r.bw_pct = r.read_gb_s == 0 ? 0 : 100 * r.gb_s / r.read_gb_s;
     return r;
 }
@@ -213,6 +241,7 @@ static void print_json(PfqCli *c, const Test *tests, int n_tests, uint64_t bytes
             {"n_prompt", tests[i].prompt ? tests[i].n : 0},
             {"n_gen", tests[i].prompt ? 0 : tests[i].n},
             {"n_depth", (double)c->opt.n_depth},
+            {"batch", tests[i].batch},
             {"tok_s", r.tok_s},
             {"stddev", r.sd},
             {"gb_s", r.gb_s},
@@ -248,12 +277,14 @@ static void add_test(PfqCli *c, Test *tests, int *n_tests, const char *kind, int
     Test *t = &tests[(*n_tests)++];
     t->n = (int32_t)n;
     t->prompt = kind[0] == 'p';
+    t->batch = t->prompt ? 1 : (int32_t)c->opt.batch;
     t->passes = t->prompt ? (double)((n + c->model->chunk - 1) / c->model->chunk) : (double)n;
+    int at = snprintf(t->name, sizeof t->name, "%s%lld", kind, (long long)n);
+    if (t->batch > 1) {
+        at += snprintf(t->name + at, sizeof t->name - (size_t)at, " b%d", t->batch);
+    }
     if (c->opt.n_depth) {
-        snprintf(t->name, sizeof t->name, "%s%lld @ d%lld", kind, (long long)n,
-                 (long long)c->opt.n_depth);
-    } else {
-        snprintf(t->name, sizeof t->name, "%s%lld", kind, (long long)n);
+        snprintf(t->name + at, sizeof t->name - (size_t)at, " @ d%lld", (long long)c->opt.n_depth);
     }
 }
 
@@ -272,17 +303,18 @@ bool pfq_cmd_bench(PfqCli *c)
     if (!pfq_cli_load(c, ctx, false)) {
         return false;
     }
-    if (!c->engine.gpu && (c->opt.batch > 1 || c->opt.per_kernel)) {
-        return pfq_fail(&c->err,
-                        "-b and --per-kernel are for GPUs: on a CPU tokens of one sequence "
-                        "are decoded, and --trace has the kernels' times");
+    if (!c->engine.gpu && c->opt.per_kernel) {
+        return pfq_fail(&c->err, "--per-kernel is for GPUs: on a CPU --trace has the kernels' "
+                                 "times");
     }
     uint64_t bytes = c->model->weight_bytes_per_token;
     bytes = bytes < c->engine.image.header->data_bytes ? bytes : c->engine.image.header->data_bytes;
     int64_t n_tokens = longest > c->opt.n_depth ? longest : c->opt.n_depth;
     int32_t *tokens = malloc((size_t)n_tokens * sizeof *tokens);
     double *samples = calloc((size_t)(4 * reps), sizeof *samples);
-    bool ok = tokens && samples
+    int32_t *ids = calloc((size_t)c->opt.batch, sizeof *ids);
+    PfqRow *rows = calloc((size_t)c->opt.batch, sizeof *rows);
+    bool ok = tokens && samples && ids && rows
                   ? true
                   : pfq_fail(&c->err, "out of memory for %lld tokens", (long long)n_tokens);
     for (int64_t i = 0; ok && i < n_tokens; i++) {
@@ -291,6 +323,8 @@ bool pfq_cmd_bench(PfqCli *c)
     for (int i = 0; ok && i < n_tests; i++) {
         tests[i].tok_s = samples + 2 * i * reps;
         tests[i].read_gb_s = tests[i].tok_s + reps;
+        tests[i].ids = ids;
+        tests[i].rows = rows;
     }
     if (ok && c->engine.gpu) {
         ok = pfq_bench_cuda(c, tokens);
@@ -302,5 +336,7 @@ bool pfq_cmd_bench(PfqCli *c)
     }
     free(samples);
     free(tokens);
+    free(ids);
+    free(rows);
     return ok;
 }

@@ -228,6 +228,10 @@ class Commands(Base):
             self.assertAlmostEqual(r["tok_s"], sum(r["samples_tok_s"]) / 3, delta=1e-6 * r["tok_s"])
             passes = 3 / 20 if r["test"] == "pp20" else 1
             self.assertAlmostEqual(r["gb_s"], r["tok_s"] * passes * 1280 / 1e9, delta=1e-6 * r["gb_s"])
+        batch = json.loads(self.ok(*args, "-b", "3", "-d", "4"))
+        self.assertEqual([(r["test"], r["batch"]) for r in batch], [("pp20 @ d4", 1), ("tg10 b3 @ d4", 3)])
+        self.assertAlmostEqual(batch[1]["gb_s"], batch[1]["tok_s"] / 3 * 1280 / 1e9, delta=1e-6 * batch[1]["gb_s"])
+        self.assertIn("up to 3 together", self.fails(1, *args, "-b", "4"))
         rows = json.loads(self.ok(*args, "-d", "30", "-p", "0"))
         self.assertEqual([r["test"] for r in rows], ["tg10 @ d30"])
 
