@@ -148,7 +148,7 @@ static int32_t look(PfqSeq *seq, const float *logits, int tid)
     if (!draws(c)) {
         return -1;
     }
-    c->sampler.cand = a->server->cand + (size_t)tid * (size_t)c->sampler.vocab;
+    c->sampler.cand = a->server->cand + 2 * (size_t)tid * (size_t)c->sampler.vocab;
     const int32_t id = pfq_sample(&c->sampler, with_bias(a, logits, tid));
     if (a->logprobs && id >= 0) {
         c->starved = !grow_probs(c, 1);

@@ -38,7 +38,7 @@ typedef struct PfqSampler {
     int32_t top_k;       /* 0: all */
     uint64_t state;      /* the seed at first */
     int32_t vocab;
-    PfqCandidate *cand; /* [vocab] */
+    PfqCandidate *cand; /* [2 * vocab] */
 } PfqSampler;
 
 /* Sets vocab and allocates; the other fields are the caller's. False when out of memory. */

@@ -130,7 +130,7 @@ static bool open_engine(PfqServer *s)
     const int32_t slots = c->engine.slots;
     const size_t most = (size_t)(c->engine.threads < slots ? c->engine.threads : slots),
                  vocab = (size_t)c->model->vocab;
-    s->cand = calloc(most, vocab * sizeof *s->cand);
+    s->cand = calloc(most, 2 * vocab * sizeof *s->cand);
     s->biased = calloc(most, vocab * sizeof *s->biased);
     if (!s->cand || !s->biased) {
         return pfq_fail(&s->err, "out of memory for the samplers");

@@ -71,7 +71,7 @@ typedef struct PfqServer {
     atomic_int waiting; /* requests without a slot */
     /* the engine thread's */
     PfqBatch batch;
-    PfqCandidate *cand; /* [threads][vocab] what samplers work in; threads that look: batch.h */
+    PfqCandidate *cand; /* [threads][2 * vocab] what samplers work in; threads that look: batch.h */
     float *biased;      /* [threads][vocab] logits with a bias */
     PfqErr err;
     bool failed;

@@ -223,6 +223,28 @@ static void draws_follow_the_order(void **state)
     }
 }
 
+/* Of equal logits the smaller ids are kept; 0 and -0 are equal. */
+static void ties_are_ranked_by_id(void **state)
+{
+    (void)state;
+    float v[N];
+    for (int32_t i = 0; i < N; i++) {
+        v[i] = i % 3 ? -0.0f : 0.0f;
+    }
+    for (int32_t kept = 1; kept <= 512; kept *= 8) {
+        PfqSampler s = {.temp = 1, .top_p = (double)kept / N, .state = 9};
+        int32_t largest = 0;
+        assert_true(pfq_sampler_init(&s, N));
+        for (int32_t i = 0; i < 20 * kept; i++) {
+            const int32_t id = pfq_sample(&s, v);
+            assert_in_range(id, 0, kept - 1);
+            largest = id > largest ? id : largest;
+        }
+        assert_true(largest >= kept - 1 - kept / 8);
+        pfq_sampler_free(&s);
+    }
+}
+
 static void same_seed_same_tokens(void **state)
 {
     (void)state;
@@ -280,6 +302,7 @@ int main(void)
         cmocka_unit_test(divergence_in_double),
         cmocka_unit_test(top_is_a_sorts_head),
         cmocka_unit_test(draws_follow_the_order),
+        cmocka_unit_test(ties_are_ranked_by_id),
         cmocka_unit_test(same_seed_same_tokens),
         cmocka_unit_test(broken_logits),
     };
