@@ -232,7 +232,7 @@ static void ties_are_ranked_by_id(void **state)
         v[i] = i % 3 ? -0.0f : 0.0f;
     }
     for (int32_t kept = 1; kept <= 512; kept *= 8) {
-        PfqSampler s = {.temp = 1, .top_p = (double)kept / N, .state = 9};
+        PfqSampler s = {.temp = 1, .top_p = (double)kept / (double)N, .state = 9};
         int32_t largest = 0;
         assert_true(pfq_sampler_init(&s, N));
         for (int32_t i = 0; i < 20 * kept; i++) {
