@@ -110,11 +110,11 @@ static void means(Items *s, const char *what, const char *format, const PlFact *
 /* Types by layer; of static scales the mean over layers, of several heads the largest. */
 static void types(Items *s, Module *m)
 {
-    const Fn *decode = ir_fn(m, "decode");
+    const u32 fn = graph_shown(m);
     Graph g;
     VEC(PlFact) f = {0};
-    if (!decode) return;
-    graph_build(s->a, m, (u32)(decode - m->fns.at), &g);
+    if (!fn) return;
+    graph_build(s->a, m, fn, &g);
     const Layers l = layers_of(s->a, &g);
     for (u32 i = 0; i < l.types.n; i++)
         item(s, arena_printf(s->a, "type of %.*s", STRF(l.types.at[i].name)),

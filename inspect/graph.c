@@ -229,6 +229,12 @@ const char *graph_fold_title(Arena *a, const Graph *g, const GrFold *f)
                         f->times);
 }
 
+u32 graph_shown(Module *m)
+{
+    const Fn *decode = ir_fn(m, "decode");
+    return decode ? (u32)(decode - m->fns.at) : m->fns.n > 1 ? 1 : 0;
+}
+
 void graph_build(Arena *a, Module *m, u32 fn, Graph *out)
 {
     *out = (Graph){.m = m, .fn = fn, .name = ir_cstr(m, m->fns.at[fn].name)};

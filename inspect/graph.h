@@ -43,6 +43,8 @@ typedef struct Graph {
     VEC(GrFold) fold;
 } Graph;
 
+/* The function that pictures show: a token's, before `phases` the first one; 0: there is none. */
+u32 graph_shown(Module *m);
 void graph_build(Arena *a, Module *m, u32 fn, Graph *out);
 
 /* The scales of a value of integers, as GrEdge has them. */

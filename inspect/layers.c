@@ -60,18 +60,25 @@ static const char *role_of(Build *b, ValueId v)
     return arena_printf(b->a, "%.*s", STRF(s));
 }
 
+/* What the numbers of a value are held in: a packed layout, the checkpoint's encoding, the integers
+ * behind a dequantize, or its type. */
 static const char *type_word(const Build *b, ValueId v)
 {
-    return dtype_info[type_of(b->g->m, v)->dt].name;
+    const Module *m = b->g->m;
+    const Op *def = def_of(m, v);
+    if (def->kind == OP_ROPE_UNPERMUTE) def = def_of(m, def->in[0]); /* only moves rows */
+    if (def->kind == OP_PACK) return op_str(m, def, A_LAYOUT);
+    if (def->kind == OP_TENSOR) return op_str(m, def, A_ENC);
+    if (def->kind == OP_DEQUANTIZE) v = def->in[0];
+    return dtype_info[type_of(m, v)->dt].name;
 }
 
 /* A linear: its weights, and the first value that it reads. */
 static void linear(Build *b, const GrNode *n)
 {
     const Module *m = b->g->m;
-    const Op *w = def_of(m, n->weights);
     const char *role = role_of(b, n->weights);
-    put(b, role, n->layer, w->kind == OP_PACK ? op_str(m, w, A_LAYOUT) : type_word(b, n->weights));
+    put(b, role, n->layer, type_word(b, n->weights));
     for (u32 i = 0; i < n->n_in; i++) {
         const GrEdge *e = &b->g->edge.at[n->in + i];
         if (!e->from || is_const(m, e->value)) continue;

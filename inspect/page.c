@@ -133,8 +133,7 @@ static void head(Page *g)
 static void open_graph(Page *g)
 {
     Module *m = g->v->m;
-    const Fn *decode = ir_fn(m, "decode");
-    const u32 fn = decode ? (u32)(decode - m->fns.at) : m->fns.n > 1 ? 1 : 0;
+    const u32 fn = graph_shown(m);
     bool added;
     if (!fn) return;
     g->g = NEW(g->a, Graph);

@@ -35,11 +35,12 @@ static void scales(StrBuf *o, const Layers *l)
 
 void text_layers(StrBuf *o, Module *m)
 {
-    const Fn *decode = ir_fn(m, "decode");
+    const u32 fn = graph_shown(m);
     Graph g;
-    if (!decode) return;
-    graph_build(o->a, m, (u32)(decode - m->fns.at), &g);
+    if (!fn) return;
+    graph_build(o->a, m, fn, &g);
     const Layers l = layers_of(o->a, &g);
+    if (!l.types.n) return;
     sb_printf(o, "\n%-34s by layer\n", "type");
     for (u32 i = 0; i < l.types.n; i++) {
         cell(o, l.types.at[i].name, 34);

@@ -42,6 +42,7 @@ for k in plan["kernels"]:
     assert not calls or re.search(rf"^{re.escape(k['name'])} +{calls} +[0-9.]+ k?B +[0-9.]+$", text, re.M), k
 EOF
 form "$tmp/model" text
+grep -Eq '^mlp.down_proj  *f32$' "$tmp/form" || fail "text does not tell types by layer before there are phases"
 grep -Eq '^mlp.down_proj  *2  *393 kB  f32 \[128,384\]$' "$tmp/form" || fail "text does not tell how tensors are stored"
 status=0
 "$PFQC" inspect "$out" --format xml >"$tmp/stdout" 2>"$tmp/err" || status=$?

@@ -47,6 +47,8 @@ for look in [dict(width=1000, height=800), dict(width=390, height=800, phone=Tru
         for c in charts:
             assert c["name"] and c["marks"] and not c["untitled"] and not c["out"] and not c["over"], (look, c)
             assert c["width"] >= 300 and c["height"] >= 90 and c["least"] >= 9, (look, c)
+        bars = b.js("[...document.querySelectorAll('.bar span')].map(e => [e.getBoundingClientRect().width, e.getBoundingClientRect().height])")
+        assert bars and max(w for w, _ in bars) > 50 and all(h >= 8 for _, h in bars), (look, "bars of bytes")
         least = b.js(CONTRAST)
         assert least[0] >= 4.5, (look, least)
         b.js("document.querySelectorAll('details').forEach(e => e.open = true)")
