@@ -208,6 +208,11 @@ static bool run_threads(PfqServer *s)
     return ok;
 }
 
+static bool is_loopback(const char *url)
+{
+    return strncmp(url, "http://127.", 11) == 0 || strncmp(url, "http://[::1]", 12) == 0;
+}
+
 static bool open_server(PfqServer *s, PfqNetConfig *config)
 {
     PfqCli *c = s->cli;
@@ -245,6 +250,10 @@ static bool open_server(PfqServer *s, PfqNetConfig *config)
         return false;
     }
     s->net = pfq_net_open(config, &c->err);
+    if (s->net && !config->token && !is_loopback(pfq_net_url(s->net))) {
+        pfq_note("%s: warning: there is no --api-key: whoever reaches %s can use the model\n",
+                 c->program, pfq_net_url(s->net));
+    }
     return s->net != NULL;
 }
 

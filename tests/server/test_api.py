@@ -566,6 +566,14 @@ class Life(unittest.TestCase):
             self.assertEqual(s.raw("/v1/models")[0], 401)
             self.assertEqual(s.raw("/v1/models", headers={"Authorization": "Bearer secret"})[0], 200)
 
+    def test_who_is_open_to_all_is_warned(self):
+        for args, warned in [(["--host", "0.0.0.0"], True), (["--host", "0.0.0.0", "--api-key", "x"], False), (["--host", "127.0.0.2"], False), ([], False)]:
+            p = subprocess.Popen([CHAT, "serve", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.CLEAN)
+            self.assertIn(b"listening on", p.stdout.readline())
+            p.terminate()
+            self.assertEqual(b"no --api-key" in p.communicate(timeout=60)[1], warned, args)
+            self.assertEqual(p.returncode, 0)
+
     def test_a_failing_model_is_503(self):
         with Server() as s:
             s.error("/v1/completions", {"prompt": "N", "temperature": 0}, 503)
