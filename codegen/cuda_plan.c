@@ -136,6 +136,12 @@ static i32 most_parts(const CgMake *mk)
     return (i32)(parts < 1 ? 1 : parts > 16 ? 16 : parts);
 }
 
+/* Integers of 4 bits? */
+static bool four_bits(const CgMake *mk, const CgRef *x)
+{
+    return x->value && type_of(mk->p->m, x->value)->dt == DT_S4;
+}
+
 /* All constants of a call in this phase. */
 static void constants(const CgMake *mk, u32 phase, const CgCall *c, double val[CG_N_CONSTS])
 {
@@ -144,6 +150,7 @@ static void constants(const CgMake *mk, u32 phase, const CgCall *c, double val[C
     val[C_seqs] = most_sequences(mk);
     val[C_parts] = most_parts(mk);
     val[C_each] = phases[phase].each;
+    val[C_xbits] = four_bits(mk, &c->in[0]) ? 4 : 8;
 }
 
 static void add_pick(CgMake *mk, u32 phase, CgPick *pick, const CgCudaRow *row, i32 from, i32 to)
@@ -310,11 +317,10 @@ static PfqCudaCost cost_of(const CgMake *mk, const CgPick *pick)
 }
 
 /* Does it read (a linear) or write tiles of 4-bit integers? */
-static bool four_bits(const CgMake *mk, const CgPick *pick)
+static bool four_bit_tiles(const CgMake *mk, const CgPick *pick)
 {
     const bool reads = pick->launch.tiles;
-    const CgRef *x = reads ? &pick->c->in[0] : &pick->c->out[0];
-    return (reads || pick->tiles) && x->value && type_of(mk->p->m, x->value)->dt == DT_S4;
+    return (reads || pick->tiles) && four_bits(mk, reads ? &pick->c->in[0] : &pick->c->out[0]);
 }
 
 static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
@@ -330,7 +336,7 @@ static bool add_call(CgMake *mk, u32 phase, const CgPick *pick)
     double val[CG_N_CONSTS];
     constants(mk, phase, pick->c, val);
     if (pick->tiles) val[C_tiles] = val[C_cap];
-    val[C_xshift] = four_bits(mk, pick) ? 4 : 0;
+    val[C_xshift] = four_bit_tiles(mk, pick) ? 4 : 0;
     val[C_half] = pick->half;
     val[C_overlap] = (pick->launch.flags & PFQ_CUDA_OVERLAP) != 0;
     const CgRef *turns = cg_cuda_turns(mk, phase, pick);

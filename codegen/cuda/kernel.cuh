@@ -51,6 +51,17 @@ typedef unsigned long uint64_t;
 #define PFQ_COOPERATIVE(name, ...) PFQ_GLOBAL(name, __VA_ARGS__)
 #endif
 #define PFQ_DEVICE static __device__ __forceinline__
+/* Is this the kernel? Of a specialised source only its tile of many is worth the compiler's time.
+ */
+#ifdef PFQ_ENTRY
+#define PFQ_IS_PFQ_GLOBAL  true
+#define PFQ_IS_PFQ_DROPPED false
+#define PFQ_IS(pick)       PFQ_IS_##pick
+#define PFQ_PICKED(pick)   PFQ_IS(pick)
+#define PFQ_WANTED(name)   PFQ_PICKED(PFQ_PICK(PFQ_WANT_##name))
+#else
+#define PFQ_WANTED(name) true
+#endif
 extern __shared__ __align__(128) unsigned char pfq_shared[];
 #endif
 

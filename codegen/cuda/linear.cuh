@@ -14,8 +14,7 @@
  * Roofline: a call of few tokens streams the weights once and is bound by memory; 4 x 16 bytes per
  * lane in flight reach maybe two thirds of an H100's 3.2 TB/s, and layers of fewer tiles than SMs
  * less. Many tokens read the weights from L2 every 8 tokens, and are bound by dp4a (64 x 4
- * multiply-adds a cycle and SM; f32: 128): some 5 % of what wgmma does, which a later template is
- * for.
+ * multiply-adds a cycle and SM; f32: 128): rows FAST of kernels.def take those of integers.
  *
  * A family (linear_*.cu) defines LIN_SUM, the type of a sum, before it includes this file, and
  *   lin_steps         runs of 64 bytes of a tile
@@ -168,26 +167,30 @@ PFQ_DEVICE float lin_bias(const Lin &l, int32_t row, float v)
 
 PFQ_DEVICE void lin_epi_plain(const Lin &l)
 {
-    const int32_t width = l.tiles * 16;
-    for (int32_t i = (int32_t)threadIdx.x; i < l.tn * width; i += 32 * LIN_WARPS) {
-        const int32_t t = i / width, col = i % width, row = l.tile * 16 + col;
-        const int64_t at = (int64_t)(l.t0 + t) * c_N + row;
-        if (row >= c_N) continue;
-        float v = lin_bias(l, row, l.y[t * l.ys + col]);
-        if (c_epi == PFQ_EPI_RESIDUAL) v += ((const float *)l.a->in[2])[at];
-        ((float *)l.a->out[0])[at] = v;
+    const int32_t first = l.tile * 16, width = min(l.tiles * 16, c_N - first);
+    for (int32_t t = pfq_warp(); t < l.tn; t += LIN_WARPS) {
+        const int64_t at = (int64_t)(l.t0 + t) * c_N + first;
+        for (int32_t i = pfq_lane(); i < width; i += 32) {
+            float v = lin_bias(l, first + i, l.y[t * l.ys + i]);
+            if (c_epi == PFQ_EPI_RESIDUAL) v += ((const float *)l.a->in[2])[at + i];
+            ((float *)l.a->out[0])[at + i] = v;
+        }
     }
 }
 
+/* Tiles are of gate and of up in turn. */
 PFQ_DEVICE void lin_epi_swiglu(const Lin &l)
 {
-    const int32_t width = c_N / 2, row = l.tile * 16;
-    for (int32_t i = (int32_t)threadIdx.x; i < l.tn * 16; i += 32 * LIN_WARPS) {
-        const int32_t t = i / 16, col = i % 16;
-        if (row / 2 + col >= width) continue;
-        const float *y = l.y + t * l.ys + col;
-        const float g = lin_bias(l, row + col, y[0]), u = lin_bias(l, row + 16 + col, y[16]);
-        ((float *)l.a->out[0])[(int64_t)(l.t0 + t) * width + row / 2 + col] = pfq_act(c_act, g) * u;
+    const int32_t first = l.tile * 8, width = min(l.tiles * 8, c_N / 2 - first);
+    for (int32_t t = pfq_warp(); t < l.tn; t += LIN_WARPS) {
+        float *to = (float *)l.a->out[0] + (int64_t)(l.t0 + t) * (c_N / 2) + first;
+        for (int32_t i = pfq_lane(); i < width; i += 32) {
+            const int32_t row = i / 16 * 32 + i % 16;
+            const float *y = l.y + t * l.ys + row;
+            const float g = lin_bias(l, l.tile * 16 + row, y[0]),
+                        u = lin_bias(l, l.tile * 16 + row + 16, y[16]);
+            to[i] = pfq_act(c_act, g) * u;
+        }
     }
 }
 
@@ -229,6 +232,16 @@ PFQ_DEVICE void lin_epi_qkv(const Lin &l)
     }
 }
 
+PFQ_DEVICE void lin_epilogue(const Lin &l)
+{
+    if (c_epi == PFQ_EPI_SWIGLU)
+        lin_epi_swiglu(l);
+    else if (c_epi == PFQ_EPI_QKV)
+        lin_epi_qkv(l);
+    else
+        lin_epi_plain(l);
+}
+
 /* ---- driver ---- */
 
 PFQ_DEVICE void lin_run(const PfqCudaArgs &a)
@@ -251,12 +264,7 @@ PFQ_DEVICE void lin_run(const PfqCudaArgs &a)
         else
             for (int32_t t = 0; t < l.tn; t += 4)
                 lin_pair(l, i, t, 4);
-    if (c_epi == PFQ_EPI_SWIGLU)
-        lin_epi_swiglu(l);
-    else if (c_epi == PFQ_EPI_QKV)
-        lin_epi_qkv(l);
-    else
-        lin_epi_plain(l);
+    lin_epilogue(l);
 }
 
 #endif

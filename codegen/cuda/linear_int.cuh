@@ -64,15 +64,20 @@ PFQ_DEVICE void lin_add(const Lin &l, const uint8_t *const w[2], int32_t step, i
     }
 }
 
+/* y of a row's exact sum, v. */
+PFQ_DEVICE float lin_scaled(const Lin &l, float v, float scale, int32_t t)
+{
+    if (!c_static) scale *= ((const float *)l.a->in[1])[t];
+    return v * scale;
+}
+
 PFQ_DEVICE float lin_finish(const Lin &l, const uint8_t *w, int32_t row, int32_t t, int32_t hi,
                             int32_t lo)
 {
     const int32_t shift = LIN_NIBBLES ? 4 : 0;
-    float scale = ((const float *)w)[row];
     float v = (float)((hi >> shift) - ((const int32_t *)w)[16 + row]);
     if (lin_planes() == 2) v = fmaf(v, 256.0f, (float)(lo >> shift));
-    if (!c_static) scale *= ((const float *)l.a->in[1])[t];
-    return v * scale;
+    return lin_scaled(l, v, ((const float *)w)[row], t);
 }
 
 #endif

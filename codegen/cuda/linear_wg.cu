@@ -128,21 +128,10 @@ template <class S, bool wanted> PFQ_DEVICE void wg_entry(const PfqCudaArgs &a)
 {
     if constexpr (wanted) wg_linear<S>(a);
 }
-#ifdef PFQ_ENTRY
-#define WG_IS_PFQ_GLOBAL            true
-#define WG_IS_PFQ_DROPPED           false
-#define WG_IS(pick)                 WG_IS_##pick
-#define WG_PICKED(pick)             WG_IS(pick)
-#define WG_SECOND(first, pick, ...) pick
-#define WG_WANTED(...)              WG_PICKED(WG_SECOND(__VA_ARGS__, PFQ_DROPPED, ))
-#define WG_NAMED(name)              WG_WANTED(PFQ_WANT_##name)
-#else
-#define WG_NAMED(name) true
-#endif
 #define WG(name, id, when, from, to, per_sm, ...)                                                  \
     PFQ_KERNEL(pfq_cu_##name, (WgShape<__VA_ARGS__>::BLOCK), per_sm)                               \
     {                                                                                              \
-        wg_entry<WgShape<__VA_ARGS__>, WG_NAMED(pfq_cu_##name)>(a);                                \
+        wg_entry<WgShape<__VA_ARGS__>, PFQ_WANTED(pfq_cu_##name)>(a);                              \
     }
 #include "linear_wg_list.cuh"
 #endif

@@ -5,6 +5,9 @@
  * Fragments, with g = lane / 4 and c = lane % 4:
  *   m16n8k32, bytes   a[j]: row g + 8 * (j & 1), k = 16 * (j >> 1) + 4 * c ..+3; b[j]: column g,
  *                     k = 16 * j + 4 * c ..+3; d[j]: row g + 8 * (j >> 1), column 2 * c + (j & 1)
+ *   m16n8k64, nibbles as bytes, but of 8 elements a word, the first lowest: k = 32 * (j >> 1) + 8 *
+ *                     c ..+7 and k = 32 * j + 8 * c ..+7. Real on sm_80, 86 and 89 alone: later
+ *                     chips do it in software
  *   m16n8k8, tf32     a[j]: row g + 8 * (j & 1), k = 4 * (j >> 1) + c; b[j]: column g, k = 4 * j +
  *                     c; d as below. Operands are the bits of f32, of which the upper 19 count
  *   m16n8k16, halves  a[j]: row g + 8 * (j & 1), k = 8 * (j >> 1) + 2 * c ..+1; b[j]: column g,
@@ -30,6 +33,10 @@ template <bool SIGNED> PFQ_DEVICE int32_t pfq_simt_byte(uint32_t w, int32_t i)
 {
     const uint8_t b = (uint8_t)(w >> 8 * i);
     return SIGNED ? (int8_t)b : b;
+}
+PFQ_DEVICE int32_t pfq_simt_nibble(uint32_t w, int32_t i)
+{
+    return (int32_t)(w << (28 - 4 * i)) >> 28;
 }
 PFQ_DEVICE float pfq_simt_half(uint32_t w, int32_t i)
 {
@@ -67,6 +74,10 @@ PFQ_DEVICE void pfq_mma_bytes(int32_t d[4], const uint32_t a[4], const uint32_t 
 {
     pfq_simt_mma<4, int32_t, pfq_simt_byte<SA>, pfq_simt_byte<SB>>(d, a, b);
 }
+PFQ_DEVICE void pfq_mma_nibbles(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    pfq_simt_mma<8, int32_t, pfq_simt_nibble, pfq_simt_nibble>(d, a, b);
+}
 PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
     pfq_simt_mma<2, float, pfq_simt_half, pfq_simt_half>(d, a, b);
@@ -93,6 +104,10 @@ PFQ_DEVICE void pfq_load_transposed(const void *row, uint32_t r[4])
 PFQ_DEVICE void pfq_copy16(void *shared, const void *global)
 {
     *(PfqWords *)shared = *(const PfqWords *)global;
+}
+PFQ_DEVICE void pfq_copy16_or_zero(void *shared, const void *global, bool real)
+{
+    *(PfqWords *)shared = real ? *(const PfqWords *)global : PfqWords{};
 }
 PFQ_DEVICE void pfq_copy_commit() {}
 template <int N> PFQ_DEVICE void pfq_copy_wait() {}
@@ -139,6 +154,14 @@ PFQ_DEVICE void pfq_mma_bytes(int32_t d[4], const uint32_t a[4], const uint32_t 
 #undef PFQ_MMA
 }
 
+PFQ_DEVICE void pfq_mma_nibbles(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+                 "{%8,%9}, {%0,%1,%2,%3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
     asm volatile(
@@ -172,6 +195,14 @@ PFQ_DEVICE void pfq_copy16(void *shared, const void *global)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                      (uint32_t)__cvta_generic_to_shared(shared)),
                  "l"(global)
+                 : "memory");
+}
+/* 16 zeros if it is not real; then nothing is read. */
+PFQ_DEVICE void pfq_copy16_or_zero(void *shared, const void *global, bool real)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(shared)),
+                 "l"(global), "r"(real ? 16 : 0)
                  : "memory");
 }
 PFQ_DEVICE void pfq_copy_commit()

@@ -113,14 +113,18 @@ static bool compile(void *arg, u32 i)
     return true;
 }
 
+static bool row_for(u32 i, const char *arch)
+{
+    return strncmp(arch, templates[i].chips, strlen(templates[i].chips)) == 0;
+}
+
 /* Rows of one file give it once, rows for other chips do not. */
 static bool wanted(u32 i, const char *arch)
 {
     const char *only = getenv("PFQ_GPU_TEMPLATES");
-    bool first = strncmp(arch, templates[i].chips, strlen(templates[i].chips)) == 0 &&
-                 (!only || strstr(only, templates[i].file));
+    bool first = row_for(i, arch) && (!only || strstr(only, templates[i].file));
     for (u32 k = 0; k < i; k++)
-        first = first && strcmp(templates[i].file, templates[k].file) != 0;
+        first = first && !(row_for(k, arch) && strcmp(templates[i].file, templates[k].file) == 0);
     return first;
 }
 

@@ -1,0 +1,264 @@
+/* linear.s8 and linear.s4 of many tokens, by mma.sync: on every chip without wgmma, and where
+ * wgmma's tiles do not fit. Slots, layouts, epilogues and every bit of the results are those of
+ * linear_int.cuh, whose kernels take the few tokens that these do not: both read one copy of the
+ * weights, as the image has them. Activations are s8 (c_fmt) alone.
+ *
+ * A block of 8 warps makes S::ROWS rows of W times S::TOKENS tokens, S::WM x S::WN warps side by
+ * side, S::WK along k. A ring of S::STAGES stages of S::BLOCKS blocks of 64 k is filled with
+ * cp.async while the stages before are multiplied. The sum over k does not mind its order, so lane
+ * (g, c), g = lane / 4, c = lane % 4, of a product takes the 16 k from 16 c of a block on, which
+ * lie side by side: of a token 16 bytes, of weights 2 (s4) or 4 (s8) times 4 rows of 16 bytes, g's.
+ * The rows of the product are 4 of each g then, of 2 tiles: 2 products have 32 rows.
+ *
+ *   weights      [rows / 16][block][unit of 16 bytes], as they lie in the image, but that unit u of
+ *                a run of 8 is at u ^ 2 c
+ *   activations  [block][token][64 bytes]
+ *
+ * so that neither meets itself in a bank. Sums are int32, and exact. S::X is 4 if activations are
+ * of 4 bits and the chip multiplies nibbles: the words of the weights are operands as they are,
+ * those of the activations are made in registers. Else nibbles become bytes 16 times too large.
+ *
+ * Launch: 256 threads, dynamic shared memory the ring, or what the epilogue takes of it: y of
+ * S::CHUNK tokens. Blocks go through groups of MMA_GROUP token tiles, so that both operands come
+ * from the L2.
+ *
+ * Roofline: few tokens are bound by the weights' bytes, many by the tensor cores: of an A100 2048
+ * s8 or 4096 s4 multiply-adds a cycle and SM, of sm_86 and sm_89 half as many.
+ */
+#ifndef PFQC_CODEGEN_CUDA_LINEAR_MMA_CUH
+#define PFQC_CODEGEN_CUDA_LINEAR_MMA_CUH
+
+#include "linear_int.cuh"
+#include "mma.cuh"
+
+enum { MMA_GROUP = 8, MMA_K = 64 };
+enum {
+    MMA_UNITS = 4 / LIN_PARTS,     /* of a lane: 16 k of 4 rows */
+    MMA_TILE = 16 * 16 * MMA_UNITS /* bytes of 16 rows of a block */
+};
+
+/* x: bits of an activation; rows, tokens: of a block; wm, wn, wk: warps; blocks of 64 k of a stage
+ */
+template <int x, int rows, int tokens, int wm, int wn, int wk, int blocks, int stages>
+struct MmaShape {
+    static constexpr int X = x, ROWS = rows, TOKENS = tokens, WM = wm, WN = wn, WK = wk,
+                         BLOCKS = blocks, STAGES = stages;
+    static constexpr int PAIRS = rows / 32 / wm, GROUPS = tokens / 8 / wn; /* of a warp */
+    static constexpr int W_BYTES = rows / 16 * blocks * MMA_TILE,
+                         STAGE = W_BYTES + blocks * tokens * MMA_K;
+    static constexpr int CHUNK = tokens < 64 ? tokens : 64, STRIDE = rows + 4;
+    static_assert(wm * wn * wk == LIN_WARPS && blocks % wk == 0 && stages >= 2);
+    static_assert(PAIRS * 32 * wm == rows && GROUPS * 8 * wn == tokens &&
+                  CHUNK % (8 * GROUPS) == 0);
+};
+template <class S> using MmaSums = int32_t[S::PAIRS][2][S::GROUPS][4];
+
+/* ---- a stage ---- */
+
+/* Where unit u of a tile's row of units lies. */
+PFQ_DEVICE int32_t mma_unit(int32_t u)
+{
+    return u ^ u / (4 * MMA_UNITS) % 4 * 2;
+}
+
+/* Blocks of 64 k from `block` on; what lies behind the last k is 0 of the weights. */
+template <class S> PFQ_DEVICE void mma_fill(const Lin &l, uint8_t *stage, int32_t block)
+{
+    constexpr int32_t w_units = S::BLOCKS * MMA_TILE / 16, x_units = S::BLOCKS * MMA_K / 16;
+    const int32_t me = (int32_t)threadIdx.x;
+    PFQ_UNROLL
+    for (int32_t i = me; i < S::ROWS / 16 * w_units; i += 32 * LIN_WARPS) {
+        const int32_t tile = i / w_units, u = i % w_units, at = block * MMA_TILE + u * 16;
+        const uint8_t *from = lin_tile(l, min(l.tile + tile, lin_tiles() - 1)) + LIN_HEAD;
+        pfq_copy16_or_zero(stage + (tile * w_units + mma_unit(u)) * 16, from + at,
+                           at < 64 * lin_steps());
+    }
+    PFQ_UNROLL
+    for (int32_t i = me; i < S::TOKENS * x_units; i += 32 * LIN_WARPS) {
+        const int32_t t = i / x_units, u = i % x_units, k = block * MMA_K + u * 16;
+        const uint8_t *from =
+            (const uint8_t *)l.a->in[0] + (int64_t)lin_token(l, t) * pfq_up(c_K, 64);
+        pfq_copy16_or_zero(stage + S::W_BYTES + ((u / 4 * S::TOKENS + t) * 4 + u % 4) * 16,
+                           from + k, k < c_K);
+    }
+}
+
+/* ---- products ---- */
+
+/* The A operand of rows f, of 2, for the first or second 32 k; of nibbles for all 64. */
+template <class S>
+PFQ_DEVICE void mma_rows(const PfqWords (&u)[MMA_UNITS], int32_t f, int32_t half, uint32_t a[4])
+{
+    PFQ_UNROLL
+    for (int32_t j = 0; j < 4; j++) {
+        const int32_t r = 2 * f + j % 2, part = j / 2;
+        if (S::X == 4)
+            a[j] = u[part % MMA_UNITS].v[r];
+        else if (LIN_NIBBLES)
+            a[j] = (uint32_t)lin_part(u[half].v[r], part);
+        else
+            a[j] = u[(2 * half + part) % MMA_UNITS].v[r];
+    }
+}
+
+/* Bytes x + 128 of 8 k as nibbles x, in the order that the weights have them in. */
+PFQ_DEVICE uint32_t mma_nibbles(uint32_t first, uint32_t second)
+{
+    return (first & 0x0f0f0f0fu) | (second << 4 & 0xf0f0f0f0u);
+}
+
+/* A block of the warp's rows, at w, and tokens, at x. */
+template <class S> PFQ_DEVICE void mma_block(const uint8_t *w, const uint8_t *x, MmaSums<S> &d)
+{
+    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
+    PfqWords b[S::GROUPS];
+    PFQ_UNROLL
+    for (int32_t n = 0; n < S::GROUPS; n++) {
+        b[n] = *(const PfqWords *)(x + (8 * n + g) * MMA_K + 16 * c);
+        if (S::X == 4) {
+            b[n].v[0] = mma_nibbles(b[n].v[0], b[n].v[1]);
+            b[n].v[1] = mma_nibbles(b[n].v[2], b[n].v[3]);
+        }
+    }
+    PFQ_UNROLL
+    for (int32_t p = 0; p < S::PAIRS; p++) {
+        PfqWords u[MMA_UNITS];
+        PFQ_UNROLL
+        for (int32_t i = 0; i < MMA_UNITS; i++)
+            u[i] = *(const PfqWords *)(w + (2 * p + g / 4) * S::BLOCKS * MMA_TILE +
+                                       mma_unit(4 * MMA_UNITS * c + 4 * i + g % 4) * 16);
+        PFQ_UNROLL
+        for (int32_t i = 0; i < (S::X == 4 ? 2 : 4); i++) {
+            uint32_t a[4];
+            mma_rows<S>(u, i % 2, i / 2, a);
+            PFQ_UNROLL
+            for (int32_t n = 0; n < S::GROUPS; n++)
+                if (S::X == 4)
+                    pfq_mma_nibbles(d[p][i % 2][n], a, b[n].v);
+                else
+                    pfq_mma_bytes<true, false>(d[p][i % 2][n], a, b[n].v + 2 * (i / 2));
+        }
+    }
+}
+
+/* ---- results ---- */
+
+/* y of row r of 4 from its sum: head of the tile, the 4 rows' first. */
+template <class S>
+PFQ_DEVICE float mma_finish(const Lin &l, const int32_t *head, int32_t r, int32_t t, int32_t sum)
+{
+    const float v = (float)(S::X == 4 ? sum : (sum >> (LIN_NIBBLES ? 4 : 0)) - head[16 + r]);
+    return lin_scaled(l, v, ((const float *)head)[r], t);
+}
+
+/* The warp's sums, of turn `turn` along k, to y, where the first turns' are; the last one's sums
+ * become results. row, t: its first of the block and of the chunk. */
+template <class S>
+PFQ_DEVICE void mma_leave(const Lin &l, int32_t turn, int32_t row, int32_t t, const MmaSums<S> &d)
+{
+    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
+    PFQ_UNROLL
+    for (int32_t p = 0; p < S::PAIRS; p++) {
+        const int32_t n = row + 32 * p + g / 4 * 16, at = g % 4 * 4;
+        const int32_t *head =
+            (const int32_t *)lin_tile(l, min(l.tile + n / 16, lin_tiles() - 1)) + at;
+        PFQ_UNROLL
+        for (int32_t i = 0; i < 2 * S::GROUPS; i++) {
+            const int32_t token = t + i / 2 * 8 + 2 * c + i % 2;
+            PfqWords *y = (PfqWords *)(l.y + token * S::STRIDE + n + at);
+            PfqWords v = turn ? *y : PfqWords{};
+            PFQ_UNROLL
+            for (int32_t r = 0; r < 4; r++) {
+                v.v[r] += (uint32_t)d[p][r / 2][i / 2][r % 2 * 2 + i % 2];
+                if (turn == S::WK - 1)
+                    v.v[r] = __float_as_uint(
+                        mma_finish<S>(l, head, r, lin_token(l, token), (int32_t)v.v[r]));
+            }
+            *y = v;
+        }
+    }
+}
+
+/* ---- driver ---- */
+
+/* The block's rows and tokens. */
+template <class S> PFQ_DEVICE Lin mma_place(const PfqCudaArgs &a)
+{
+    const int32_t rows = (int32_t)gridDim.x, tokens = (int32_t)gridDim.y,
+                  id = (int32_t)(blockIdx.y * gridDim.x + blockIdx.x), group = MMA_GROUP * rows;
+    const int32_t first = id / group * MMA_GROUP, in = id % group,
+                  wide = min((int32_t)MMA_GROUP, tokens - first);
+    const int32_t tile = in / wide * (S::ROWS / 16), t0 = (first + in % wide) * S::TOKENS;
+    return {&a,
+            nullptr,
+            (float *)pfq_shared,
+            S::STRIDE,
+            t0,
+            min((int32_t)S::TOKENS, a.T - t0),
+            tile,
+            min(S::ROWS / 16, lin_tiles() - tile)};
+}
+
+template <class S>
+PFQ_DEVICE void mma_sum(const Lin &l, int32_t m, int32_t n, int32_t k, MmaSums<S> &d)
+{
+    const int32_t stages = (c_K + S::BLOCKS * MMA_K - 1) / (S::BLOCKS * MMA_K);
+    PFQ_LOOP
+    for (int32_t i = 0; i < S::STAGES - 1; i++) {
+        if (i < stages) mma_fill<S>(l, pfq_shared + i * S::STAGE, i * S::BLOCKS);
+        pfq_copy_commit();
+    }
+    PFQ_LOOP
+    for (int32_t i = 0; i < stages; i++) {
+        const int32_t next = i + S::STAGES - 1;
+        pfq_copy_wait<S::STAGES - 2>();
+        __syncthreads(); /* all see the stage, and are done with the one that is filled now */
+        if (next < stages)
+            mma_fill<S>(l, pfq_shared + next % S::STAGES * S::STAGE, next * S::BLOCKS);
+        pfq_copy_commit();
+        const uint8_t *w = pfq_shared + i % S::STAGES * S::STAGE, *x = w + S::W_BYTES;
+        w += m * S::PAIRS * 2 * S::BLOCKS * MMA_TILE;
+        x += n * S::GROUPS * 8 * MMA_K;
+        PFQ_UNROLL
+        for (int32_t b = 0; b < S::BLOCKS; b += S::WK)
+            mma_block<S>(w + (b + k) * MMA_TILE, x + (b + k) * S::TOKENS * MMA_K, d);
+    }
+    pfq_copy_wait<0>();
+    __syncthreads(); /* the ring becomes y */
+}
+
+template <class S> PFQ_DEVICE void mma_linear(const PfqCudaArgs &a)
+{
+    const Lin l = mma_place<S>(a);
+    const int32_t warp = pfq_warp(), m = warp % S::WM, n = warp / S::WM % S::WN,
+                  k = warp / (S::WM * S::WN), first = n * S::GROUPS * 8;
+    MmaSums<S> d = {};
+    mma_sum<S>(l, m, n, k, d);
+    PFQ_LOOP
+    for (int32_t c = 0; c < l.tn; c += S::CHUNK) {
+        Lin part = l;
+        part.t0 += c;
+        part.tn = min((int32_t)S::CHUNK, l.tn - c);
+        PFQ_LOOP
+        for (int32_t turn = 0; turn < S::WK; turn++) {
+            if (k == turn && first / S::CHUNK == c / S::CHUNK)
+                mma_leave<S>(part, turn, m * S::PAIRS * 32, first - c, d);
+            __syncthreads();
+        }
+        lin_epilogue(part);
+        __syncthreads();
+    }
+}
+
+/* Of a specialised source, only the kernel that it wants is worth the compiler's time. */
+template <class S, bool wanted> PFQ_DEVICE void mma_entry(const PfqCudaArgs &a)
+{
+    if constexpr (wanted) mma_linear<S>(a);
+}
+#define MMA_KERNEL(name, chips, when, from, to, per_sm, ...)                                       \
+    PFQ_KERNEL(pfq_cu_##name, 256, per_sm)                                                         \
+    {                                                                                              \
+        mma_entry<MmaShape<__VA_ARGS__>, PFQ_WANTED(pfq_cu_##name)>(a);                            \
+    }
+
+#endif

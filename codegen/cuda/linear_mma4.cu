@@ -1,0 +1,7 @@
+/* linear.s4 of many tokens: the tiles of linear_mma.cuh as kernels, linear_mma_list.cuh. */
+#define LIN_NIBBLES 1
+#include "linear_mma.cuh"
+
+#define MMA4(name, ...) MMA_KERNEL(name, __VA_ARGS__)
+#define MMA8(name, ...)
+#include "linear_mma_list.cuh"
