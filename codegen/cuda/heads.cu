@@ -34,6 +34,6 @@ PFQ_KERNEL(pfq_cu_heads, 256)
         v[d] = x[d];
     __syncwarp();
     const PfqRow row = pfq_row(a, t);
-    head_turn(v, a.aux[2], a.aux[1], row.pos);
+    head_turn(v, a.aux[2], {(const float *)a.aux[1], row.pos, nullptr});
     put_head(a, t, row, h, v);
 }

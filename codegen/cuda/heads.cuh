@@ -33,18 +33,32 @@ PFQ_DEVICE void head_norm(float *v, uint64_t gain)
     __syncwarp();
 }
 
-/* Rotates pairs (i, i + c_rot / 2) in place, by pos + c_prefix times freq[i]. */
-PFQ_DEVICE void head_rope(float *v, uint64_t freq, int32_t pos)
+/* Where a token's head is turned to: by frequencies and its position, the prefix not counted, or by
+ * the token's row of the table that pfq_cu_turns makes, to the same bits. */
+struct HeadTurn {
+    const float *freq;
+    int32_t pos;
+    const float2 *table; /* NULL: none */
+};
+
+/* Cosine and sine of pair i. */
+PFQ_DEVICE float2 head_angle(const HeadTurn &turn, int32_t i)
+{
+    if (turn.table) return turn.table[i];
+    float s, c;
+    pfq_sincos((double)turn.freq[i] * (double)(turn.pos + c_prefix), &s, &c);
+    return {c * c_rope_scale, s * c_rope_scale};
+}
+
+/* Rotates pairs (i, i + c_rot / 2) in place. */
+PFQ_DEVICE void head_rope(float *v, const HeadTurn &turn)
 {
     const int32_t half = c_rot / 2;
     for (int32_t i = pfq_lane(); i < half; i += 32) {
-        float s, c;
-        pfq_sincos((double)((const float *)freq)[i] * (double)(pos + c_prefix), &s, &c);
-        s *= c_rope_scale;
-        c *= c_rope_scale;
+        const float2 by = head_angle(turn, i);
         const float x = v[i], y = v[half + i];
-        v[i] = x * c - y * s;
-        v[half + i] = y * c + x * s;
+        v[i] = x * by.x - y * by.y;
+        v[half + i] = y * by.x + x * by.y;
     }
     __syncwarp();
 }
@@ -68,11 +82,11 @@ PFQ_DEVICE void head_hadamard(float *v)
     }
 }
 
-/* Norm, RoPE and R3 of a head of q or k. pos: of its token, the prefix not counted. */
-PFQ_DEVICE void head_turn(float *v, uint64_t gain, uint64_t freq, int32_t pos)
+/* Norm, RoPE and R3 of a head of q or k. */
+PFQ_DEVICE void head_turn(float *v, uint64_t gain, const HeadTurn &turn)
 {
     head_norm(v, gain);
-    head_rope(v, freq, pos);
+    head_rope(v, turn);
     head_hadamard(v);
 }
 

@@ -38,6 +38,7 @@ PFQ_CONST(int32_t, c_static);
 PFQ_CONST(int32_t, c_act);
 PFQ_CONST(int32_t, c_heads);
 PFQ_CONST(int32_t, c_kv_heads);
+PFQ_CONST(int32_t, c_turns);
 
 enum { LIN_TOKENS = 8, LIN_WARPS = 8, LIN_SUMS = 64 }; /* sums of a lane: 2 tiles x 8 x 4 rows */
 enum { LIN_PARTIAL = LIN_SUMS / 8 * 32 }; /* sums that a warp leaves in shared memory */
@@ -212,7 +213,9 @@ PFQ_DEVICE void lin_head(const Lin &l, int32_t t, int32_t head, float *v)
         for (int32_t d = pfq_lane(); d < c_head_dim; d += 32)
             v[d] = lin_bias(l, head * c_head_dim + d, v[d]);
     __syncwarp();
-    if (kv < c_kv_heads) head_turn(v, a.aux[kv < 0 ? 2 : 3], a.aux[1], row.pos);
+    const float2 *table = c_turns ? (const float2 *)a.aux[7] + (int64_t)t * (c_rot / 2) : nullptr;
+    if (kv < c_kv_heads)
+        head_turn(v, a.aux[kv < 0 ? 2 : 3], {(const float *)a.aux[1], row.pos, table});
     if (kv < 0) {
         head_put(a.out[0], t, head, c_heads, a.aux[6], v);
         return;

@@ -1,4 +1,4 @@
-/* RoPE's cosines and sines of each row, which the qkv epilogue of linear_wg.cuh reads (c_turns).
+/* RoPE's cosines and sines of each row, which the qkv epilogues of rows FAST read (c_turns).
  *
  *   out[0]  [T][c_rot / 2] pairs of f32: cosine and sine, times c_rope_scale, of the row's position
  *           + c_prefix times

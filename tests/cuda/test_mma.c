@@ -33,7 +33,7 @@ typedef struct Row {
     bool fits;
 } Row;
 
-extern SimtKernel pfq_cu_linear_s4_simt, pfq_cu_linear_s8_simt;
+extern SimtKernel pfq_cu_linear_s4_simt, pfq_cu_linear_s8_simt, pfq_cu_turns_simt;
 #define MMA4(name, ...) extern SimtKernel pfq_cu_##name##_simt;
 #define MMA8(name, ...) extern SimtKernel pfq_cu_##name##_simt;
 #include "codegen/cuda/linear_mma_list.cuh"
@@ -147,6 +147,15 @@ static void launch(const Row *r, const PfqCudaArgs *a)
     r->kernel(a, grid, (int32_t)r->threads, (int32_t)r->bytes);
 }
 
+/* RoPE's table, that of turns.cu. */
+static void *turns(const PfqCudaArgs *a)
+{
+    PfqCudaArgs t = *a;
+    t.out[0] = (uintptr_t)buffer(4 * (size_t)a->T * (size_t)(c_rot + 1));
+    pfq_cu_turns_simt(&t, (const int32_t[]){1, (a->T + 7) / 8, 1}, 256, 0);
+    return (void *)t.out[0];
+}
+
 static void run(const struct Tile *tile, const WgSpec *s)
 {
     wg_constants(s, set);
@@ -176,7 +185,10 @@ static void run(const struct Tile *tile, const WgSpec *s)
         a.out[i] = (uintptr_t)want[i];
     }
     simt_shuffle = false;
+    a.aux[7] = (uintptr_t)turns(&a);
+    c_turns = 0; /* plain kernels have no table */
     launch(&plain, &a);
+    c_turns = s->turns;
     if (!fast.fits) {
         printf("FAIL %s does not fit its case\n", tile->name);
         failures++;
@@ -202,7 +214,7 @@ static void run(const struct Tile *tile, const WgSpec *s)
         free(want[i]);
         free(got[i]);
     }
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < 8; i++)
         free((void *)a.aux[i]);
     for (int i = 0; i < 3; i++)
         free((void *)a.in[i]);
@@ -258,7 +270,8 @@ static void test_tile(const struct Tile *t)
                               .r3 = kv > 1,
                               .q8 = kv > 2 ? 127 : 0,
                               .kv = kv,
-                              .kv_static = kv == 2 || kv == 3};
+                              .kv_static = kv == 2 || kv == 3,
+                              .turns = kv / 2 % 2};
         run(t, &heads);
     }
 }
