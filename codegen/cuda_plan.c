@@ -159,10 +159,14 @@ static void add_pick(CgMake *mk, u32 phase, CgPick *pick, const CgCudaRow *row, 
     constants(mk, phase, pick->c, val);
     pick->row = row;
     pick->launch = row->launch(val);
+    if (mk->code->major < 9) pick->launch.flags &= ~(i64)PFQ_CUDA_OVERLAP;
     pick->from = from;
     pick->to = to;
     vec_push(mk->a, &mk->pick[phase], *pick);
 }
+
+/* Bytes of shared memory that a block may have on every chip that PTX is for. */
+enum { LEAST_SHARED = 99 * 1024 };
 
 static bool row_fits(const CgMake *mk, const CgCudaRow *row, u32 phase, const CgPick *pick)
 {
@@ -174,6 +178,7 @@ static bool row_fits(const CgMake *mk, const CgCudaRow *row, u32 phase, const Cg
     if (!row->when(val)) return false;
     const CgLaunch l = row->launch(val);
     const CgRef *w = &pick->c->w;
+    if (l.shared > (mk->code->shared ? mk->code->shared : LEAST_SHARED)) return false;
     return !(l.tiles && mk->no_tiles[phase][pick->index]) &&
            !(l.half && mk->no_half[phase][pick->index]) &&
            (w->place != CG_WEIGHT || cg_cuda_can_pack(mk->p, w->section, l.w));

@@ -11,15 +11,21 @@
 
 PFQ_CONST(int32_t, c_overlap);
 
+#if defined PFQ_SIMT || __CUDA_ARCH__ >= 900
+enum { PFQ_CAN_OVERLAP = 1 };
+#else
+enum { PFQ_CAN_OVERLAP = 0 };
+#endif
+
 /* By all threads: first; and before they write global memory, or read what kernels of the same
  * phase write. Between the two a kernel reads its constants. */
 PFQ_DEVICE void pfq_begin()
 {
-    if (c_overlap) pfq_let_next_start();
+    if (PFQ_CAN_OVERLAP && c_overlap) pfq_let_next_start();
 }
 PFQ_DEVICE void pfq_follow()
 {
-    if (c_overlap) pfq_wait_previous();
+    if (PFQ_CAN_OVERLAP && c_overlap) pfq_wait_previous();
 }
 
 #endif
