@@ -51,18 +51,21 @@ typedef unsigned long uint64_t;
 #define PFQ_COOPERATIVE(name, ...) PFQ_GLOBAL(name, __VA_ARGS__)
 #endif
 #define PFQ_DEVICE static __device__ __forceinline__
-/* Is this the kernel? Of a specialised source only its tile of many is worth the compiler's time.
- */
+extern __shared__ __align__(128) unsigned char pfq_shared[];
+#endif
+
+/* Is X the kernel that a specialised source wants? A tile of many is worth the compiler's time then
+ * alone. */
 #ifdef PFQ_ENTRY
-#define PFQ_IS_PFQ_GLOBAL  true
-#define PFQ_IS_PFQ_DROPPED false
-#define PFQ_IS(pick)       PFQ_IS_##pick
-#define PFQ_PICKED(pick)   PFQ_IS(pick)
-#define PFQ_WANTED(name)   PFQ_PICKED(PFQ_PICK(PFQ_WANT_##name))
+#define PFQ_IS_PFQ_GLOBAL             true
+#define PFQ_IS_PFQ_DROPPED            false
+#define PFQ_IS(pick)                  PFQ_IS_##pick
+#define PFQ_PICKED(pick)              PFQ_IS(pick)
+#define PFQ_PICK_OF(first, pick, ...) pick
+#define PFQ_WANT(...)                 PFQ_PICKED(PFQ_PICK_OF(__VA_ARGS__, PFQ_DROPPED, ))
+#define PFQ_WANTED(name)              PFQ_WANT(PFQ_WANT_##name)
 #else
 #define PFQ_WANTED(name) true
-#endif
-extern __shared__ __align__(128) unsigned char pfq_shared[];
 #endif
 
 /* runtime/abi.h; tests compare the two. */

@@ -61,7 +61,8 @@ PFQ_DEVICE int32_t mma_unit(int32_t u)
     return u ^ u / (4 * MMA_UNITS) % 4 * 2;
 }
 
-/* Blocks of 64 k from `block` on; what lies behind the last k is 0 of the weights. */
+/* Blocks of 64 k from `block` on; what lies behind the last k or token is 0, and not read: many
+ * blocks that read one token at a time meet in the L2. */
 template <class S> PFQ_DEVICE void mma_fill(const Lin &l, uint8_t *stage, int32_t block)
 {
     constexpr int32_t w_units = S::BLOCKS * MMA_TILE / 16, x_units = S::BLOCKS * MMA_K / 16;
@@ -79,7 +80,7 @@ template <class S> PFQ_DEVICE void mma_fill(const Lin &l, uint8_t *stage, int32_
         const uint8_t *from =
             (const uint8_t *)l.a->in[0] + (int64_t)lin_token(l, t) * pfq_up(c_K, 64);
         pfq_copy16_or_zero(stage + S::W_BYTES + ((u / 4 * S::TOKENS + t) * 4 + u % 4) * 16,
-                           from + k, k < c_K);
+                           from + k, k < c_K && t < l.tn);
     }
 }
 

@@ -88,7 +88,6 @@ void simt_event(void); /* something of that kind */
 }
 
 #define PFQ_SIMT               1
-#define PFQ_WANTED(name)       true
 #define PFQ_CONST(type, name)  extern "C" type name
 #define PFQ_DEVICE             static inline __attribute__((always_inline, unused))
 #define SIMT_FIRST(first, ...) first
