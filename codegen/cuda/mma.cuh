@@ -132,6 +132,15 @@ PFQ_DEVICE uint32_t pfq_sub_halves(uint32_t x, uint32_t y)
                << 16;
 }
 
+/* x y + z of pairs of halves. */
+PFQ_DEVICE uint32_t pfq_fma_halves(uint32_t x, uint32_t y, uint32_t z)
+{
+    return pfq_two_halves(
+        fmaf(pfq_h_to_f((uint16_t)x), pfq_h_to_f((uint16_t)y), pfq_h_to_f((uint16_t)z)),
+        fmaf(pfq_h_to_f((uint16_t)(x >> 16)), pfq_h_to_f((uint16_t)(y >> 16)),
+             pfq_h_to_f((uint16_t)(z >> 16))));
+}
+
 #else
 
 template <bool SA, bool SB>
@@ -243,6 +252,13 @@ PFQ_DEVICE uint32_t pfq_sub_halves(uint32_t x, uint32_t y)
     uint32_t z;
     asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(z) : "r"(x), "r"(y));
     return z;
+}
+
+PFQ_DEVICE uint32_t pfq_fma_halves(uint32_t x, uint32_t y, uint32_t z)
+{
+    uint32_t r;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z));
+    return r;
 }
 
 #endif

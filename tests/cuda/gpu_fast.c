@@ -67,7 +67,11 @@ static long with_tiles;
 static const struct {
     const char *name;
     double slack;
-} slacks[] = {{"split", 0x1p-13}, {"wgmma", 0x1p-11}, {"half_cache", 0x1p-10}, {"wg16", 0x1p-8}};
+} slacks[] = {{"split", 0x1p-13},
+              {"wgmma", 0x1p-11},
+              {"half_cache", 0x1p-10},
+              {"attend_mma", 0x1p-10},
+              {"wg16", 0x1p-8}};
 extern double kt_slack;
 double kt_slack;
 
