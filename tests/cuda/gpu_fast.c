@@ -90,12 +90,33 @@ void gpu_fast_report(void)
     printf("gpu: %ld of plain kernels that write tiles\n", with_tiles);
 }
 
+static bool is_linear(RowId id)
+{
+    return id == ROW_LINEAR_F32 || id == ROW_LINEAR_BF16 || id == ROW_LINEAR_S8 ||
+           id == ROW_LINEAR_S4 || id == ROW_LINEAR_U4G32;
+}
+
+static bool for_chip(const struct FastRow *f)
+{
+    const char *chip = getenv("PFQ_GPU_ARCH");
+    return strncmp(chip ? chip : "sm_90a", f->chips, strlen(f->chips)) == 0;
+}
+
+/* Linears that a chip has tiles of its own for, for any number of rows, take none of all chips':
+ * no plan mixes them, and gated values differ in a bit. */
+static bool has_own(RowId id)
+{
+    for (int i = 0; i < N_FAST; i++)
+        if (fast[i].id == id && fast[i].chips[0] && for_chip(&fast[i]) && fast[i].fits())
+            return true;
+    return false;
+}
+
 static bool takes(const struct FastRow *f, RowId id, int32_t T)
 {
-    const char *name = getenv("PFQ_FAST"), *chip = getenv("PFQ_GPU_ARCH");
-    if (!chip) chip = "sm_90a";
+    const char *name = getenv("PFQ_FAST");
     return f->id == id && !f->launch().half && T >= f->from && (!f->to || T <= f->to) &&
-           strncmp(chip, f->chips, strlen(f->chips)) == 0 && f->fits() &&
+           for_chip(f) && f->fits() && (f->chips[0] || !is_linear(id) || !has_own(id)) &&
            (strcmp(name, "1") == 0 || strcmp(name, f->name) == 0);
 }
 
@@ -109,12 +130,6 @@ static struct FastRow *pick(RowId id, const PfqArgs *a)
     for (int i = 0; i < N_FAST; i++)
         if (takes(&fast[i], id, a->T)) found[n++] = &fast[i];
     return n ? found[shape % n] : NULL;
-}
-
-static bool is_linear(RowId id)
-{
-    return id == ROW_LINEAR_F32 || id == ROW_LINEAR_BF16 || id == ROW_LINEAR_S8 ||
-           id == ROW_LINEAR_S4 || id == ROW_LINEAR_U4G32;
 }
 
 static bool can_write_tiles(RowId id)
