@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Programs on a real GPU against themselves on the CPU, and the code made for the GPU against the plain kernels' PTX on the same GPU:
 # self-test (recorded decode and one kernel at a time, in memory full of NaN), logits after prompts of some lengths and of decode,
-# perplexity within 0.5 %, greedy text.
+# perplexity within 0.5 % and its noise, greedy text.
 #
 #   device.sh [FOLDER...]    folders of programs, best with code for CPUs too; without any, these are compiled with $PFQC: tinystories
 #                            under every recipe, made-up models, the tiny checkpoints of tests/data/arch, and $PFQC_SMOLLM2, a
@@ -11,7 +11,7 @@
 # there is no GPU.
 #
 # Kernels that keep values as f16 where a CPU has f32 round some integers the other way; in a model as small as tinystories that is
-# a KL divergence of 3e-3 and 4 likeliest tokens in 100, where quantising was 0.15 and 29.
+# a KL divergence of 3e-3 and 4 likeliest tokens in 100, where quantising was 0.15 and 29. Of 4-bit activations it is 5e-2 and 15.
 . "$(dirname "$0")/gpu.bash"
 failed=0
 gpu="--device cuda ${PFQC_RUN_OPTIONS:-}"
@@ -23,11 +23,8 @@ problem() { # what; the last output is in $tmp/log
     failed=$((failed + 1))
     return 1
 }
-field() { # name, in $tmp/log
-    sed -n "s/.*\b$1 \([-0-9.e+]*\).*/\1/p" "$tmp/log" | tail -1
-}
 compare() { # two files of logits, the least share of equal likeliest tokens; the result is in $tmp/log
-    "$bin/compare_logits" "$vocabulary" "$1" "$2" ${PFQC_MAX_KL:-1e-2} "$3" >"$tmp/log" 2>&1
+    "$bin/compare_logits" "$vocabulary" "$1" "$2" $most_kl "$3" >"$tmp/log" 2>&1
 }
 
 self_tests() {
@@ -38,10 +35,6 @@ self_tests() {
     done
 }
 
-ids() { # how many
-    seq "$1" | awk '{ printf "%s%d", (NR > 1 ? "," : ""), 5 + ($1 - 1) % ('"$vocabulary"' - 5) }'
-}
-
 # Prompts of some lengths, whole and one token at a time: prints the worst of them.
 lengths() { # what it is compared with, options for that
     local n way all worst="0 all equal" length=${PFQC_LENGTHS:-1 2 7 16 17 33 64 100 129 200 -40}
@@ -50,7 +43,7 @@ lengths() { # what it is compared with, options for that
         way=
         [ $n -gt 0 ] || way=--decode
         for side in ref gpu; do
-            timeout 200 "$binary" logits --tokens "$(ids ${n#-})" $way ${all:-} \
+            timeout 200 "$binary" logits --tokens "$(ids ${n#-} $vocabulary)" $way ${all:-} \
                 $([ $side = ref ] && echo "$2" || echo "$gpu") >"$tmp/$side.json" 2>"$tmp/log" || { problem "logits of $n tokens, $side"; return; }
         done
         compare "$tmp/ref.json" "$tmp/gpu.json" 0 || problem "$n tokens $way against $1"
@@ -59,21 +52,22 @@ lengths() { # what it is compared with, options for that
     echo "    against $1, worst: ${worst#* }"
 }
 
-# What is scored is text of the program itself on the CPU, which is likely enough to be sharp and differs between models.
+# What is scored is text of the program itself on the CPU, which is likely enough to be sharp and differs between models. What
+# roundings that fall the other way make of a few tokens' perplexity is noise, whose size kld tells.
 perplexity() {
-    local seed cpu cuda away
+    local seed ratio noise
     for seed in 1 2 3 4 5 6; do
         timeout 300 "$binary" run -p "$prompt" -n 240 -c 256 --temp 0.8 --seed $seed --device cpu 2>"$tmp/log" || { problem "run on the CPU"; return; }
         echo
     done >"$tmp/text"
     timeout 300 "$binary" ppl "$tmp/text" -c 128 --device cpu --save-logits "$tmp/ref.logits" >"$tmp/log" 2>&1 || { problem "ppl on the CPU"; return; }
-    cpu=$(field ppl)
+    timeout 300 "$binary" kld --base "$tmp/ref.logits" "$tmp/text" -c 128 $gpu >"$tmp/log" 2>&1 || { problem "kld on the GPU"; return; }
+    ratio=$(sed -n 's/^kl .* ratio \([0-9.]*\).*/\1/p' "$tmp/log")
+    noise=$(sed -n 's/^stderr .* ratio //p' "$tmp/log")
+    awk "BEGIN { d = $ratio - 1; exit !(d * d < (0.005 + 2 * $noise) ^ 2) }" || problem "ratio of perplexities, GPU to CPU"
     timeout 300 "$binary" ppl "$tmp/text" -c 128 $gpu --save-logits "$tmp/gpu.logits" >"$tmp/log" 2>&1 || { problem "ppl on the GPU"; return; }
-    cuda=$(field ppl)
-    away=$(awk "BEGIN { printf \"%.3f\", 100 * ($cuda / $cpu - 1) }")
-    awk "BEGIN { exit !($away > -0.5 && $away < 0.5) }" || problem "ppl $cpu on the CPU, $cuda on the GPU"
-    compare "$tmp/ref.logits" "$tmp/gpu.logits" ${PFQC_MIN_TOP1:-0.94} || problem "logits of ppl"
-    echo "    ppl $cpu on the CPU, $cuda on the GPU ($away %): $(cat "$tmp/log")"
+    compare "$tmp/ref.logits" "$tmp/gpu.logits" "$top1" || problem "logits of ppl"
+    echo "    perplexity, GPU to CPU: $ratio +- $noise: $(cat "$tmp/log")"
 }
 
 greedy() { # file, options
@@ -87,12 +81,13 @@ greedy_text() {
 }
 
 check() { # folder
-    local cpu=
+    local cpu= most_kl=1e-2 top1=0.94
     name=$(basename "$1")
+    case $name in *a4*) most_kl=1e-1 top1=0.8 ;; esac
     binary=$(program_in "$1")
     timeout 60 "$binary" info $gpu >"$tmp/log" 2>&1 || { problem info; return; }
     grep -q '^gpu code:' "$tmp/log" || { problem "the GPU is not usable"; return; }
-    vocabulary=$(field vocabulary:)
+    vocabulary=$(field vocabulary: "$tmp/log")
     echo "$name, $(sed -n 's/^gpu code: //p' "$tmp/log")"
     local targets code
     targets=$(sed -n 's/^targets: //p' "$tmp/log")
@@ -120,20 +115,12 @@ arch() { # checkpoint's folder
     for recipe in float bf16 w4a16 prefixquant-w4a8kv4 prefixquant-w8a8kv8-dynamic; do compile "$model" $recipe "$(basename "$1")-$recipe"; done
 }
 
-synthetic() { # head_dim, heads, kv heads: made-up weights, with the head sizes of large models
-    local sample=$root/samples/llama3.2-1b-synthetic dims
-    dims="{\"L\": 2, \"hidden\": 512, \"heads\": $2, \"kv_heads\": $3, \"head_dim\": $1, \"ffn\": 1024, \"vocab\": 512, \"context\": 512}"
-    sed "s/\"dims\": .*/\"dims\": $dims,/" "$sample/model.json" >"$tmp/synthetic-$1.json"
-    compile "$tmp/synthetic-$1.json" "$sample/recipe.json" synthetic-$1
-}
-
 targets=cpu,cuda:sm_80,cuda:sm_90a
 if [ $# -gt 0 ]; then
     for folder in "$@"; do check "$folder"; done
 else
     each_recipe $targets check
-    synthetic 64 8 2
-    synthetic 128 4 1
+    PFQC_LENGTHS="1 7 16 40 100 300 700 -20" each_synthetic $targets check
     for folder in "$root"/tests/data/arch/*/golden.json; do PFQC_LENGTHS="1 5 12 -9" arch "$(dirname "$folder")"; done
     if [ -n "${PFQC_SMOLLM2:-}" ]; then
         name=smollm2

@@ -29,6 +29,14 @@ program_in() { # folder: the file
     for f in "$1"/*; do case $f in *.so) ;; *) [ ! -f "$f" ] || [ ! -x "$f" ] || echo "$f" ;; esac; done
 }
 
+ids() { # how many, vocabulary: tokens of a prompt
+    seq "$1" | awk '{ printf "%s%d", (NR > 1 ? "," : ""), 5 + ($1 - 1) % ('"$2"' - 5) }'
+}
+
+field() { # name, file: the number behind it
+    sed -n "s/.*\b$1 \([-0-9.e+]*\).*/\1/p" "$2" | tail -1
+}
+
 each_recipe() { # target, command, arguments: the command with a folder of tinystories compiled by $PFQC under each recipe
     local recipe folder
     for recipe in "$root"/passes/recipes/*.json; do
@@ -36,5 +44,35 @@ each_recipe() { # target, command, arguments: the command with a folder of tinys
         "$PFQC" "$root/samples/tinystories/model.json" --recipe "$recipe" --target "$1" --cache "$tmp/cache" -o "$folder" >"$tmp/log" 2>&1 ||
             { cat "$tmp/log"; exit 1; }
         "${@:2}" "$folder"
+    done
+}
+
+# Made-up weights in two layers, with the head sizes of large models: what takes the rows FAST that tinystories is too small for. A
+# name, and what sed makes of the sample's recipe; w4a8 also in a layer wide enough for the rows of many columns.
+synthetic_recipes="w4a8 b
+w4a4 s/{a=8,kv=4/{a=4,kv=4/
+w8a8 s/bits=4/bits=8/;s/{a=8,kv=4/{a=8,kv=8/
+w4a4-dynamic s/static-scales{[^}]*}/dynamic-scales{a=4,kv=4,clip=0.9,kvclip=0.95,kvasym}/;s/\"prefix\",//
+w8a8-dynamic s/bits=4/bits=8/;s/static-scales{[^}]*}/dynamic-scales{a=8,kv=8}/
+bf16 b"
+
+each_synthetic() { # target, command, arguments: the command with a folder of each, compiled by $PFQC
+    local sample=$root/samples/llama3.2-1b-synthetic shape heads kv_heads head_dim ffn layers dims recipe how folder
+    for shape in "8 2 64 1024 2" "4 1 128 1024 2" "4 1 128 8192 1"; do
+        read -r heads kv_heads head_dim ffn layers <<<"$shape"
+        dims="\"L\": $layers, \"hidden\": 512, \"heads\": $heads, \"kv_heads\": $kv_heads, \"head_dim\": $head_dim, \"ffn\": $ffn"
+        sed "s/\"dims\": .*/\"dims\": {$dims, \"vocab\": 512, \"context\": 1024},/" "$sample/model.json" >"$tmp/synthetic.json"
+        while read -r recipe how; do
+            [ "$layers" = 2 ] || [ "$recipe" = w4a8 ] || continue
+            folder=$tmp/synthetic-$head_dim-$ffn-$recipe
+            if [ "$recipe" = bf16 ]; then
+                cp "$root/samples/llama3-8b-synthetic/bf16.json" "$tmp/$recipe.json"
+            else
+                sed "$how" "$sample/recipe.json" >"$tmp/$recipe.json"
+            fi
+            "$PFQC" "$tmp/synthetic.json" --recipe "$tmp/$recipe.json" --target "$1" --cache "$tmp/cache" -o "$folder" >"$tmp/log" 2>&1 ||
+                { cat "$tmp/log"; exit 1; }
+            "${@:2}" "$folder"
+        done <<<"$synthetic_recipes"
     done
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # compute-sanitizer over everything that runs on a GPU: memcheck, racecheck, initcheck and synccheck of programs (prefill of many
-# tokens, logits of many rows, decode; the recorded graph and single launches) and of a quarter of test_kernels' cases, each
-# operand in an allocation of its own.
+# tokens, logits of many rows; a token as one kernel and as a graph; single launches; batches; tokens chosen on the GPU) and of a
+# quarter of test_kernels' cases, by plain kernels and by rows FAST, each operand in an allocation of its own.
 #
 #   sanitize.sh [-k CODE] [-t TOOL]... [-s N] [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; -s: only every Nth
 #                                                             of their cases; FOLDER -: no programs
@@ -30,6 +30,7 @@ n=0
 >"$tmp/runs"
 add() { # name, command
     for tool in $tools; do
+        case $tool-$1 in initcheck-*-batch*) continue ;; esac # bench's copy of 512 MiB would take it minutes; self-test has batches
         n=$((n + 1))
         local options="--tool $tool --error-exitcode 9 --print-limit 4 --launch-timeout 120 --port $((20000 + 16 * n))"
         [ $tool != memcheck ] || options="$options --leak-check full"
@@ -38,26 +39,37 @@ add() { # name, command
 }
 
 programs() { # folder
-    local binary name ids
+    local binary name vocabulary context most=
     binary=$(program_in "$1")
     name=$(basename "$1")
-    ids=$(seq -s, 3 130)
-    add "$name-prefill" "$binary" logits --device cuda --tokens "$ids" --all ${PFQC_RUN_OPTIONS:-}
-    add "$name-graph" "$binary" logits --device cuda --tokens "$(seq -s, 3 40)" --decode ${PFQC_RUN_OPTIONS:-}
+    "$binary" info >"$tmp/info"
+    vocabulary=$(field vocabulary: "$tmp/info")
+    context=$(field context: "$tmp/info")
+    most=$((context > 600 ? 530 : 130))
+    add "$name-prefill" "$binary" logits --device cuda --tokens "$(ids $most $vocabulary)" --all ${PFQC_RUN_OPTIONS:-}
+    add "$name-step" "$binary" logits --device cuda --tokens "$(ids 20 $vocabulary)" --decode ${PFQC_RUN_OPTIONS:-}
+    add "$name-graph" "$binary" logits --device cuda --tokens "$(ids 20 $vocabulary)" --decode --cuda-decode graph ${PFQC_RUN_OPTIONS:-}
     add "$name-launches" "$binary" self-test --device cuda --cuda-sync ${PFQC_RUN_OPTIONS:-}
+    for batch in $([ $most = 130 ] && echo 30 || echo 40 200); do
+        add "$name-batch$batch" "$binary" bench --device cuda -p 0 -n 2 -r 1 -d 70 -b $batch ${PFQC_RUN_OPTIONS:-}
+    done
+    ! "$binary" tokenize x >"$tmp/log" 2>&1 || add "$name-draws" "$binary" run --device cuda -p x -n 10 --temp 0.8 --seed 1 ${PFQC_RUN_OPTIONS:-}
 }
 
 if [ "$code" != - ]; then
     [ -n "$code" ] || kernel_code "${code:=$tmp/code}"
     jobs=${PFQC_JOBS:-4}
     for ((shard = 0; shard < jobs; shard++)); do
-        add kernels-$shard env PFQ_GPU_EXACT=1 PFQ_QUARTER=1 PFQ_SHARD=$((shard * thin))/$((jobs * thin)) PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
+        for fast in 0 1; do
+            add kernels-$fast-$shard env $([ $fast = 0 ] || echo PFQ_FAST=1) PFQ_GPU_EXACT=1 PFQ_QUARTER=1 PFQ_SHARD=$((shard * thin))/$((jobs * thin)) PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
+        done
     done
 fi
 if [ $# -gt 0 ]; then
     for folder in "$@"; do [ "$folder" = - ] || programs "$folder"; done
 else
     each_recipe cuda:sm_80,cuda:sm_90a programs
+    each_synthetic cuda:sm_90a programs
 fi
 one() { # line of $tmp/runs, folder
     local name=${1%%$'\t'*} command=${1#*$'\t'}
