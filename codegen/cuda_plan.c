@@ -8,7 +8,8 @@
 
 const char *const cg_cuda_phase_names[PFQ_CUDA_N_PHASES] = {
     [PFQ_CUDA_PREFILL] = "prefill", [PFQ_CUDA_LOGITS] = "logits", [PFQ_CUDA_DECODE] = "decode",
-    [PFQ_CUDA_STEP] = "step",       [PFQ_CUDA_BATCH] = "batch",   [PFQ_CUDA_SAMPLE] = "sample",
+    [PFQ_CUDA_STEP] = "step",       [PFQ_CUDA_BATCH] = "batch",   [PFQ_CUDA_STEPS] = "steps",
+    [PFQ_CUDA_SAMPLE] = "sample",
 };
 
 /* A phase of a code is made of calls of the plan's phases, one after the other. */
@@ -121,8 +122,8 @@ i64 cg_cuda_capacity(const CgMake *mk)
     return ((chunk > rows ? chunk : rows) + 7) / 8 * 8;
 }
 
-/* Sequences that are decoded together, at most: as pfq_model_slots has it. */
-static i32 most_sequences(const CgMake *mk)
+/* As pfq_model_slots has it. */
+i32 cg_cuda_sequences(const CgMake *mk)
 {
     const i64 chunk = ir_meta_get_int(mk->p->m, "chunk", 1),
               rows = ir_meta_get_int(mk->p->m, "rows", 1);
@@ -147,7 +148,7 @@ static void constants(const CgMake *mk, u32 phase, const CgCall *c, double val[C
 {
     memcpy(val, c->val, CG_N_CONSTS * sizeof *val);
     val[C_cap] = (double)cg_cuda_capacity(mk);
-    val[C_seqs] = most_sequences(mk);
+    val[C_seqs] = cg_cuda_sequences(mk);
     val[C_parts] = most_parts(mk);
     val[C_each] = phases[phase].each;
     val[C_xbits] = four_bits(mk, &c->in[0]) ? 4 : 8;
@@ -192,7 +193,7 @@ static i32 most_rows(const CgMake *mk, u32 phase)
     switch (phase) {
     case PFQ_CUDA_PREFILL: return (i32)chunk;
     case PFQ_CUDA_LOGITS: return (i32)rows;
-    case PFQ_CUDA_BATCH: return most_sequences(mk);
+    case PFQ_CUDA_BATCH: return cg_cuda_sequences(mk);
     default: return 1;
     }
 }
@@ -371,7 +372,7 @@ static void sample(CgMake *mk)
         {.name = "sample_choose", .template = "sample.cu", .entry = "pfq_cu_sample_choose"},
     };
     const i64 runs = (ir_meta_get_int(mk->p->m, "vocab", 1) + 255) / 256;
-    const u64 work = 40 * (u64)runs * (u64)most_sequences(mk);
+    const u64 work = 40 * (u64)runs * (u64)cg_cuda_sequences(mk);
     const CgLaunch launches[] = {
         {.block = 64, .grid_x = (runs + 7) / 8, .rows = 1, .work = (i64)work},
         {.block = 512, .grid_x = 1, .rows = 1, .work = (i64)work}};

@@ -41,6 +41,8 @@ typedef struct CgMake {
 
 /* The constants that a row's template declares. */
 u64 cg_cuda_row_uses(const CgCudaRow *row);
+/* Sequences that are decoded together, at most. */
+i32 cg_cuda_sequences(const CgMake *mk);
 /* Rows that tiles of activations have room for. */
 i64 cg_cuda_capacity(const CgMake *mk);
 
@@ -69,8 +71,8 @@ void cg_cuda_loads(CgCuda *cuda, CgCode *code);
 
 /* Whether the calls of @decode are what that kernel does. */
 bool cg_cuda_step_fits(CgMake *mk);
-/* Adds it as phase PFQ_CUDA_STEP; false if it is not there after all, and CgCode.no_step says why.
- */
+/* Adds it as phase PFQ_CUDA_STEP, and as PFQ_CUDA_STEPS for as many rows as it can; false if it is
+ * not there after all, and CgCode.no_step says why. */
 bool cg_cuda_step(CgMake *mk);
 
 #endif

@@ -11,16 +11,17 @@
 
 #define LL(x) ((unsigned long long)(x))
 
-enum {
-    SLOT = 8192,
-    WORKERS = 512,
-    SHARED = 227 * 1024,
-    UNITS = 40,
-    FLIGHT = 4,
-    SPLITS = 16,
-    MAX_WORDS = 6
-};
+enum { SLOT = 8192, WORKERS = 512, SHARED = 227 * 1024, FLIGHT = 4, SPLITS = 16, MAX_WORDS = 6 };
 enum { ALIGN = 1024, CONTROL = 256 };
+enum { LEAST_BLOCKS = 16 }; /* multiprocessors of the least slice of an H100 */
+
+/* Steps of several rows: one kernel for `from` to `rows`. Units whose sums a block keeps in shared
+ * memory: of all rows, what all but the head have. */
+static const struct Rows {
+    i32 from, rows;
+    i64 units;
+} all_rows[] = {{1, 1, 40}, {2, 4, 16}};
+enum { N_ROWS = sizeof all_rows / sizeof *all_rows };
 
 typedef struct Layer { /* the calls of a layer; `join` and `mix` quantise the inputs of o and down
                         */
@@ -40,8 +41,9 @@ typedef struct Whole {
     StrBuf o;
     VEC(u64) table; /* [layers][N_COLUMNS] */
     u64 sum_at[N_SUMS], sync, work;
-    u64 parts_at, mixed_at, best_at, token_at;
+    u64 parts_at, mixed_at, normed_at, best_at, token_at;
     i64 act, scratch;
+    const struct Rows *rows;
 } Whole;
 
 static bool no(Whole *st, const char *why)
@@ -341,14 +343,29 @@ static i64 words_of(const Whole *st, const CgCall *c)
     return words <= MAX_WORDS && planes(c) == 1 ? words : 0;
 }
 
+/* Columns of x that a thread block reads at most, of parts in a row: PfqDeal has slots of four
+ * blocks. */
+static i64 columns_of(const Whole *st, const CgCall *c, i64 parts)
+{
+    const i64 K = I(c, C_K), blocks = up(K, 128) / (bits(st, c) == 4 ? 64 : 32) / parts,
+              part = (i64)panels(c) * ((blocks + 3) / 4),
+              each = (parts * part + LEAST_BLOCKS - 1) / LEAST_BLOCKS,
+              seen = (each + part - 2) / part + 1;
+    const bool all = st->rows->rows == 1 || planes(c) > 1 || seen >= parts;
+    return up(all ? K : seen * (K / parts) + 64, 128);
+}
+
 static void emit_linear(Whole *st, const char *name, const CgCall *c, const char *column, i64 parts,
                         i64 words, Sums sums)
 {
-    const i64 width = up(I(c, C_K), 128), bytes = planes(c) * width;
+    const i64 width = up(I(c, C_K), 128), bytes = planes(c) * columns_of(st, c, parts);
     if (bytes > st->act) st->act = bytes;
     st->sum_at[sums] = st->sync;
     const bool twin = !words && sums != SUM_HEAD;
-    st->sync += panels(c) * 256 * (u64)(words ? 2 * words : twin ? 2 * planes(c) : planes(c));
+    st->sync += panels(c) * 256 * (u64)st->rows->rows *
+                (u64)(words  ? 2 * words
+                      : twin ? 2 * planes(c)
+                             : planes(c));
     sb_printf(&st->o,
               "    struct %s {\n        static constexpr int32_t N = %lld, K = %lld, bits = %lld, "
               "parts = %lld, w = W_%s, scale = S_%s, sums = PFQ_AT_SUMS + %d, words = %lld, "
@@ -406,14 +423,14 @@ static void emit_attention(Whole *st, const Layer *l)
     const bool ints = I(a, C_kv) > cg_kv_format("f16");
     sb_printf(&st->o,
               "    struct Attend {\n        typedef Qkv From;\n        static constexpr int32_t "
-              "heads = %lld, "
+              "rows = %d, heads = %lld, "
               "kv_heads = %lld, D = %lld, rot = %lld, prefix = %lld, q8 = %lld, kv = %lld, kv_lo = "
               "%lld;\n"
               "        static constexpr bool r3 = %s, kv_static = %s;\n",
-              (long long)I(a, C_heads), (long long)I(a, C_kv_heads), (long long)D,
-              (long long)I(q, C_rot), (long long)I(a, C_prefix), (long long)I(q, C_q8),
-              (long long)I(a, C_kv), (long long)I(q, C_kv_lo), I(q, C_r3) ? "true" : "false",
-              !ints || I(q, C_kv_static) ? "true" : "false");
+              (int)st->rows->rows, (long long)I(a, C_heads), (long long)I(a, C_kv_heads),
+              (long long)D, (long long)I(q, C_rot), (long long)I(a, C_prefix),
+              (long long)I(q, C_q8), (long long)I(a, C_kv), (long long)I(q, C_kv_lo),
+              I(q, C_r3) ? "true" : "false", !ints || I(q, C_kv_static) ? "true" : "false");
     emit_float(st, "kv_top", q->val[C_kv_top]);
     emit_float(st, "kv_clip", q->val[C_kv_clip]);
     emit_float(st, "score", a->val[C_scale]);
@@ -424,12 +441,13 @@ static void emit_attention(Whole *st, const Layer *l)
         "k_scale = K_SCALE, v_scale = V_SCALE, q_gain = %s, k_gain = %s, prefix_k = PREFIX_K, "
         "prefix_v = PREFIX_V;\n    };\n",
         I(q, C_qk_norm) ? "Q_GAIN" : "-1", I(q, C_qk_norm) ? "K_GAIN" : "-1");
-    const i64 attend = WORKERS / 32 * group * (D * 4 + 8),
-              join =
-                  I(a, C_heads) * SPLITS * 4 + (I(l->join, C_static) ? 0 : I(a, C_heads) * D * 4);
+    const i64 attend = WORKERS / 32 * group * (D * 4 + 8), rows = st->rows->rows,
+              splits = rows * (rows < SPLITS ? SPLITS / rows : 1),
+              join = I(a, C_heads) * splits * 4 +
+                     (I(l->join, C_static) ? 0 : rows * I(a, C_heads) * D * 4);
     st->scratch = attend > join ? attend : join;
     st->parts_at = st->sync;
-    st->sync += (u64)(I(a, C_heads) * SPLITS * (D + 2) * 8);
+    st->sync += (u64)(I(a, C_heads) * splits * (D + 2) * 8);
     sb_str(&st->o, "    struct Join {\n        typedef Attend From;\n        typedef O To;\n");
     emit_quantiser(st, l->join, l->o, "X_JOIN");
     sb_str(&st->o, "    };\n");
@@ -440,9 +458,12 @@ static void emit_ffn(Whole *st, const Layer *l)
     const bool turn = row_of(st, l->mix) == ROW_HADAMARD;
     const i64 ffn = I(l->gate_up, C_N) / 2, inner = turn ? inner_of(l->mix) : ffn;
     const i64 base = turn ? I(l->mix, C_base) : 1;
+    const i64 glu =
+        st->rows->rows * (ffn / inner) * ((inner + LEAST_BLOCKS - 1) / LEAST_BLOCKS) * 4;
     if (st->scratch < 32768) st->scratch = 32768;
+    if (st->scratch < glu) st->scratch = glu;
     st->mixed_at = st->sync;
-    st->sync += (u64)up(8 * ffn, ALIGN);
+    st->sync += (u64)up(8 * ffn * st->rows->rows, ALIGN);
     sb_printf(&st->o,
               "    struct Glu {\n        typedef GateUp From;\n        typedef Down To;\n        "
               "static constexpr bool turn = %s;\n"
@@ -547,20 +568,20 @@ static void emit_args(Whole *st)
                    ": d.at[PFQ_AT_WEIGHTS] + e;\n    }\n"
                    "    PFQ_STATIC PfqDecodeArgs args(const PfqCudaArgs &a)\n    {\n        "
                    "PfqDecodeArgs d = {};\n"
-                   "        d.ctx = a.ctx;\n"
+                   "        d.ctx = a.ctx;\n        d.rows = a.T;\n        d.slot = a.slot;\n"
                    "        d.at[PFQ_AT_CONTROL] = a.sync;\n        d.at[PFQ_AT_WEIGHTS] = a.w;\n"
-                   "        d.at[PFQ_AT_CACHE] = pfq_slot(a, a.in[1], pfq_row(a, 0));\n"
-                   "        d.at[PFQ_AT_POSITION] = a.rows;\n        d.at[PFQ_AT_IDS] = a.in[0];\n"
+                   "        d.at[PFQ_AT_CACHE] = a.in[1];\n"
+                   "        d.at[PFQ_AT_ROWS] = a.rows;\n        d.at[PFQ_AT_IDS] = a.in[0];\n"
                    "        d.at[PFQ_AT_LOGITS] = a.out[0];\n");
     sb_printf(
         &st->o,
         "        d.at[PFQ_AT_EMBED] = a.w + %lluu;\n        d.at[PFQ_AT_FREQ] = a.w + %lluu;\n"
         "        d.at[PFQ_AT_BASE] = a.w + %lluu;\n        d.at[PFQ_AT_PARTS] = a.sync + %lluu;\n"
-        "        d.at[PFQ_AT_MIXED] = a.sync + %lluu;\n        d.at[PFQ_AT_BEST] = a.work + "
-        "%lluu;\n"
+        "        d.at[PFQ_AT_MIXED] = a.sync + %lluu;\n        d.at[PFQ_AT_NORMED] = a.sync + "
+        "%lluu;\n        d.at[PFQ_AT_BEST] = a.work + %lluu;\n"
         "        d.at[PFQ_AT_TOKEN] = a.work + %lluu;\n",
-        LL(embed), LL(freq), LL(base), LL(st->parts_at), LL(st->mixed_at), LL(st->best_at),
-        LL(st->token_at));
+        LL(embed), LL(freq), LL(base), LL(st->parts_at), LL(st->mixed_at), LL(st->normed_at),
+        LL(st->best_at), LL(st->token_at));
     for (u32 i = 0; i < N_SUMS; i++)
         sb_printf(&st->o, "        d.at[PFQ_AT_SUMS + %u] = a.sync + %lluu;\n", i,
                   LL(st->sum_at[i]));
@@ -570,17 +591,21 @@ static void emit_args(Whole *st)
 /* Bytes of shared memory (PfqRoom) with a ring of `slots`. */
 static i64 room(const Whole *st, i64 slots, i64 base, i64 rot)
 {
-    const i64 before = slots * (SLOT + 16) + up(st->act, 128) + UNITS * 256 + up(st->scratch, 128) +
-                       (base > 1 ? up(base, 16) * 4 * base : 0) + 2 * 4 * (WORKERS / 32);
-    return up(before + 4 * rot, 16) + 8 * (i64)st->table.n;
+    const i64 rows = st->rows->rows, act = up(st->act, 128) + (rows > 1 ? 64 : 0),
+              sums = st->rows->units * (rows > 1 ? 68 : 64) * 4,
+              before = slots * (SLOT + 16) + up(rows * act, 128) + up(rows * sums, 128) +
+                       up(st->scratch, 128) + (base > 1 ? up(base, 16) * 4 * base : 0) +
+                       2 * 4 * (WORKERS / 32) + up(4 * rows, 8) + 8 * rows;
+    return up(before + 4 * rows * rot, 16) + 8 * (i64)st->table.n;
 }
 
-/* The longest ring that fits, of whole groups of slots. */
+/* The longest ring that fits: whole groups of slots, or enough beside the copies in flight. */
 static i64 ring(const Whole *st, i64 base, i64 rot)
 {
     i64 slots = 24;
-    while (slots > 0 && room(st, slots, base, rot) > SHARED)
-        slots -= 4;
+    while (slots > 0 && (room(st, slots, base, rot) > SHARED ||
+                         (slots % 4 && (slots < FLIGHT + 4 || st->rows->rows == 1))))
+        slots--;
     return slots;
 }
 
@@ -588,10 +613,11 @@ static void add(Whole *st, i64 shared)
 {
     static const CgCudaRow row = {.name = "step", .template = "step.cu", .entry = "pfq_cu_step"};
     CgMake *mk = st->mk;
+    const bool one = st->rows->rows == 1;
     const CgCudaKernel k = {
         .row = &row,
         .what = "a step of decoding",
-        .name = "step",
+        .name = one ? "step" : arena_printf(mk->a, "step%d", (int)st->rows->rows),
         .prelude = st->o.p,
         .phase = CG_DECODE,
         .step = st->embed->step,
@@ -603,29 +629,32 @@ static void add(Whole *st, i64 shared)
                    .work = (i64)st->work,
                    .sync = (i64)st->sync},
     };
-    CgCudaCall call = {.phase = CG_DECODE};
+    CgCudaCall call = {.phase = CG_DECODE, .from = st->rows->from, .to = st->rows->rows};
     call.kernel = cg_cuda_kernel(mk->cuda, mk->code, &k);
     call.c = (CgCall){.step = st->embed->step, .layer = -1};
     call.c.in[0] = (CgRef){.place = CG_TOKENS};
     call.c.in[1] = (CgRef){.place = CG_KV};
     call.c.out[0] = (CgRef){.place = CG_LOGITS};
     call.c.w = (CgRef){.place = CG_WEIGHT};
-    vec_push(mk->a, &mk->code->call[PFQ_CUDA_STEP], call);
+    vec_push(mk->a, &mk->code->call[one ? PFQ_CUDA_STEP : PFQ_CUDA_STEPS], call);
 }
 
 /* Writes PfqStep; false: it does not fit the chip. */
 static bool write(Whole *st)
 {
     const Layer *l = &st->layers.at[0];
+    NEED(st->rows->rows == 1 || I(l->first, C_K) % 8 == 0, "the hidden size is no multiple of 8");
     const i64 rot = I(l->qkv, C_rot);
     const i64 base = row_of(st, l->mix) == ROW_HADAMARD ? I(l->mix, C_base) : 1;
     StrBuf head = {.a = st->mk->a}, body;
     st->sync = CONTROL;
     make_table(st);
     emit_ops(st);
+    st->normed_at = st->sync;
+    st->sync += (u64)(st->rows->rows * (I(l->first, C_K) / 2 + 2) * 8);
     st->best_at = st->work;
-    st->token_at = st->work + 8 * 1024;
-    st->work += 8 * 1024 + 64;
+    st->token_at = st->work + 8 * 1024 * (u64)st->rows->rows;
+    st->work = st->token_at + 64;
     const i64 slots = ring(st, base, rot), shared = room(st, slots, base, rot);
     NEED(slots >= 4, "shared memory");
     body = st->o;
@@ -633,12 +662,13 @@ static bool write(Whole *st)
     sb_str(&st->o, "#include \"templates/decode.cuh\"\n\n");
     emit_table(st);
     sb_printf(&st->o,
-              "struct PfqStep {\n    static constexpr int32_t layers = %u, columns = %u, hidden = "
-              "%lld, slots = %lld, "
-              "flight = %d, act = %lld, units = %d, scratch = %lld, base = %lld, rot = %lld, "
+              "struct PfqStep {\n    static constexpr int32_t rows = %d, layers = %u, columns = "
+              "%u, hidden = %lld, slots = %lld, "
+              "flight = %d, act = %lld, units = %lld, scratch = %lld, base = %lld, rot = %lld, "
               "prefix = %lld;\n",
-              st->layers.n, N_COLUMNS, (long long)I(l->first, C_K), (long long)slots, FLIGHT,
-              (long long)st->act, UNITS, (long long)st->scratch, (long long)base, (long long)rot,
+              (int)st->rows->rows, st->layers.n, N_COLUMNS, (long long)I(l->first, C_K),
+              (long long)slots, FLIGHT, (long long)st->act, (long long)st->rows->units,
+              (long long)st->scratch, (long long)base, (long long)rot,
               (long long)I(l->attend, C_prefix));
     emit_float(st, "rope_scale", l->qkv->val[C_rope_scale]);
     sb_str(&st->o, "    static constexpr bool keep = false, wait = true, trace = false;\n");
@@ -661,11 +691,20 @@ bool cg_cuda_step_fits(CgMake *mk)
     return ok;
 }
 
-bool cg_cuda_step(CgMake *mk)
+static bool add_step(CgMake *mk, const struct Rows *rows, const char **why)
 {
     Whole *st = NEW(mk->a, Whole);
-    *st = (Whole){.mk = mk, .ph = &mk->p->phase[CG_DECODE], .o = {.a = mk->a}};
+    *st = (Whole){.mk = mk, .ph = &mk->p->phase[CG_DECODE], .o = {.a = mk->a}, .rows = rows};
     const bool ok = recognise(st) && write(st);
-    mk->code->no_step = st->why;
+    *why = st->why;
+    return ok;
+}
+
+bool cg_cuda_step(CgMake *mk)
+{
+    bool ok = add_step(mk, &all_rows[0], &mk->code->no_step);
+    const char *why;
+    for (u32 i = 1; ok && i < N_ROWS && all_rows[i].from <= cg_cuda_sequences(mk); i++)
+        if (!add_step(mk, &all_rows[i], &why)) break;
     return ok;
 }

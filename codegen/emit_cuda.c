@@ -86,8 +86,8 @@ static void emit_calls(const CgCuda *cuda, const CgCode *code, u32 phase, StrBuf
     }
 }
 
-static const char *const phase_ids[PFQ_CUDA_N_PHASES] = {"PREFILL", "LOGITS", "DECODE",
-                                                         "STEP",    "BATCH",  "SAMPLE"};
+static const char *const phase_ids[PFQ_CUDA_N_PHASES] = {"PREFILL", "LOGITS", "DECODE", "STEP",
+                                                         "BATCH",   "STEPS",  "SAMPLE"};
 
 /* The tables of all codes; those that are equal exist once, under the name of the first. */
 typedef struct Tables {

@@ -181,6 +181,7 @@ typedef enum PfqCudaPhaseId {
     PFQ_CUDA_DECODE,
     PFQ_CUDA_STEP,   /* decode again, as fewer launches; n is 0 if there is none */
     PFQ_CUDA_BATCH,  /* one token of each of T sequences -> KV cache and logits [T, vocab] */
+    PFQ_CUDA_STEPS,  /* batch again, as one launch of few rows: a call for each range of them */
     PFQ_CUDA_SAMPLE, /* logits [T, vocab] -> each row's token of the next step, and its position:
                         what PfqCudaSampler [T] say */
     PFQ_CUDA_N_PHASES

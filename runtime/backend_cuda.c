@@ -22,6 +22,7 @@ static bool cuda_open(PfqEngine *e, const PfqEngineConfig *c, PfqErr *err)
                                      pages * PFQ_HUGE_PAGE, /* pfq_map_buffer has room */
                                  .ctx = pfq_padded_ctx(e),
                                  .slots = e->slots + e->spare,
+                                 .rows = e->slots,
                                  .sync = c->cuda_sync,
                                  .plain = c->cuda_graph,
                                  .alone = e->exact};

@@ -67,7 +67,7 @@ static bool start_prompt(GpuBench *b, int32_t pos, int32_t n, bool logits)
 
 static PfqCudaPhaseId step_phase(const GpuBench *b, const GpuTest *t)
 {
-    return t->batch > 1 ? PFQ_CUDA_BATCH : pfq_gpu_decode_phase(b->gpu);
+    return t->batch > 1 ? pfq_gpu_batch_phase(b->gpu, t->batch) : pfq_gpu_decode_phase(b->gpu);
 }
 
 static bool start_step(GpuBench *b, const GpuTest *t, int32_t i)

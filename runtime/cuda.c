@@ -19,14 +19,15 @@ static const char *const buffer_names[N_BUFFERS] = {
     "row numbers",     "the logits",   "the kernels' scratch",    "the kernels' counters",
     "sampling",        "the weights",  "packing the weights",
 };
-static const char *const phase_names[PFQ_CUDA_N_PHASES] = {"prefill", "logits",  "decode",
-                                                           "decode",  "a batch", "sampling"};
+static const char *const phase_names[PFQ_CUDA_N_PHASES] = {
+    "prefill", "logits", "decode", "decode", "a batch", "a batch", "sampling"};
 
 /* A kernel's own failure shows only when it is waited for. */
 static const char *const sync_names[PFQ_CUDA_N_PHASES] = {
-    "a kernel of prefill, which --cuda-sync names", "a kernel of logits, which --cuda-sync names",
-    "a kernel of decode, which --cuda-sync names",  "a kernel of decode, which --cuda-sync names",
-    "a kernel of a batch, which --cuda-sync names", "a kernel of sampling, which --cuda-sync names",
+    "a kernel of prefill, which --cuda-sync names",  "a kernel of logits, which --cuda-sync names",
+    "a kernel of decode, which --cuda-sync names",   "a kernel of decode, which --cuda-sync names",
+    "a kernel of a batch, which --cuda-sync names",  "a kernel of a batch, which --cuda-sync names",
+    "a kernel of sampling, which --cuda-sync names",
 };
 
 /* Tiles of activations (codegen/cuda/tiles.cuh) lie at multiples of ALIGN; the driver promises
@@ -48,10 +49,10 @@ static uint64_t up(uint64_t n, uint64_t to)
 /* The most rows of a phase. */
 static uint64_t max_rows(const PfqModel *m, int phase)
 {
-    return (uint64_t)(phase == PFQ_CUDA_PREFILL  ? m->chunk
-                      : phase == PFQ_CUDA_LOGITS ? m->rows
-                      : phase == PFQ_CUDA_BATCH  ? pfq_model_slots(m)
-                                                 : 1);
+    return (uint64_t)(phase == PFQ_CUDA_PREFILL                            ? m->chunk
+                      : phase == PFQ_CUDA_LOGITS                           ? m->rows
+                      : phase == PFQ_CUDA_BATCH || phase == PFQ_CUDA_STEPS ? pfq_model_slots(m)
+                                                                           : 1);
 }
 
 static uint64_t io_bytes(const PfqModel *m)
@@ -298,9 +299,10 @@ static bool launch(PfqGpu *g, const char *phase, int32_t i, const PfqCudaCall *c
     return pfq_cuda_check(&g->driver, r, call, what, err);
 }
 
-bool pfq_gpu_wanted(const PfqCudaCall *c, int32_t n)
+bool pfq_gpu_wanted(const PfqGpu *g, PfqCudaPhaseId phase, const PfqCudaCall *c, int32_t n)
 {
-    return n >= c->from && (!c->to || n <= c->to);
+    const int32_t rows = phase == PFQ_CUDA_STEPS && g->alone ? g->rows : n;
+    return rows >= c->from && (!c->to || rows <= c->to);
 }
 
 bool pfq_gpu_launch(PfqGpu *g, int phase, int32_t i, int32_t n, PfqErr *err)
@@ -313,7 +315,8 @@ bool pfq_gpu_launch_all(PfqGpu *g, int id, int32_t n, PfqErr *err)
 {
     const PfqCudaPhase *t = g->phase[id].table;
     for (int32_t i = 0; i < t->n; i++) {
-        if (pfq_gpu_wanted(&t->call[i], n) && !pfq_gpu_launch(g, id, i, n, err)) {
+        if (pfq_gpu_wanted(g, (PfqCudaPhaseId)id, &t->call[i], n) &&
+            !pfq_gpu_launch(g, id, i, n, err)) {
             return false;
         }
     }
@@ -443,6 +446,17 @@ PfqCudaPhaseId pfq_gpu_decode_phase(const PfqGpu *g)
     return g->phase[PFQ_CUDA_STEP].table->n && !g->plain ? PFQ_CUDA_STEP : PFQ_CUDA_DECODE;
 }
 
+/* One row is faster by the step, but with other sums than among others. */
+PfqCudaPhaseId pfq_gpu_batch_phase(const PfqGpu *g, int32_t n)
+{
+    const PfqCudaPhase *t = g->phase[PFQ_CUDA_STEPS].table;
+    const int32_t rows = g->alone ? g->rows : n;
+    if (rows == 1) {
+        return pfq_gpu_decode_phase(g);
+    }
+    return t->n && !g->plain && rows <= t->call[t->n - 1].to ? PFQ_CUDA_STEPS : PFQ_CUDA_BATCH;
+}
+
 /* Logits of many sequences are megabytes a step, which come several times as fast into memory that
  * stays where it is. Where that cannot be had they come all the same. */
 static void pin(PfqGpu *g, const PfqGpuConfig *c)
@@ -489,6 +503,7 @@ PfqGpu *pfq_gpu_open(const PfqGpuChoice *choice, const PfqModel *m, const PfqGpu
     g->sms = choice->sms;
     g->ctx = c->ctx;
     g->slots = c->slots;
+    g->rows = c->rows;
     g->plain = c->plain;
     g->alone = c->alone;
     g->sync = c->sync;
@@ -631,11 +646,10 @@ bool pfq_gpu_run(PfqGpu *g, PfqPhaseId phase, const int32_t *tokens, int32_t n, 
     return run_rows(g, id, tokens, NULL, at, n, NULL, phase == PFQ_PREFILL ? NULL : logits, err);
 }
 
-/* One row is faster by the step, but with other sums than among others. */
 bool pfq_gpu_batch(PfqGpu *g, const int32_t *tokens, const PfqRow *rows, int32_t n, PfqDraw *draw,
                    float *logits, PfqErr *err)
 {
-    const int id = n == 1 && !g->alone ? (int)pfq_gpu_decode_phase(g) : PFQ_CUDA_BATCH;
+    const int id = (int)pfq_gpu_batch_phase(g, n);
     return run_rows(g, id, tokens, rows, (PfqRow){0}, n, draw, logits, err);
 }
 

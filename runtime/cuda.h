@@ -108,6 +108,7 @@ typedef struct PfqGpuConfig {
     uint64_t pinned_bytes; /* of them, pinned until it is closed: whole pages */
     int32_t ctx;           /* capacity of a slot of the KV cache, a multiple of 64 */
     int32_t slots;         /* of the cache */
+    int32_t rows;          /* the most of a batch */
     bool sync;  /* wait after every kernel, so that an error names it; nothing is recorded */
     bool plain; /* decode by kernels of single steps, though there is a whole step as one */
     bool alone; /* rows of a batch have the bits that each has alone, which may cost some speed */
@@ -153,6 +154,8 @@ bool pfq_gpu_trace(PfqGpu *g, struct PfqTrace *t, PfqErr *err);
 /* ---- for bench: the same without waiting and without logits, and what single calls take ---- */
 
 PfqCudaPhaseId pfq_gpu_decode_phase(const PfqGpu *g); /* what decoding one token is */
+/* What decoding one of each of n sequences is. `alone`: the same whatever n is. */
+PfqCudaPhaseId pfq_gpu_batch_phase(const PfqGpu *g, int32_t n);
 bool pfq_gpu_start(PfqGpu *g, PfqCudaPhaseId phase, const int32_t *tokens, const PfqRow *rows,
                    int32_t n, PfqErr *err);
 bool pfq_gpu_wait(PfqGpu *g, PfqErr *err);

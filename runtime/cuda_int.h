@@ -74,6 +74,7 @@ struct PfqGpu {
     PfqGpuTime *times;      /* its calls; */
     double began;           /* pfq_now of the first */
     bool plain, alone;      /* PfqGpuConfig */
+    int32_t rows;           /* likewise */
     bool sync;              /* wait after every kernel */
     bool broken;            /* a run has failed: */
     PfqErr fault;           /* with this sentence */
@@ -103,7 +104,7 @@ bool pfq_gpu_launch(PfqGpu *g, int phase, int32_t i, int32_t n, PfqErr *err);
 bool pfq_gpu_launch_traced(PfqGpu *g, int phase, int32_t n, PfqErr *err);
 bool pfq_gpu_tell_trace(PfqGpu *g, int phase, int32_t n, int32_t pos, PfqErr *err);
 void pfq_gpu_drop_events(PfqGpu *g, Events *e);
-/* Is the call made for n rows? */
-bool pfq_gpu_wanted(const PfqCudaCall *c, int32_t n);
+/* Is the phase's call made for n rows? */
+bool pfq_gpu_wanted(const PfqGpu *g, PfqCudaPhaseId phase, const PfqCudaCall *c, int32_t n);
 
 #endif

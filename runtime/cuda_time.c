@@ -23,12 +23,15 @@ PfqGpuWork pfq_gpu_call_work(const PfqCudaCall *c, int32_t n, double keys, bool 
 PfqGpuWork pfq_gpu_work(const PfqGpu *g, PfqCudaPhaseId phase, int32_t n, double keys, bool each)
 {
     /* A step is decoding in other launches. */
-    const PfqCudaPhase *p = g->phase[phase == PFQ_CUDA_STEP ? PFQ_CUDA_DECODE : phase].table;
+    phase = phase == PFQ_CUDA_STEP    ? PFQ_CUDA_DECODE
+            : phase == PFQ_CUDA_STEPS ? PFQ_CUDA_BATCH
+                                      : phase;
+    const PfqCudaPhase *p = g->phase[phase].table;
     PfqGpuWork sum = {0};
     for (int32_t i = 0; i < p->n; i++) {
         const PfqGpuWork w = pfq_gpu_call_work(&p->call[i], n, keys, each);
-        sum.ops += pfq_gpu_wanted(&p->call[i], n) ? w.ops : 0;
-        sum.bytes += pfq_gpu_wanted(&p->call[i], n) ? w.bytes : 0;
+        sum.ops += pfq_gpu_wanted(g, phase, &p->call[i], n) ? w.ops : 0;
+        sum.bytes += pfq_gpu_wanted(g, phase, &p->call[i], n) ? w.bytes : 0;
     }
     return sum;
 }
@@ -82,7 +85,7 @@ static bool launch_marked(PfqGpu *g, PfqCudaPhaseId phase, int32_t n, const Even
     const PfqCudaPhase *p = g->phase[phase].table;
     bool ok = mark(g, e, 0, err);
     for (int32_t i = 0, k = 0; ok && i < p->n; i++) {
-        if (pfq_gpu_wanted(&p->call[i], n)) {
+        if (pfq_gpu_wanted(g, phase, &p->call[i], n)) {
             ok = pfq_gpu_launch(g, (int)phase, i, n, err) && mark(g, e, ++k, err);
         }
     }
@@ -97,7 +100,7 @@ static bool read_marks(PfqGpu *g, PfqCudaPhaseId phase, int32_t n, const Events 
     float from = 0, to = 0;
     *n_out = 0;
     for (int32_t i = 0; i < p->n; i++, from = to) {
-        if (!pfq_gpu_wanted(&p->call[i], n)) {
+        if (!pfq_gpu_wanted(g, phase, &p->call[i], n)) {
             continue;
         }
         if (!elapsed(g, e, 0, *n_out + 1, &to, err)) {

@@ -363,7 +363,7 @@ static bool test_together(PfqCli *c)
     return ok;
 }
 
-/* Decoding by a graph, on a GPU where a step is one kernel. */
+/* Decoding by graphs, on a GPU where a step is one kernel. */
 static bool test_graph(PfqCli *c)
 {
     if (!c->engine.gpu || pfq_gpu_decode_phase(c->engine.gpu) != PFQ_CUDA_STEP) {
@@ -371,7 +371,7 @@ static bool test_graph(PfqCli *c)
     }
     pfq_engine_close(&c->engine);
     c->opt.cuda_decode = "graph";
-    return pfq_cli_load(c, c->model->expect->n_tokens, false) && test_logits(c);
+    return pfq_cli_load(c, c->model->expect->n_tokens, false) && test_logits(c) && test_together(c);
 }
 
 /* Opens the engine anew, on that device and CPU variant, and tests it. */

@@ -185,10 +185,9 @@ typedef struct Slice {
 
 static Slice slice_of(const PfqTrace *t, const Event *e)
 {
-    static const char *const phases[] = {"prefill", "logits", "decode"}, *const gpu_phases[] = {
-                                                                             "prefill", "logits",
-                                                                             "decode",  "decode",
-                                                                             "batch",   "sample"};
+    static const char *const phases[] = {"prefill", "logits", "decode"};
+    static const char *const gpu_phases[] = {"prefill", "logits", "decode", "decode",
+                                             "batch",   "batch",  "sample"};
     Slice s = {.phase = t->gpu ? gpu_phases[e->phase] : phases[e->phase]};
     if (t->gpu && e->call >= 0) {
         s.call = &t->gpu->phase[e->phase].call[e->call];
@@ -206,7 +205,7 @@ static Slice slice_of(const PfqTrace *t, const Event *e)
 /* What a GPU's call reached of what it needs at least. */
 static void write_rates(const PfqTrace *t, FILE *f, const Event *e, const PfqCudaCall *call)
 {
-    const bool each = e->phase == PFQ_CUDA_BATCH;
+    const bool each = e->phase == PFQ_CUDA_BATCH || e->phase == PFQ_CUDA_STEPS;
     const double keys = e->pos + (each ? 1 : 0.5 * (e->rows + 1)), us = 1e6 * (e->end - e->start);
     const PfqGpuWork w = pfq_gpu_call_work(call, e->rows, keys, each);
     fprintf(f, ", \"kernel\": ");

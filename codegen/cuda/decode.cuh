@@ -1,5 +1,5 @@
-/* The persistent decode step of sm_90a: one cooperative kernel makes a token, every thread block
- * resident for the whole step.
+/* The persistent decode step of sm_90a: one cooperative kernel makes a token of each of a few
+ * sequences (the step's rows), every thread block resident for the whole step.
  *
  * A step is a schedule (a function template over its role, which pfqc emits from the plan's calls):
  * a straight line of phases within a layer, in a loop over layers. It runs twice in each block: as
@@ -9,9 +9,14 @@
  * table, the others entries of the arguments.
  *
  * What every block needs it makes for itself: the residual stream lives in registers of every block
- * (PfqWorker::x), norms and quantisers run in each. Products are divided over blocks (PfqDeal) and
- * meet as int32 sums in memory, added atomically, so exact in any order; whoever reads them next
- * scales them. So a layer has few points where all blocks meet:
+ * (PfqWorker::x), norms and quantisers run in each. Of several rows each stream is one block's,
+ * which hands the norm's bytes to all: 4 KB a row, where sums are 16. Products are divided over
+ * blocks (PfqDeal), the rows' columns side by side in the tensor cores', and meet as int32 sums in
+ * memory, added atomically, so exact in any order; whoever reads them next scales them. A row's
+ * result depends on neither the other rows nor their number, only on the most that the kernel takes
+ * (M::rows), by how many parts attention is cut in. There are at least as many blocks as rows.
+ *
+ * So a layer has few points where all blocks meet:
  *
  *   - meet(): this block's results of the phase can be read
  *   - await(): those of all blocks can; phases call it themselves, behind what they can do before
@@ -45,20 +50,21 @@ enum { PFQ_GROUPS = PFQ_WORKER_WARPS / 4 }; /* of four warps, which take a slot 
 
 /* Entries of PfqDecodeArgs.at that all models have; the sums of a model's ops follow. */
 enum {
-    PFQ_AT_CONTROL,  /* int32 [2]: the counter of meetings; what it was when the step began */
-    PFQ_AT_TABLE,    /* tests: uint64 [layers][columns] */
-    PFQ_AT_WEIGHTS,  /* where the weights begin */
-    PFQ_AT_CACHE,    /* where the sequence's KV cache begins */
-    PFQ_AT_POSITION, /* int32: of the token, the prefix not counted */
-    PFQ_AT_IDS,      /* int32: the token */
-    PFQ_AT_EMBED,    /* the table of embeddings */
-    PFQ_AT_FREQ,     /* f32 [rot / 2], RoPE */
-    PFQ_AT_BASE,     /* the transform's base, f32 in packed tiles of 16 rows */
-    PFQ_AT_PARTS,    /* attention's partial results: see decode_attend.cuh */
-    PFQ_AT_MIXED,    /* f32 [ffn]: between the two halves of the transform in front of down */
-    PFQ_AT_LOGITS,   /* f32 [vocabulary] */
-    PFQ_AT_BEST, /* int32 [blocks][2]: the blocks' largest logits, as ordered integers, and where */
-    PFQ_AT_TOKEN, /* int32: the greedy choice */
+    PFQ_AT_CONTROL, /* int32 [2]: the counter of meetings; what it was when the step began */
+    PFQ_AT_TABLE,   /* tests: uint64 [layers][columns] */
+    PFQ_AT_WEIGHTS, /* where the weights begin */
+    PFQ_AT_CACHE,   /* where slot 0 of the KV cache begins */
+    PFQ_AT_ROWS,    /* PfqRow [rows]: positions, the prefix not counted, and slots */
+    PFQ_AT_IDS,     /* int32 [rows]: the tokens */
+    PFQ_AT_EMBED,   /* the table of embeddings */
+    PFQ_AT_FREQ,    /* f32 [rot / 2], RoPE */
+    PFQ_AT_BASE,    /* the transform's base, f32 in packed tiles of 16 rows */
+    PFQ_AT_PARTS,   /* attention's partial results: see decode_attend.cuh */
+    PFQ_AT_MIXED,   /* f32 [rows][ffn]: between the halves of the transform in front of down */
+    PFQ_AT_NORMED,  /* several rows: what norms hand to all, see PfqWorker::norm */
+    PFQ_AT_LOGITS,  /* f32 [rows][vocabulary] */
+    PFQ_AT_BEST, /* int32 [rows][blocks][2]: their largest logits, as ordered integers, and where */
+    PFQ_AT_TOKEN, /* int32 [rows]: the greedy choice */
     PFQ_AT_DUMP,  /* tests: int8 activations of the ops, 64 KiB each */
     PFQ_AT_TRACE, /* measuring: int64 [blocks][PFQ_MARKS] of the clock */
     PFQ_AT_SUMS   /* a model's first */
@@ -68,7 +74,9 @@ enum { PFQ_MARKS = 2048 };
 
 struct PfqDecodeArgs {
     uint64_t at[40];
+    uint64_t slot; /* bytes of the KV cache from one slot to the next */
     int32_t ctx;
+    int32_t rows;   /* that there are, of a model's */
     int32_t flight; /* instead of a model's, where that is 0 */
 };
 
@@ -90,19 +98,34 @@ PFQ_DEVICE int32_t pfq_b_at(int32_t k)
     return (k & ~63) | (k >> 2 & 3) << 4 | (k >> 4 & 3) << 2 | (k & 3);
 }
 
-/* Shared memory of model M: layers, columns (of the table), slots (of the ring), act (bytes),
- * units (most of a block), scratch (bytes), rot. */
+/* Shared memory of model M: rows (the most of a step), layers, columns (of the table), slots (of
+ * the ring), act (bytes of a row), units (most of a block), scratch (bytes), rot. Of several rows
+ * each begins in another bank. */
 template <class M> struct PfqRoom {
+    static constexpr int32_t act_row = (M::act + 127) / 128 * 128 + (M::rows > 1 ? 64 : 0);
+    static constexpr int32_t acc_row = M::rows > 1 ? 68 : 64;
     static constexpr int32_t act = M::slots * (PFQ_SLOT + 16);
-    static constexpr int32_t acc = act + (M::act + 127) / 128 * 128;
-    static constexpr int32_t scratch = acc + M::units * 256;
+    static constexpr int32_t acc = act + (M::rows * act_row + 127) / 128 * 128;
+    static constexpr int32_t scratch = acc + (M::units * M::rows * acc_row * 4 + 127) / 128 * 128;
     static constexpr int32_t base = scratch + (M::scratch + 127) / 128 * 128; /* of the transform */
     static constexpr int32_t reduce = base + (M::base > 1 ? (M::base + 15) / 16 * 64 * M::base : 0);
-    static constexpr int32_t turn = reduce + 2 * 4 * PFQ_WORKER_WARPS;
-    static constexpr int32_t table = turn + 4 * M::rot + (16 - 4 * M::rot % 16) % 16;
+    static constexpr int32_t scale = reduce + 2 * 4 * PFQ_WORKER_WARPS;
+    static constexpr int32_t row = scale + (4 * M::rows + 7) / 8 * 8;
+    static constexpr int32_t turn = row + 8 * M::rows;
+    static constexpr int32_t table = (turn + 4 * M::rows * M::rot + 15) / 16 * 16;
     static constexpr int32_t bytes = table + 8 * M::layers * M::columns;
     static_assert(bytes <= 227 * 1024, "shared memory of a multiprocessor");
 };
+
+/* Rows that there are; row r's position and slot. */
+template <class M> PFQ_DEVICE int32_t pfq_rows(const PfqDecodeArgs &a)
+{
+    return M::rows == 1 ? 1 : min(a.rows, M::rows);
+}
+template <class M> PFQ_DEVICE PfqRow pfq_row_at(int32_t r)
+{
+    return ((const PfqRow *)(pfq_shared + PfqRoom<M>::row))[r];
+}
 
 /* ---- the loader ---- */
 
@@ -110,7 +133,7 @@ template <class M> struct PfqLoader {
     const PfqDecodeArgs &a;
     PfqRing<M::slots> ring;
     uint32_t n; /* slots taken */
-    int32_t pos, l;
+    int32_t l;
 
     PFQ_MEMBER uint64_t column(int32_t c) const
     {
@@ -134,22 +157,29 @@ template <class M> struct PfqLoader {
     template <class C> PFQ_MEMBER void attend()
     {
         typedef PfqKeyDeal<C> Keys;
-        const Keys d = Keys::of(pos);
-        for (int32_t task = (int32_t)blockIdx.x; task < d.tasks; task += (int32_t)gridDim.x) {
-            const int64_t head = (int64_t)(task / d.splits) * a.ctx;
-            for (int32_t j = d.begin(task); j < d.end(task); j += Keys::keys, n++) {
-                const int32_t rows = (min(Keys::keys, d.end(task) - j) + 15) / 16 * 16;
+        const int32_t splits = Keys::splits(), each = splits * C::kv_heads,
+                      tasks = each * pfq_rows<M>(a);
+        for (int32_t task = (int32_t)blockIdx.x; task < tasks; task += (int32_t)gridDim.x) {
+            const PfqRow row = pfq_row_at<M>(M::rows == 1 ? 0 : task / each);
+            const uint64_t slot = a.slot * (uint64_t)row.slot;
+            const Keys d = Keys::of(row.pos);
+            const int32_t begin = d.begin(task % splits), end = d.end(task % splits);
+            const int32_t g = task / splits;
+            const int64_t head = (int64_t)(M::rows == 1 ? g : g % C::kv_heads) * a.ctx;
+            for (int32_t j = begin; j < end; j += Keys::keys, n++) {
+                const int32_t rows = (min(Keys::keys, end - j) + 15) / 16 * 16;
                 const uint32_t size = (uint32_t)rows * Keys::row, half = (uint32_t)rows * 2;
                 ring.take(n, 2 * size + Keys::runs * half,
                           M::flight ? M::flight : (uint32_t)a.flight);
                 for (uint32_t i = 0; i < 2; i++)
                     ring.load(n, i * Keys::keys * Keys::row,
-                              (const uint8_t *)column(C::cache + (int32_t)i) +
+                              (const uint8_t *)(column(C::cache + (int32_t)i) + slot) +
                                   (head + j) * Keys::row,
                               size);
                 for (uint32_t i = 0; i < Keys::runs; i++)
                     ring.load(n, Keys::keys * (2 * Keys::row + 2 * i),
-                              (const uint8_t *)column(C::numbers + (int32_t)i) + (head + j) * 2,
+                              (const uint8_t *)(column(C::numbers + (int32_t)i) + slot) +
+                                  (head + j) * 2,
                               half);
             }
         }
@@ -167,33 +197,13 @@ template <class M> struct PfqLoader {
     PFQ_MEMBER void choose() {}
 };
 
-/* Element k of row id of a table [N, K] at w. */
-template <class C, int32_t K> PFQ_DEVICE float pfq_embedding(uint64_t w, int32_t id, int32_t k)
-{
-    if (C::format == PFQ_EMBED_ROWS) return ((const float *)w)[(int64_t)id * K + k];
-    if (C::format == PFQ_EMBED_F32)
-        return ((const float *)w)[(int64_t)(id / 16) * 16 * K + 16 * (int64_t)k + id % 16] *
-               C::scale;
-    if (C::format == PFQ_EMBED_S8) {
-        const uint8_t *tile = (const uint8_t *)w + id / 16 * (128 + 64 * (int64_t)((K + 3) / 4));
-        const int8_t q = (int8_t)tile[128 + 64 * (int64_t)(k / 4) + id % 16 * 4 + k % 4];
-        return (float)q * ((const float *)tile)[id % 16] * C::scale;
-    }
-    const int32_t r = id % 16, i = k % 32;
-    const uint8_t *group =
-        (const uint8_t *)w + id / 16 * (320 * (int64_t)((K + 31) / 32)) + 320 * (int64_t)(k / 32);
-    const uint16_t *head = (const uint16_t *)group;
-    const uint8_t b = group[64 + 64 * (i / 8) + 4 * r + i % 4];
-    return ((float)(i & 4 ? b >> 4 : b & 15) * pfq_h_to_f(head[r]) + pfq_h_to_f(head[16 + r])) *
-           C::scale;
-}
-
 /* ---- the workers ---- */
 
 template <class C, class W> PFQ_DEVICE void pfq_attend(W &w);  /* decode_attend.cuh */
 template <class C, class W> PFQ_DEVICE void pfq_combine(W &w); /* decode_attend.cuh */
 template <class C, class W> PFQ_DEVICE void pfq_glu(W &w);     /* decode_ffn.cuh */
 template <class C, class W> PFQ_DEVICE void pfq_mix(W &w);     /* decode_ffn.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_embed(W &w);   /* decode_head.cuh */
 template <class C, class W> PFQ_DEVICE void pfq_logits(W &w);  /* decode_head.cuh */
 template <class W> PFQ_DEVICE void pfq_choose(W &w);           /* decode_head.cuh */
 
@@ -204,9 +214,11 @@ template <class M> struct PfqWorker {
     const PfqDecodeArgs &a;
     PfqRing<M::slots> ring;
     uint32_t n; /* slots of the ring that the block has used */
-    int32_t pos, l, meetings, base, side, marks;
-    float dynamic;     /* scale of the activations, where it is not a constant */
-    float x[quads][4]; /* the residual stream: columns 4 * (thread + PFQ_WORKERS * i) on */
+    int32_t l, meetings, base, side, marks;
+    int32_t now;       /* attention's row, of several */
+    float dynamic;     /* one row: scale of the activations, where it is not a constant */
+    float x[quads][4]; /* the residual stream: columns 4 * (thread + PFQ_WORKERS * i) on, of the one
+                          row, or of row blockIdx.x */
 
     /* ---- places ---- */
 
@@ -221,6 +233,22 @@ template <class M> struct PfqWorker {
     }
     template <class T> PFQ_MEMBER T *scratch() const { return (T *)(pfq_shared + Room::scratch); }
     PFQ_MEMBER int8_t *act() const { return (int8_t *)(pfq_shared + Room::act); }
+    PFQ_MEMBER int32_t rows() const { return pfq_rows<M>(a); }
+    /* The row whose residual stream the block has, if it is there. */
+    PFQ_MEMBER int32_t own() const { return M::rows == 1 ? 0 : (int32_t)blockIdx.x; }
+    PFQ_MEMBER bool owns() const { return own() < rows(); }
+    /* Row r's dynamic scale. */
+    PFQ_MEMBER float scale_of(int32_t r) const
+    {
+        return M::rows == 1 ? dynamic : ((const float *)(pfq_shared + Room::scale))[r];
+    }
+    PFQ_MEMBER void set_scale(int32_t r, float v)
+    {
+        if (M::rows == 1)
+            dynamic = v;
+        else
+            ((float *)(pfq_shared + Room::scale))[r] = v;
+    }
     PFQ_MEMBER int32_t tid() const { return (int32_t)threadIdx.x; }
 
     /* ---- together ---- */
@@ -274,27 +302,27 @@ template <class M> struct PfqWorker {
     template <class C> PFQ_MEMBER int32_t *place(int32_t of) const
     {
         return (int32_t *)a.at[C::sums] +
-               (C::twin ? of % 2 * C::planes * (PfqDeal<C>::panels * 64) : 0);
+               (C::twin ? of % 2 * M::rows * C::planes * (PfqDeal<C>::panels * 64) : 0);
     }
-    /* Sums of n rows of op C, behind await_for; a row of -1: 0. */
+    /* Rows' sums of n rows of op C's weights, behind await_for; a row of -1: 0. */
     template <class C, int32_t n>
-    PFQ_MEMBER void sums_of(const int32_t (&row)[n], int32_t (&sum)[n]) const
+    PFQ_MEMBER void sums_of(const int32_t (&r)[n], const int32_t (&row)[n], int32_t (&sum)[n]) const
     {
         typedef PfqDeal<C> Deal;
         constexpr int32_t each = C::words ? C::words : 1;
         if (!direct<C>()) {
             PFQ_UNROLL
             for (int32_t i = 0; i < n; i++)
-                sum[i] = row[i] < 0 ? 0 : pfq_fresh(place<C>(l) + row[i]);
+                sum[i] = row[i] < 0 ? 0 : pfq_fresh(sum_at<C>(r[i] * C::planes, row[i]));
             return;
         }
         const uint64_t *p[n * each];
         int32_t v[n * each];
         PFQ_UNROLL
         for (int32_t i = 0; i < n * each; i++) {
-            const int32_t r = row[i / each];
-            const bool is = M::wait && r >= 0 && i % each < Deal::blocks_of(max(r, 0) / 64);
-            p[i] = is ? (const uint64_t *)a.at[C::sums] + i % each * (Deal::panels * 64) + r : NULL;
+            const int32_t of = row[i / each];
+            const bool is = M::wait && of >= 0 && i % each < Deal::blocks_of(max(of, 0) / 64);
+            p[i] = is ? word_at<C>(i % each, r[i / each]) + of : NULL;
         }
         pfq_get_words(p, flag(), v);
         PFQ_UNROLL
@@ -304,6 +332,11 @@ template <class M> struct PfqWorker {
             for (int32_t j = 0; j < each; j++)
                 sum[i] += v[i * each + j];
         }
+    }
+    /* Row r's words of the j-th of the blocks that share a unit. */
+    template <class C> PFQ_MEMBER uint64_t *word_at(int32_t j, int32_t r) const
+    {
+        return (uint64_t *)a.at[C::sums] + (j * M::rows + r) * (PfqDeal<C>::panels * 64);
     }
     /* Floats that other blocks hand over as words: put, and get n of them. */
     PFQ_MEMBER void put_float(int32_t at_index, int64_t i, float v) const
@@ -353,10 +386,17 @@ template <class M> struct PfqWorker {
     }
 
     PFQ_MEMBER void layer(int32_t to) { l = to; }
+    /* Attention's row, its position, and a column of the cache, in its slot. */
+    PFQ_MEMBER int32_t here() const { return M::rows == 1 ? 0 : now; }
+    PFQ_MEMBER int32_t pos() const { return pfq_row_at<M>(here()).pos; }
+    PFQ_MEMBER uint64_t cache(int32_t c) const
+    {
+        return column(c) + a.slot * (uint64_t)pfq_row_at<M>(here()).slot;
+    }
     /* Those of layer `of`. */
     template <class C> PFQ_MEMBER void clear(int32_t of) const
     {
-        const int32_t all = PfqDeal<C>::panels * 64 * C::planes,
+        const int32_t all = PfqDeal<C>::panels * 64 * C::planes * rows(),
                       begin = pfq_share(all, (int32_t)blockIdx.x),
                       end = pfq_share(all, (int32_t)blockIdx.x + 1);
         if (M::keep || direct<C>()) return;
@@ -373,68 +413,62 @@ template <class M> struct PfqWorker {
     {
         return C::fixed ? *(const float *)column(C::scale_at) : 0.0f;
     }
-    template <class C> PFQ_MEMBER float dynamic_inverse(float m)
+    template <class C> PFQ_MEMBER float dynamic_inverse(int32_t r, float m)
     {
         m *= C::clip;
-        dynamic = m / C::top;
+        set_scale(r, m / C::top);
         return m > 0.0f ? C::top / m : 0.0f;
     }
-    /* Columns k .. k + 3, k a multiple of 4, of one plane. */
-    PFQ_MEMBER void put4(int32_t k, int32_t plane, int32_t plane_bytes, const int32_t *v) const
-    {
-        *(uint32_t *)(act() + plane * plane_bytes + pfq_b_at(k)) =
-            (uint32_t)(v[0] & 255) | (uint32_t)(v[1] & 255) << 8 | (uint32_t)(v[2] & 255) << 16 |
-            (uint32_t)v[3] << 24;
-    }
-    /* Column k alone. */
-    template <class C> PFQ_MEMBER void quantise(int32_t k, float y, float inv) const
+    /* Column k alone, of those in shared memory, of row r. */
+    template <class C> PFQ_MEMBER void quantise(int32_t r, int32_t k, float y, float inv) const
     {
         const int32_t v = pfq_quant(y, inv, C::lo, C::hi), lo = (int8_t)v;
-        act()[pfq_b_at(k)] = (int8_t)(C::planes == 2 ? (v - lo) >> 8 : v);
-        if (C::planes == 2) act()[C::plane + pfq_b_at(k)] = (int8_t)lo;
+        int8_t *to = act() + r * Room::act_row + pfq_b_at(k);
+        to[0] = (int8_t)(C::planes == 2 ? (v - lo) >> 8 : v);
+        if (C::planes == 2) to[C::plane] = (int8_t)lo;
     }
-    template <class C> PFQ_MEMBER void quantise4(int32_t k, const float *y, float inv) const
+    /* Four columns: a word of each plane. */
+    template <class C>
+    PFQ_MEMBER void quantise4(const float *y, float inv, uint32_t (&word)[2]) const
     {
-        int32_t v[4], lo[4];
+        word[0] = word[1] = 0;
         PFQ_UNROLL
         for (int32_t i = 0; i < 4; i++) {
-            v[i] = pfq_quant(y[i], inv, C::lo, C::hi);
-            lo[i] = (int8_t)v[i];
-            if (C::planes == 2) v[i] = (v[i] - lo[i]) >> 8;
+            const int32_t v = pfq_quant(y[i], inv, C::lo, C::hi), lo = (int8_t)v;
+            word[0] |= (uint32_t)((C::planes == 2 ? (v - lo) >> 8 : v) & 255) << 8 * i;
+            word[1] |= (uint32_t)(lo & 255) << 8 * i;
         }
-        put4(k, 0, C::plane, v);
-        if (C::planes == 2) put4(k, 1, C::plane, lo);
     }
-    /* Tests: columns begin .. end of what the ops read. */
-    PFQ_MEMBER void dump(int32_t which, int32_t begin, int32_t end, int32_t plane,
+    /* The same of columns k .. k + 3, in shared memory. */
+    PFQ_MEMBER void put4(int32_t at, int32_t k, uint32_t word) const
+    {
+        *(uint32_t *)(act() + at + pfq_b_at(k)) = word;
+    }
+    /* Tests, of one row: columns begin .. end of what the ops read, where `window` is the first. */
+    PFQ_MEMBER void dump(int32_t which, int32_t begin, int32_t end, int32_t window, int32_t plane,
                          int32_t planes) const
     {
         if (!M::keep) return;
         int8_t *to = (int8_t *)a.at[PFQ_AT_DUMP] + which * 65536;
         for (int32_t p = 0; p < planes; p++)
             for (int32_t k = begin + tid(); k < end; k += PFQ_WORKERS)
-                to[p * plane + k] = act()[p * plane + pfq_b_at(k)];
-    }
-
-    /* x = the token's row of the table [N, hidden], times C::scale; C::format says how it lies
-     * (embed.cu). */
-    template <class C> PFQ_MEMBER void embed()
-    {
-        const int32_t id = min(max(*(const int32_t *)a.at[PFQ_AT_IDS], 0), C::N - 1);
-        PFQ_UNROLL
-        for (int32_t i = 0; i < quads; i++) {
-            PFQ_UNROLL
-            for (int32_t j = 0; j < 4; j++) {
-                const int32_t k = 4 * (tid() + PFQ_WORKERS * i) + j;
-                x[i][j] =
-                    k < M::hidden ? pfq_embedding<C, M::hidden>(a.at[PFQ_AT_EMBED], id, k) : 0.0f;
-            }
-        }
+                to[p * plane + k] = act()[p * plane + pfq_b_at(k - window)];
     }
 
     /* x += the products of op C::From; then RMSNorm of x (gain: column, -1: none), quantised as
-     * activations. C::prior: the op was the layer's before, and layer 0 adds nothing. */
+     * activations. C::prior: the op was the layer's before, and layer 0 adds nothing. Of several
+     * rows each is one block's, which hands its activations to all. */
     template <class C> PFQ_MEMBER void norm()
+    {
+        if (owns())
+            norm_own<C>();
+        else
+            await();
+        if (M::rows > 1) take_rows<C>();
+        sync();
+        dump(C::dump, 0, M::hidden, 0, C::plane, C::planes);
+    }
+    template <class C> PFQ_MEMBER void norm_own()
     {
         typedef typename C::From From;
         const bool add = !C::prior || l > 0;
@@ -447,7 +481,7 @@ template <class M> struct PfqWorker {
                 const PfqFour v = *(const PfqFour *)((const float *)of + k);
                 PFQ_UNROLL
                 for (int32_t j = 0; j < 4; j++)
-                    factor[i][j] = From::fixed ? v.v[j] : v.v[j] * dynamic;
+                    factor[i][j] = From::fixed ? v.v[j] : v.v[j] * scale_of(own());
             }
         float gain[quads][4];
         norm_gain<C>(gain);
@@ -457,8 +491,9 @@ template <class M> struct PfqWorker {
         for (int32_t i = 0; i < quads; i++) {
             const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
             if (add && k < M::hidden) {
-                const PfqInts v =
-                    pfq_fresh((const PfqInts *)(place<From>(C::prior ? l - 1 : l) + k));
+                const PfqInts v = pfq_fresh(
+                    (const PfqInts *)(place<From>(C::prior ? l - 1 : l) +
+                                      own() * From::planes * (PfqDeal<From>::panels * 64) + k));
                 PFQ_UNROLL
                 for (int32_t j = 0; j < 4; j++)
                     x[i][j] = (float)v.v[j] * factor[i][j] + x[i][j];
@@ -469,8 +504,6 @@ template <class M> struct PfqWorker {
         }
         const float r = 1.0f / sqrtf(sum(s) / (float)M::hidden + C::eps);
         norm_put<C>(r, gain, pfq_inv(scale));
-        sync();
-        dump(C::dump, 0, M::hidden, C::plane, C::planes);
     }
     template <class C> PFQ_MEMBER void norm_gain(float (&gain)[quads][4]) const
     {
@@ -493,63 +526,123 @@ template <class M> struct PfqWorker {
             for (int32_t j = 0; j < 4; j++)
                 m = fmaxf(m, fabsf(x[i][j] * r * gain[i][j]));
         }
-        if (!C::fixed) inv = dynamic_inverse<C>(largest(m));
+        if (!C::fixed) inv = dynamic_inverse<C>(own(), largest(m));
         PFQ_UNROLL
         for (int32_t i = 0; i < quads; i++) {
             const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
             PFQ_UNROLL
             for (int32_t j = 0; j < 4; j++)
                 y[j] = x[i][j] * r * gain[i][j];
-            if (k < M::hidden) quantise4<C>(k, y, inv);
+            uint32_t word[2];
+            quantise4<C>(y, inv, word);
+            PFQ_UNROLL
+            for (int32_t p = 0; p < C::planes && k < M::hidden; p++) {
+                if (M::rows == 1)
+                    put4(p * C::plane, k, word[p]);
+                else
+                    pfq_put_word(normed(own()) + p * (M::hidden / 4) + k / 4, (int32_t)word[p],
+                                 flag());
+            }
+        }
+        if (M::rows > 1 && !C::fixed && threadIdx.x == 0)
+            pfq_put_word(normed(own()) + M::hidden / 2, __float_as_int(scale_of(own())), flag());
+    }
+    /* PFQ_AT_NORMED: of each row a word with a flag for four columns of a plane, two planes, then
+     * one for its dynamic scale. */
+    static constexpr int32_t normed_words = M::hidden / 2 + 2;
+    static_assert(M::rows == 1 || M::hidden % 8 == 0, "words are read in pairs");
+    PFQ_MEMBER uint64_t *normed(int32_t r) const
+    {
+        return (uint64_t *)a.at[PFQ_AT_NORMED] + r * normed_words;
+    }
+    template <class C> PFQ_MEMBER void take_rows()
+    {
+        constexpr int32_t half = M::hidden / 8, each = half * C::planes, /* pairs */
+            deep = (M::rows * half + PFQ_WORKERS - 1) / PFQ_WORKERS;
+        const int32_t all = each * rows();
+        for (int32_t i = tid(); i < all; i += PFQ_WORKERS * deep) {
+            const uint64_t *p[deep];
+            int32_t v[deep][2];
+            PFQ_UNROLL
+            for (int32_t j = 0; j < deep; j++) {
+                const int32_t at = i + PFQ_WORKERS * j;
+                p[j] = M::wait && at < all ? normed(at / each) + at % each * 2 : NULL;
+            }
+            pfq_get_pairs(p, flag(), v);
+            PFQ_UNROLL
+            for (int32_t j = 0; j < 2 * deep; j++) {
+                const int32_t at = i + PFQ_WORKERS * (j / 2);
+                if (at < all)
+                    put4(at / each * Room::act_row + at % each / half * C::plane,
+                         at % half * 8 + j % 2 * 4, (uint32_t)v[j / 2][j % 2]);
+            }
+        }
+        if (!C::fixed && tid() < rows() && M::wait) {
+            const uint64_t *p[1] = {normed(tid()) + M::hidden / 2};
+            int32_t v[1];
+            pfq_get_words(p, flag(), v);
+            set_scale(tid(), __int_as_float(v[0]));
         }
     }
 
     /* ---- products ---- */
 
+    /* Columns of products: the planes of each row, eight a tile. */
+    template <class C> static constexpr int32_t wide = M::rows * C::planes;
+    template <class C> static constexpr int32_t tiles = (wide<C> + 7) / 8;
+
     /* The warp's 16 rows of a block times the activations of its columns, added to c. at: of the
-     * lane's 16 bytes; b: of the lane's activations of the block. Two sums each, for latency. */
+     * lane's 16 bytes; b + k: of the lane's activations of the block. Two sums each, for latency.
+     */
     template <class C>
-    PFQ_MEMBER void product(int32_t (&c)[2][4], const uint8_t *at, const int8_t *b) const
+    PFQ_MEMBER void product(int32_t (&c)[tiles<C>][2][4], const uint8_t *at,
+                            const int8_t *const (&b)[tiles<C>], int32_t k) const
     {
         const PfqWords w = *(const PfqWords *)at;
-        if (C::bits == 8) {
-            const uint32_t *x8 = (const uint32_t *)b;
-            pfq_mma_s8(c[0], w.v, x8[0], x8[1]);
-            return;
-        }
-        const PfqWords x4 = *(const PfqWords *)b;
         uint32_t high[4], low[4];
         PFQ_UNROLL
         for (int32_t i = 0; i < 4; i++) {
             high[i] = w.v[i] & 0xf0f0f0f0u;
             low[i] = w.v[i] << 4 & 0xf0f0f0f0u;
         }
-        pfq_mma_s8(c[0], high, x4.v[0], x4.v[1]);
-        pfq_mma_s8(c[1], low, x4.v[2], x4.v[3]);
+        PFQ_UNROLL
+        for (int32_t t = 0; t < tiles<C>; t++) {
+            if (C::bits == 8) {
+                const uint32_t *x8 = (const uint32_t *)(b[t] + k);
+                pfq_mma_s8(c[t][0], w.v, x8[0], x8[1]);
+                continue;
+            }
+            const PfqWords x4 = *(const PfqWords *)(b[t] + k);
+            pfq_mma_s8(c[t][0], high, x4.v[0], x4.v[1]);
+            pfq_mma_s8(c[t][1], low, x4.v[2], x4.v[3]);
+        }
     }
     /* Adds the warp's sums to those of unit u of the block's, `first` its first, and zeroes them.
      * Of more units than shared memory has room for, the last go to memory at once. */
-    template <class C> PFQ_MEMBER void keep_sums(int32_t (&c)[2][4], int32_t u, int32_t first) const
+    template <class C>
+    PFQ_MEMBER void keep_sums(int32_t (&c)[tiles<C>][2][4], int32_t u, int32_t first) const
     {
         typedef PfqDeal<C> Deal;
         constexpr int32_t room = M::units / C::planes;
-        int32_t *acc = (int32_t *)(pfq_shared + Room::acc) + (u - first) * 64 * C::planes;
+        int32_t *acc = (int32_t *)(pfq_shared + Room::acc) + (u - first) * Room::acc_row * wide<C>;
         const int32_t row = pfq_warp() % 4 * 16 + pfq_lane() / 4;
         PFQ_UNROLL
-        for (int32_t i = 0; i < 4; i++) {
-            const int32_t v = c[0][i] + c[1][i], to = pfq_frag_row(row + i / 2 * 8);
-            c[0][i] = c[1][i] = 0;
-            if (pfq_lane() % 4 || i % 2 >= C::planes) continue;
+        for (int32_t i = 0; i < 4 * tiles<C>; i++) {
+            int32_t(&sum)[2][4] = c[i / 4];
+            const int32_t v = sum[0][i % 4] + sum[1][i % 4], to = pfq_frag_row(row + i % 4 / 2 * 8),
+                          column = i / 4 * 8 + pfq_lane() % 4 * 2 + i % 2;
+            sum[0][i % 4] = sum[1][i % 4] = 0;
+            if (column >= rows() * C::planes) continue;
             if (u - first < room)
-                atomicAdd(acc + i % 2 * 64 + to, v);
+                atomicAdd(acc + column * Room::acc_row + to, v);
             else
-                pfq_red_add(sum_at<C>(i % 2, Deal::panel(u) * 64 + to), C::bits == 4 ? v >> 4 : v);
+                pfq_red_add(sum_at<C>(column, Deal::panel(u) * 64 + to), C::bits == 4 ? v >> 4 : v);
         }
     }
-    /* The sum of a plane's row. */
-    template <class C> PFQ_MEMBER int32_t *sum_at(int32_t plane, int32_t row) const
+    /* The sum of a row of weights and a column of products. */
+    template <class C> PFQ_MEMBER int32_t *sum_at(int32_t column, int32_t row) const
     {
-        return place<C>(l) + plane * (PfqDeal<C>::panels * 64) + row;
+        return place<C>(l) + column * (PfqDeal<C>::panels * 64) + row;
     }
     /* Sums of op C over the activations, for the block's slots. */
     template <class C> PFQ_MEMBER void gemv()
@@ -557,10 +650,15 @@ template <class M> struct PfqWorker {
         typedef PfqDeal<C> Deal;
         const Deal d = Deal::mine();
         const int32_t first = Deal::unit(d.begin), lane = pfq_lane();
-        const int32_t plane = lane / 4 < C::planes ? lane / 4 : 0; /* of the lane's column of b */
-        const int8_t *b = act() + plane * C::plane + lane % 4 * 16;
+        const int8_t *b[tiles<C>];
+        PFQ_UNROLL
+        for (int32_t t = 0; t < tiles<C>; t++) {
+            const int32_t column = 8 * t + lane / 4 < wide<C> ? 8 * t + lane / 4 : 0;
+            b[t] = act() + column / C::planes * Room::act_row + column % C::planes * C::plane +
+                   lane % 4 * 16 - d.window();
+        }
         const uint32_t at = (uint32_t)(pfq_warp() % 4 * 512 + lane * 16);
-        int32_t c[2][4] = {}, u = -1;
+        int32_t c[tiles<C>][2][4] = {}, u = -1;
         mark();
         for (int32_t i = d.begin + pfq_warp() / 4; i < d.end; i += PFQ_GROUPS) {
             const uint32_t s = n + (uint32_t)(i - d.begin);
@@ -571,9 +669,9 @@ template <class M> struct PfqWorker {
             ring.wait(s);
             PFQ_UNROLL
             for (int32_t j = 0; j < PFQ_SLOT_BLOCKS; j++) {
-                const int8_t *from =
-                    C::bits == 4 ? b + (k + j) * 64 : b + (k + j) / 2 * 64 + (k + j) % 2 * 8;
-                if (j < count) product<C>(c, w + j * PFQ_FRAG_BYTES, from);
+                const int32_t from =
+                    C::bits == 4 ? (k + j) * 64 : (k + j) / 2 * 64 + (k + j) % 2 * 8;
+                if (j < count) product<C>(c, w + j * PFQ_FRAG_BYTES, b, from);
             }
             __syncwarp();
             if (lane == 0) ring.release(s, 4);
@@ -595,10 +693,13 @@ template <class M> struct PfqWorker {
         }
         if (d.begin == d.end) return;
         const int32_t units = min(Deal::unit(d.end - 1) - first + 1, M::units / C::planes);
-        for (int32_t i = tid(); i < units * 64 * C::planes; i += PFQ_WORKERS) {
-            const int32_t u = i / (64 * C::planes), row = Deal::panel(first + u) * 64 + i % 64;
-            pfq_red_add(sum_at<C>(i / 64 % C::planes, row), C::bits == 4 ? acc[i] >> 4 : acc[i]);
-            acc[i] = 0;
+        for (int32_t i = tid(); i < units * 64 * wide<C>; i += PFQ_WORKERS) {
+            const int32_t u = i / (64 * wide<C>), column = i / 64 % wide<C>,
+                          row = Deal::panel(first + u) * 64 + i % 64;
+            int32_t *sum = acc + i / 64 * Room::acc_row + i % 64;
+            if (column >= rows() * C::planes) continue;
+            pfq_red_add(sum_at<C>(column, row), C::bits == 4 ? *sum >> 4 : *sum);
+            *sum = 0;
         }
     }
     /* The same as flagged words; of a block without slots inside a unit, zeros. */
@@ -609,19 +710,24 @@ template <class M> struct PfqWorker {
         const bool none = d.begin == d.end;
         if (none && d.begin % Deal::unit_slots == 0) return;
         const int32_t units = none ? 1 : Deal::unit(d.end - 1) - first + 1;
-        for (int32_t i = tid(); i < units * 64; i += PFQ_WORKERS) {
-            const int32_t u = first + i / 64, j = (int32_t)blockIdx.x - Deal::first_block(u);
-            pfq_put_word((uint64_t *)a.at[C::sums] + j * (Deal::panels * 64) + u * 64 + i % 64,
-                         C::bits == 4 ? acc[i] >> 4 : acc[i], flag());
-            acc[i] = 0;
+        for (int32_t i = tid(); i < units * 64 * M::rows; i += PFQ_WORKERS) {
+            const int32_t u = first + i / (64 * M::rows), r = i / 64 % M::rows,
+                          j = (int32_t)blockIdx.x - Deal::first_block(u);
+            int32_t *sum = acc + i / 64 * Room::acc_row + i % 64;
+            if (r >= rows()) continue;
+            pfq_put_word(word_at<C>(j, r) + u * 64 + i % 64, C::bits == 4 ? *sum >> 4 : *sum,
+                         flag());
+            *sum = 0;
         }
     }
 
     /* ---- phases of the files named ---- */
 
     static constexpr uint32_t slots = M::slots;
+    static constexpr int32_t most = M::rows, hidden = M::hidden;
     static constexpr bool keep = M::keep;
 
+    template <class C> PFQ_MEMBER void embed() { pfq_embed<C>(*this); }
     template <class C> PFQ_MEMBER void attend() { pfq_attend<C>(*this); }
     template <class C> PFQ_MEMBER void combine() { pfq_combine<C>(*this); }
     template <class C> PFQ_MEMBER void glu() { pfq_glu<C>(*this); }
@@ -642,29 +748,33 @@ template <class M> PFQ_DEVICE void pfq_decode(const PfqDecodeArgs &a)
                       (M::flight > 0 && M::flight + PFQ_GROUPS <= M::slots),
                   "a slot may be waited for too early");
     const PfqRing<M::slots> ring = PfqRing<M::slots>::at(pfq_smem(pfq_shared));
-    const int32_t pos = *(const int32_t *)a.at[PFQ_AT_POSITION];
     if (threadIdx.x == 0) ring.init(PFQ_WORKER_WARPS);
     for (int32_t i = (int32_t)threadIdx.x; i < M::layers * M::columns; i += PFQ_DECODE_BLOCK)
         ((uint64_t *)(pfq_shared + Room::table))[i] = M::address(a, i);
-    for (int32_t i = (int32_t)threadIdx.x; i < M::units * 64; i += PFQ_DECODE_BLOCK)
+    for (int32_t i = (int32_t)threadIdx.x; i < (Room::scratch - Room::acc) / 4;
+         i += PFQ_DECODE_BLOCK)
         ((int32_t *)(pfq_shared + Room::acc))[i] = 0;
     for (int32_t i = (int32_t)threadIdx.x; i < (Room::reduce - Room::base) / 4;
          i += PFQ_DECODE_BLOCK)
         ((float *)(pfq_shared + Room::base))[i] = ((const float *)a.at[PFQ_AT_BASE])[i];
-    for (int32_t i = (int32_t)threadIdx.x; i < M::rot / 2; i += PFQ_DECODE_BLOCK) {
+    const PfqRow *row = (const PfqRow *)a.at[PFQ_AT_ROWS];
+    if ((int32_t)threadIdx.x < pfq_rows<M>(a))
+        ((PfqRow *)(pfq_shared + Room::row))[threadIdx.x] = row[threadIdx.x];
+    for (int32_t i = (int32_t)threadIdx.x; i < M::rot / 2 * pfq_rows<M>(a); i += PFQ_DECODE_BLOCK) {
         float *turn = (float *)(pfq_shared + Room::turn) + 2 * i;
-        pfq_sincos((double)((const float *)a.at[PFQ_AT_FREQ])[i] * (double)(pos + M::prefix),
+        pfq_sincos((double)((const float *)a.at[PFQ_AT_FREQ])[i % (M::rot / 2)] *
+                       (double)(row[i / (M::rot / 2)].pos + M::prefix),
                    turn + 1, turn);
         turn[0] *= M::rope_scale, turn[1] *= M::rope_scale;
     }
     __syncthreads();
     if (threadIdx.x >= PFQ_WORKERS) {
-        PfqLoader<M> loader = {a, ring, 0, pos, 0};
+        PfqLoader<M> loader = {a, ring, 0, 0};
         if (threadIdx.x == PFQ_WORKERS) M::schedule(loader);
         return;
     }
     const int32_t base = ((const int32_t *)a.at[PFQ_AT_CONTROL])[1];
-    PfqWorker<M> worker = {a, ring, 0, pos, 0, 0, base, 0, 0, 0.0f, {}};
+    PfqWorker<M> worker = {a, ring, 0, 0, 0, base, 0, 0, 0, 0.0f, {}};
     M::schedule(worker);
 }
 

@@ -1,5 +1,6 @@
-/* Attention of the persistent decode step, for one token. A struct C of constants:
+/* Attention of the persistent decode step. A struct C of constants:
  *
+ *   rows                  the most of a step
  *   heads, kv_heads, D    D a multiple of 8, at most 256; heads / kv_heads * D at most 512
  *   rot, r3, prefix       as c_rot, c_r3, c_prefix; rope_scale is in the table of cos and sin
  *   q8                    q is s8 clamped to -q8 .. 127; 0: f32
@@ -10,12 +11,13 @@
  *   numbers               columns of f16 [kv heads][ctx]: scales of k, of v, minima of k, of v
  *   q_scale, k_scale, v_scale, q_gain, k_gain, prefix_k, prefix_v    columns; gains -1: no norm
  *
- * attend: a task is (kv head, split of the cached rows). Every block makes the task's queries from
- * the sums (scale, norm, RoPE, R3, quantiser); the head's last split also its key and value, and
- * appends them. Rows come through the ring; of a slot's rows a warp takes every 16th, a lane four
- * columns of a row: scores are dp4a and one reduction over the warp for each head, the softmax's
- * state is the warp's own. At the end the block's warps are added up: (o, m, l) of each head, m in
- * units of log2. PFQ_AT_PARTS: o f32 [heads][16][D], then (m, l) f32 [heads][16][2], as words.
+ * attend: a task is (row, kv head, split of the cached rows). Every block makes the task's queries
+ * from the sums (scale, norm, RoPE, R3, quantiser); the head's last split also its key and value,
+ * and appends them. Rows come through the ring; of a slot's rows a warp takes every 16th, a lane
+ * four columns of a row: scores are dp4a and one reduction over the warp for each head, the
+ * softmax's state is the warp's own. At the end the block's warps are added up: (o, m, l) of each
+ * head, m in units of log2. PFQ_AT_PARTS: o f32 [rows][heads][splits][D], then (m, l) f32
+ * [rows][heads][splits][2], as words; splits are PfqKeyDeal::most.
  *
  * combine: of the columns that the block's part of the next op reads, the sum over splits,
  * quantised.
@@ -29,7 +31,6 @@
 
 #include "decode.cuh"
 
-enum { PFQ_SPLITS = 16 }; /* at most */
 #define PFQ_NO_SCORE (-1e30f)
 #define PFQ_LOG2E    1.44269504f
 
@@ -104,7 +105,8 @@ PFQ_DEVICE void pfq_int_scores(const PfqAttend<C> &s, const uint32_t *bytes, con
             dot = A::sign ? __dp4a((int32_t)bytes[j], s.q[h][j], dot)
                           : pfq_dp4a_us(bytes[j], s.q[h][j], dot);
         dot = __reduce_add_sync(~0u, dot);
-        x[h] = fmaf(f.k_min, s.sum[h], (float)dot * f.k) * s.factor[h];
+        x[h] = PfqKeyDeal<C>::minima ? fmaf(f.k_min, s.sum[h], (float)dot * f.k) * s.factor[h]
+                                     : (float)dot * (f.k * s.factor[h]);
     }
 }
 /* The same of floats (or integers as such), k [runs][4]. */
@@ -122,7 +124,7 @@ PFQ_DEVICE void pfq_float_scores(const PfqAttend<C> &s, const float *k, const Pf
         x[h] = fmaf(f.k_min, s.sum[h], pfq_warp_sum(dot) * f.k) * s.factor[h];
     }
 }
-/* n rows' scores x[n][group] and values v[n][runs][4] into the softmax. */
+/* n rows' scores x[n][group] and values v[n][runs][4] into the softmax; the first is there. */
 template <class C, int32_t n>
 PFQ_DEVICE void pfq_take_rows(PfqAttend<C> &s, const float (&x)[n][PfqAttend<C>::group],
                               const float (&v)[n][PfqAttend<C>::runs * 4])
@@ -142,7 +144,7 @@ PFQ_DEVICE void pfq_take_rows(PfqAttend<C> &s, const float (&x)[n][PfqAttend<C>:
             s.o[h][j / 4][j % 4] *= fade;
         PFQ_UNROLL
         for (int32_t i = 0; i < n; i++) {
-            const float p = x[i][h] > PFQ_NO_SCORE ? pfq_exp2(x[i][h] - top) : 0.0f;
+            const float p = pfq_exp2(x[i][h] - top);
             s.l[h] += p;
             PFQ_UNROLL
             for (int32_t j = 0; j < 4 * A::runs; j++)
@@ -176,7 +178,7 @@ PFQ_DEVICE void pfq_row(const PfqAttend<C> &s, const uint8_t *k, const uint8_t *
         pfq_float_scores<C>(s, floats, f, x);
     PFQ_UNROLL
     for (int32_t j = 0; j < 4 * A::runs; j++)
-        values[j] = fmaf(values[j], f.v, f.v_min);
+        values[j] = PfqKeyDeal<C>::minima ? fmaf(values[j], f.v, f.v_min) : values[j] * f.v;
 }
 
 /* ---- queries, keys, values of the token ---- */
@@ -233,8 +235,8 @@ PFQ_DEVICE void pfq_append(const W &w, int32_t which, int32_t head, const float 
                            float *worth, float fixed)
 {
     typedef PfqAttend<C> A;
-    const int64_t row = (int64_t)head * w.a.ctx + w.pos;
-    uint8_t *to = (uint8_t *)w.column(C::cache + which) + row * PfqKeyDeal<C>::row;
+    const int64_t row = (int64_t)head * w.a.ctx + w.pos();
+    uint8_t *to = (uint8_t *)w.cache(C::cache + which) + row * PfqKeyDeal<C>::row;
     float scale = 1.0f, minimum = 0.0f, inv = 0.0f;
     if (A::ints && C::kv_static) {
         scale = fixed;
@@ -246,15 +248,15 @@ PFQ_DEVICE void pfq_append(const W &w, int32_t which, int32_t head, const float 
         scale = pfq_h_to_f(s1), minimum = pfq_h_to_f(m1);
         inv = 1.0f / scale;
         if (pfq_lane() == 0) {
-            ((uint16_t *)w.column(C::numbers + which))[row] = s1;
-            ((uint16_t *)w.column(C::numbers + 2 + which))[row] = m1;
+            ((uint16_t *)w.cache(C::numbers + which))[row] = s1;
+            ((uint16_t *)w.cache(C::numbers + 2 + which))[row] = m1;
         }
     } else if (A::ints) {
         const float m = pfq_most<C>(v, 0.0f) * C::kv_clip;
         const uint16_t s = pfq_f_to_h(m / C::kv_top);
         scale = pfq_h_to_f(s);
         inv = m > 0.0f ? C::kv_top / m : 0.0f;
-        if (pfq_lane() == 0) ((uint16_t *)w.column(C::numbers + which))[row] = s;
+        if (pfq_lane() == 0) ((uint16_t *)w.cache(C::numbers + which))[row] = s;
     }
     const int32_t top = A::sign ? (A::nibbles ? 7 : 127) : (A::nibbles ? 15 : 255);
     const int32_t low = A::sign ? C::kv_lo : 0;
@@ -325,7 +327,7 @@ PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last,
     for (int32_t i = 0; i < each; i++)
         if (mine && lane + 32 * i < C::D) {
             const float f = ((const float *)w.column(From::scale))[head * C::D + lane + 32 * i];
-            factor[i] = From::fixed ? f : f * w.dynamic;
+            factor[i] = From::fixed ? f : f * w.scale_of(w.here());
         }
     if (prefix)
         for (int32_t j = warp; j < C::prefix; j += PFQ_WORKER_WARPS) {
@@ -344,11 +346,11 @@ PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last,
     w.sync();
     if (mine) {
         float *v = t.made + warp * C::D;
-        int32_t row[each], sum[each];
+        int32_t of[each], row[each], sum[each];
         PFQ_UNROLL
         for (int32_t i = 0; i < each; i++)
-            row[i] = lane + 32 * i < C::D ? head * C::D + lane + 32 * i : -1;
-        w.template sums_of<From>(row, sum);
+            of[i] = w.here(), row[i] = lane + 32 * i < C::D ? head * C::D + lane + 32 * i : -1;
+        w.template sums_of<From>(of, row, sum);
         PFQ_UNROLL
         for (int32_t i = 0; i < each; i++)
             if (row[i] >= 0) v[lane + 32 * i] = (float)sum[i] * factor[i];
@@ -356,7 +358,7 @@ PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last,
         const int32_t gain = warp < A::group ? C::q_gain : C::k_gain;
         if (warp <= A::group)
             pfq_turn_head<C>(v, gain < 0 ? NULL : (const float *)w.column(gain),
-                             (const float *)(pfq_shared + W::Room::turn));
+                             (const float *)(pfq_shared + W::Room::turn) + w.here() * C::rot);
         if (warp >= A::group)
             pfq_append<C>(w, warp - A::group, g, v, warp == A::group ? t.k : t.v,
                           t.worth + 2 * (warp - A::group), t.scale[warp]);
@@ -475,7 +477,8 @@ PFQ_DEVICE void pfq_put_part(W &w, const PfqAttend<C> &s, int32_t g, int32_t spl
     w.sync();
     if (w.tid() < width) {
         const int32_t h = w.tid() / C::D, d = w.tid() % C::D;
-        const int32_t at = (g * A::group + h) * PFQ_SPLITS + split;
+        constexpr int32_t most = A::Keys::most;
+        const int32_t at = (w.here() * C::heads + g * A::group + h) * most + split;
         float top = PFQ_NO_SCORE, sum = 0.0f, all = 0.0f;
         PFQ_UNROLL
         for (int32_t i = 0; i < PFQ_WORKER_WARPS; i++)
@@ -488,7 +491,7 @@ PFQ_DEVICE void pfq_put_part(W &w, const PfqAttend<C> &s, int32_t g, int32_t spl
         }
         w.put_float(PFQ_AT_PARTS, (int64_t)at * C::D + d, sum);
         if (d < 2)
-            w.put_float(PFQ_AT_PARTS, (int64_t)C::heads * PFQ_SPLITS * C::D + 2 * at + d,
+            w.put_float(PFQ_AT_PARTS, (int64_t)C::rows * C::heads * most * C::D + 2 * at + d,
                         d ? all : top);
     }
     w.sync();
@@ -498,13 +501,16 @@ template <class C, class W> PFQ_DEVICE void pfq_attend(W &w)
 {
     typedef PfqAttend<C> A;
     typedef PfqKeyDeal<C> Keys;
-    const Keys d = Keys::of(w.pos);
+    const int32_t splits = Keys::splits(), tasks = w.rows() * C::kv_heads * splits;
     const PfqToken<C> t = PfqToken<C>::at(w.template scratch<uint8_t>());
-    if ((int32_t)blockIdx.x >= d.tasks)
+    if ((int32_t)blockIdx.x >= tasks)
         w.template await_for<typename C::From>(); /* in step with the others */
-    for (int32_t task = (int32_t)blockIdx.x; task < d.tasks; task += (int32_t)gridDim.x) {
-        const int32_t g = task / d.splits, split = task % d.splits;
-        const bool last = split == d.splits - 1;
+    for (int32_t task = (int32_t)blockIdx.x; task < tasks; task += (int32_t)gridDim.x) {
+        w.now = W::most == 1 ? 0 : task / (C::kv_heads * splits);
+        const int32_t g = W::most == 1 ? task / splits : task / splits % C::kv_heads,
+                      split = task % splits;
+        const bool last = split == splits - 1;
+        const Keys d = Keys::of(w.pos());
         PfqAttend<C> s;
         pfq_make_token<C>(w, t, g, last, split == 0);
         pfq_begin<C>(s, t);
@@ -519,10 +525,10 @@ template <class C, class W> PFQ_DEVICE void pfq_attend(W &w)
             pfq_row<C>(s, t.k, t.v, f, x[0], v[0]);
             pfq_take_rows<C, 1>(s, x, v);
         }
-        for (int32_t j = d.begin(task); j < d.end(task); j += Keys::keys, w.n++) {
+        for (int32_t j = d.begin(split); j < d.end(split); j += Keys::keys, w.n++) {
             w.ring.wait(w.n);
             pfq_take_slot<C>(s, pfq_shared + w.n % W::slots * PFQ_SLOT,
-                             min(Keys::keys, d.end(task) - j), fixed);
+                             min(Keys::keys, d.end(split) - j), fixed);
             __syncwarp();
             if (pfq_lane() == 0) w.ring.release(w.n, 1);
         }
@@ -535,63 +541,99 @@ template <class C, class W> PFQ_DEVICE void pfq_attend(W &w)
  * ----
  */
 
+/* Over n lanes beside each other, a power of two. */
+template <int32_t n> PFQ_DEVICE float pfq_lanes_sum(float x)
+{
+    PFQ_UNROLL
+    for (int32_t h = n / 2; h; h /= 2)
+        x += __shfl_xor_sync(~0u, x, h);
+    return x;
+}
+template <int32_t n> PFQ_DEVICE float pfq_lanes_max(float x)
+{
+    PFQ_UNROLL
+    for (int32_t h = n / 2; h; h /= 2)
+        x = fmaxf(x, __shfl_xor_sync(~0u, x, h));
+    return x;
+}
+
+/* What each split of `heads` heads from h0 on weighs, of every row: [rows][heads][most]. */
+template <class At, class W>
+PFQ_DEVICE void pfq_split_weights(W &w, int32_t h0, int32_t heads, float *weight)
+{
+    constexpr int32_t most = PfqKeyDeal<At>::most, each = 32 / most; /* heads of a warp */
+    const int32_t s = pfq_lane() % most, all = w.rows() * heads;
+    for (int32_t i = pfq_warp() * each; i < all; i += PFQ_WORKER_WARPS * each) {
+        const int32_t of = i + pfq_lane() / most, r = of / heads, h = h0 + of % heads;
+        const bool in = of < all && s < PfqKeyDeal<At>::splits();
+        const int64_t at =
+            (int64_t)At::rows * At::heads * most * At::D + ((r * At::heads + h) * most + s) * 2;
+        const int64_t both[2] = {in ? at : -1, in ? at + 1 : -1};
+        float ml[2];
+        w.get_floats(PFQ_AT_PARTS, both, ml);
+        const float m = in ? ml[0] : PFQ_NO_SCORE, e = pfq_exp2(m - pfq_lanes_max<most>(m)),
+                    sum = pfq_lanes_sum<most>(e * ml[1]);
+        if (of < all) weight[of * most + s] = e / sum;
+    }
+}
+
 template <class C, class W> PFQ_DEVICE void pfq_combine(W &w)
 {
     typedef typename C::From At; /* the attention */
     typedef PfqDeal<typename C::To> Deal;
+    constexpr int32_t most = PfqKeyDeal<At>::most, rows = W::most;
     const Deal d = Deal::mine();
-    const int32_t splits = PfqKeyDeal<At>::of(w.pos).splits;
+    const int32_t splits = PfqKeyDeal<At>::splits(), n = w.rows();
     const int32_t k0 = d.first_k(), k1 = d.end_k(), h0 = k0 / At::D,
                   heads = (k1 - 1) / At::D - h0 + 1;
-    float *weight = w.template scratch<float>(); /* [heads][PFQ_SPLITS] */
+    float *weight = w.template scratch<float>();
     const float scale = w.template fixed_scale<C>();
     w.sync();
     w.mark();
     const float inv = pfq_inv(scale);
-    const auto column = [&](int32_t k, float(&o)[PFQ_SPLITS]) {
-        int64_t at[PFQ_SPLITS];
+    const auto column = [&](int32_t k, float(&o)[rows * most]) {
+        int64_t at[rows * most];
         PFQ_UNROLL
-        for (int32_t s = 0; s < PFQ_SPLITS; s++)
-            at[s] = k < k1 && s < splits
-                        ? ((int64_t)(k / At::D) * PFQ_SPLITS + s) * At::D + k % At::D
+        for (int32_t i = 0; i < rows * most; i++)
+            at[i] = k < k1 && i % most < splits && i / most < n
+                        ? ((int64_t)(i / most * At::heads + k / At::D) * most + i % most) * At::D +
+                              k % At::D
                         : -1;
         w.get_floats(PFQ_AT_PARTS, at, o);
     };
-    float o[PFQ_SPLITS];
+    float o[rows * most];
     column(k0 + w.tid(), o);
-    for (int32_t h = pfq_warp(); h < heads; h += PFQ_WORKER_WARPS) {
-        const int32_t s = pfq_lane();
-        const int64_t at =
-            (int64_t)At::heads * PFQ_SPLITS * At::D + ((h0 + h) * PFQ_SPLITS + s) * 2;
-        const int64_t both[2] = {s < splits ? at : -1, s < splits ? at + 1 : -1};
-        float ml[2];
-        w.get_floats(PFQ_AT_PARTS, both, ml);
-        const float m = s < splits ? ml[0] : PFQ_NO_SCORE;
-        const float e = pfq_exp2(m - pfq_warp_max(m)), all = pfq_warp_sum(e * ml[1]);
-        if (s < PFQ_SPLITS) weight[h * PFQ_SPLITS + s] = e / all;
-    }
+    pfq_split_weights<At>(w, h0, heads, weight);
     w.sync();
-    float *y = weight + heads * PFQ_SPLITS, m = 0.0f; /* [k1 - k0], to find the largest */
+    float *y = weight + n * heads * most; /* [rows][k1 - k0], to find the largest */
     for (int32_t k = k0 + w.tid(); k < k1; k += PFQ_WORKERS) {
-        const float *e = weight + (k / At::D - h0) * PFQ_SPLITS;
-        float v = 0.0f;
         if (k >= k0 + PFQ_WORKERS) column(k, o);
         PFQ_UNROLL
-        for (int32_t s = 0; s < PFQ_SPLITS; s++) {
-            if (s < splits) v = fmaf(e[s], o[s], v);
+        for (int32_t r = 0; r < rows; r++) {
+            const float *e = weight + (r * heads + k / At::D - h0) * most;
+            float v = 0.0f;
+            if (r >= n) continue;
+            PFQ_UNROLL
+            for (int32_t s = 0; s < most; s++) {
+                if (s < splits) v = fmaf(e[s], o[r * most + s], v);
+            }
+            if (C::fixed)
+                w.template quantise<C>(r, k - d.window(), v, inv);
+            else
+                y[r * (k1 - k0) + k - k0] = v;
         }
-        if (C::fixed)
-            w.template quantise<C>(k, v, inv);
-        else
-            y[k - k0] = v, m = fmaxf(m, fabsf(v));
     }
-    if (!C::fixed) {
-        const float dynamic = w.template dynamic_inverse<C>(w.largest(m));
+    for (int32_t r = 0; r < n && !C::fixed; r++) {
+        const float *v = y + r * (k1 - k0) - k0;
+        float m = 0.0f;
         for (int32_t k = k0 + w.tid(); k < k1; k += PFQ_WORKERS)
-            w.template quantise<C>(k, y[k - k0], dynamic);
+            m = fmaxf(m, fabsf(v[k]));
+        const float dynamic = w.template dynamic_inverse<C>(r, w.largest(m));
+        for (int32_t k = k0 + w.tid(); k < k1; k += PFQ_WORKERS)
+            w.template quantise<C>(r, k - d.window(), v[k], dynamic);
     }
     w.sync();
-    w.dump(C::dump, k0, k1, 0, 1);
+    w.dump(C::dump, k0, k1, d.window(), 0, 1);
 }
 
 #endif

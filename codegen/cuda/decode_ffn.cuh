@@ -24,107 +24,141 @@ template <class C, class W> PFQ_DEVICE void pfq_glu(W &w)
                   cols = pfq_share(C::inner, (int32_t)blockIdx.x + 1) - c0;
     const float *scale = (const float *)w.column(From::scale);
     constexpr int32_t twos = C::outer / C::base;
-    float *x = w.template scratch<float>(); /* [outer][cols] */
+    const int32_t each = C::outer * cols, all = w.rows() * each;
+    float *x = w.template scratch<float>(); /* [rows][outer][cols] */
     const float *b = (const float *)(pfq_shared + W::Room::base);
-    const float f = From::fixed ? 1.0f : w.dynamic;
     /* The first element's scales are asked for before the wait; most threads have no other. */
     const auto channel = [&](int32_t i) {
-        return cols ? min(i / cols, C::outer - 1) * C::inner + c0 + i % cols : 0;
+        if (!cols) return 0;
+        const int32_t in = W::most == 1 ? min(i, each - 1) : i % each;
+        return in / cols * C::inner + c0 + in % cols;
     };
     const int32_t c1 = channel(w.tid());
     float gate_scale = scale[pfq_glu_row(c1, 0)], up_scale = scale[pfq_glu_row(c1, 1)];
     w.template await_for<From>();
-    for (int32_t i = w.tid(); i < C::outer * cols; i += PFQ_WORKERS) {
-        const int32_t c = channel(i);
+    for (int32_t i = w.tid(); i < all; i += PFQ_WORKERS) {
+        const int32_t c = channel(i), r = W::most == 1 ? 0 : i / each;
         if (i >= PFQ_WORKERS) {
             gate_scale = scale[pfq_glu_row(c, 0)];
             up_scale = scale[pfq_glu_row(c, 1)];
         }
-        const int32_t rows[2] = {pfq_glu_row(c, 0), pfq_glu_row(c, 1)};
+        const int32_t of[2] = {r, r}, rows[2] = {pfq_glu_row(c, 0), pfq_glu_row(c, 1)};
         int32_t sum[2];
-        w.template sums_of<From>(rows, sum);
+        w.template sums_of<From>(of, rows, sum);
+        const float f = From::fixed ? 1.0f : w.scale_of(r);
         const float gate = (float)sum[0] * (gate_scale * f), up = (float)sum[1] * (up_scale * f);
         x[i] = pfq_act(C::kind, gate) * up * C::scale;
     }
     w.sync();
-    for (int32_t i = w.tid(); i < C::outer * cols; i += PFQ_WORKERS) {
-        const int32_t row = i / cols, col = i % cols, r = row / twos;
+    for (int32_t i = w.tid(); i < all; i += PFQ_WORKERS) {
+        const int32_t of = W::most == 1 ? 0 : i / each, in = i - of * each, row = in / cols,
+                      col = in % cols, r = row / twos;
         float s = 0.0f;
         PFQ_UNROLL
         for (int32_t j = 0; j < C::outer; j++) {
             const float e =
                 C::base == 1 ? 1.0f : b[r / 16 * 16 * C::base + r % 16 + 16 * (j / twos)];
-            const float v = x[j * cols + col];
+            const float v = x[of * each + j * cols + col];
             s = fmaf(__popc((uint32_t)(row % twos & j % twos)) & 1 ? -e : e, v, s);
         }
-        w.put_float(PFQ_AT_MIXED, row * C::inner + c0 + col, s);
+        w.put_float(PFQ_AT_MIXED, of * C::ffn + row * C::inner + c0 + col, s);
     }
 }
 
-/* Column k of PFQ_AT_MIXED. */
-template <class W> PFQ_DEVICE float pfq_mixed(const W &w, int32_t k)
+/* Of n values' transform the one of index `mine`: two values make one, added or, where the stage's
+ * bit of `mine` is set, subtracted. */
+template <int32_t n> PFQ_DEVICE float pfq_turned(float (&v)[n], int32_t mine)
 {
-    const int64_t at[1] = {k};
-    float v[1];
-    w.get_floats(PFQ_AT_MIXED, at, v);
+    PFQ_UNROLL
+    for (int32_t h = 1; h < n; h *= 2) {
+        const uint32_t minus = mine & h ? 0x80000000u : 0;
+        PFQ_UNROLL
+        for (int32_t i = 0; i < n; i += 2 * h)
+            v[i] += __uint_as_float(__float_as_uint(v[i + h]) ^ minus);
+    }
     return v[0];
 }
 
-/* S of order `inner` of n columns of PFQ_AT_MIXED from `at` on, whole rows, each handed to
- * put(column of them, value): lanes first, then runs of 32 by threads. */
-template <class C, class W, class Put>
-PFQ_DEVICE void pfq_mix_rows(W &w, int32_t at, int32_t n, Put put)
+/* A lane's value of 32 that are transformed across the warp. */
+PFQ_DEVICE float pfq_turn_lanes(float v)
 {
-    constexpr int32_t runs = C::turn ? C::inner / 32 : 1;
-    float *x = w.template scratch<float>();
-    if (!C::turn) {
-        for (int32_t i = w.tid(); i < n; i += PFQ_WORKERS)
-            put(i, pfq_mixed(w, at + i));
-        return;
+    PFQ_UNROLL
+    for (int32_t h = 1; h < 32; h *= 2) {
+        const float o = __shfl_xor_sync(~0u, v, h);
+        v = pfq_lane() & h ? o - v : v + o;
     }
-    for (int32_t i = w.tid(); i < n; i += PFQ_WORKERS) {
-        float v = pfq_mixed(w, at + i);
+    return v;
+}
+
+/* S of order `inner` of n columns, whole rows of it: column i is PFQ_AT_MIXED's at from(i), and is
+ * handed to put(i, value). Lanes first, then runs of 32 by threads. */
+template <class C, class W, class From, class Put>
+PFQ_DEVICE void pfq_mix_rows(W &w, int32_t n, From from, Put put)
+{
+    constexpr int32_t runs = C::turn ? C::inner / 32 : 1, deep = W::most == 1 ? 1 : 2 * W::most;
+    float *x = w.template scratch<float>();
+    for (int32_t i = w.tid(); i < n; i += PFQ_WORKERS * deep) {
+        int64_t at[deep];
+        float v[deep];
         PFQ_UNROLL
-        for (int32_t h = 1; h < 32; h *= 2) {
-            const float o = __shfl_xor_sync(~0u, v, h);
-            v = i & h ? o - v : v + o;
+        for (int32_t j = 0; j < deep; j++)
+            at[j] = i + PFQ_WORKERS * j < n ? from(i + PFQ_WORKERS * j) : -1;
+        w.get_floats(PFQ_AT_MIXED, at, v);
+        PFQ_UNROLL
+        for (int32_t j = 0; j < deep; j++) {
+            const int32_t to = i + PFQ_WORKERS * j;
+            if (to >= n) continue;
+            if (C::turn)
+                x[to] = pfq_turn_lanes(v[j]);
+            else
+                put(to, v[j]);
         }
-        x[i] = v;
     }
     w.sync();
-    for (int32_t i = w.tid(); i < n; i += PFQ_WORKERS) {
-        const float *row = x + i / C::inner * C::inner + i % 32;
-        const int32_t mine = i % C::inner / 32;
-        float s = 0.0f;
+    for (int32_t i = w.tid(); i < n && C::turn; i += PFQ_WORKERS) {
+        const float *row = x + i / C::inner * C::inner + pfq_lane();
+        float v[runs];
         PFQ_UNROLL
         for (int32_t j = 0; j < runs; j++)
-            s += __popc((uint32_t)(mine & j)) & 1 ? -row[32 * j] : row[32 * j];
-        put(i, s);
+            v[j] = row[32 * j];
+        put(i, pfq_turned(v, i % C::inner / 32));
     }
     w.sync();
 }
 
+/* Rows of one scale together: all, or each by itself. */
 template <class C, class W> PFQ_DEVICE void pfq_mix(W &w)
 {
     typedef PfqDeal<typename C::To> Deal;
     static_assert(!C::turn || (C::inner % 32 == 0 && C::inner <= 1024),
                   "a row is some warps' width");
     const Deal d = Deal::mine();
-    const int32_t k0 = d.first_k(), k1 = d.end_k();
+    const int32_t k0 = d.first_k(), width = d.end_k() - k0;
     constexpr int32_t room = C::turn ? 8192 / C::inner * C::inner : C::ffn; /* floats a pass */
     const float scale = w.template fixed_scale<C>();
     w.sync();
     w.mark();
-    float inv = pfq_inv(scale), m = 0.0f;
-    for (int32_t at = k0; at < k1 && !C::fixed; at += room)
-        pfq_mix_rows<C>(w, at, min(room, k1 - at),
-                        [&](int32_t, float v) { m = fmaxf(m, fabsf(v)); });
-    if (!C::fixed) inv = w.template dynamic_inverse<C>(w.largest(m));
-    for (int32_t at = k0; at < k1; at += room)
-        pfq_mix_rows<C>(w, at, min(room, k1 - at),
-                        [&](int32_t i, float v) { w.template quantise<C>(at + i, v, inv); });
+    for (int32_t r0 = 0; r0 < w.rows(); r0 += C::fixed ? W::most : 1) {
+        const int32_t all = (C::fixed ? w.rows() : 1) * width;
+        float inv = pfq_inv(scale), m = 0.0f;
+        const auto row = [&](int32_t i) { return W::most == 1 || !C::fixed ? r0 : i / width; };
+        const auto column = [&](int32_t i) { return W::most == 1 || !C::fixed ? i : i % width; };
+        for (int32_t at = 0; at < all && !C::fixed; at += room)
+            pfq_mix_rows<C>(
+                w, min(room, all - at),
+                [&](int32_t i) { return row(at + i) * C::ffn + k0 + column(at + i); },
+                [&](int32_t, float v) { m = fmaxf(m, fabsf(v)); });
+        if (!C::fixed) inv = w.template dynamic_inverse<C>(r0, w.largest(m));
+        for (int32_t at = 0; at < all; at += room)
+            pfq_mix_rows<C>(
+                w, min(room, all - at),
+                [&](int32_t i) { return row(at + i) * C::ffn + k0 + column(at + i); },
+                [&](int32_t i, float v) {
+                    w.template quantise<C>(row(at + i), k0 - d.window() + column(at + i), v, inv);
+                });
+    }
     w.sync();
-    w.dump(C::dump, k0, k1, 0, 1);
+    w.dump(C::dump, k0, k0 + width, d.window(), 0, 1);
 }
 
 #endif

@@ -82,6 +82,8 @@ template <class C> struct PfqDeal {
 
     /* Columns of x that the caller's slots read. */
     PFQ_MEMBER int32_t first_k() const { return C::parts == 1 ? 0 : part(unit(begin)) * part_k; }
+    /* Where activations in shared memory begin. */
+    PFQ_MEMBER int32_t window() const { return first_k() & ~63; }
     PFQ_MEMBER int32_t end_k() const
     {
         return C::parts == 1 ? C::K : end > begin ? (part(unit(end - 1)) + 1) * part_k : first_k();
@@ -132,8 +134,10 @@ template <int32_t slots> struct PfqRing {
 };
 
 /* Rows of a KV cache that a thread block attends to. An attention is a struct C of constants, see
- * decode_attend.cuh. Tasks are (kv head, split); a split is a run of the cache's rows before the
- * token's own. Only with fewer thread blocks than kv heads has one several tasks. */
+ * decode_attend.cuh. Tasks are (row of the step, kv head, split); a split is a run of the cache's
+ * rows before the token's own. Only with fewer thread blocks than heads has one several tasks. How
+ * a row is split depends on no other row, nor on how many there are, but on the most there may be
+ * (C::rows). */
 template <class C> struct PfqKeyDeal {
     static constexpr int32_t row = C::kv == PFQ_KV_F16                        ? 2 * C::D
                                    : C::kv == PFQ_KV_S4 || C::kv == PFQ_KV_U4 ? C::D / 2
@@ -146,16 +150,22 @@ template <class C> struct PfqKeyDeal {
     static constexpr int32_t keys = fit > 64 ? 64 : fit; /* of a slot */
     static_assert(keys >= 16 && row % 8 == 0, "16 rows of k and v fit a slot");
 
-    int32_t splits, tasks, each, cached;
+    static constexpr int32_t most = C::rows < 16 ? 16 / C::rows : 1; /* splits of a row */
 
+    int32_t each, cached;
+
+    PFQ_STATIC int32_t splits()
+    {
+        return min(max((int32_t)gridDim.x / (C::kv_heads * C::rows), 1), most);
+    }
     /* pos: of the token, which is not in the cache yet. */
     PFQ_STATIC PfqKeyDeal of(int32_t pos)
     {
-        const int32_t s = min(max((int32_t)gridDim.x / C::kv_heads, 1), 16);
-        return {s, s * C::kv_heads, ((pos + s - 1) / s + 15) / 16 * 16, pos};
+        const int32_t s = splits();
+        return {((pos + s - 1) / s + 15) / 16 * 16, pos};
     }
-    PFQ_MEMBER int32_t begin(int32_t task) const { return min(task % splits * each, cached); }
-    PFQ_MEMBER int32_t end(int32_t task) const { return min(begin(task) + each, cached); }
+    PFQ_MEMBER int32_t begin(int32_t split) const { return min(split * each, cached); }
+    PFQ_MEMBER int32_t end(int32_t split) const { return min(begin(split) + each, cached); }
 };
 
 #endif

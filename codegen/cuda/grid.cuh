@@ -75,6 +75,14 @@ PFQ_DEVICE void pfq_get_words(const uint64_t *const (&p)[n], int32_t flag, int32
     }
     simt_event();
 }
+template <int32_t n>
+PFQ_DEVICE void pfq_get_pairs(const uint64_t *const (&p)[n], int32_t flag, int32_t (&v)[n][2])
+{
+    for (int32_t i = 0; i < n; i++) {
+        const uint64_t *const both[2] = {p[i], p[i] ? p[i] + 1 : NULL};
+        pfq_get_words(both, flag, v[i]);
+    }
+}
 PFQ_DEVICE void pfq_mbar_arrive_n(uint32_t bar, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -171,6 +179,37 @@ PFQ_DEVICE void pfq_get_words(const uint64_t *const (&p)[n], int32_t flag, int32
             const uint64_t now = pfq_nanoseconds();
             if (!turn) end = now + 2000000000;
             if (now > end) PFQ_TIMEOUT((uint32_t)(w[0] >> 32), (uint32_t)flag);
+        }
+    }
+}
+
+/* n pairs of words beside each other, each from a multiple of 16 on. */
+template <int32_t n>
+PFQ_DEVICE void pfq_get_pairs(const uint64_t *const (&p)[n], int32_t flag, int32_t (&v)[n][2])
+{
+    uint64_t end = 0;
+    for (int32_t turn = 0;; turn++) {
+        uint64_t w[n][2];
+        bool all = true;
+        PFQ_UNROLL
+        for (int32_t i = 0; i < n; i++) {
+            w[i][0] = w[i][1] = (uint64_t)(uint32_t)flag << 32;
+            if (p[i])
+                asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                             : "=l"(w[i][0]), "=l"(w[i][1])
+                             : "l"(p[i])
+                             : "memory");
+        }
+        PFQ_UNROLL
+        for (int32_t i = 0; i < 2 * n; i++) {
+            all = all && (int32_t)(w[i / 2][i % 2] >> 32) == flag;
+            v[i / 2][i % 2] = (int32_t)w[i / 2][i % 2];
+        }
+        if (all) return;
+        if (turn % 1024 == 0) {
+            const uint64_t now = pfq_nanoseconds();
+            if (!turn) end = now + 2000000000;
+            if (now > end) PFQ_TIMEOUT((uint32_t)(w[0][0] >> 32), (uint32_t)flag);
         }
     }
 }

@@ -75,6 +75,7 @@ for recipe in float bf16 w8a8-dynamic w4a16 prefixquant-w4a8kv4; do
     [ ! -e "$tmp/$recipe/src/kernels" ] || fail "a program for GPUs alone has CPU kernels"
     grep -q '"sm_90a": [1-9]' "$tmp/$recipe/plan.json" || fail "plan.json does not tell the size of code"
 done
+grep -q '"name": "step4"' "$tmp/prefixquant-w4a8kv4/plan.json" || fail "a step of a few sequences is not one kernel"
 
 # 5. All other targets, beside a CPU, which runs as ever.
 compile w4a16 cpu:x86-64-v3,cuda:sm_86,cuda:sm_89,cuda:sm_100a,cuda:sm_103a,cuda:sm_120a "$tmp/all"

@@ -1,6 +1,7 @@
 /* The persistent decode step on a GPU: checks one layer at the shapes of Llama-3-8B and
- * Llama-3.2-1B against a plain computation, then times whole steps of random weights, over sizes of
- * the ring and contexts, with parts of the work left out.
+ * Llama-3.2-1B against a plain computation, and the rows of a step of several against steps of
+ * their own; then times whole steps of random weights, over sizes of the ring and contexts, with
+ * parts of the work left out.
  *
  *   nvcc -std=c++17 -O3 -fmad=false -arch=sm_90a -I ROOT -o decode_bench tests/cuda/decode_bench.cu
  *   decode_bench [check] [time] [trace]
@@ -82,10 +83,10 @@ template <class S> static void prepare()
                               cudaFuncAttributeMaxDynamicSharedMemorySize,
                               PfqRoom<LlamaModel<S>>::bytes));
 }
-template <class S> static void launch(const PfqDecodeArgs &a)
+template <class S> static void launch(const PfqDecodeArgs &a, int32_t blocks = sms)
 {
     void *args[] = {(void *)&a};
-    CALL(cudaLaunchCooperativeKernel((const void *)decode_step<S>, dim3((unsigned)sms),
+    CALL(cudaLaunchCooperativeKernel((const void *)decode_step<S>, dim3((unsigned)blocks),
                                      dim3(PFQ_DECODE_BLOCK), args, PfqRoom<LlamaModel<S>>::bytes,
                                      0));
 }
@@ -118,6 +119,33 @@ template <class Shape> static void check(int32_t pos)
     c.check();
 }
 
+enum { ROWS = 4 };
+template <class Shape> struct Few : Ring<Shape, SLOTS> {
+    static constexpr int32_t rows = ROWS, units = 16;
+};
+/* A row as a step of its own, on as few blocks as cut its attention in as many parts. */
+template <class Shape> static void check_rows(int32_t pos)
+{
+    typedef Few<Shape> S;
+    typedef Ring<Shape, SLOTS> One;
+    mem_all = 0;
+    Case<S> c(1088, pos, sms);
+    c.a.flight = 6;
+    c.set_rows(true);
+    prepare<S>();
+    prepare<One>();
+    launch<S>(c.a);
+    const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)ROWS * S::vocab);
+    int bad = 0;
+    for (int32_t r = 0; r < ROWS; r++) {
+        launch<One>(c.alone(r), S::kv_heads * (16 / ROWS));
+        const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], S::vocab);
+        bad += memcmp(&all[(size_t)r * one.n], one.at, 4 * one.n) != 0;
+    }
+    printf("%d rows of %d at %d and before: %d differ from steps of their own\n", ROWS, S::hidden,
+           pos, bad);
+}
+
 template <class S> static double bytes_of()
 {
     typedef LlamaModel<S> M;
@@ -130,7 +158,8 @@ template <class S> static double bytes_of()
 
 static void set_pos(const PfqDecodeArgs &a, int32_t pos)
 {
-    mem_put((void *)a.at[PFQ_AT_POSITION], &pos, 4);
+    for (int32_t r = 0; r < a.rows; r++)
+        mem_put((PfqRow *)a.at[PFQ_AT_ROWS] + r, &pos, 4);
 }
 
 /* Median and range of the time of a step, of `runs` runs of 10 launches. */
@@ -197,6 +226,10 @@ template <class Shape> static void time_all(const char *model)
     time_step<Products<Ring<Shape, SLOTS>, 1>>("products alone", c.a, ctx);
     time_step<Products<Ring<Shape, SLOTS>, 2>>("products and meetings", c.a, ctx);
 #endif
+    mem_all = 0;
+    Case<Few<Shape>> few(2048, ctx, sms);
+    few.a.flight = c.a.flight;
+    time_step<Few<Shape>>("step of 4 rows", few.a, ctx);
 }
 
 /* Mean and worst times of the segments of a layer, over blocks and layers in the middle. */
@@ -256,7 +289,7 @@ int main(int argc, char **argv)
     only = getenv("ONLY");
     printf("%s, %d multiprocessors\n", p.name, sms);
     CALL(cudaMalloc(&mem_pool, (size_t)7 << 30));
-#define CHECK(shape) check<shape>(0), check<shape>(1023);
+#define CHECK(shape) check<shape>(0), check<shape>(1023), check_rows<shape>(1023);
 #define TIME(shape)  time_all<shape>(#shape);
 #define TRACE(shape) trace<shape>(#shape);
     if (wants(argc, argv, "check")) {

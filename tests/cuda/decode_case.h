@@ -136,7 +136,7 @@ template <class S> struct Case {
         s_gu = case_floats(3, 2 * ((S::ffn + 31) / 32 * 32), w * 0.0125f, w * 0.025f);
         s_down = case_floats(4, S::hidden, w * 0.002f, w * 0.004f);
         s_head = case_floats(5, S::vocab, w * 0.005f, w * 0.01f);
-        embed = case_floats(6, S::hidden, -1.7f, 1.7f);
+        embed = case_floats(6, (size_t)S::rows * S::hidden, -1.7f, 1.7f);
         freq.resize(S::D / 2);
         for (int i = 0; i < S::D / 2; i++)
             freq[(size_t)i] = powf(500000.0f, -2.0f * (float)i / S::D);
@@ -151,6 +151,8 @@ template <class S> struct Case {
             put(q_scale), put(k_scale), put(v_scale),
             halves(11, (size_t)S::prefix * S::kv_heads * S::D + 1, &prefix_k),
             halves(12, (size_t)S::prefix * S::kv_heads * S::D + 1, &prefix_v)};
+        a.ctx = ctx, a.rows = S::rows;
+        a.slot = (uint64_t)S::kv_heads * (uint64_t)ctx * ROW;
         const uint64_t head = random(200, packed(S::vocab, S::hidden, 8));
         for (int l = 0; l < S::layers; l++) {
             uint64_t *row = &table[(size_t)l * N_COLUMNS];
@@ -161,32 +163,64 @@ template <class S> struct Case {
             row[W_DOWN] = random(seed + 3, packed(S::hidden, S::ffn, 4));
             row[W_HEAD] = head;
             memcpy(row + S_QKV, fixed, sizeof fixed);
-            row[CACHE_K] = random(seed + 4, (size_t)S::kv_heads * (size_t)ctx * ROW);
-            row[CACHE_V] = random(seed + 5, (size_t)S::kv_heads * (size_t)ctx * ROW);
+            row[CACHE_K] = random(seed + 4, (size_t)S::rows * a.slot);
+            row[CACHE_V] = random(seed + 5, (size_t)S::rows * a.slot);
             memcpy(row + Q_SCALE, scales, sizeof scales);
+            for (int32_t i = KN_K; i <= KN_VM; i++)
+                row[i] = S::fixed ? 0 : numbers();
         }
-        a.ctx = ctx;
         a.at[PFQ_AT_CONTROL] = zeros(64);
         a.at[PFQ_AT_TABLE] = zeros(8 * table.n);
         mem_put((void *)a.at[PFQ_AT_TABLE], table.at, 8 * table.n);
-        a.at[PFQ_AT_POSITION] = zeros(4);
-        mem_put((void *)a.at[PFQ_AT_POSITION], &pos, 4);
-        a.at[PFQ_AT_IDS] = zeros(4);
+        a.at[PFQ_AT_ROWS] = zeros(S::rows * sizeof(PfqRow));
+        set_rows(false);
+        a.at[PFQ_AT_IDS] = zeros(4 * S::rows);
+        for (int32_t r = 0; r < S::rows; r++)
+            mem_put((int32_t *)a.at[PFQ_AT_IDS] + r, &r, 4);
         a.at[PFQ_AT_FREQ] = put(freq);
         a.at[PFQ_AT_EMBED] = put(embed);
-        a.at[PFQ_AT_PARTS] = zeros((size_t)S::heads * 16 * (S::D + 2) * 8);
-        a.at[PFQ_AT_MIXED] = zeros(8 * S::ffn);
-        a.at[PFQ_AT_LOGITS] = zeros(4 * S::vocab);
-        a.at[PFQ_AT_BEST] = zeros(8 * 1024);
-        a.at[PFQ_AT_TOKEN] = zeros(4);
+        a.at[PFQ_AT_PARTS] = zeros((size_t)S::rows * S::heads * 16 * (S::D + 2) * 8);
+        a.at[PFQ_AT_MIXED] = zeros((size_t)S::rows * 8 * S::ffn);
+        a.at[PFQ_AT_NORMED] = zeros((size_t)S::rows * 8 * (S::hidden / 2 + 2));
+        a.at[PFQ_AT_LOGITS] = zeros((size_t)S::rows * 4 * S::vocab);
+        a.at[PFQ_AT_BEST] = zeros(S::rows * 8 * 1024);
+        a.at[PFQ_AT_TOKEN] = zeros(4 * S::rows);
         a.at[PFQ_AT_DUMP] = zeros(5 * 65536);
         a.at[PFQ_AT_TRACE] = S::trace ? zeros((size_t)grid * PFQ_MARKS * 8) : 0;
-        a.at[SUM_QKV] = zeros(8 * 8 * (QKV + 64));
-        a.at[SUM_O] = zeros(8 * (S::hidden + 64));
-        a.at[SUM_GU] = zeros(8 * 8 * (2 * S::ffn + 128));
-        a.at[SUM_DOWN] = zeros(8 * (S::hidden + 64));
-        a.at[SUM_HEAD] = zeros(8 * (S::vocab + 64));
+        a.at[SUM_QKV] = zeros((size_t)S::rows * 8 * 8 * (QKV + 64));
+        a.at[SUM_O] = zeros((size_t)S::rows * 8 * (S::hidden + 64));
+        a.at[SUM_GU] = zeros((size_t)S::rows * 8 * 8 * (2 * S::ffn + 128));
+        a.at[SUM_DOWN] = zeros((size_t)S::rows * 8 * (S::hidden + 64));
+        a.at[SUM_HEAD] = zeros((size_t)S::rows * 8 * (S::vocab + 64));
         a.at[PFQ_AT_BASE] = put(base);
+    }
+
+    /* Scales of a cache's rows: 1/4. */
+    uint64_t numbers()
+    {
+        List<uint16_t> h((size_t)S::rows * a.slot / 2);
+        for (size_t i = 0; i < h.n; i++)
+            h[i] = 0x3400;
+        void *p = mem_new(2 * h.n);
+        mem_put(p, h.at, 2 * h.n);
+        return (uint64_t)p;
+    }
+    /* Row r is of slot r + 1, the last of slot 0; at pos, or apart: at pos / (r + 1). */
+    void set_rows(bool apart)
+    {
+        for (int32_t r = 0; r < S::rows; r++) {
+            const PfqRow row = {apart ? pos / (r + 1) : pos, (r + 1) % S::rows};
+            mem_put((PfqRow *)a.at[PFQ_AT_ROWS] + r, &row, sizeof row);
+        }
+    }
+    /* Arguments of row r as a step of its own. */
+    PfqDecodeArgs alone(int32_t r) const
+    {
+        PfqDecodeArgs one = a;
+        one.rows = 1;
+        one.at[PFQ_AT_ROWS] += (uint64_t)r * sizeof(PfqRow);
+        one.at[PFQ_AT_EMBED] += (uint64_t)r * S::hidden * sizeof(float);
+        return one;
     }
 
     /* ---- what the step made ---- */

@@ -2,8 +2,9 @@
  * head, static scales and a 4-bit cache, at shapes S. What pfqc emits has this form.
  *
  * S: layers, hidden, heads, kv_heads, D, ffn, base, outer, inner, vocab, o_parts, down_parts,
- * prefix, kv, slots (of the ring), units, keep (tests read what the step would overwrite), wait
- * (false: no block waits for others, which computes nonsense but times the rest).
+ * prefix, kv, fixed (static scales), rows, slots (of the ring), units, keep (tests read what the
+ * step would overwrite), wait (false: no block waits for others, which computes nonsense but times
+ * the rest).
  */
 #ifndef PFQC_TESTS_CUDA_DECODE_MODEL_CUH
 #define PFQC_TESTS_CUDA_DECODE_MODEL_CUH
@@ -46,7 +47,7 @@ enum {
 enum { SUM_QKV = PFQ_AT_SUMS, SUM_O, SUM_GU, SUM_DOWN, SUM_HEAD };
 
 template <class S> struct LlamaModel {
-    static constexpr int32_t N = 1, format = PFQ_EMBED_ROWS; /* the token's row itself */
+    static constexpr int32_t N = S::rows, format = PFQ_EMBED_ROWS; /* the tokens' rows */
     static constexpr float scale = 1.0f;
     PFQ_STATIC uint64_t address(const PfqDecodeArgs &a, int32_t i)
     {
@@ -56,7 +57,9 @@ template <class S> struct LlamaModel {
     static constexpr int32_t layers = S::layers, columns = N_COLUMNS, hidden = S::hidden;
     static constexpr int32_t base = S::base, flight = S::flight;
     static constexpr int32_t slots = S::slots, units = S::units, rot = S::D, prefix = S::prefix;
-    static constexpr int32_t act = S::ffn > 2 * S::hidden ? S::ffn : 2 * S::hidden;
+    static constexpr int32_t rows = S::rows;
+    static constexpr int32_t act =
+        (S::rows == 1 || !S::fixed) && S::ffn > 2 * S::hidden ? S::ffn : 2 * S::hidden;
     static constexpr float rope_scale = 1.0f;
     static constexpr bool keep = S::keep, wait = S::wait, trace = S::trace;
 
@@ -66,7 +69,7 @@ template <class S> struct LlamaModel {
         static constexpr int32_t N = N_, K = K_, bits = bits_, parts = parts_, w = w_, sums = sums_,
                                  scale = scale_, planes = planes_, plane = K_, words = words_;
         static constexpr bool twin = !words_ && planes_ == 1;
-        static constexpr bool fixed = planes_ == 1;
+        static constexpr bool fixed = S::fixed && planes_ == 1;
     };
     typedef Linear<(S::heads + 2 * S::kv_heads) * S::D, S::hidden, 4, 1, W_QKV, SUM_QKV, S_QKV, 1,
                    S::words>
@@ -76,9 +79,9 @@ template <class S> struct LlamaModel {
     typedef Linear<S::hidden, S::ffn, 4, S::down_parts, W_DOWN, SUM_DOWN, S_DOWN> Down;
     typedef Linear<S::vocab, S::hidden, 8, 1, W_HEAD, SUM_HEAD, S_HEAD, 2> Head;
 
-    /* A static 8-bit quantiser with its scale at a column. */
+    /* An 8-bit quantiser with its scale at a column, if that is static. */
     template <int32_t at, int32_t dump_> struct Quantiser {
-        static constexpr bool fixed = true;
+        static constexpr bool fixed = S::fixed;
         static constexpr int32_t scale_at = at, lo = -128, hi = 127, planes = 1, plane = 0,
                                  dump = dump_;
         static constexpr float clip = 1.0f, top = 127.0f;
@@ -104,9 +107,9 @@ template <class S> struct LlamaModel {
     };
     struct Attend {
         typedef Qkv From;
-        static constexpr int32_t heads = S::heads, kv_heads = S::kv_heads, D = S::D, rot = S::D,
-                                 prefix = S::prefix, q8 = 128, kv = S::kv, kv_lo = -8;
-        static constexpr bool r3 = true, kv_static = true;
+        static constexpr int32_t rows = S::rows, heads = S::heads, kv_heads = S::kv_heads, D = S::D,
+                                 rot = S::D, prefix = S::prefix, q8 = 128, kv = S::kv, kv_lo = -8;
+        static constexpr bool r3 = true, kv_static = S::fixed;
         static constexpr float kv_top = 7.0f, kv_clip = 1.0f, score = 0.08838834764f, tiny = 0.0f;
         static constexpr int32_t cache = CACHE_K, numbers = KN_K, q_scale = Q_SCALE,
                                  k_scale = K_SCALE, v_scale = V_SCALE, q_gain = -1, k_gain = -1,
@@ -196,7 +199,8 @@ struct Llama8b {
                              units = 40;
     static constexpr float glu_scale = 0.008351967f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1;
+    static constexpr bool fixed = true;
 };
 struct Llama1b {
     static constexpr int32_t layers = 16, hidden = 2048, heads = 32, kv_heads = 8, D = 64,
@@ -205,7 +209,8 @@ struct Llama1b {
                              units = 80;
     static constexpr float glu_scale = 0.011048543f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1;
+    static constexpr bool fixed = true;
 };
 struct LlamaTiny {
     static constexpr int32_t layers = 2, hidden = 128, heads = 8, kv_heads = 4, D = 16, ffn = 384,
@@ -213,7 +218,8 @@ struct LlamaTiny {
                              down_parts = 6, prefix = 2, kv = PFQ_KV_S4, slots = 4, units = 16;
     static constexpr float glu_scale = 0.051031036f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1;
+    static constexpr bool fixed = true;
 };
 
 #endif

@@ -36,11 +36,15 @@ template <class S> static void thread(const void *a)
 {
     pfq_decode<LlamaModel<S>>(*(const PfqDecodeArgs *)a);
 }
+template <class S> static void launch(const PfqDecodeArgs &a, int32_t blocks)
+{
+    const int32_t grid[3] = {blocks, 1, 1};
+    simt_launch_cooperative("decode", thread<S>, &a, grid, PFQ_DECODE_BLOCK, PFQ_DECODE_BLOCK,
+                            PfqRoom<LlamaModel<S>>::bytes);
+}
 template <class S> static void step(Case<S> &c)
 {
-    const int32_t grid[3] = {c.grid, 1, 1};
-    simt_launch_cooperative("decode", thread<S>, &c.a, grid, PFQ_DECODE_BLOCK, PFQ_DECODE_BLOCK,
-                            PfqRoom<LlamaModel<S>>::bytes);
+    launch<S>(c.a, c.grid);
 }
 
 /* Logits of two steps, which add a row each. */
@@ -49,9 +53,45 @@ static Floats two_steps(int32_t grid)
     Case<LlamaTiny> c(64, 5, grid);
     step(c);
     c.pos++;
-    mem_put((void *)c.a.at[PFQ_AT_POSITION], &c.pos, 4);
+    c.set_rows(false);
     step(c);
     return c.floats(c.a.at[PFQ_AT_LOGITS], LlamaTiny::vocab);
+}
+
+/* Rows of a step of several: each as a step of its own makes it, to the bit; rows that are not
+ * there change nothing. */
+struct TinyDynamic : LlamaTiny {
+    static constexpr int32_t o_parts = 1, down_parts = 1, base = 3, outer = 3, inner = 128;
+    static constexpr bool fixed = false;
+};
+template <class S, int32_t rows_> struct Rows : S {
+    static constexpr int32_t rows = rows_;
+};
+template <class S, int32_t rows> static int together(int32_t grid, int32_t n, int32_t pos)
+{
+    Case<Rows<S, rows>> c(192, pos, grid);
+    int failures = 0;
+    c.set_rows(true);
+    c.a.rows = n;
+    for (int i = 0; i < 2; i++)
+        step(c);
+    const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)rows * LlamaTiny::vocab);
+    const Ints tokens = c.ints(c.a.at[PFQ_AT_TOKEN], (size_t)rows);
+    for (int32_t r = 0; r < rows; r++) {
+        if (r < n) {
+            launch<S>(c.alone(r), 3);
+            const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], LlamaTiny::vocab);
+            const Ints token = c.ints(c.a.at[PFQ_AT_TOKEN], 1);
+            if (!memcmp(&all[(size_t)r * one.n], one.at, 4 * one.n) &&
+                tokens[(size_t)r] == token[0])
+                continue;
+        } else if (!tokens[(size_t)r]) {
+            continue;
+        }
+        printf("FAIL row %d of %d of %d, on %d blocks, at %d\n", r, n, rows, grid, pos);
+        failures++;
+    }
+    return failures;
 }
 
 int main()
@@ -73,6 +113,12 @@ int main()
             printf("FAIL two steps on %d blocks\n", grid);
             failures++;
         }
+    for (int order = 0; order < 2; order++) {
+        simt_shuffle = order;
+        failures += together<LlamaTiny, 2>(2, 2, 130) + together<LlamaTiny, 2>(7, 1, 40) +
+                    together<LlamaTiny, 4>(5, 3, 130) + together<LlamaTiny, 8>(8, 8, 61) +
+                    together<TinyDynamic, 4>(6, 4, 61);
+    }
     printf("%d failures\n", failures);
     return failures != 0;
 }

@@ -171,39 +171,44 @@ static const PfqCudaKernel cuda_kernels[N_KERNELS] = {
     {"head", "fake_head", FAKE_BLOCK, FAKE_VOCAB / FAKE_BLOCK, FAKE_ROWS_HEAD, 1024, CODE("head")},
     {"choose", "fake_choose", 32, 1, 1, 0, CODE("choose")},
 };
-#define APPEND_CALL                                                                                \
+/* For n rows alone, or any number (0). */
+#define APPEND_CALL(n)                                                                             \
     {                                                                                              \
-        APPEND, .phase = PFQ_PREFILL, .step = 1, .in = {{PFQ_AT_TOKENS, 0}}, .out = {              \
-            KV(0),                                                                                 \
-            KV(1),                                                                                 \
-            {PFQ_AT_OWN, 128}                                                                      \
-        }                                                                                          \
+        APPEND, .from = n, .to = n, .phase = PFQ_PREFILL, .step = 1, .in = {{PFQ_AT_TOKENS, 0}},   \
+            .out = {                                                                               \
+                KV(0),                                                                             \
+                KV(1),                                                                             \
+                {PFQ_AT_OWN, 128}                                                                  \
+            }                                                                                      \
     }
-#define HASH_CALL                                                                                  \
+#define HASH_CALL(n)                                                                               \
     {                                                                                              \
-        HASH, .phase = PFQ_PREFILL, .step = 2, .in = {KV(0), KV(1), {PFQ_AT_OWN, 128}}, .out = {   \
-            {PFQ_AT_ACT, 0}                                                                        \
-        }                                                                                          \
+        HASH, .from = n, .to = n, .phase = PFQ_PREFILL, .step = 2,                                 \
+            .in = {KV(0), KV(1), {PFQ_AT_OWN, 128}}, .out = {                                      \
+                {PFQ_AT_ACT, 0}                                                                    \
+            }                                                                                      \
     }
-#define HEAD_CALL(...)                                                                             \
+#define HEAD_CALL(n, ...)                                                                          \
     {HEAD,                                                                                         \
+     .from = n,                                                                                    \
+     .to = n,                                                                                      \
      .phase = PFQ_LOGITS,                                                                          \
      .step = 3,                                                                                    \
      .in = {{PFQ_AT_ACT, 0}, __VA_ARGS__},                                                         \
      .out = {{PFQ_AT_LOGITS, 0}},                                                                  \
      .w = {PFQ_AT_WEIGHT, 0}}
-static const PfqCudaCall decode_calls[] = {APPEND_CALL, HASH_CALL, HEAD_CALL({PFQ_AT_NONE, 0})};
-static const PfqCudaCall logits_calls[] = {HEAD_CALL({PFQ_AT_TOKENS, 0})};
-static const PfqCudaCall batch_calls[] = {APPEND_CALL, HASH_CALL, HEAD_CALL({PFQ_AT_ORDER, 0})};
+#define ALL_CALLS(n, ...) APPEND_CALL(n), HASH_CALL(n), HEAD_CALL(n, __VA_ARGS__)
+static const PfqCudaCall decode_calls[] = {ALL_CALLS(0, {PFQ_AT_NONE, 0})};
+static const PfqCudaCall logits_calls[] = {HEAD_CALL(0, {PFQ_AT_TOKENS, 0})};
+static const PfqCudaCall batch_calls[] = {ALL_CALLS(0, {PFQ_AT_ORDER, 0})};
+static const PfqCudaCall steps_calls[] = {ALL_CALLS(2, {PFQ_AT_ORDER, 0})};
 static const PfqCudaCall sample_calls[] = {
     {CHOOSE, .in = {{PFQ_AT_LOGITS, 0}, {PFQ_AT_SAMPLER, 0}}, .out = {{PFQ_AT_TOKENS, 0}}},
 };
 #define PHASES                                                                                     \
-    .phase = {[PFQ_CUDA_PREFILL] = {decode_calls, 2},                                              \
-              [PFQ_CUDA_LOGITS] = {logits_calls, 1},                                               \
-              [PFQ_CUDA_DECODE] = {decode_calls, 3},                                               \
-              [PFQ_CUDA_BATCH] = {batch_calls, 3},                                                 \
-              [PFQ_CUDA_SAMPLE] = {sample_calls, 1}},                                              \
+    .phase = {[PFQ_CUDA_PREFILL] = {decode_calls, 2}, [PFQ_CUDA_LOGITS] = {logits_calls, 1},       \
+              [PFQ_CUDA_DECODE] = {decode_calls, 3},  [PFQ_CUDA_BATCH] = {batch_calls, 3},         \
+              [PFQ_CUDA_STEPS] = {steps_calls, 3},    [PFQ_CUDA_SAMPLE] = {sample_calls, 1}},      \
     .act_bytes = 8 * 8, .own_bytes = 128 + 4 * 8, .weight_bytes = 4 * FAKE_VOCAB
 static const PfqCudaCode cuda_codes[] = {
     {"sm_90a", 9, 0, true, false, N_KERNELS, .kernel = cuda_kernels, PHASES},

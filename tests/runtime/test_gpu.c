@@ -114,13 +114,16 @@ static void a_batch_is_many_sequences(void **state)
     assert_true(pfq_gpu_choose(&choice, &pfq_model, &wish, &err));
     assert_true(
         pfq_image_open(&image, "fake_model.weights", pfq_model.name, pfq_model.image_id, &err));
-    for (int graphs = 0; graphs < 2; graphs++) {
-        setenv("PFQ_STUB_GRAPHS", graphs ? "1" : "0", 1);
+    for (int way = 0; way < 8; way++) {
+        setenv("PFQ_STUB_GRAPHS", way & 1 ? "1" : "0", 1);
         const PfqGpuConfig c = {.weights = image.data,
                                 .logits = got[0],
                                 .pinned_bytes = sizeof got[0], /* the first row's alone */
                                 .ctx = 64,
-                                .slots = N};
+                                .slots = N,
+                                .rows = N,
+                                .alone = way & 2,
+                                .plain = way & 4};
         PfqGpu *g = pfq_gpu_open(&choice, &pfq_model, &c, &err);
         assert_non_null(g);
         for (int32_t i = 0; i < LONG; i++) { /* sequence s begins s steps late */
@@ -138,6 +141,42 @@ static void a_batch_is_many_sequences(void **state)
         pfq_gpu_close(g);
     }
     unsetenv("PFQ_STUB_GRAPHS");
+    pfq_image_close(&image);
+}
+
+/* The toy has a step of two rows. One that shall not depend on others is computed by the same
+ * kernel however many there are. */
+static void few_rows_are_a_step(void **state)
+{
+    (void)state;
+    enum { D = PFQ_CUDA_DECODE, S = PFQ_CUDA_STEPS, B = PFQ_CUDA_BATCH };
+    static const struct {
+        bool alone, plain;
+        int32_t rows, phase[3]; /* of 1, 2, 3 rows */
+    } cases[] = {{false, false, 3, {D, S, B}}, {true, false, 3, {B, B, B}},
+                 {true, false, 2, {S, S}},     {true, false, 1, {D}},
+                 {false, true, 3, {D, B, B}},  {true, true, 2, {B, B}}};
+    const PfqGpuWish wish = {.driver = "./libstub_driver.so"};
+    PfqGpuChoice choice;
+    PfqImage image;
+    PfqErr err;
+    assert_true(pfq_gpu_choose(&choice, &pfq_model, &wish, &err));
+    assert_true(
+        pfq_image_open(&image, "fake_model.weights", pfq_model.name, pfq_model.image_id, &err));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const PfqGpuConfig c = {.weights = image.data,
+                                .ctx = 64,
+                                .slots = 4,
+                                .rows = cases[i].rows,
+                                .alone = cases[i].alone,
+                                .plain = cases[i].plain};
+        PfqGpu *g = pfq_gpu_open(&choice, &pfq_model, &c, &err);
+        assert_non_null(g);
+        for (int32_t n = 1; n <= cases[i].rows; n++) {
+            assert_int_equal(pfq_gpu_batch_phase(g, n), cases[i].phase[n - 1]);
+        }
+        pfq_gpu_close(g);
+    }
     pfq_image_close(&image);
 }
 
@@ -356,10 +395,11 @@ static void sizes_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_logits_as_the_cpu),   cmocka_unit_test(a_batch_is_many_sequences),
-        cmocka_unit_test(a_batch_draws_as_the_cpu), cmocka_unit_test(generation_is_the_cpus),
-        cmocka_unit_test(an_error_stays),           cmocka_unit_test(a_kernel_is_named),
-        cmocka_unit_test(a_faulty_kernel_is_named), cmocka_unit_test(sizes_are_checked),
+        cmocka_unit_test(same_logits_as_the_cpu), cmocka_unit_test(a_batch_is_many_sequences),
+        cmocka_unit_test(few_rows_are_a_step),    cmocka_unit_test(a_batch_draws_as_the_cpu),
+        cmocka_unit_test(generation_is_the_cpus), cmocka_unit_test(an_error_stays),
+        cmocka_unit_test(a_kernel_is_named),      cmocka_unit_test(a_faulty_kernel_is_named),
+        cmocka_unit_test(sizes_are_checked),
     };
     setenv("PFQ_STUB_KERNELS", "./libfake_kernels.so", 1);
     return cmocka_run_group_tests_name("gpu", tests, NULL, NULL);
