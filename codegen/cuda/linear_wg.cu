@@ -102,7 +102,7 @@ template <class S> PFQ_DEVICE void wg_linear(const PfqCudaArgs &a)
     if (threadIdx.x == 0) {
         for (int32_t i = 0; i < S::STAGES; i++) {
             pfq_mbar_init(m.full + 8 * i, S::PRODUCERS);
-            pfq_mbar_init(m.empty + 8 * i, 4 * S::ACROSS);
+            pfq_mbar_init(m.empty + 8 * i, 128 * S::ACROSS);
         }
         pfq_mbar_ready();
     }

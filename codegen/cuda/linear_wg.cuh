@@ -245,10 +245,11 @@ struct WgRing {          /* a warpgroup's place in the ring */
     uint32_t parity;
 };
 
+/* Every thread arrives for what it has read: racecheck does not see that a meeting of the warp
+ * would let one arrive for all. */
 template <class S> PFQ_DEVICE void wg_release(const WgShared &m, WgRing &r)
 {
-    __syncwarp(); /* what other lanes read, the first one's arrival releases */
-    if (r.last >= 0 && pfq_lane() == 0) pfq_mbar_arrive(m.empty + 8 * r.last);
+    if (r.last >= 0) pfq_mbar_arrive(m.empty + 8 * r.last);
     r.last = -1;
 }
 
