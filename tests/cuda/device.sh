@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Programs on a real GPU against themselves on the CPU, and the code made for the GPU against the plain kernels' PTX on the same GPU:
+# Programs on a real GPU against themselves on the CPU, and the code made for the GPU against the PTX, which has other kernels, on the same GPU:
 # self-test (recorded decode and one kernel at a time, in memory full of NaN), logits after prompts of some lengths and of decode,
 # perplexity within 0.5 % and its noise, greedy text.
 #

@@ -17,4 +17,5 @@ one "constants as variables" "$code"
 one "fast rows, tiles, fragments" "$code" PFQ_FAST=1
 [ ! -d "$code/special" ] || one "specialised code" "$code/special"
 [ ! -d "$code/compute_80" ] || one "PTX" "$code" PFQ_GPU_ARCH=compute_80 PFQ_QUARTER=1
+[ ! -d "$code/compute_80" ] || one "PTX, fast rows" "$code" PFQ_GPU_ARCH=compute_80 PFQ_FAST=1 PFQ_QUARTER=1
 exit $status
