@@ -94,6 +94,7 @@ for golden in "$root"/tests/data/arch/*/golden.json; do
     name=$(basename "$dir")
     recipes="float w4a16 prefixquant-w4a8kv4 prefixquant-w8a8kv8-dynamic"
     case ${PFQC_TEST_FULL:-}$name in
+    1llama-llama3 | 1qwen3-v5) recipes="float w4a16" ;; # heads of 12 and 10 columns, which R3 cannot take
     1*) ;;
     llama-bias) recipes="w8a8-dynamic" ;;
     mistral-window) recipes="prefixquant-w4a8kv4" ;;

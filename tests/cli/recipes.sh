@@ -30,11 +30,15 @@ for golden in tests/data/arch/*/golden.json; do
     *) continue ;;
     esac
     sed -i 's/^{/{ "calibration": {"samples": 2, "length": 32},/' "$out/$name.json"
+    case $name in
+    llama-llama3 | qwen3-v5) without_r3="--set rotate.skip=r3" ;; # heads of 12 and 10 columns, which R3 cannot take
+    *) without_r3= ;;
+    esac
     for f in passes/recipes/*.json; do
         recipe=$(basename "$f" .json)
         grep -q '"weights{' "$f" || continue
-        check $name $recipe
-        check $name $recipe --set weights.method=rtn
+        check $name $recipe $without_r3
+        check $name $recipe $without_r3 --set weights.method=rtn
     done
 done
 exit $bad
