@@ -112,6 +112,42 @@ PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uin
         : "memory");
 }
 
+/* ---- clusters: blocks that reach each other's shared memory ---- */
+
+PFQ_DEVICE int32_t pfq_cluster_rank()
+{
+    uint32_t r;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+    return (int32_t)r;
+}
+/* Blocks of the cluster; 1 without. */
+PFQ_DEVICE int32_t pfq_cluster_size()
+{
+    uint32_t n;
+    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(n));
+    return (int32_t)n;
+}
+/* By all threads of all its blocks that have not ended: arrive, then wait for the others. Between
+ * the two others may do what they did in front of theirs. */
+PFQ_DEVICE void pfq_cluster_arrive()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+PFQ_DEVICE void pfq_cluster_wait()
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/* The address in block `rank` of what is at `at` in this one, for the next two. */
+PFQ_DEVICE uint32_t pfq_smem_of(uint32_t at, int32_t rank)
+{
+    uint32_t there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    return there;
+}
+PFQ_DEVICE void pfq_store_of(uint32_t there, int32_t v)
+{
+    asm volatile("st.shared::cluster.s32 [%0], %1;" ::"r"(there), "r"(v) : "memory");
+}
 /* Brings the line at p to the L2. */
 PFQ_DEVICE void pfq_prefetch(const void *p)
 {

@@ -123,6 +123,28 @@ PFQ_KERNEL(half_barrier, 256)
     if (threadIdx.x < 128) pfq_bar_sync(1, 256);
 }
 
+/* out[i] = in[i] through the shared memory of the cluster's next block. */
+PFQ_KERNEL(neighbours, 256)
+{
+    const int32_t next = (pfq_cluster_rank() + 1) % pfq_cluster_size(), n = (int32_t)blockDim.x;
+    const int32_t mine = (int32_t)blockIdx.x * n + (int32_t)threadIdx.x;
+    pfq_cluster_arrive();
+    pfq_cluster_wait(); /* it has begun */
+    pfq_store_of(pfq_smem_of(pfq_smem((int32_t *)pfq_shared + threadIdx.x), next),
+                 ((const int32_t *)a.in[0])[mine]);
+    pfq_cluster_arrive();
+    pfq_cluster_wait();
+    const int32_t before = (pfq_cluster_rank() + pfq_cluster_size() - 1) % pfq_cluster_size();
+    ((int32_t *)a.out[0])[mine + (before - pfq_cluster_rank()) * n] =
+        ((const int32_t *)pfq_shared)[threadIdx.x];
+}
+
+/* A block that has ended has no shared memory. */
+PFQ_KERNEL(gone, 256)
+{
+    if (pfq_cluster_rank()) pfq_store_of(pfq_smem_of(pfq_smem(pfq_shared), 0), 1);
+}
+
 extern "C" int64_t tile_at(int32_t rows, int32_t t, int32_t k)
 {
     return pfq_tile_at(rows, t, k);

@@ -4,7 +4,7 @@
 #include "codegen/cuda/hopper.cuh"
 #include "codegen/cuda/intrin.cuh"
 
-SimtProducts simt_products[1024];
+SimtProducts simt_products[8 * 1024];
 
 /* Column n, k to k + 3 of the K-major operand that desc describes: the swizzle is a function of the
  * address. */
@@ -83,7 +83,7 @@ void simt_product(const SimtProduct &p)
 
 void simt_products_wait(int32_t keep)
 {
-    SimtProducts &q = simt_products[threadIdx.x];
+    SimtProducts &q = simt_products[simt_thread()];
     const int32_t waited = q.groups - keep;
     if (q.groups > 16 || q.n > 16) __builtin_trap(); /* reset below */
     const int32_t end = waited > 0 ? q.group_end[waited - 1] : 0;

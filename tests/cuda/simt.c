@@ -1,6 +1,6 @@
-/* The scheduler of simt.h: the fibers of one block at a time, or of all blocks of a cooperative
- * grid. A fiber that waits switches to another of its warp that is ready, else of the next warp;
- * when none is ready, the scheduler opens the barrier or ends the block.
+/* The scheduler of simt.h: the fibers of one block or cluster at a time, or of all blocks of a
+ * cooperative grid. A fiber that waits switches to another of its warp that is ready, else of the
+ * next warp; when none is ready, the scheduler opens the barrier or ends the block.
  */
 #include "tests/cuda/simt.h"
 
@@ -9,7 +9,8 @@
 #include <sys/mman.h>
 
 enum { COPIES = 4096, BASE = 1024 /* address of the start of shared memory */ };
-enum { BLOCKS = 8 }; /* of a cooperative grid */
+enum { RANK = 1u << 24 }; /* addresses in other blocks of the cluster: times 1 + its rank */
+enum { BLOCKS = 8 };      /* of a cooperative grid, or of a cluster */
 enum { THREADS = 1024, STACK = 64 << 10, PAGE = 4096, SHARED = 227 << 10, ROOM = 228 << 10 };
 
 typedef struct Warp {
@@ -24,6 +25,11 @@ static struct {
     void *sp[BLOCKS * THREADS];       /* where a thread stopped */
     int32_t n, blocks, current, done; /* threads of a block, resident blocks */
     int32_t at_barrier[BLOCKS];
+    struct { /* the cluster's barrier: its phase; threads that have not ended, or not arrived */
+        int32_t phase, live, missing;
+        int32_t arrived[BLOCKS * THREADS]; /* the last phase a thread arrived in */
+        int32_t ended[BLOCKS];             /* threads */
+    } cluster;
     SimtDim index[BLOCKS];
     unsigned char *shared[BLOCKS];
     void *scheduler; /* where it stopped */
@@ -64,6 +70,7 @@ enum { MBAR_MAGIC = 0x2a };
 SimtDim threadIdx, blockIdx, blockDim, gridDim;
 unsigned char *pfq_shared;
 bool simt_shuffle;
+int32_t simt_cluster;
 
 /* simt_switch(&from, to): keeps the callee's registers on the stack, which then is `from`;
  * continues at `to`. */
@@ -135,17 +142,50 @@ static void pause_thread(void)
     leave(&s.sp[me]);
 }
 
-static void run_thread(void)
-{
-    s.body(s.args);
-    s.done++;
-    pause_thread();
-}
-
 /* The resident block of the current thread. */
 static int32_t block_of(void)
 {
     return s.current / s.n;
+}
+
+/* One arrival less is missing. */
+static void cluster_check(void)
+{
+    if (s.cluster.missing) return;
+    s.cluster.phase++;
+    s.cluster.missing = s.cluster.live;
+    s.events++;
+}
+
+static void run_thread(void)
+{
+    s.body(s.args);
+    s.done++;
+    s.cluster.ended[block_of()]++;
+    s.cluster.live--;
+    s.cluster.missing -= s.cluster.arrived[s.current] != s.cluster.phase;
+    cluster_check();
+    pause_thread();
+}
+
+void simt_cluster_arrive(void)
+{
+    if (s.cluster.arrived[s.current] == s.cluster.phase)
+        die("a thread arrives twice at its cluster's barrier");
+    s.cluster.arrived[s.current] = s.cluster.phase;
+    s.cluster.missing--;
+    cluster_check();
+}
+
+void simt_cluster_wait(void)
+{
+    while (s.cluster.arrived[s.current] == s.cluster.phase)
+        simt_park();
+}
+
+int32_t simt_thread(void)
+{
+    return s.current;
 }
 
 void simt_barrier(void)
@@ -192,11 +232,21 @@ uint32_t simt_address(const void *shared)
     return (uint32_t)((const unsigned char *)shared - pfq_shared) + BASE;
 }
 
+uint32_t simt_address_of(uint32_t address, int32_t rank)
+{
+    if (rank < 0 || rank >= s.blocks) die("a rank outside of the cluster");
+    return address + (uint32_t)(rank + 1) * RANK;
+}
+
 void *simt_pointer(uint32_t address, uint32_t bytes)
 {
+    const uint32_t rank = address / RANK;
+    unsigned char *shared = rank ? s.shared[rank - 1] : pfq_shared;
+    if (rank && s.cluster.ended[rank - 1] == s.n) die("a block of the cluster that has ended");
+    address %= RANK;
     if (address < BASE || address + bytes > BASE + (uint32_t)s.shared_bytes)
         die("an address outside of shared memory");
-    return pfq_shared + (address - BASE);
+    return shared + (address - BASE);
 }
 
 static Mbar *mbar(uint32_t bar)
@@ -391,6 +441,10 @@ static void start_threads(void)
 {
     s.done = s.current = 0;
     memset(s.at_barrier, 0, sizeof s.at_barrier);
+    s.cluster.phase = 1;
+    s.cluster.live = s.cluster.missing = s.blocks * s.n;
+    memset(s.cluster.arrived, 0, sizeof s.cluster.arrived);
+    memset(s.cluster.ended, 0, sizeof s.cluster.ended);
     for (int32_t i = 0; i < s.blocks * s.n; i++) {
         if (i % 32 == 0) s.warp[i / 32] = (Warp){.ready = ~0u};
         /* What simt_switch pops: six registers, then the address to return to; above it the stack
@@ -475,12 +529,13 @@ static void launch(const int32_t grid[3], int32_t limit, int32_t shared, int32_t
     blockDim = (SimtDim){(uint32_t)s.n, 1, 1};
     gridDim = (SimtDim){(uint32_t)grid[0], (uint32_t)grid[1], 1};
     const int32_t blocks = grid[0] * grid[1];
-    int32_t *order = malloc((size_t)blocks * sizeof *order);
+    int32_t *order = malloc((size_t)blocks * sizeof *order); /* of groups that are resident */
     if (!order) die("out of memory");
-    shuffle(order, blocks);
-    for (int32_t i = 0; i < blocks; i += resident) {
+    if (blocks % resident) die("a grid that is not of whole clusters");
+    shuffle(order, blocks / resident);
+    for (int32_t i = 0; i < blocks / resident; i++) {
         for (int32_t b = 0; b < resident; b++) {
-            const int32_t at = order[i + b];
+            const int32_t at = order[i] * resident + b;
             s.index[b] = (SimtDim){(uint32_t)(at % grid[0]), (uint32_t)(at / grid[0]), 0};
             s.shared[b] = s.rooms + (size_t)b * (ROOM + PAGE) + ROOM - s.shared_bytes;
             memset(s.shared[b], 0xff, (size_t)s.shared_bytes);
@@ -494,7 +549,7 @@ void simt_launch(const char *name, void (*thread)(const void *), const void *arg
                  const int32_t grid[3], int32_t block, int32_t limit, int32_t shared)
 {
     s.name = name, s.body = thread, s.args = args, s.n = block;
-    launch(grid, limit, shared, 1);
+    launch(grid, limit, shared, max_of(simt_cluster, 1));
 }
 
 void simt_launch_cooperative(const char *name, void (*thread)(const void *), const void *args,

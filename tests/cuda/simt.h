@@ -2,11 +2,11 @@
  *
  * The file is included in front of a template (-include) that is compiled as C++ for the host. A
  * thread is a fiber; the fibers of a block run one after another until each waits at a barrier, at
- * an operation of its warp, or is done, and blocks run one after another. What the rules of
- * codegen/cuda/kernel.cuh forbid is told and aborts: a thread that ends, or waits for something
- * else, while others wait for it; a lane read that its mask does not name. Dynamic shared memory
- * holds NaN bytes when a block starts and ends at an unreadable page. With simt_shuffle, threads
- * and blocks take a pseudorandom order, which shows missing barriers.
+ * an operation of its warp, or is done, and blocks, or clusters, run one after another. What the
+ * rules of codegen/cuda/kernel.cuh forbid is told and aborts: a thread that ends, or waits for
+ * something else, while others wait for it; a lane read that its mask does not name. Dynamic shared
+ * memory holds NaN bytes when a block starts and ends at an unreadable page. With simt_shuffle,
+ * threads and blocks take a pseudorandom order, which shows missing barriers.
  *
  * Waits of hopper.cuh park a thread until nothing else can run; when that changes nothing for any
  * of them, the process ends. With simt_shuffle a bulk copy lands when its barrier is looked at, not
@@ -40,8 +40,10 @@ extern SimtDim threadIdx, blockIdx, blockDim, gridDim;
 extern unsigned char *pfq_shared; /* 128-byte aligned */
 extern bool simt_shuffle;
 
-/* Runs thread(args) for every thread of the grid. limit: the threads that the kernel's launch
- * bounds allow. */
+extern int32_t simt_cluster; /* blocks of a cluster, along x; 0, 1: none */
+
+/* Runs thread(args) for every thread of the grid, the blocks of a cluster at once. limit: the
+ * threads that the kernel's launch bounds allow. */
 void simt_launch(const char *name, void (*thread)(const void *), const void *args,
                  const int32_t grid[3], int32_t block, int32_t limit, int32_t shared);
 
@@ -78,6 +80,13 @@ void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 void simt_bulk_store(void *to, uint32_t from, uint32_t bytes, bool add);
 void simt_bulk_commit(void);
 void simt_bulk_read(int32_t keep);
+/* The barrier of a cluster, for all threads that have not ended; an address in another block of it.
+ */
+void simt_cluster_arrive(void);
+void simt_cluster_wait(void);
+uint32_t simt_address_of(uint32_t address, int32_t rank);
+/* The number of the thread among those of all resident blocks. */
+int32_t simt_thread(void);
 /* Arrives at barrier id (1..15) of that many threads, and waits for it or not. */
 void simt_named_barrier(uint32_t id, uint32_t threads, bool wait);
 /* The thread goes on when others have done something that it may wait for. */
@@ -378,6 +387,30 @@ PFQ_DEVICE void pfq_mbar_wait(uint32_t bar, uint32_t parity)
     while (!simt_mbar_try(bar, parity))
         simt_park();
 }
+PFQ_DEVICE int32_t pfq_cluster_size()
+{
+    return max(simt_cluster, 1);
+}
+PFQ_DEVICE int32_t pfq_cluster_rank()
+{
+    return (int32_t)blockIdx.x % pfq_cluster_size();
+}
+PFQ_DEVICE void pfq_cluster_arrive()
+{
+    simt_cluster_arrive();
+}
+PFQ_DEVICE void pfq_cluster_wait()
+{
+    simt_cluster_wait();
+}
+PFQ_DEVICE uint32_t pfq_smem_of(uint32_t at, int32_t rank)
+{
+    return simt_address_of(at, rank);
+}
+PFQ_DEVICE void pfq_store_of(uint32_t there, int32_t v)
+{
+    *(int32_t *)simt_pointer(there, 4) = v;
+}
 PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 {
     simt_bulk_load(to, from, bytes, bar);
@@ -465,14 +498,14 @@ struct SimtProducts {
     SimtProduct at[16];
     int32_t n, group_end[16], groups;
 };
-extern SimtProducts simt_products[1024]; /* hopper_simt.cu */
+extern SimtProducts simt_products[8 * 1024]; /* hopper_simt.cu: of the resident threads */
 void simt_product(const SimtProduct &p);
 void simt_products_wait(int32_t keep);
 
 PFQ_DEVICE void pfq_wgmma_fence() {}
 PFQ_DEVICE void pfq_wgmma_commit()
 {
-    SimtProducts &q = simt_products[threadIdx.x];
+    SimtProducts &q = simt_products[simt_thread()];
     q.group_end[q.groups++ & 15] = q.n;
 }
 template <int n> PFQ_DEVICE void pfq_wgmma_wait()
@@ -483,26 +516,26 @@ template <class E, int n> PFQ_DEVICE void pfq_wgmma_done(E (&)[n]) {}
 template <int N>
 PFQ_DEVICE void pfq_wgmma(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
 {
-    SimtProducts &q = simt_products[threadIdx.x];
+    SimtProducts &q = simt_products[simt_thread()];
     q.at[q.n++ & 15] = {d, a, desc, N, add, SimtProduct::S8};
 }
 template <int N>
 PFQ_DEVICE void pfq_wgmma_halves(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
 {
-    SimtProducts &q = simt_products[threadIdx.x];
+    SimtProducts &q = simt_products[simt_thread()];
     q.at[q.n++ & 15] = {d, a, desc, N, add, SimtProduct::HALVES};
 }
 template <int N>
 PFQ_DEVICE void pfq_wgmma_halves_across(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc,
                                         bool add)
 {
-    SimtProducts &q = simt_products[threadIdx.x];
+    SimtProducts &q = simt_products[simt_thread()];
     q.at[q.n++ & 15] = {d, a, desc, N, add, SimtProduct::ACROSS};
 }
 template <int N>
 PFQ_DEVICE void pfq_wgmma_bf16(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t desc, bool add)
 {
-    SimtProducts &q = simt_products[threadIdx.x];
+    SimtProducts &q = simt_products[simt_thread()];
     q.at[q.n++ & 15] = {d, a, desc, N, add, SimtProduct::BF16};
 }
 

@@ -70,7 +70,7 @@ typedef void Kernel(const PfqCudaArgs *a, const int32_t grid[3], int32_t block, 
 typedef struct Launch {
     Kernel *kernel;
     PfqCudaArgs args;
-    int32_t grid[3], block, shared;
+    int32_t grid[3], block, shared, cluster;
 } Launch;
 
 /* Anything with a handle. All live in one list until they are released. */
@@ -95,6 +95,7 @@ static struct {
     uint64_t variable, variable_bytes; /* of a module, the one that was asked for */
     void (*before)(void);              /* called before each launch: PFQ_STUB_KERNELS' function
                                           pfq_before_launch, if it has one */
+    int32_t *cluster;                  /* its simt_cluster: blocks of a cluster of the launch */
     long calls;
     int sticky;
     bool initialised;
@@ -639,6 +640,7 @@ int cuModuleGetFunction(void **function, void *module, const char *name)
         }
         kernel = (Kernel *)(uintptr_t)f;
         stub.before = (void (*)(void))(uintptr_t)dlsym(lib, "pfq_before_launch");
+        stub.cluster = dlsym(lib, "simt_cluster");
     }
     Object *f = make(FUNCTION);
     f->owner = m;
@@ -691,11 +693,14 @@ static void play(const Launch *l)
     if (stub.before) {
         stub.before();
     }
+    if (stub.cluster) {
+        *stub.cluster = l->cluster;
+    }
     l->kernel(&l->args, l->grid, l->block, l->shared);
 }
 
 static int launch(void *function, const uint32_t grid[3], const uint32_t block[3], uint32_t shared,
-                  void *stream, void **params, void **extra, const char *call)
+                  uint32_t cluster, void *stream, void **params, void **extra, const char *call)
 {
     int entered = enter_context(call);
     if (entered) {
@@ -711,7 +716,8 @@ static int launch(void *function, const uint32_t grid[3], const uint32_t block[3
     Launch l = {.kernel = f->kernel,
                 .grid = {(int32_t)grid[0], (int32_t)grid[1], (int32_t)grid[2]},
                 .block = (int32_t)block[0],
-                .shared = (int32_t)shared};
+                .shared = (int32_t)shared,
+                .cluster = (int32_t)cluster};
     memcpy(&l.args, params[0], sizeof l.args);
     if (stub.capture) {
         record(stub.capture, &l);
@@ -726,7 +732,7 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
                    void *stream, void **params, void **extra)
 {
     const uint32_t grid[3] = {grid_x, grid_y, grid_z}, block[3] = {block_x, block_y, block_z};
-    return launch(function, grid, block, shared, stream, params, extra, __func__);
+    return launch(function, grid, block, shared, 1, stream, params, extra, __func__);
 }
 
 /* A cooperative grid must be on the chip at once: here, a block for each multiprocessor. */
@@ -749,7 +755,8 @@ int cuLaunchKernelEx(const PfqCudaLaunch *c, void *function, void **params, void
     if (cluster < 1 || cluster > 8 || c->grid[0] % cluster) {
         return INVALID_VALUE;
     }
-    return launch(function, c->grid, c->block, c->shared, c->stream, params, extra, __func__);
+    return launch(function, c->grid, c->block, c->shared, cluster, c->stream, params, extra,
+                  __func__);
 }
 
 /* ---- events: the clock counts those recorded ---- */

@@ -16,7 +16,7 @@
 
 SimtKernel right_simt, no_barrier_simt, early_exit_simt, lost_lane_simt, two_operations_simt,
     unnamed_lane_simt, behind_shared_simt, misaligned_simt, too_wide_simt, product_simt,
-    no_wait_simt, no_arrival_simt, half_barrier_simt;
+    no_wait_simt, no_arrival_simt, half_barrier_simt, neighbours_simt, gone_simt;
 int64_t tile_at(int32_t rows, int32_t t, int32_t k);
 int64_t frag_at(int32_t bits, int32_t K, int32_t n, int32_t k, bool *low);
 extern const size_t kernel_cuh_layout[13];
@@ -91,6 +91,26 @@ static void test_mistakes(void)
     };
     for (size_t i = 0; i < COUNT(mistakes); i++)
         expect(signal_of(mistakes[i].kernel) != 0, mistakes[i].what);
+    simt_cluster = 2;
+    expect(signal_of(gone_simt) != 0, "a write to a block of the cluster that has ended");
+    simt_cluster = 0;
+}
+
+static void test_cluster(void)
+{
+    static int32_t x[8 * N_THREADS], y[8 * N_THREADS];
+    const PfqCudaArgs a = {.in = {(uintptr_t)x}, .out = {(uintptr_t)y}};
+    for (int i = 0; i < 8 * N_THREADS; i++)
+        x[i] = i * 7;
+    for (int order = 0; order < 3; order++)
+        for (simt_cluster = 2; simt_cluster <= 8; simt_cluster *= 2) {
+            simt_shuffle = order > 0;
+            memset(y, 0, sizeof y);
+            neighbours_simt(&a, (const int32_t[]){8, 1, 1}, N_THREADS, 4 * N_THREADS);
+            expect(!memcmp(x, y, sizeof x), "blocks of a cluster write to each other");
+        }
+    simt_shuffle = false;
+    simt_cluster = 0;
 }
 
 /* y = w x through tiles and fragments, the copy and the products of sm_90a. */
@@ -193,6 +213,7 @@ int main(void)
 {
     test_right();
     test_mistakes();
+    test_cluster();
     test_product();
     test_layouts();
     test_contract();
