@@ -26,12 +26,23 @@ PFQ_DEVICE void wg_stage(int32_t *out, int32_t c, const typename S::Sum (&d)[S::
     }
 }
 
+template <class S> PFQ_DEVICE void wg_finish_chunk(const WgOut &o, WgRest<S> &r)
+{
+    if (c_epi == PFQ_EPI_QKV)
+        wg_heads<S>(o);
+    else if (c_epi == PFQ_EPI_SWIGLU)
+        wg_swiglu<S>(o);
+    else
+        wg_plain<S>(o, r);
+}
+
 template <class S>
 PFQ_DEVICE void wg_emit(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u, int32_t column,
                         const typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     int32_t *out = m.out + column * (S::OUT / 4);
-    WgOut o = {&a, out, u.row + column * S::PANELS * 64, u.token, (int32_t)(threadIdx.x & 127)};
+    WgOut o = {&a,      out, u.row + column * S::PANELS * 64, u.token, (int32_t)(threadIdx.x & 127),
+               S::CHUNK};
     PFQ_LOOP
     for (int32_t c = 0; c < S::TOKENS && u.token + c < a.T; c += S::CHUNK) {
         pfq_bar_sync(1 + (uint32_t)column, 128); /* the last chunk is read */
@@ -40,12 +51,43 @@ PFQ_DEVICE void wg_emit(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u
             if (at == c) wg_stage<S>(out, at, d); /* registers have no address */
         pfq_bar_sync(1 + (uint32_t)column, 128);
         o.token = u.token + c;
-        if (c_epi == PFQ_EPI_QKV)
-            wg_heads<S>(o);
-        else if (c_epi == PFQ_EPI_SWIGLU)
-            wg_swiglu<S>(o);
-        else
-            wg_plain<S>(o);
+        WgRest<S> r;
+        wg_ask<S>(o, r);
+        wg_finish_chunk<S>(o, r);
+    }
+}
+
+/* Of a tile whose k warpgroups and blocks divide: each finishes some tokens. */
+template <class S>
+PFQ_DEVICE void wg_emit_shared(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u,
+                               int32_t group, const int32_t (&d)[S::PANELS][S::SUMS])
+{
+    const int32_t column = group % S::ACROSS,
+                  part = pfq_cluster_rank() * S::DEEP + group / S::ACROSS,
+                  parts = pfq_cluster_size() * S::DEEP, shift = 31 - __clz(S::TOKENS / parts),
+                  slice = 1 << shift, first = part << shift;
+    int32_t *out = m.out + group * (S::OUT / 4);
+    WgOut o = {&a,
+               out,
+               u.row + column * S::PANELS * 64,
+               u.token + first,
+               (int32_t)(threadIdx.x & 127),
+               min(slice, (int32_t)S::CHUNK)};
+    if (S::IN_RING) pfq_cluster_arrive();
+    WgRest<S> r;
+    wg_ask<S>(o, r);
+    pfq_cluster_wait(); /* all have begun, or need their rings no more */
+    wg_scatter<S>(m, part, shift, column, d);
+    pfq_cluster_arrive();
+    pfq_cluster_wait();
+    wg_add_up<S>(out, parts, slice);
+    pfq_bar_sync(1 + (uint32_t)group, 128);
+    PFQ_LOOP
+    for (int32_t c = 0; c < slice && u.token + first + c < a.T; c += S::CHUNK) {
+        if (c) wg_ask<S>(o, r);
+        wg_finish_chunk<S>(o, r);
+        o.sums += S::CHUNK * S::STRIDE;
+        o.token += S::CHUNK;
     }
 }
 
@@ -54,7 +96,7 @@ template <class S> PFQ_DEVICE void wg_expect_scales(const PfqCudaArgs &a)
 {
     WgUnit u;
     const int32_t mine = 32 * (int32_t)threadIdx.x;
-    for (int32_t i = 0; S::SPLIT && mine < S::ROWS && wg_unit<S>(a.T, i, &u); i++)
+    for (int32_t i = 0; mine < S::ROWS && wg_unit<S>(a.T, i, &u); i++)
         if (u.row + mine < wg_panels() * 64) pfq_prefetch(wg_scales(a, S::BITS) + u.row + mine);
 }
 
@@ -78,19 +120,21 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
     }
 #endif
     for (int32_t i = 0; wg_unit<S>(a.T, i, &u); i++) {
-        const int32_t n = u.k1 - u.k0;
+        const int32_t n = u.n;
         /* Of stages before .. before + n, those whose number is turn mod DEEP. */
         const int32_t skip = (turn - before % S::DEEP + S::DEEP) % S::DEEP;
         before += n;
         wg_sum<S>(m, r, column, (n - skip + S::DEEP - 1) / S::DEEP, d);
-        if constexpr (S::DEEP > 1)
-            if (!wg_fold<S>(m, group, d)) continue;
-        if constexpr (S::SPLIT)
-            if (n < wg_depth<S>() && !wg_join<S>(a, m, u, column, d)) continue;
-        if (wg_can_bulk<S>(a))
-            wg_emit_bulk<S>(a, m, u, column, d);
-        else
-            wg_emit<S>(a, m, u, column, d);
+        if constexpr (S::SPLIT) {
+            wg_emit_shared<S>(a, m, u, group, d);
+        } else {
+            if constexpr (S::DEEP > 1)
+                if (!wg_fold<S>(m, group, d)) continue;
+            if (wg_can_bulk<S>(a))
+                wg_emit_bulk<S>(a, m, u, column, d);
+            else
+                wg_emit<S>(a, m, u, column, d);
+        }
     }
     pfq_bulk_done();
 }
@@ -99,7 +143,7 @@ template <class S> PFQ_DEVICE void wg_linear(const PfqCudaArgs &a)
 {
     const WgShared m = wg_shared<S>();
     pfq_let_next_start();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0) { /* many threads would do it one after another */
         for (int32_t i = 0; i < S::STAGES; i++) {
             pfq_mbar_init(m.full + 8 * i, S::PRODUCERS);
             pfq_mbar_init(m.empty + 8 * i, 128 * S::ACROSS);
@@ -107,6 +151,7 @@ template <class S> PFQ_DEVICE void wg_linear(const PfqCudaArgs &a)
         pfq_mbar_ready();
     }
     __syncthreads();
+    if (S::SPLIT && !S::IN_RING) pfq_cluster_arrive();
     if (pfq_warp() >= S::WARPS) {
         if (S::BIG) pfq_fewer_registers<40>();
         const int32_t me = pfq_warp() - S::WARPS;
@@ -138,9 +183,8 @@ template <class S, bool wanted> PFQ_DEVICE void wg_entry(const PfqCudaArgs &a)
 
 #if defined PFQ_SIMT && !defined PFQ_ENTRY /* for tests/cuda/test_wg.c */
 template <class S> struct WgFacts {
-    static constexpr int32_t box = S::PANELS * S::SUMS * 512 * S::ACROSS;
     static constexpr int32_t value[8] = {S::BITS,   S::ROWS,        S::TOKENS, S::BLOCK,
-                                         S::SHARED, 64 * S::PANELS, 2 * box,   4 * S::ACROSS};
+                                         S::SHARED, 64 * S::PANELS, S::SPLIT,  S::DEEP};
 };
 #define WG(name, id, when, from, to, per_sm, ...)                                                  \
     extern "C" const int32_t pfq_cu_##name##_facts[8] = {                                          \

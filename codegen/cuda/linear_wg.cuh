@@ -13,11 +13,11 @@
  * next stage's weights are loaded and spread out into the other half of `a`. A stage is released
  * when the batch behind it is under way.
  *
- * Launch: S::BLOCK threads, blocks as many as fit the GPU, dynamic shared memory S::SHARED. Blocks
- * take whole tiles in turn, in groups of WG_GROUP token tiles so that both operands come from the
- * L2; or, if S::SPLIT, equal shares of all tiles' k. A tile that several blocks share is summed by
- * the last of them to arrive, from work; sums are integers, so the order does not matter. sync
- * holds a counter for each tile and warpgroup, 0 between launches.
+ * Launch: S::BLOCK threads, dynamic shared memory S::SHARED. Blocks as many as fit the GPU take
+ * whole tiles in turn, in groups of WG_GROUP token tiles so that both operands come from the L2.
+ * Or, if S::SPLIT, clusters as many as there are tiles: the blocks of one take a stage of k each in
+ * turn, as their warpgroups do, then leave their sums in each other's shared memory, so that each
+ * warpgroup finishes some of the tile's tokens. Sums are integers, so the order does not matter.
  *
  * Roofline: large T is bound by the tensor cores (4096 multiply-adds a cycle and SM), few tokens by
  * the weights' bytes. docs/performance.md has what was measured.
@@ -53,7 +53,7 @@ template <> struct WgSums<16> {
     using Sum = float;
 };
 
-/* bits of a weight; panels, across, deep, tokens, stages: above; split: shares instead of tiles;
+/* bits of a weight; panels, across, deep, tokens, stages: above; split: blocks share a tile;
  * chunk: tokens that an epilogue takes at a time; batch: k steps of 32 of a group of products */
 template <int bits, int panels, int across, int deep, int tokens, int stages, bool split, int chunk,
           int batch>
@@ -78,11 +78,17 @@ struct WgShape {
                          FLOATS = 2 * 32 * (256 * panels + 16);
     /* Wide tiles go out as bulk copies: all of it as halves, 32 tokens at a time as floats. */
     static constexpr bool BULK = tokens >= 128;
-    static constexpr int OUT = !BULK             ? CHUNKS
+    static constexpr int OUT = split             ? tokens * STRIDE * 4
+                               : !BULK           ? CHUNKS
                                : HALVES > CHUNKS ? (HALVES > FLOATS ? HALVES : FLOATS)
                                                  : (CHUNKS > FLOATS ? CHUNKS : FLOATS),
-                         FOLD = (deep - 1) * across * panels * SUMS * 512;
-    static constexpr int SHARED = 1024 + stages * STAGE + across * OUT + FOLD + 16 * stages + 128;
+                         OUTS = split ? GROUPS : across,
+                         FOLD = split ? 0 : (deep - 1) * across * panels * SUMS * 512;
+    /* What blocks of a shared tile leave for others: if it is much, where their rings were. */
+    static constexpr bool IN_RING = split && tokens >= 64;
+    static constexpr int BEHIND = IN_RING ? 0 : OUTS * OUT,
+                         SHARED = 1024 + stages * STAGE + BEHIND + FOLD + 16 * stages + 128;
+    static_assert(!IN_RING || OUTS * OUT <= stages * STAGE);
     /* Sums of floats depend on their order, which must be the same for any number of tokens. */
     static_assert(!OF_FLOATS || (!split && deep == 1));
     static_assert(tokens % chunk == 0 && chunk % 8 == 0 && stages % deep == 0);
@@ -91,7 +97,7 @@ struct WgShape {
 struct WgShared {
     uint32_t ring, full, empty;  /* addresses: of the first stage, its barriers */
     const unsigned char *stages; /* the ring */
-    int32_t *out, *fold, *flag;
+    int32_t *out, *fold;
 };
 
 template <class S> PFQ_DEVICE WgShared wg_shared()
@@ -100,14 +106,14 @@ template <class S> PFQ_DEVICE WgShared wg_shared()
     WgShared m;
     m.stages = p;
     m.ring = pfq_smem(p);
-    p += S::STAGES * S::STAGE;
     m.out = (int32_t *)p;
-    p += S::ACROSS * S::OUT;
+    p += S::STAGES * S::STAGE;
+    if (!S::IN_RING) m.out = (int32_t *)p;
+    p += S::BEHIND;
     m.fold = (int32_t *)p;
     p += S::FOLD;
     m.full = pfq_smem(p);
     m.empty = m.full + 8 * S::STAGES;
-    m.flag = (int32_t *)(p + 16 * S::STAGES);
     return m;
 }
 
@@ -115,7 +121,7 @@ template <class S> PFQ_DEVICE WgShared wg_shared()
 
 struct WgUnit {
     int32_t tile, row, token; /* a tile, its first row of W and token */
-    int32_t k0, k1;           /* of WG_K k each: what the block multiplies */
+    int32_t k0, step, n;      /* stages k0, k0 + step, ..: what the block multiplies */
 };
 
 template <class S> PFQ_DEVICE int32_t wg_depth()
@@ -135,21 +141,14 @@ template <class S> PFQ_DEVICE int32_t wg_tiles(int32_t T)
     return wg_row_tiles<S>() * ((T + S::TOKENS - 1) / S::TOKENS);
 }
 
-/* Of all units of k of all tiles, block b's share begins here. No share but those of the last
- * blocks is empty. */
-PFQ_DEVICE int64_t wg_sharers(int64_t units)
+/* The blocks that divide a tile's k. */
+template <class S> PFQ_DEVICE int32_t wg_ranks()
 {
-    return min(units, (int64_t)gridDim.x);
+    return S::SPLIT ? pfq_cluster_size() : 1;
 }
-PFQ_DEVICE int32_t wg_share(int64_t units, int64_t b)
+template <class S> PFQ_DEVICE int32_t wg_rank()
 {
-    const int64_t n = wg_sharers(units);
-    return (int32_t)(units * min(b, n) / n);
-}
-/* The block whose share unit x is of. */
-PFQ_DEVICE int32_t wg_owner(int64_t units, int64_t x)
-{
-    return (int32_t)(((x + 1) * wg_sharers(units) - 1) / units);
+    return S::SPLIT ? pfq_cluster_rank() : 0;
 }
 
 template <class S> PFQ_DEVICE void wg_place(int32_t T, WgUnit *u)
@@ -164,21 +163,13 @@ template <class S> PFQ_DEVICE void wg_place(int32_t T, WgUnit *u)
 /* The block's unit i; false: there are fewer. */
 template <class S> PFQ_DEVICE bool wg_unit(int32_t T, int32_t i, WgUnit *u)
 {
-    const int32_t tiles = wg_tiles<S>(T), depth = wg_depth<S>();
-    if (S::SPLIT) {
-        const int64_t units = (int64_t)tiles * depth;
-        const int32_t from = wg_share(units, blockIdx.x), to = wg_share(units, blockIdx.x + 1);
-        const int32_t at = i ? (from / depth + i) * depth : from;
-        if (at >= to) return false;
-        u->tile = at / depth;
-        u->k0 = at % depth;
-        u->k1 = min(depth, u->k0 + to - at);
-    } else {
-        u->tile = (int32_t)(blockIdx.x + i * gridDim.x);
-        if (u->tile >= tiles) return false;
-        u->k0 = 0;
-        u->k1 = depth;
-    }
+    const int32_t depth = wg_depth<S>(), n = wg_ranks<S>(), me = wg_rank<S>();
+    const int32_t blocks = (int32_t)(gridDim.x * gridDim.y);
+    u->tile = ((int32_t)(blockIdx.y * gridDim.x + blockIdx.x) + i * blocks) / n;
+    if (u->tile >= wg_tiles<S>(T)) return false;
+    u->k0 = me;
+    u->step = n;
+    u->n = (depth - me + n - 1) / n;
     wg_place<S>(T, u);
     return true;
 }
@@ -191,45 +182,49 @@ template <class S> PFQ_DEVICE uint32_t wg_x_bytes(const PfqCudaArgs &a, const Wg
     return (uint32_t)min((int32_t)S::TOKENS, pfq_up(a.T - u.token, 8)) * 128;
 }
 
-/* Panel p of the unit's rows from k on; panels past the last repeat it. */
+/* The first byte of panel p of the unit's rows; panels past the last repeat it. */
 template <class S>
-PFQ_DEVICE const uint8_t *wg_panel(const PfqCudaArgs &a, const WgUnit &u, int32_t p, int32_t k)
+PFQ_DEVICE const uint8_t *wg_panel(const PfqCudaArgs &a, const WgUnit &u, int32_t p)
 {
-    return (const uint8_t *)a.w + (int64_t)k * S::PANEL +
+    return (const uint8_t *)a.w +
            min(u.row / 64 + p, wg_panels() - 1) * pfq_panel_bytes(S::BITS, c_K);
 }
 
 /* Copies of a stage are the tokens', 0, and one for each panel. A thread issues one in some 120 ns,
- * so several share them: producer `me` copies me, me + PRODUCERS, ... */
-template <class S>
-PFQ_DEVICE void wg_fill(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u, int32_t k,
-                        int32_t stage, int32_t me)
-{
-    const uint32_t to = m.ring + stage * S::STAGE, bar = m.full + 8 * stage;
-    const int32_t panels = (S::COPIES - 1 - me) / S::PRODUCERS + (me > 0); /* of mine */
-    const uint32_t x = me ? 0 : wg_x_bytes<S>(a, u);
-    pfq_mbar_expect(bar, x + (uint32_t)(panels * S::PANEL));
-    if (x)
-        pfq_bulk_load(to + S::W_BYTES,
-                      (const uint8_t *)a.in[0] + ((int64_t)k * c_cap + u.token) * 128, x, bar);
-    PFQ_UNROLL
-    for (int32_t i = 0; i < (S::COPIES - 1) / S::PRODUCERS + 1; i++) {
-        const int32_t p = me + i * S::PRODUCERS - 1; /* panels past the last repeat it */
-        if (p >= 0 && p < S::COPIES - 1)
-            pfq_bulk_load(to + p * S::PANEL, wg_panel<S>(a, u, p, k), S::PANEL, bar);
-    }
-}
-
+ * so several share them: producer `me` copies me, me + PRODUCERS, ... Between two stages it only
+ * adds: whatever one thread computes there, all wait for. */
 template <class S> PFQ_DEVICE void wg_produce(const PfqCudaArgs &a, const WgShared &m, int32_t me)
 {
+    constexpr int32_t most = (S::COPIES - 1) / S::PRODUCERS + 1;
     WgUnit u;
     int32_t stage = 0;
     uint32_t parity = 1;
     if (me == 0) pfq_wait_previous(); /* weights do not depend on the kernels before this one */
     for (int32_t i = 0; wg_unit<S>(a.T, i, &u); i++) {
-        for (int32_t k = u.k0; k < u.k1; k++) {
+        const uint32_t x_bytes = me ? 0 : wg_x_bytes<S>(a, u);
+        const uint8_t *from[most]; /* of the thread's copies; the first one's may be the tokens' */
+        uint32_t bytes = x_bytes;
+        PFQ_UNROLL
+        for (int32_t j = 0; j < most; j++) {
+            const int32_t p = me + j * S::PRODUCERS - 1;
+            from[j] = p < 0 ? (const uint8_t *)a.in[0] + ((int64_t)u.k0 * c_cap + u.token) * 128
+                            : wg_panel<S>(a, u, p) + (int64_t)u.k0 * S::PANEL;
+            bytes += p >= 0 && p < S::COPIES - 1 ? S::PANEL : 0;
+        }
+        for (int32_t k = 0; k < u.n; k++) {
+            const uint32_t bar = m.full + 8 * stage, to = m.ring + stage * S::STAGE;
             pfq_mbar_wait(m.empty + 8 * stage, parity);
-            wg_fill<S>(a, m, u, k, stage, me);
+            pfq_mbar_expect(bar, bytes);
+            PFQ_UNROLL
+            for (int32_t j = 0; j < most; j++) {
+                const int32_t p = me + j * S::PRODUCERS - 1;
+                if (p >= S::COPIES - 1) break;
+                if (p < 0)
+                    pfq_bulk_load(to + S::W_BYTES, from[j], x_bytes, bar);
+                else
+                    pfq_bulk_load(to + p * S::PANEL, from[j], S::PANEL, bar);
+                from[j] += (int64_t)u.step * (p < 0 ? c_cap * 128 : S::PANEL);
+            }
             if (++stage == S::STAGES) {
                 stage = 0;
                 parity ^= 1;
@@ -325,7 +320,7 @@ PFQ_DEVICE void wg_sum(const WgShared &m, WgRing &r, int32_t column, int32_t n,
 {
     uint32_t a[2][S::PANELS][S::BATCH][4];
     PFQ_UNROLL
-    for (int32_t i = 0; S::DEEP > 1 && i < S::PANELS * S::SUMS; i++) /* n may be 0 */
+    for (int32_t i = 0; (S::DEEP > 1 || S::SPLIT) && i < S::PANELS * S::SUMS; i++) /* n may be 0 */
         d[i / S::SUMS][i % S::SUMS] = 0;
     if (S::BATCH == 4) { /* halves of a alternate from stage to stage */
         if (n & 1) {
@@ -381,74 +376,43 @@ PFQ_DEVICE bool wg_fold(const WgShared &m, int32_t group, int32_t (&d)[S::PANELS
     return !turn;
 }
 
-/* Where block b's warpgroup leaves the sums of a tile that it began or did not begin. */
+/* Leaves d, the sums of source `part` of all that share the tile, for the warpgroups that finish
+ * its tokens: 2^shift of them each, in order. There, (token, row) of source s lies at ((s << shift)
+ * + token) * STRIDE + row + row / 32 * 8. */
 template <class S>
-PFQ_DEVICE int4 *wg_box(const PfqCudaArgs &a, int32_t b, bool begun, int32_t column)
+PFQ_DEVICE void wg_scatter(const WgShared &m, int32_t part, int32_t shift, int32_t column,
+                           const int32_t (&d)[S::PANELS][S::SUMS])
 {
-    constexpr int32_t n = S::PANELS * S::SUMS / 4 * 128;
-    return (int4 *)a.work + ((b * 2 + begun) * S::ACROSS + column) * n + (threadIdx.x & 127);
-}
-
-/* Adds what the other blocks of first .. last have left to d, some blocks' at a time, so that loads
- * overlap. */
-template <class S>
-PFQ_DEVICE void wg_gather(const PfqCudaArgs &a, int32_t first, int32_t last, int32_t column,
-                          int32_t (&d)[S::PANELS][S::SUMS])
-{
-    constexpr int32_t n = S::PANELS * S::SUMS / 4, at_once = n > 8 ? 1 : n > 2 ? 2 : 4;
-    PFQ_LOOP
-    for (int32_t b = first; b <= last; b += at_once) {
-        int4 v[at_once][n];
+    const int32_t me = (int32_t)(threadIdx.x & 127), lane = pfq_lane(),
+                  row = me / 32 * 8 + lane / 4;
+    const uint32_t out = pfq_smem(m.out);
+    PFQ_UNROLL
+    for (int32_t i = 0; i < S::TOKENS / 4; i++) {
+        const int32_t t = i / 2 * 8 + (lane & 3) * 2 + (i & 1), owner = t >> shift,
+                      in = (part << shift) + t - (owner << shift),
+                      at = (owner % S::DEEP * S::ACROSS + column) * S::OUT +
+                           (in * S::STRIDE + row) * 4;
+        const uint32_t to = pfq_smem_of(out + (uint32_t)at, owner / S::DEEP);
         PFQ_UNROLL
-        for (int32_t j = 0; j < at_once; j++) {
-            const int4 *box = wg_box<S>(a, min(b + j, last), b + j == first, column);
-            const bool other = b + j <= last && b + j != (int32_t)blockIdx.x;
-            PFQ_UNROLL
-            for (int32_t i = 0; i < n; i++)
-                v[j][i] = other ? pfq_load_l2(box + i * 128) : make_int4(0, 0, 0, 0);
-        }
-        PFQ_UNROLL
-        for (int32_t i = 0; i < n * at_once; i++) {
-            const int4 &x = v[i / n][i % n];
-            int32_t *s = &d[i % n * 4 / S::SUMS][i % n * 4 % S::SUMS];
-            s[0] += x.x, s[1] += x.y, s[2] += x.z, s[3] += x.w;
+        for (int32_t p = 0; p < S::PANELS; p++) {
+            pfq_store_of(to + (uint32_t)p * 320, d[p][i / 2 * 4 + (i & 1)]);
+            pfq_store_of(to + (uint32_t)p * 320 + 160, d[p][i / 2 * 4 + 2 + (i & 1)]);
         }
     }
 }
 
-/* Of a tile that blocks share: leaves d for the last of them; that one gets all and returns true.
- * Of two blocks the second had its part of the tile when it began, so the first asks before it
- * leaves anything. */
-template <class S>
-PFQ_DEVICE bool wg_join(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u, int32_t column,
-                        int32_t (&d)[S::PANELS][S::SUMS])
+/* Adds up the parts of a warpgroup's tokens, to the first. */
+template <class S> PFQ_DEVICE void wg_add_up(int32_t *out, int32_t parts, int32_t tokens)
 {
-    constexpr int32_t n = S::PANELS * S::SUMS / 4;
-    const int64_t units = (int64_t)wg_tiles<S>(a.T) * wg_depth<S>(),
-                  begin = (int64_t)u.tile * wg_depth<S>();
-    const int32_t first = wg_owner(units, begin), last = wg_owner(units, begin + wg_depth<S>() - 1),
-                  bar = 1 + column;
-    int32_t *count = (int32_t *)a.sync + u.tile * S::ACROSS + column;
-    const bool asks = u.k0 == 0 && last - first == 1, tells = (threadIdx.x & 127) == 0;
-    if (asks) {
-        if (tells) m.flag[S::ACROSS + column] = pfq_load_acquire(count);
-        pfq_bar_sync((uint32_t)bar, 128);
-    }
-    if (!asks || !m.flag[S::ACROSS + column]) {
-        int4 *box = wg_box<S>(a, (int32_t)blockIdx.x, u.k0 == 0, column);
-        PFQ_UNROLL
-        for (int32_t i = 0; i < n; i++) {
-            const int32_t *s = &d[i * 4 / S::SUMS][i * 4 % S::SUMS];
-            box[i * 128] = make_int4(s[0], s[1], s[2], s[3]);
+    const int32_t n = tokens * S::STRIDE / 4;
+    for (int32_t i = (int32_t)(threadIdx.x & 127); i < n; i += 128) {
+        int4 *p = (int4 *)out + i, v = *p;
+        for (int32_t j = 1; j < parts; j++) {
+            const int4 w = p[j * n];
+            v = make_int4(v.x + w.x, v.y + w.y, v.z + w.z, v.w + w.w);
         }
-        pfq_bar_sync((uint32_t)bar, 128); /* what it orders, the atomic releases */
-        if (tells) m.flag[column] = pfq_atomic_add_acq_rel(count, 1) == last - first;
-        pfq_bar_sync((uint32_t)bar, 128);
-        if (!m.flag[column]) return false;
+        *p = v;
     }
-    if (tells) *count = 0;
-    wg_gather<S>(a, first, last, column, d);
-    return true;
 }
 
 #endif

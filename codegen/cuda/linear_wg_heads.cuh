@@ -234,11 +234,11 @@ template <class S> PFQ_DEVICE void wg_heads(const WgOut &o)
     if (h.head >= c_heads + 2 * c_kv_heads) return;
     const bool turned = h.head < c_heads + c_kv_heads;
     const float *gain = (const float *)a.aux[h.head < c_heads ? 2 : 3];
-    for (int32_t i = 0; i < S::CHUNK; i += tokens) {
-        const int32_t in = min(i + o.me / parts, S::CHUNK - 1); /* a chunk may be less than this */
+    for (int32_t i = 0; i < o.tokens; i += tokens) {
+        const int32_t in = min(i + o.me / parts, o.tokens - 1); /* a chunk may be less than this */
         float v[32];
         h.sums = o.sums + in * S::STRIDE;
-        h.t = i + o.me / parts < S::CHUNK ? o.token + in : a.T;
+        h.t = i + o.me / parts < o.tokens ? o.token + in : a.T;
         PFQ_UNROLL
         for (int32_t j = 0; j < 32; j += 4) {
             const WgFour y = wg_columns<S>(h, h.part, j);

@@ -28,6 +28,7 @@ struct WgOut {
     const int32_t *sums; /* the chunk */
     int32_t row, token;  /* the warpgroup's first row, the chunk's first token */
     int32_t me;          /* 0..127 */
+    int32_t tokens;      /* of the chunk */
 };
 
 struct alignas(16) WgFour {
@@ -150,39 +151,50 @@ struct WgToken {
     int32_t t, in;
     bool real;
 };
-PFQ_DEVICE WgToken wg_token(const WgOut &o, int32_t chunk, int32_t in)
+PFQ_DEVICE WgToken wg_token(const WgOut &o, int32_t in)
 {
     const int32_t t = o.token + in;
-    return {min(t, o.a->T - 1), min(in, chunk - 1), t < o.a->T && in < chunk};
+    return {min(t, o.a->T - 1), min(in, o.tokens - 1), t < o.a->T && in < o.tokens};
 }
 
-/* Both read all before they store anything, so that a thread waits once. */
-template <class S> PFQ_DEVICE void wg_plain(const WgOut &o)
+/* What the plain epilogue reads besides sums: asked for before they are there. */
+template <class S> struct WgRest {
+    static constexpr int32_t lanes = 16 * S::PANELS, tokens = 128 / lanes,
+                             turns = (S::CHUNK + tokens - 1) / tokens;
+    WgFour scale, bias, y[turns];
+};
+
+template <class S> PFQ_DEVICE void wg_ask(const WgOut &o, WgRest<S> &r)
 {
-    constexpr int32_t lanes = 16 * S::PANELS, tokens = 128 / lanes, turns = S::CHUNK / tokens;
     const PfqCudaArgs &a = *o.a;
-    const int32_t row = o.me % lanes * 4, n = o.row + row;
-    if (n >= c_N) return;
-    const WgFour scale = wg_scale<S>(a, n), bias = c_bias ? wg_four(wg_bias(a, n), 0) : scale;
-    WgFour y[turns];
-    if (c_epi == PFQ_EPI_RESIDUAL) {
-        PFQ_UNROLL
-        for (int32_t i = 0; i < turns; i++)
-            y[i] = wg_load(a, wg_token(o, S::CHUNK, i * tokens + o.me / lanes).t, c_N, n);
-    }
+    const int32_t n = o.row + o.me % r.lanes * 4;
+    if (n >= c_N || c_epi == PFQ_EPI_QKV || c_epi == PFQ_EPI_SWIGLU) return;
+    r.scale = wg_scale<S>(a, n);
+    r.bias = c_bias ? wg_four(wg_bias(a, n), 0) : r.scale;
     PFQ_UNROLL
-    for (int32_t i = 0; i < turns; i++) {
-        const WgToken k = wg_token(o, S::CHUNK, i * tokens + o.me / lanes);
-        const WgFour v = wg_finish<S>(o.sums + k.in * S::STRIDE + row + row / 32 * 8, scale, bias,
-                                      wg_token_scale<S>(a, k.t));
+    for (int32_t i = 0; c_epi == PFQ_EPI_RESIDUAL && i < r.turns; i++)
+        r.y[i] = wg_load(a, wg_token(o, i * r.tokens + o.me / r.lanes).t, c_N, n);
+}
+
+/* This and the next read all before they store anything, so that a thread waits once. */
+template <class S> PFQ_DEVICE void wg_plain(const WgOut &o, WgRest<S> &r)
+{
+    const PfqCudaArgs &a = *o.a;
+    const int32_t row = o.me % r.lanes * 4, n = o.row + row;
+    if (n >= c_N) return;
+    PFQ_UNROLL
+    for (int32_t i = 0; i < r.turns; i++) {
+        const WgToken k = wg_token(o, i * r.tokens + o.me / r.lanes);
+        const WgFour v = wg_finish<S>(o.sums + k.in * S::STRIDE + row + row / 32 * 8, r.scale,
+                                      r.bias, wg_token_scale<S>(a, k.t));
         PFQ_UNROLL
         for (int32_t j = 0; j < 4; j++)
-            y[i].v[j] = c_epi == PFQ_EPI_RESIDUAL ? v.v[j] + y[i].v[j] : v.v[j];
+            r.y[i].v[j] = c_epi == PFQ_EPI_RESIDUAL ? v.v[j] + r.y[i].v[j] : v.v[j];
     }
     PFQ_UNROLL
-    for (int32_t i = 0; i < turns; i++) {
-        const WgToken k = wg_token(o, S::CHUNK, i * tokens + o.me / lanes);
-        if (k.real) wg_store(a, k.t, c_N, n, y[i]);
+    for (int32_t i = 0; i < r.turns; i++) {
+        const WgToken k = wg_token(o, i * r.tokens + o.me / r.lanes);
+        if (k.real) wg_store(a, k.t, c_N, n, r.y[i]);
     }
 }
 
@@ -200,7 +212,7 @@ template <class S> PFQ_DEVICE void wg_swiglu(const WgOut &o)
     WgFour y[turns];
     PFQ_UNROLL
     for (int32_t i = 0; i < turns; i++) {
-        const WgToken k = wg_token(o, S::CHUNK, i * tokens + o.me / lanes);
+        const WgToken k = wg_token(o, i * tokens + o.me / lanes);
         const int32_t *sums = o.sums + k.in * S::STRIDE + row + row / 32 * 8;
         const float st = wg_token_scale<S>(a, k.t);
         const WgFour g = wg_finish<S>(sums, sg, bg, st), u = wg_finish<S>(sums + 40, su, bu, st);
@@ -210,7 +222,7 @@ template <class S> PFQ_DEVICE void wg_swiglu(const WgOut &o)
     }
     PFQ_UNROLL
     for (int32_t i = 0; i < turns; i++) {
-        const WgToken k = wg_token(o, S::CHUNK, i * tokens + o.me / lanes);
+        const WgToken k = wg_token(o, i * tokens + o.me / lanes);
         if (!k.real) continue;
         if (c_tiles)
             wg_store_tile(a, k.t, channel, y[i]);

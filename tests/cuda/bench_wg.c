@@ -4,11 +4,11 @@
  *   bench_wg time SUSTAIN_MS < LIST  us, TOPS and TB/s of weights of each line
  *
  * A line of LIST is a kernel and a case, key=value: file (cubin), entry, block, shared, per_sm,
- * rows, tokens (of a tile), work (bytes for each block), sync (for each tile), and the fields of
- * WgSpec. Measuring: weights come from 512 MB in turn, so that the L2 has none of them. T >= 128:
- * the median of 30 launches, each with its events, after SUSTAIN_MS of the same launches, or, if
- * that is 0, a quarter of a second's rest and 5 launches. Fewer tokens: the mean of a recorded
- * graph of 48 launches that may overlap. Needs libcuda.so.1 only.
+ * rows, tokens (of a tile), cluster (blocks that share a tile), and the fields of WgSpec.
+ * Measuring: weights come from 512 MB in turn, so that the L2 has none of them. T >= 128: the
+ * median of 30 launches, each with its events, after SUSTAIN_MS of the same launches, or, if that
+ * is 0, a quarter of a second's rest and 5 launches. Fewer tokens: the mean of a recorded graph of
+ * 48 launches that may overlap. Needs libcuda.so.1 only.
  */
 #define _GNU_SOURCE
 #include "runtime/abi.h"
@@ -31,6 +31,7 @@ typedef struct Config {
         union {
             char bytes[64];
             int value;
+            unsigned cluster[3];
         } v;
     } *attribute;
     unsigned n;
@@ -116,7 +117,7 @@ static uint64_t device_bytes(size_t n)
 
 typedef struct Line {
     char name[64], file[256], entry[64];
-    int32_t block, shared, per_sm, rows, tokens, work, sync;
+    int32_t block, shared, per_sm, rows, tokens, cluster;
     WgSpec s;
 } Line;
 
@@ -124,7 +125,7 @@ static bool read_line(Line *l)
 {
     char text[2048];
     if (!fgets(text, sizeof text, stdin)) return false;
-    *l = (Line){.per_sm = 1};
+    *l = (Line){.per_sm = 1, .cluster = 1};
     for (char *w = strtok(text, " \n"); w; w = strtok(NULL, " \n")) {
         char *v = strchr(w, '=');
         if (!v) continue;
@@ -140,8 +141,7 @@ static bool read_line(Line *l)
                     {"per_sm", &l->per_sm},
                     {"rows", &l->rows},
                     {"tokens", &l->tokens},
-                    {"work", &l->work},
-                    {"sync", &l->sync},
+                    {"cluster", &l->cluster},
                     {"bits", &l->s.bits},
                     {"N", &l->s.N},
                     {"K", &l->s.K},
@@ -172,12 +172,13 @@ static bool read_line(Line *l)
 typedef struct Kernel {
     void *module, *function;
     Config c;
-    struct Attribute overlap;
+    struct Attribute attribute[2];
 } Kernel;
 
 static int32_t tiles(const Line *l)
 {
-    return (l->s.N + 64 + l->rows - 1) / l->rows * ((l->s.T + l->tokens - 1) / l->tokens);
+    const int32_t panels = l->s.epi == 2 ? (l->s.N / 2 + 31) / 32 : (l->s.N + 63) / 64;
+    return (panels * 64 + l->rows - 1) / l->rows * ((l->s.T + l->tokens - 1) / l->tokens);
 }
 
 static void open_kernel(const Line *l, Kernel *k)
@@ -187,18 +188,18 @@ static void open_kernel(const Line *l, Kernel *k)
     CU(cuModuleGetFunction(&k->function, k->module, l->entry));
     CU(cuFuncSetAttribute(k->function, 8, l->shared));
     int blocks = l->per_sm * sms;
-    if (!l->work && tiles(l) < blocks) blocks = tiles(l);
+    if (tiles(l) * l->cluster < blocks || l->cluster > 1) blocks = tiles(l) * l->cluster;
     k->c = (Config){
         {(unsigned)blocks, 1, 1}, {(unsigned)l->block, 1, 1}, (unsigned)l->shared, stream, NULL, 0};
-    k->overlap.id = 6;
-    k->overlap.v.value = 1;
+    k->attribute[0] = (struct Attribute){.id = 4, .v.cluster = {(unsigned)l->cluster, 1, 1}};
+    k->attribute[1] = (struct Attribute){.id = 6, .v.value = 1}; /* overlap */
+    k->c.attribute = k->attribute;
 }
 
 static void launch(Kernel *k, PfqCudaArgs *a, bool overlap)
 {
     void *params[] = {a};
-    k->c.attribute = &k->overlap;
-    k->c.n = overlap;
+    k->c.n = 1 + (unsigned)overlap;
     CU(cuLaunchKernelEx(&k->c, k->function, params, NULL));
 }
 
@@ -217,15 +218,8 @@ static int check_line(const Line *l)
     Kernel k;
     open_kernel(l, &k);
     WgCase *c = wg_case(&l->s, 7, (int)sysconf(_SC_NPROCESSORS_ONLN));
-    const size_t blocks = k.c.grid[0];
-    PfqCudaArgs a = {.w = upload(&c->w),
-                     .rows = upload(&c->rows),
-                     .slot = c->slot,
-                     .work = device_bytes((size_t)l->work * blocks + 16),
-                     .sync = device_bytes((size_t)l->sync * (size_t)tiles(l) + 16),
-                     .T = l->s.T,
-                     .ctx = c->ctx};
-    CU(cuMemsetD8_v2(a.sync, 0, (size_t)l->sync * (size_t)tiles(l) + 16));
+    PfqCudaArgs a = {
+        .w = upload(&c->w), .rows = upload(&c->rows), .slot = c->slot, .T = l->s.T, .ctx = c->ctx};
     for (int i = 0; i < 8; i++) {
         a.aux[i] = upload(&c->aux[i]);
         if (i < 3) a.in[i] = upload(&c->in[i]);
@@ -257,8 +251,8 @@ static int check_line(const Line *l)
         printf("FAIL %s N %d K %d T %d epi %d: %zu wrong, %s\n", l->name, l->s.N, l->s.K, l->s.T,
                l->s.epi, wrong, what);
     fflush(stdout);
-    uint64_t all[] = {a.w, a.rows, a.work, a.sync};
-    for (int i = 0; i < 4; i++)
+    uint64_t all[] = {a.w, a.rows};
+    for (int i = 0; i < 2; i++)
         if (all[i]) CU(cuMemFree_v2(all[i]));
     for (int i = 0; i < 8; i++) {
         if (a.aux[i]) CU(cuMemFree_v2(a.aux[i]));
@@ -389,14 +383,8 @@ static void time_line(const Line *l, int sustain)
     open_kernel(l, &r.k);
     r.n = (int)(POOL / r.bytes);
     if (r.n > 16) r.n = 16;
-    const size_t sync = (size_t)l->sync * (size_t)tiles(l) + 16;
-    r.a = (PfqCudaArgs){.in = {s->xshift ? x4 : x8, zero, big[0]},
-                        .rows = rows,
-                        .T = s->T,
-                        .ctx = 4096,
-                        .work = device_bytes((size_t)l->work * r.k.c.grid[0] + 16),
-                        .sync = device_bytes(sync)};
-    CU(cuMemsetD8_v2(r.a.sync, 0, sync));
+    r.a = (PfqCudaArgs){
+        .in = {s->xshift ? x4 : x8, zero, big[0]}, .rows = rows, .T = s->T, .ctx = 4096};
     for (int i = 0; i < 8; i++)
         r.a.out[i] = i ? big[1] + (uint64_t)i * (16 << 20) : big[0],
         r.a.aux[i] = zero + (uint64_t)i * (4 << 20);
@@ -416,8 +404,6 @@ static void time_line(const Line *l, int sustain)
     }
     printf("\n");
     fflush(stdout);
-    CU(cuMemFree_v2(r.a.work));
-    CU(cuMemFree_v2(r.a.sync));
     CU(cuModuleUnload(r.k.module));
 }
 

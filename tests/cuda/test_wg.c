@@ -33,22 +33,30 @@ static void set(const char *name, double v)
 
 static int failures, cases;
 
+static int32_t min_of(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* On so many blocks; or, of tiles that are shared, on as many clusters as there are tiles. */
 static void run(const char *name, SimtKernel *kernel, const int32_t *facts, const WgSpec *spec,
                 int32_t blocks)
 {
+    const int32_t most = facts[6] ? min_of(facts[2] / facts[7], 8) : 1,
+                  panels = spec->epi == 2 ? (spec->N / 2 + 31) / 32 : (spec->N + 63) / 64,
+                  tiles = (panels * 64 + facts[1] - 1) / facts[1] *
+                          ((spec->T + facts[2] - 1) / facts[2]);
+    simt_cluster = min_of(1 << cases % 4, most);
+    if (facts[6]) blocks = simt_cluster * tiles;
     if (getenv("V"))
-        fprintf(stderr, "%s N %d K %d T %d epi %d blocks %d\n", name, spec->N, spec->K, spec->T,
-                spec->epi, blocks);
+        fprintf(stderr, "%s N %d K %d T %d epi %d blocks %d in clusters of %d\n", name, spec->N,
+                spec->K, spec->T, spec->epi, blocks, simt_cluster);
     WgCase *c = wg_case(spec, 1 + (uint64_t)cases, 2);
     wg_constants(spec, set);
-    const int32_t tiles = (spec->N / facts[1] + 2) * ((spec->T + facts[2] - 1) / facts[2]);
-    void *got[8], *work = aligned_alloc(64, (size_t)facts[6] * (size_t)blocks),
-                  *sync = calloc((size_t)tiles, (size_t)facts[7]);
+    void *got[8];
     PfqCudaArgs a = {.w = (uintptr_t)c->w.at,
                      .rows = (uintptr_t)c->rows.at,
                      .slot = c->slot,
-                     .work = (uintptr_t)work,
-                     .sync = (uintptr_t)sync,
                      .T = spec->T,
                      .ctx = c->ctx};
     for (int i = 0; i < 8; i++) {
@@ -69,15 +77,14 @@ static void run(const char *name, SimtKernel *kernel, const int32_t *facts, cons
             char what[128] = "";
             const size_t wrong = got[i] ? wg_wrong(c, i, got[i], what, sizeof what) : 0;
             if (!wrong) continue;
-            printf("FAIL %s N %d K %d T %d epi %d blocks %d order %d: %zu wrong, %s\n", name,
-                   spec->N, spec->K, spec->T, spec->epi, blocks, order, wrong, what);
+            printf("FAIL %s N %d K %d T %d epi %d blocks %d cluster %d order %d: %zu wrong, %s\n",
+                   name, spec->N, spec->K, spec->T, spec->epi, blocks, simt_cluster, order, wrong,
+                   what);
             failures++;
         }
     }
     for (int i = 0; i < 8; i++)
         free(got[i]);
-    free(work);
-    free(sync);
     wg_case_free(c);
     cases++;
 }
@@ -115,7 +122,7 @@ static void test_tile(const char *name, SimtKernel *kernel, const int32_t *f)
     if (bits == 16) run(name, kernel, f, &tiles, 2);
     const WgSpec odd = {.bits = bits, .N = 97, .K = 1536, .T = 3, .epi = 0, .fixed = 1};
     run(name, kernel, f, &odd, 7);
-    run(name, kernel, f, &odd, 29); /* more blocks than units of k */
+    run(name, kernel, f, &odd, 29); /* more blocks than tiles */
     for (int32_t kv = 0; kv < 6; kv++) {
         if (big && kv % 2) continue;
         const WgSpec heads = {.bits = bits,
@@ -159,7 +166,7 @@ static void test_launches(void)
                .shared = shared_ __VA_OPT__(, ) __VA_ARGS__};                                      \
         const int32_t *f = pfq_cu_##name##_facts;                                                  \
         if (f && (l.block != f[3] || l.rows != f[2] || l.shared < f[4] || l.shared > f[4] + 256 || \
-                  (l.work && (l.work != (int64_t)f[6] * l.per_sm * PFQ_WG_SMS || !l.sync)))) {     \
+                  (l.cluster > 1 && (!f[6] || l.cluster * f[7] > f[2])))) {                        \
             printf("FAIL the row of %s is not its template's\n", #name);                           \
             failures++;                                                                            \
         }                                                                                          \
