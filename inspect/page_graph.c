@@ -32,21 +32,13 @@ static bool same_run(const PlPhase *ph, u32 x, u32 y, u32 n)
     return true;
 }
 
-static u32 run_end(const PlPhase *ph, u32 from)
-{
-    u32 i = from;
-    while (i < ph->n && ph->call[i].layer == ph->call[from].layer)
-        i++;
-    return i;
-}
-
 static Fold fold_at(const PlPhase *ph, u32 from)
 {
-    Fold f = {from, run_end(ph, from) - from, 1};
+    Fold f = {from, plan_layer_end(ph, from) - from, 1};
     for (;;) {
         const u32 next = from + f.times * f.n;
         if (next >= ph->n || ph->call[next].layer != ph->call[from].layer + f.times ||
-            run_end(ph, next) - next != f.n || !same_run(ph, from, next, f.n))
+            plan_layer_end(ph, next) - next != f.n || !same_run(ph, from, next, f.n))
             return f;
         f.times++;
     }

@@ -26,17 +26,9 @@ static bool same_places(const PlCall *a, const PlCall *b)
     return true;
 }
 
-static u32 run_end(const PlPhase *ph, u32 from)
-{
-    u32 i = from;
-    while (i < ph->n && ph->call[i].layer == ph->call[from].layer)
-        i++;
-    return i;
-}
-
 static bool same_run(const PlPhase *ph, u32 x, u32 y, u32 n)
 {
-    if (run_end(ph, y) - y != n) return false;
+    if (plan_layer_end(ph, y) - y != n) return false;
     for (u32 i = 0; i < n; i++)
         if (!same_places(&ph->call[x + i], &ph->call[y + i])) return false;
     return true;
@@ -55,7 +47,7 @@ static Time time_of(Page *g, const PlPhase *ph)
     Time t = {.x = NEWN(g->a, double, ph->n + 1)};
     double x = 0;
     for (u32 from = 0; from < ph->n;) {
-        const u32 n = run_end(ph, from) - from;
+        const u32 n = plan_layer_end(ph, from) - from;
         u32 times = 1;
         while (from + times * n < ph->n && same_run(ph, from, from + times * n, n))
             times++;

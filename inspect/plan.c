@@ -371,3 +371,11 @@ bool plan_read(Diag *d, Arena *a, const char *path, Plan *out)
     *out = (Plan){.text = {src->text, src->n}};
     return root && read_all(&r, root);
 }
+
+u32 plan_layer_end(const PlPhase *ph, u32 from)
+{
+    u32 i = from;
+    while (i < ph->n && ph->call[i].layer == ph->call[from].layer)
+        i++;
+    return i;
+}

@@ -97,6 +97,9 @@ typedef struct Plan {
 
 bool plan_read(Diag *d, Arena *a, const char *path, Plan *out);
 
+/* The call behind those from `from` on that are of one layer. */
+u32 plan_layer_end(const PlPhase *ph, u32 from);
+
 /* What a tensor is in its layer, and the layer (-1: none):
  * "model.layers.3.mlp.down_proj.weight.rot.pack" is "mlp.down_proj" of 3. */
 Str plan_role(Arena *a, Str name, i64 *layer);

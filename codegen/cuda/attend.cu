@@ -40,7 +40,6 @@ enum {
     ATT_OWN = ATT_ROWS / ATT_WARPS, /* rows of a warp */
     ATT_P = ATT_ROWS + 4 /* floats of a key's probabilities: 4 past them, for the banks */
 };
-#define ATT_NONE (-1e30f) /* below every score; -inf would make NaN of differences */
 
 /* 4 columns of a query, 4 probabilities of a key. */
 struct alignas(16) AttFour {
@@ -230,7 +229,7 @@ PFQ_DEVICE void softmax(const Attend &s, AttState &st, int32_t i, float x, bool 
                         float minimum)
 {
     const int32_t r = pfq_warp() + ATT_WARPS * i;
-    const float top = fmaxf(st.top[i], pfq_warp_max(out ? ATT_NONE : x));
+    const float top = fmaxf(st.top[i], pfq_warp_max(out ? ATTEND_NONE : x));
     const float corr = pfq_exp(st.top[i] - top), e = out ? 0.0f : pfq_exp(x - top);
     st.top[i] = top;
     st.sum[i] = fmaf(st.sum[i], corr, e);
@@ -402,7 +401,7 @@ PFQ_DEVICE void one_block(const Attend &s, AttState &st, bool prefix, int32_t j,
  * out[0]. */
 PFQ_DEVICE void one_result(const Attend &s)
 {
-    float e[ATT_WARPS], top = ATT_NONE, sum = 0.0f, minima = 0.0f;
+    float e[ATT_WARPS], top = ATTEND_NONE, sum = 0.0f, minima = 0.0f;
     PFQ_UNROLL
     for (int32_t w = 0; w < ATT_WARPS; w++)
         top = fmaxf(top, s.corr[w]);
@@ -472,7 +471,7 @@ PFQ_KERNEL(pfq_cu_attend, 128)
     AttState st;
     PFQ_UNROLL
     for (int32_t i = 0; i < ATT_OWN; i++) {
-        st.top[i] = ATT_NONE;
+        st.top[i] = ATTEND_NONE;
         st.sum[i] = st.minima[i] = 0.0f;
     }
     load_queries(s);

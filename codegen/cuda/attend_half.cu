@@ -33,7 +33,6 @@ PFQ_CONST(float, c_scale);
 #endif
 enum { HALF_KEYS = HALF_TRY_KEYS, HALF_GROUPS = HALF_TRY_GROUPS, HALF_STAGES = 3 };
 enum { HALF_THREADS = 128 * HALF_GROUPS, HALF_ROWS = 64 * HALF_GROUPS };
-#define HALF_NONE  (-1e30f)                            /* below every score */
 #define HALF_OUT   __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
 #define HALF_LOG2E 1.44269504f
 
@@ -236,14 +235,8 @@ template <int D> PFQ_DEVICE uint32_t query(const Half &s, const Rows<D> &r, int3
 template <int D> PFQ_DEVICE void begin_rows(const Half &s, Rows<D> &r)
 {
     PFQ_UNROLL
-    for (int32_t h = 0; h < 2; h++) {
-        const int32_t row = 16 * pfq_warp() + (pfq_lane() >> 2) + 8 * h, t = row / group();
-        r.t[h] = t < s.tokens ? s.t0 + t : -1;
-        r.head[h] = s.kv * group() + row % group();
-        r.pos[h] = s.pos + min(t, s.tokens - 1);
-        r.top[h] = HALF_NONE;
-        r.sum[h] = 0.0f;
-    }
+    for (int32_t h = 0; h < 2; h++)
+        attend_row(s, r, h);
     PFQ_UNROLL
     for (int32_t k = 0; k < D / 2; k++)
         r.o[k] = 0.0f;

@@ -31,8 +31,7 @@ PFQ_CONST(int32_t, c_prefix);
 PFQ_CONST(float, c_scale);
 
 enum { AM_WARPS = 8, AM_THREADS = 32 * AM_WARPS, AM_ROWS = 16 * AM_WARPS, AM_KEYS = 64 };
-#define AM_NONE (-1e30f)                            /* below every score */
-#define AM_OUT  __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
+#define AM_OUT __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
 
 struct AttendMma {
     const PfqCudaArgs *a;
@@ -263,14 +262,9 @@ template <int D> PFQ_DEVICE void am_begin(const AttendMma &s, AmRows<D> &r)
 {
     PFQ_UNROLL
     for (int32_t h = 0; h < 2; h++) {
-        const int32_t row = 16 * pfq_warp() + (pfq_lane() >> 2) + 8 * h, t = row / group();
-        r.t[h] = t < s.tokens ? s.t0 + t : -1;
-        r.head[h] = s.kv * group() + row % group();
-        r.pos[h] = s.pos + min(t, s.tokens - 1);
+        attend_row(s, r, h);
         r.factor[h] =
             c_scale * 1.44269504f * (c_q8 ? ((const float *)s.a->aux[4])[r.head[h]] : 1.0f);
-        r.top[h] = AM_NONE;
-        r.sum[h] = 0.0f;
         float total = 0.0f;
         PFQ_UNROLL
         for (int32_t i = 0; i < D / 8; i++) {

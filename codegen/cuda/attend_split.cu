@@ -141,7 +141,7 @@ template <int D, int NT> PFQ_DEVICE void put_prefix(const Block<D, NT> &b, const
     for (int32_t h = pfq_warp(); h < 4 * NT; h += DEC_WARPS) {
         const int32_t of = min(i.pass * 4 * NT + h, group() - 1),
                       col = (i.kv * group() + of) * D + d;
-        float q[N], o[N], top = DEC_NONE, sum = 0.0f;
+        float q[N], o[N], top = ATTEND_NONE, sum = 0.0f;
         const float scale = q_scale(a, i, of);
         PFQ_UNROLL
         for (int32_t k = 0; k < N; k++) {
@@ -255,7 +255,7 @@ PFQ_DEVICE void add_parts(const Block<D, NT> &b, const Item &i, int32_t parts)
     const int32_t h0 = i.pass * 4 * NT, heads = min(4 * NT, group() - h0);
     for (int32_t at = 4 * (int32_t)threadIdx.x; at < heads * D; at += 4 * DEC_THREADS) {
         const int32_t h = at / D;
-        float top = DEC_NONE, sum = 0.0f, o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        float top = ATTEND_NONE, sum = 0.0f, o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         for (int32_t p = 0; p < parts; p += AT_ONCE) {
             float tops[AT_ONCE], sums[AT_ONCE], above = top;
             PfqFour x[AT_ONCE];
@@ -301,7 +301,7 @@ PFQ_DEVICE void add_states(const Block<D, NT> &b, const Item &i, int32_t from)
     const int32_t h0 = i.pass * 4 * NT, heads = min(4 * NT, group() - h0);
     for (int32_t at = 4 * (int32_t)threadIdx.x; at < heads * D; at += 4 * DEC_THREADS) {
         const int32_t h = at / D;
-        float top = DEC_NONE, sum = 0.0f, o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        float top = ATTEND_NONE, sum = 0.0f, o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         for (int32_t w = 0; w < states; w++)
             top = fmaxf(top, tops_of(b, w)[h]);
         for (int32_t w = 0; w < states; w++) {

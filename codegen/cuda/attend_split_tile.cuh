@@ -23,7 +23,6 @@ PFQ_CONST(float, c_scale);
 #ifndef DEC_SLACK
 #define DEC_SLACK 0 /* a maximum stays as many powers of 2 below a score */
 #endif
-#define DEC_NONE  (-1e30f)                      /* below every score */
 #define DEC_UNIT  (65535.0f / (1 << DEC_SLACK)) /* probability 1 as an integer of 16 bits */
 #define DEC_LOG2E 1.44269504f
 
@@ -197,7 +196,7 @@ template <int D, int NT> PFQ_DEVICE void state_clear(State<D, NT> &s)
     for (int32_t nt = 0; nt < NT; nt++) {
         PFQ_UNROLL
         for (int32_t p = 0; p < 2; p++) {
-            s.top[nt][p] = DEC_NONE;
+            s.top[nt][p] = ATTEND_NONE;
             s.sum[nt][p] = s.minima[nt][p] = 0.0f;
         }
         PFQ_UNROLL
@@ -556,7 +555,7 @@ PFQ_DEVICE void tile(const Item &i, State<D, NT> &s, int32_t at, const uint8_t *
             for (int32_t p = 0; p < 2; p++) {
                 float y = x[m][nt][p];
                 if (kv_scales()) y = fmaf(k_min, s.q_sum[nt][p], y * k_scale);
-                y = out ? DEC_NONE : y * s.factor[nt][p];
+                y = out ? ATTEND_NONE : y * s.factor[nt][p];
                 x[m][nt][p] = y;
                 more |= y > s.top[nt][p] + DEC_SLACK;
             }

@@ -46,7 +46,6 @@ PFQ_CONST(float, c_scale);
 #define WG_BLOCKS 1 /* blocks of an SM */
 #endif
 enum { WG_KEYS = 64, WG_THREADS = 128 * WG_GROUPS, WG_ROWS = 64 * WG_GROUPS };
-#define WG_NONE   (-1e30f)                            /* below every score */
 #define WG_OUT    __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
 #define WG_LOG2E  1.44269504f
 #define WG_SLACK  8.0f /* a maximum stays that far below a score; probabilities are up to 2^8 */
@@ -478,7 +477,7 @@ template <int D> PFQ_DEVICE void begin_rows(const Wg &w, Rows<D> &s)
         s.head[h] = w.kv * group() + r % group();
         s.pos[h] = w.pos + min(t, w.tokens - 1);
         s.first[h] = first_key(s.pos[h]);
-        s.top[h] = WG_NONE;
+        s.top[h] = ATTEND_NONE;
         s.sum[h] = s.minima[h] = 0.0f;
         load_query(w, s, h);
     }
@@ -556,7 +555,7 @@ template <int D> PFQ_DEVICE void softmax(const Wg &w, Rows<D> &s, int32_t i, flo
         PFQ_UNROLL
         for (int32_t k = 0; k < WG_KEYS / 2; k += 4)
             most = fmaxf(most, fmaxf(y[2 * h + k], y[2 * h + k + 1]));
-        top[h] = fmaxf(quad_max(most) * (s.factor[h] * unit), WG_NONE);
+        top[h] = fmaxf(quad_max(most) * (s.factor[h] * unit), ATTEND_NONE);
     }
     if (__any_sync(~0u, top[0] > s.top[0] + WG_SLACK || top[1] > s.top[1] + WG_SLACK)) {
         PFQ_UNROLL

@@ -82,7 +82,10 @@ bool options_parse(Diag *d, Arena *a, const OptRow *rows, u32 n, u32 command, in
         }
         if (!text && i + 1 < argc) text = argv[++i];
         if (!text) return diag_error(d, E_USAGE, LOC_WHAT(arg), "needs a value: %s", rows[r].value);
+        if (rows[r].kind == OPT_LIST && vals[r].on_line)
+            text = arena_printf(a, "%s,%s", vals[r].s, text);
         ok &= set_value(d, &rows[r], arg, text, &vals[r]);
+        vals[r].on_line = true;
     }
     return ok;
 }

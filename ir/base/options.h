@@ -6,7 +6,9 @@
 
 #include "ir/base/diag.h"
 
-typedef enum OptKind { OPT_FLAG, OPT_STR, OPT_INT } OptKind;
+/* OPT_LIST: parts with commas between them; given again, the command line's are joined. Of the others
+ * the last one counts. */
+typedef enum OptKind { OPT_FLAG, OPT_STR, OPT_LIST, OPT_INT } OptKind;
 
 typedef struct OptRow {
     const char *name; /* "dump-dir", without dashes */
@@ -19,7 +21,8 @@ typedef struct OptRow {
 
 typedef struct OptVal {
     bool set;      /* given on the command line or in the environment */
-    const char *s; /* OPT_STR */
+    bool on_line;  /* on the command line */
+    const char *s; /* OPT_STR, OPT_LIST */
     i64 i;         /* OPT_INT, within [0, 2^31) */
 } OptVal;
 

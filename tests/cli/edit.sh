@@ -13,6 +13,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 want 'u8[' -r w4a16 --set quantize-weights.bits=8,quantize-weights.group=16
 want 's8[' -r w4a16 --set "quantize-weights.bits=8, quantize-weights.sym"
+want 's8[' -r w4a16 --set quantize-weights.bits=8 --set quantize-weights.sym
 want "the recipe runs no pass 'rotate'" -r w4a16 --set rotate.seed=1
 want "the recipe runs no pass 'fuse-norm'" -r w4a16 --without fuse-norm
 want "there is no pass 'rotat'" -r w4a16 --without rotat

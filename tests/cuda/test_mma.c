@@ -3,27 +3,12 @@
  * the reference. In order and in a pseudorandom order of threads.
  */
 #include "runtime/abi.h"
+#include "tests/cuda/constants.h"
 #include "tests/cuda/simt.h"
 #include "tests/cuda/wg_case.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-
-/* Constants of the templates: tests/kernels/constants.c. */
-#define CONSTANT(name, type, def, doc)      extern type c_##name;
-#define CUDA_CONSTANT(name, type, def, doc) extern type c_##name;
-#include "codegen/cpu/kernels.def"
-#include "codegen/cuda/kernels.def"
-
-static void set(const char *name, double v)
-{
-#define CONSTANT(n, type, def, doc)                                                                \
-    if (!strcmp(name, #n)) c_##n = (type)v;
-#define CUDA_CONSTANT(n, type, def, doc)                                                           \
-    if (!strcmp(name, #n)) c_##n = (type)v;
-#include "codegen/cpu/kernels.def"
-#include "codegen/cuda/kernels.def"
-}
 
 /* A kernel, and its launch by its row of kernels.def. */
 typedef struct Row {

@@ -2,6 +2,7 @@
  * wg_case.h. In order and in pseudorandom orders of threads, which also let copies land late.
  */
 #include "runtime/abi.h"
+#include "tests/cuda/constants.h"
 #include "tests/cuda/simt.h"
 #include "tests/cuda/wg_case.h"
 
@@ -9,22 +10,6 @@
 #include <stdlib.h>
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
-
-/* Constants of the templates: tests/kernels/constants.c. */
-#define CONSTANT(name, type, def, doc)      extern type c_##name;
-#define CUDA_CONSTANT(name, type, def, doc) extern type c_##name;
-#include "codegen/cpu/kernels.def"
-#include "codegen/cuda/kernels.def"
-
-static void set(const char *name, double v)
-{
-#define CONSTANT(n, type, def, doc)                                                                \
-    if (!strcmp(name, #n)) c_##n = (type)v;
-#define CUDA_CONSTANT(n, type, def, doc)                                                           \
-    if (!strcmp(name, #n)) c_##n = (type)v;
-#include "codegen/cpu/kernels.def"
-#include "codegen/cuda/kernels.def"
-}
 
 #define WG(name, ...)                                                                              \
     extern SimtKernel pfq_cu_##name##_simt;                                                        \
