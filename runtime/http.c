@@ -47,13 +47,14 @@ static bool bad(PfqHttp *p, int status, const char *why)
     return false;
 }
 
-/* Room for n bytes more and a NUL; no more than `most`, which the caller knows to be enough. */
-static bool reserve(PfqHttp *p, Text *t, size_t n, size_t most)
+/* Room for n bytes more and a NUL, for `times` what is needed now; no more than `most`, which the
+ * caller knows to be enough. */
+static bool reserve(PfqHttp *p, Text *t, size_t n, size_t times, size_t most)
 {
     if (t->n + n + 1 <= t->cap) {
         return true;
     }
-    size_t cap = 2 * (t->n + n) > 512 ? 2 * (t->n + n) : 512;
+    size_t cap = times * (t->n + n) > 512 ? times * (t->n + n) : 512;
     cap = cap > most ? most : cap;
     cap = cap < t->n + n + 1 ? t->n + n + 1 : cap;
     char *q = realloc(t->p, cap);
@@ -436,7 +437,9 @@ static bool take_byte(PfqHttp *p, char c)
     if ((c >= 0 && c < 0x20 && c != '\t' && c != '\r') || c == 0x7f) {
         return bad(p, 400, "a control character in the request's head");
     }
-    if (!reserve(p, &s->head, 1, SIZE_MAX)) {
+    /* Doubled, the smaller ones that heads of many connections leave behind would be as much again.
+     */
+    if (!reserve(p, &s->head, 1, 4, SIZE_MAX)) {
         return false;
     }
     s->head.p[s->head.n++] = c;
@@ -451,7 +454,7 @@ static size_t take_body(PfqHttp *p, const char *bytes, size_t n)
     Parts *s = p->parts;
     const size_t take = n < s->left ? n : (size_t)s->left;
     const size_t most = s->chunked ? PFQ_HTTP_BODY + 1 : s->body.n + (size_t)s->left + 1;
-    if (!reserve(p, &s->body, take, most)) {
+    if (!reserve(p, &s->body, take, 2, most)) {
         return 0;
     }
     memcpy(s->body.p + s->body.n, bytes, take);

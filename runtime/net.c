@@ -131,6 +131,7 @@ PfqNet *pfq_net_open(const PfqNetConfig *c, PfqErr *err)
         pfq_net_close(net);
         return NULL;
     }
+    catch_signals(net, on_signal); /* before anyone can be told that it listens */
     return net;
 }
 
@@ -389,7 +390,6 @@ bool pfq_net_run(PfqNet *net, PfqErr *err)
     if (!l.fds) {
         return pfq_fail(err, "out of memory for the server");
     }
-    catch_signals(net, on_signal);
     serve(net, &l);
     free(l.fds);
     return true;
