@@ -131,17 +131,6 @@ PFQ_DEVICE void add_values(const Half &s, Rows<D> &r, int32_t i,
 
 /* ---- softmax ---- */
 
-PFQ_DEVICE float quad_max(float x)
-{
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-PFQ_DEVICE float quad_sum(float x)
-{
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-
 /* Keys of tile i that a row does not see. */
 template <int D>
 PFQ_DEVICE void mask(const Half &s, const Rows<D> &r, int32_t i, float (&x)[HALF_KEYS / 2])
@@ -165,7 +154,7 @@ template <int D> PFQ_DEVICE void softmax(Rows<D> &r, float (&x)[HALF_KEYS / 2], 
         PFQ_UNROLL
         for (int32_t k = 2 * h; k < HALF_KEYS / 2; k += 4)
             most = fmaxf(most, fmaxf(x[k], x[k + 1]));
-        const float top = fmaxf(quad_max(most) * factor, r.top[h]);
+        const float top = fmaxf(pfq_quad_max(most) * factor, r.top[h]);
         corr[h] = pfq_exp2(r.top[h] - top);
         r.top[h] = top;
         float sum = 0.0f;
@@ -254,7 +243,7 @@ template <int D> PFQ_DEVICE void put_rows(const Half &s, const Rows<D> &r)
 {
     PFQ_UNROLL
     for (int32_t h = 0; h < 2; h++) {
-        const float over = 1.0f / quad_sum(r.sum[h]);
+        const float over = 1.0f / pfq_quad_sum(r.sum[h]);
         if (r.t[h] < 0) continue;
         const int32_t col = r.head[h] * D + 2 * (pfq_lane() & 3);
         PFQ_UNROLL

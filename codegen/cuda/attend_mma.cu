@@ -55,16 +55,6 @@ PFQ_DEVICE int32_t am_tokens()
 {
     return AM_ROWS / group();
 }
-PFQ_DEVICE float am_quad_sum(float x)
-{
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-PFQ_DEVICE float am_quad_max(float x)
-{
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
 
 /* ---- a tile ---- */
 
@@ -187,7 +177,7 @@ template <int D> PFQ_DEVICE void am_softmax(AmRows<D> &r, float (&x)[AM_KEYS / 8
         PFQ_UNROLL
         for (int32_t i = 0; i < AM_KEYS / 8; i++)
             most = fmaxf(most, fmaxf(x[i][2 * h], x[i][2 * h + 1]));
-        const float top = am_quad_max(most), corr = pfq_exp2(r.top[h] - top);
+        const float top = pfq_quad_max(most), corr = pfq_exp2(r.top[h] - top);
         float sum = 0.0f;
         PFQ_UNROLL
         for (int32_t i = 0; i < AM_KEYS / 8; i++) {
@@ -273,7 +263,7 @@ template <int D> PFQ_DEVICE void am_begin(const AttendMma &s, AmRows<D> &r)
             r.q[i / 2][i % 2 * 2 + h] = q;
             total += pfq_h_to_f((uint16_t)q) + pfq_h_to_f((uint16_t)(q >> 16));
         }
-        r.total[h] = am_quad_sum(total);
+        r.total[h] = pfq_quad_sum(total);
     }
     PFQ_UNROLL
     for (int32_t i = 0; i < D / 2; i++)
@@ -285,7 +275,7 @@ template <int D> PFQ_DEVICE void am_put(const AttendMma &s, const AmRows<D> &r, 
     const int32_t width = c_heads * D;
     PFQ_UNROLL
     for (int32_t h = 0; h < 2; h++) {
-        const float over = unit / am_quad_sum(r.sum[h]);
+        const float over = unit / pfq_quad_sum(r.sum[h]);
         if (r.t[h] < 0) continue;
         const float inv = c_fmt == PFQ_FMT_S8 ? pfq_inv(*(const float *)s.a->aux[5]) : 1.0f;
         PFQ_UNROLL

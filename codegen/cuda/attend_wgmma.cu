@@ -289,17 +289,6 @@ PFQ_DEVICE int32_t q_column(int32_t step, int32_t half, int32_t part)
     return kv_nibbles() ? 32 * step + 2 * k + half : 32 * step + 16 * half + k;
 }
 
-PFQ_DEVICE float quad_sum(float x)
-{
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-PFQ_DEVICE float quad_max(float x)
-{
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-
 /* Word `half` of product `step` of the integer queries of row h. */
 template <int D>
 PFQ_DEVICE uint32_t query_word(const Wg &w, const Rows<D> &s, int32_t h, int32_t step, int32_t half)
@@ -342,7 +331,7 @@ template <int D> PFQ_DEVICE void load_query(const Wg &w, Rows<D> &s, int32_t h)
         PFQ_UNROLL
         for (int32_t k = 0; k < D / 4; k++)
             most = fmaxf(most, fabsf(query(w, s, h, q_column(k / 8, k / 4 % 2, k % 4))));
-        most = quad_max(most);
+        most = pfq_quad_max(most);
         unit = most > 0.0f ? 32512.0f / most : 0.0f;
         scale *= most / 32512.0f;
     }
@@ -359,7 +348,7 @@ template <int D> PFQ_DEVICE void load_query(const Wg &w, Rows<D> &s, int32_t h)
         }
         to->v[2 * (k % 2) + h] = word;
     }
-    s.q_sum[h] = quad_sum((float)sum);
+    s.q_sum[h] = pfq_quad_sum((float)sum);
     s.unit[h] = unit;
     s.score[h] = scale;
     /* Never 0, so that masked products stay -inf. */
@@ -452,7 +441,7 @@ template <int D> PFQ_DEVICE void add_prefix(const Wg &w, Rows<D> &s)
             const int32_t key = j + 2 * (pfq_lane() & 3);
             const float y0 = key < c_prefix ? x[2 * h] * s.score[h] : WG_OUT,
                         y1 = key + 1 < c_prefix ? x[2 * h + 1] * s.score[h] : WG_OUT,
-                        top = fmaxf(s.top[h], quad_max(fmaxf(y0, y1))),
+                        top = fmaxf(s.top[h], pfq_quad_max(fmaxf(y0, y1))),
                         corr = pfq_exp2(s.top[h] - top);
             p[h] = pfq_two_halves(pfq_exp2(y0 - top), pfq_exp2(y1 - top));
             s.top[h] = top;
@@ -555,7 +544,7 @@ template <int D> PFQ_DEVICE void softmax(const Wg &w, Rows<D> &s, int32_t i, flo
         PFQ_UNROLL
         for (int32_t k = 0; k < WG_KEYS / 2; k += 4)
             most = fmaxf(most, fmaxf(y[2 * h + k], y[2 * h + k + 1]));
-        top[h] = fmaxf(quad_max(most) * (s.factor[h] * unit), ATTEND_NONE);
+        top[h] = fmaxf(pfq_quad_max(most) * (s.factor[h] * unit), ATTEND_NONE);
     }
     if (__any_sync(~0u, top[0] > s.top[0] + WG_SLACK || top[1] > s.top[1] + WG_SLACK)) {
         PFQ_UNROLL
@@ -646,8 +635,9 @@ template <int D> PFQ_DEVICE void put_rows(const Wg &w, const Rows<D> &s)
     for (int32_t h = 0; h < 2; h++) {
         /* Lane 0 of a row's four has the sum of its probabilities. */
         const float all = __shfl_sync(~0u, s.o[D / 2 + 2 * h], pfq_lane() & ~3),
-                    more = quad_sum(s.minima[h]) - all * unit * v_excess(),
-                    over = 1.0f / (quad_sum(s.sum[h]) + (kv_scales() ? 0.0f : all * 16777216.0f));
+                    more = pfq_quad_sum(s.minima[h]) - all * unit * v_excess(),
+                    over =
+                        1.0f / (pfq_quad_sum(s.sum[h]) + (kv_scales() ? 0.0f : all * 16777216.0f));
         if (c_fmt == PFQ_FMT_S8) {
             PFQ_UNROLL
             for (int32_t j = 0; j < D / 8; j += 2) {

@@ -45,6 +45,18 @@ template <int32_t N> PFQ_DEVICE void pfq_butterflies(float *v, int32_t h)
     }
 }
 
+/* Over the four lanes of a quad, which have a row of a fragment together, in each of them. */
+PFQ_DEVICE float pfq_quad_sum(float x)
+{
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+PFQ_DEVICE float pfq_quad_max(float x)
+{
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
 /* Over all lanes, in every lane, in one order. */
 PFQ_DEVICE float pfq_warp_sum(float x)
 {
