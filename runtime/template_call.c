@@ -107,82 +107,6 @@ static PfqVal real(double f)
 
 /* ---- filters over sequences ---- */
 
-typedef struct Key {
-    PfqVal key, val;
-} Key;
-
-/* What a sort or comparison goes by: an attribute, without its case. */
-static PfqVal sort_key(Run *r, PfqVal v, PfqVal attribute, bool with_case)
-{
-    if (given(attribute) && attribute.kind != PFQ_V_NONE) {
-        if (attribute.kind == PFQ_V_STR && memchr(attribute.s, ',', attribute.n))
-            tpl_fail(r, "sorting by several attributes is not supported");
-        v = tpl_path(r, v, attribute);
-    }
-    return v.kind == PFQ_V_STR && !with_case ? tpl_case(r, v, CASE_LOWER) : v;
-}
-
-/* Merge sort, stable; `to` is room for as many. */
-static void merge_sort(Run *r, Key *at, Key *to, uint32_t n, bool reverse)
-{
-    if (n < 2 || !tpl_enter(r)) return;
-    const uint32_t half = n / 2;
-    merge_sort(r, at, to, half, reverse);
-    merge_sort(r, at + half, to, n - half, reverse);
-    uint32_t i = 0, j = half, k = 0;
-    while (i < half && j < n && tpl_charge(r, 1)) {
-        const int c = tpl_order(r, at[j].key, at[i].key);
-        to[k++] = (reverse ? c > 0 : c < 0) ? at[j++] : at[i++];
-    }
-    while (i < half)
-        to[k++] = at[i++];
-    while (j < n)
-        to[k++] = at[j++];
-    memcpy(at, to, n * sizeof *at);
-    tpl_leave(r);
-}
-
-static PfqVal sorted(Run *r, PfqVal items, PfqVal attribute, bool with_case, bool reverse)
-{
-    Key *at = tpl_charge(r, items.n) ? tpl_alloc(r, items.n, 2 * sizeof *at) : NULL;
-    PfqVal *out = tpl_alloc(r, items.n, sizeof *out);
-    for (uint32_t i = 0; i < items.n && !r->bad; i++)
-        at[i] = (Key){sort_key(r, items.at[i], attribute, with_case), items.at[i]};
-    if (r->bad) return list_of(NULL, 0);
-    merge_sort(r, at, at + items.n, items.n, reverse);
-    for (uint32_t i = 0; i < items.n; i++)
-        out[i] = at[i].val;
-    return list_of(out, items.n);
-}
-
-static PfqVal extreme(Run *r, PfqVal items, const PfqVal *a, int sign)
-{
-    PfqVal best = undefined("no item", 7), best_key = best;
-    for (uint32_t i = 0; i < items.n && tpl_charge(r, 1); i++) {
-        const PfqVal key = sort_key(r, items.at[i], a[1], flag(a[0], false));
-        if (i && tpl_order(r, key, best_key) * sign <= 0) continue;
-        best = items.at[i];
-        best_key = key;
-    }
-    return best;
-}
-
-static PfqVal unique(Run *r, PfqVal items, const PfqVal *a)
-{
-    PfqVal *out = tpl_alloc(r, items.n, 2 * sizeof *out), *keys = out + items.n;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < items.n && !r->bad; i++) {
-        const PfqVal key = sort_key(r, items.at[i], a[1], flag(a[0], false));
-        bool seen = false;
-        for (uint32_t k = 0; k < n && !seen && tpl_charge(r, 1); k++)
-            seen = tpl_equal(r, keys[k], key);
-        if (seen) continue;
-        keys[n] = key;
-        out[n++] = items.at[i];
-    }
-    return tpl_gen(r, list_of(out, n));
-}
-
 /* What map, select and their kin go over: nothing where the subject is false, as none is. */
 static PfqVal if_true(Run *r, PfqVal v)
 {
@@ -272,7 +196,8 @@ static PfqVal dictsort(Run *r, PfqVal v, const PfqVal *a)
     if (v.kind != PFQ_V_DICT) tpl_no(r, "be sorted as a dict", v);
     if (r->bad) return ABSENT;
     const bool by_value = is(a[1], "value");
-    return sorted(r, pairs(r, v, 0), pfq_val_int(by_value), flag(a[0], false), flag(a[2], false));
+    return tpl_sorted(r, pairs(r, v, 0), pfq_val_int(by_value), flag(a[0], false),
+                      flag(a[2], false));
 }
 
 static PfqVal reversed(Run *r, PfqVal v)
@@ -474,8 +399,8 @@ static PfqVal filter(Run *r, PfqTplFilter id, PfqVal v, const PfqVal *a, const A
     case PFQ_F_LIST: return as_list(r, v);
     case PFQ_F_LOWER: return tpl_case(r, tpl_str(r, v), CASE_LOWER);
     case PFQ_F_MAP: return map(r, if_true(r, v), all);
-    case PFQ_F_MAX: return extreme(r, tpl_items(r, v), a, 1);
-    case PFQ_F_MIN: return extreme(r, tpl_items(r, v), a, -1);
+    case PFQ_F_MAX: return tpl_extreme(r, tpl_items(r, v), a[1], flag(a[0], false), 1);
+    case PFQ_F_MIN: return tpl_extreme(r, tpl_items(r, v), a[1], flag(a[0], false), -1);
     case PFQ_F_REJECT: return select_items(r, if_true(r, v), all, false, false);
     case PFQ_F_REJECTATTR: return select_items(r, if_true(r, v), all, true, false);
     case PFQ_F_REPLACE:
@@ -486,13 +411,14 @@ static PfqVal filter(Run *r, PfqTplFilter id, PfqVal v, const PfqVal *a, const A
     case PFQ_F_SAFE: return v.kind == PFQ_V_STR ? v : tpl_str(r, v);
     case PFQ_F_SELECT: return select_items(r, if_true(r, v), all, false, true);
     case PFQ_F_SELECTATTR: return select_items(r, if_true(r, v), all, true, true);
-    case PFQ_F_SORT: return sorted(r, tpl_items(r, v), a[2], flag(a[1], false), flag(a[0], false));
+    case PFQ_F_SORT:
+        return tpl_sorted(r, tpl_items(r, v), a[2], flag(a[1], false), flag(a[0], false));
     case PFQ_F_STRING: return tpl_str(r, v);
     case PFQ_F_SUM: return sum(r, tpl_items(r, v), a);
     case PFQ_F_TITLE: return tpl_case(r, tpl_str(r, v), CASE_JINJA_TITLE);
     case PFQ_F_TOJSON: return to_json(r, v, a);
     case PFQ_F_TRIM: return tpl_strip(r, tpl_str(r, v), a[0], STRIP_LEFT | STRIP_RIGHT);
-    case PFQ_F_UNIQUE: return unique(r, tpl_items(r, v), a);
+    case PFQ_F_UNIQUE: return tpl_unique(r, tpl_items(r, v), a[1], flag(a[0], false));
     case PFQ_F_UPPER: return tpl_case(r, tpl_str(r, v), CASE_UPPER);
     case PFQ_N_FILTERS: break;
     }

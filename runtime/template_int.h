@@ -1,4 +1,4 @@
-/* Inside the template engine: what template.c, template_call.c and template_text.c share.
+/* Inside the template engine: what template*.c share.
  *
  * One error ends a render: tpl_fail records it, and from then on every function returns at once
  * with some value (undefined, an empty list), so that callers need not look at each result. What
@@ -83,6 +83,16 @@ static inline PfqVal list_of(const PfqVal *at, uint32_t n)
     return (PfqVal){.kind = PFQ_V_LIST, .n = n, .at = at};
 }
 
+static inline uint32_t n_strings(const PfqTemplate *t)
+{
+    return t->head->str_off.count - 1;
+}
+
+static inline PfqVal string_at(const PfqTemplate *t, uint32_t i)
+{
+    return pfq_val_str(t->str + t->str_off[i], t->str_off[i + 1] - t->str_off[i]);
+}
+
 /* template.c */
 bool tpl_fail(Run *r, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* false */
 bool tpl_charge(Run *r, uint64_t steps);
@@ -138,6 +148,13 @@ PfqVal tpl_slice(Run *r, PfqVal v, PfqVal start, PfqVal stop, PfqVal step);
 PfqVal tpl_path(Run *r, PfqVal v, PfqVal path); /* the attribute "a.b.0" as filters name it */
 PfqVal tpl_binary(Run *r, PfqTplBinary op, PfqVal a, PfqVal b);
 void tpl_space_set(Run *r, Space *s, PfqVal key, PfqVal val);
+
+/* template_sort.c. They go by an attribute of the items (ABSENT or none: by the items), strings by
+ * their lower case unless with_case. */
+PfqVal tpl_sorted(Run *r, PfqVal items, PfqVal attribute, bool with_case,
+                  bool reverse);                                                      /* stable */
+PfqVal tpl_extreme(Run *r, PfqVal items, PfqVal attribute, bool with_case, int sign); /* 1: most */
+PfqVal tpl_unique(Run *r, PfqVal items, PfqVal attribute, bool with_case);
 
 /* template_call.c: filters, tests, methods, global functions */
 PfqVal tpl_filter(Run *r, uint32_t id, PfqVal v, const Args *a);
