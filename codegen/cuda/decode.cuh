@@ -242,11 +242,12 @@ template <class M> struct PfqWorker {
     {
         return M::rows == 1 ? dynamic : ((const float *)(pfq_shared + Room::scale))[r];
     }
-    PFQ_MEMBER void set_scale(int32_t r, float v)
+    /* Of several rows by one thread; the others may read it behind a sync(). */
+    PFQ_MEMBER void set_scale(int32_t r, float v, int32_t by = 0)
     {
         if (M::rows == 1)
             dynamic = v;
-        else
+        else if (tid() == by)
             ((float *)(pfq_shared + Room::scale))[r] = v;
     }
     PFQ_MEMBER int32_t tid() const { return (int32_t)threadIdx.x; }
@@ -304,16 +305,28 @@ template <class M> struct PfqWorker {
         return (int32_t *)a.at[C::sums] +
                (C::twin ? of % 2 * M::rows * C::planes * (PfqDeal<C>::panels * 64) : 0);
     }
+    /* The sums of both planes as one, rounded as single kernels do it (linear_int.cuh). */
+    template <class C> PFQ_STATIC float whole(int32_t high, int32_t low)
+    {
+        return C::planes == 2 ? fmaf((float)high, 256.0f, (float)low) : (float)high;
+    }
+    template <class C> PFQ_MEMBER float sum_of(int32_t r, int32_t row) const
+    {
+        const int32_t *at = sum_at<C>(r * C::planes, row);
+        return whole<C>(pfq_fresh(at),
+                        C::planes == 2 ? pfq_fresh(at + PfqDeal<C>::panels * 64) : 0);
+    }
     /* Rows' sums of n rows of op C's weights, behind await_for; a row of -1: 0. */
     template <class C, int32_t n>
-    PFQ_MEMBER void sums_of(const int32_t (&r)[n], const int32_t (&row)[n], int32_t (&sum)[n]) const
+    PFQ_MEMBER void sums_of(const int32_t (&r)[n], const int32_t (&row)[n], float (&sum)[n]) const
     {
         typedef PfqDeal<C> Deal;
         constexpr int32_t each = C::words ? C::words : 1;
+        static_assert(!C::words || C::planes == 1, "words are of one plane");
         if (!direct<C>()) {
             PFQ_UNROLL
             for (int32_t i = 0; i < n; i++)
-                sum[i] = row[i] < 0 ? 0 : pfq_fresh(sum_at<C>(r[i] * C::planes, row[i]));
+                sum[i] = row[i] < 0 ? 0.0f : sum_of<C>(r[i], row[i]);
             return;
         }
         const uint64_t *p[n * each];
@@ -327,10 +340,11 @@ template <class M> struct PfqWorker {
         pfq_get_words(p, flag(), v);
         PFQ_UNROLL
         for (int32_t i = 0; i < n; i++) {
-            sum[i] = 0;
+            int32_t all = 0;
             PFQ_UNROLL
             for (int32_t j = 0; j < each; j++)
-                sum[i] += v[i * each + j];
+                all += v[i * each + j];
+            sum[i] = (float)all;
         }
     }
     /* Row r's words of the j-th of the blocks that share a unit. */
@@ -491,12 +505,15 @@ template <class M> struct PfqWorker {
         for (int32_t i = 0; i < quads; i++) {
             const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
             if (add && k < M::hidden) {
-                const PfqInts v = pfq_fresh(
-                    (const PfqInts *)(place<From>(C::prior ? l - 1 : l) +
-                                      own() * From::planes * (PfqDeal<From>::panels * 64) + k));
+                constexpr int32_t plane = PfqDeal<From>::panels * 64;
+                const int32_t *at =
+                    place<From>(C::prior ? l - 1 : l) + own() * From::planes * plane + k;
+                const PfqInts high = pfq_fresh((const PfqInts *)at),
+                              low = From::planes == 2 ? pfq_fresh((const PfqInts *)(at + plane))
+                                                      : high;
                 PFQ_UNROLL
                 for (int32_t j = 0; j < 4; j++)
-                    x[i][j] = (float)v.v[j] * factor[i][j] + x[i][j];
+                    x[i][j] = whole<From>(high.v[j], low.v[j]) * factor[i][j] + x[i][j];
             }
             PFQ_UNROLL
             for (int32_t j = 0; j < 4; j++)
@@ -577,11 +594,11 @@ template <class M> struct PfqWorker {
                          at % half * 8 + j % 2 * 4, (uint32_t)v[j / 2][j % 2]);
             }
         }
-        if (!C::fixed && tid() < rows() && M::wait) {
+        if (!C::fixed && tid() < rows() && tid() != own() && M::wait) {
             const uint64_t *p[1] = {normed(tid()) + M::hidden / 2};
             int32_t v[1];
             pfq_get_words(p, flag(), v);
-            set_scale(tid(), __int_as_float(v[0]));
+            set_scale(tid(), __int_as_float(v[0]), tid());
         }
     }
 

@@ -346,14 +346,15 @@ PFQ_DEVICE void pfq_make_token(W &w, const PfqToken<C> &t, int32_t g, bool last,
     w.sync();
     if (mine) {
         float *v = t.made + warp * C::D;
-        int32_t of[each], row[each], sum[each];
+        int32_t of[each], row[each];
+        float sum[each];
         PFQ_UNROLL
         for (int32_t i = 0; i < each; i++)
             of[i] = w.here(), row[i] = lane + 32 * i < C::D ? head * C::D + lane + 32 * i : -1;
         w.template sums_of<From>(of, row, sum);
         PFQ_UNROLL
         for (int32_t i = 0; i < each; i++)
-            if (row[i] >= 0) v[lane + 32 * i] = (float)sum[i] * factor[i];
+            if (row[i] >= 0) v[lane + 32 * i] = sum[i] * factor[i];
         __syncwarp();
         const int32_t gain = warp < A::group ? C::q_gain : C::k_gain;
         if (warp <= A::group)
@@ -633,7 +634,7 @@ template <class C, class W> PFQ_DEVICE void pfq_combine(W &w)
             w.template quantise<C>(r, k - d.window(), v[k], dynamic);
     }
     w.sync();
-    w.dump(C::dump, k0, k1, d.window(), 0, 1);
+    w.dump(C::dump, k0, k1, d.window(), C::plane, C::planes);
 }
 
 #endif

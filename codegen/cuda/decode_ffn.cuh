@@ -43,10 +43,10 @@ template <class C, class W> PFQ_DEVICE void pfq_glu(W &w)
             up_scale = scale[pfq_glu_row(c, 1)];
         }
         const int32_t of[2] = {r, r}, rows[2] = {pfq_glu_row(c, 0), pfq_glu_row(c, 1)};
-        int32_t sum[2];
+        float sum[2];
         w.template sums_of<From>(of, rows, sum);
         const float f = From::fixed ? 1.0f : w.scale_of(r);
-        const float gate = (float)sum[0] * (gate_scale * f), up = (float)sum[1] * (up_scale * f);
+        const float gate = sum[0] * (gate_scale * f), up = sum[1] * (up_scale * f);
         x[i] = pfq_act(C::kind, gate) * up * C::scale;
     }
     w.sync();
@@ -158,7 +158,7 @@ template <class C, class W> PFQ_DEVICE void pfq_mix(W &w)
                 });
     }
     w.sync();
-    w.dump(C::dump, k0, k0 + width, d.window(), 0, 1);
+    w.dump(C::dump, k0, k0 + width, d.window(), C::plane, C::planes);
 }
 
 #endif

@@ -97,8 +97,7 @@ template <class C, class W> PFQ_DEVICE void pfq_logits(W &w)
         PFQ_UNROLL
         for (int32_t r = 0; r < most; r++) {
             if (r >= w.rows()) continue;
-            float v = (float)sum[r * planes];
-            if (planes == 2) v = fmaf(v, 256.0f, (float)sum[r * planes + planes - 1]);
+            float v = W::template whole<C>(sum[r * planes], sum[(r + 1) * planes - 1]);
             v *= C::fixed ? scale[i] : scale[i] * w.scale_of(r);
             ((float *)w.a.at[PFQ_AT_LOGITS])[(int64_t)r * C::N + i] = v;
             for (int32_t p = 0; p < planes && !W::keep; p++)

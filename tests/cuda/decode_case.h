@@ -167,7 +167,7 @@ template <class S> struct Case {
             row[CACHE_V] = random(seed + 5, (size_t)S::rows * a.slot);
             memcpy(row + Q_SCALE, scales, sizeof scales);
             for (int32_t i = KN_K; i <= KN_VM; i++)
-                row[i] = S::fixed ? 0 : numbers();
+                row[i] = S::kv_fixed ? 0 : numbers();
         }
         a.at[PFQ_AT_CONTROL] = zeros(64);
         a.at[PFQ_AT_TABLE] = zeros(8 * table.n);
@@ -188,9 +188,9 @@ template <class S> struct Case {
         a.at[PFQ_AT_DUMP] = zeros(5 * 65536);
         a.at[PFQ_AT_TRACE] = S::trace ? zeros((size_t)grid * PFQ_MARKS * 8) : 0;
         a.at[SUM_QKV] = zeros((size_t)S::rows * 8 * 8 * (QKV + 64));
-        a.at[SUM_O] = zeros((size_t)S::rows * 8 * (S::hidden + 64));
+        a.at[SUM_O] = zeros((size_t)S::rows * 8 * S::planes * (S::hidden + 64));
         a.at[SUM_GU] = zeros((size_t)S::rows * 8 * 8 * (2 * S::ffn + 128));
-        a.at[SUM_DOWN] = zeros((size_t)S::rows * 8 * (S::hidden + 64));
+        a.at[SUM_DOWN] = zeros((size_t)S::rows * 8 * S::planes * (S::hidden + 64));
         a.at[SUM_HEAD] = zeros((size_t)S::rows * 8 * (S::vocab + 64));
         a.at[PFQ_AT_BASE] = put(base);
     }
@@ -231,10 +231,11 @@ template <class S> struct Case {
         mem_get(v.at, (void *)at, 4 * n);
         return v;
     }
-    /* Sums of an op of one part, however they were handed over. */
-    template <class C> Ints sums(size_t n)
+    /* Sums of an op, [plane][N], however they were handed over. */
+    template <class C> Ints sums()
     {
         typedef PfqDeal<C> Deal;
+        const size_t n = (size_t)(C::planes * Deal::panels * 64);
         const int64_t each = (Deal::slots + grid - 1) / grid;
         const bool direct =
             C::words && Deal::unit_slots * grid / Deal::slots + 2 <= C::words &&
@@ -319,7 +320,6 @@ template <class S> struct Case {
                             if (k + 32 + e < K) *to += ((int8_t)(v << 4) >> 4) * xp[k + 32 + e];
                         }
                 }
-        y.resize((size_t)(padded * planes));
         return y;
     }
     static Doubles normed(const Doubles &x)
@@ -342,11 +342,11 @@ template <class S> struct Case {
                 }
     }
     /* A head of q or k after RoPE and R3. */
-    Doubles head(const Ints &sums, int h)
+    Doubles head(const Doubles &sums, int h)
     {
         Doubles v(S::D);
         for (int d = 0; d < S::D; d++)
-            v[(size_t)d] = (double)sums[(size_t)(h * S::D + d)] * s_qkv[(size_t)(h * S::D + d)];
+            v[(size_t)d] = sums[(size_t)(h * S::D + d)] * s_qkv[(size_t)(h * S::D + d)];
         if (h >= S::heads + S::kv_heads) return v;
         for (int i = 0; i < S::D / 2; i++) {
             const double angle = (double)freq[(size_t)i] * (pos + S::prefix);
@@ -367,7 +367,7 @@ template <class S> struct Case {
     }
     /* What the last layer's attention should make of sums; checks the token's rows of the caches.
      */
-    Doubles attention(const Ints &sums, uint64_t k_at, uint64_t v_at)
+    Doubles attention(const Doubles &sums, uint64_t k_at, uint64_t v_at)
     {
         Doubles out((size_t)(S::heads * S::D));
         for (int g = 0; g < S::kv_heads; g++) {
@@ -419,13 +419,13 @@ template <class S> struct Case {
         }
         return out;
     }
-    Doubles gated(const Ints &sums)
+    Doubles gated(const Doubles &sums)
     {
         Doubles x(S::ffn), y(S::ffn);
         for (int c = 0; c < S::ffn; c++) {
             const int g = c / 32 * 64 + c % 32, u = g + 32;
-            const double gate = (double)sums[(size_t)g] * s_gu[(size_t)g],
-                         up = (double)sums[(size_t)u] * s_gu[(size_t)u];
+            const double gate = sums[(size_t)g] * s_gu[(size_t)g],
+                         up = sums[(size_t)u] * s_gu[(size_t)u];
             x[(size_t)c] = gate / (1 + exp(-gate)) * up * (double)S::glu_scale;
         }
         const int m = S::ffn / S::base;
@@ -443,55 +443,54 @@ template <class S> struct Case {
         }
         return y;
     }
-    void add(Doubles &x, const Ints &sums, const Floats &scale)
+    void add(Doubles &x, const Doubles &sums, const Floats &scale)
     {
         for (size_t i = 0; i < x.n; i++)
-            x[i] += (double)sums[i] * scale[i];
+            x[i] += sums[i] * scale[i];
     }
 
-    /* S of one layer, with `keep`. */
+    /* What op C read: integers of `want`, by the scale that is known or found of the largest. */
+    template <class C>
+    Doubles judged(const char *what, int which, uint32_t seed, const Doubles &want, double fixed)
+    {
+        const Bytes in = dumped(which, (size_t)(C::planes * C::K));
+        double scale = fixed, m = 0;
+        if (C::planes == 1) {
+            rounded(what, in.at, want, fixed, -128, 127);
+        } else {
+            for (double v : want)
+                m = fmax(m, fabs(v));
+            scale = m / 32512;
+        }
+        for (size_t i = 0; i < want.n && C::planes == 2; i++) {
+            const double got = 256.0 * in[i] + in[i + C::K];
+            if (fabs(got - want[i] / scale) > 1) say(what, i, got, want[i] / scale);
+        }
+        const Ints sum = sums<C>();
+        equal(what, sum, product(seed, C::N, C::K, C::bits, in, C::planes));
+        Doubles y(sum.n / C::planes);
+        for (size_t i = 0; i < y.n; i++)
+            y[i] = C::planes == 1 ? sum[i] : scale * (256.0 * sum[i] + sum[i + y.n]);
+        return y;
+    }
+    /* S of one layer, with `keep`. Planes: static scales are in the linears' own. */
     void check()
     {
         const uint64_t *row = table.at;
         Doubles x(embed.begin(), embed.end());
-        const Bytes in = dumped(0, S::hidden), o_in = dumped(1, S::heads * S::D),
-                    gu_in = dumped(2, S::hidden), down_in = dumped(3, S::ffn),
-                    head_in = dumped(4, 2 * S::hidden);
-        rounded("input of qkv", in.at, normed(x), x_qkv, -128, 127);
-        const Ints qkv = sums<typename M::Qkv>(QKV);
-        Ints want = product(1000, QKV, S::hidden, 4, in, 1);
-        want.resize(QKV);
-        equal("qkv", qkv, want);
-        rounded("input of o", o_in.at, attention(qkv, row[CACHE_K], row[CACHE_V]), x_o, -128, 127);
-        const Ints o = ints(a.at[SUM_O], S::hidden);
-        equal("o", o, product(1001, S::hidden, S::heads * S::D, 4, o_in, 1));
-        add(x, o, s_o);
-        rounded("input of gate and up", gu_in.at, normed(x), x_gu, -128, 127);
-        const Ints gu = sums<typename M::GateUp>(2 * S::ffn);
-        equal("gate and up", gu, product(1002, 2 * S::ffn, S::hidden, 4, gu_in, 1));
-        rounded("input of down", down_in.at, gated(gu), x_down, -128, 127);
-        const Ints down = ints(a.at[SUM_DOWN], S::hidden);
-        equal("down", down, product(1003, S::hidden, S::ffn, 4, down_in, 1));
-        add(x, down, s_down);
-        check_head(normed(x), head_in);
+        const Doubles qkv = judged<typename M::Qkv>("qkv", 0, 1000, normed(x), x_qkv);
+        add(x, judged<typename M::O>("o", 1, 1001, attention(qkv, row[CACHE_K], row[CACHE_V]), x_o),
+            s_o);
+        const Doubles gu = judged<typename M::GateUp>("gate and up", 2, 1002, normed(x), x_gu);
+        add(x, judged<typename M::Down>("down", 3, 1003, gated(gu), x_down), s_down);
+        check_logits(judged<typename M::Head>("head", 4, 200, normed(x), 0));
     }
-    void check_head(const Doubles &x, const Bytes &in)
+    void check_logits(const Doubles &sums)
     {
-        double m = 0;
-        for (double v : x)
-            m = fmax(m, fabs(v));
-        for (size_t i = 0; i < x.n; i++) {
-            const double got = 256.0 * in[i] + in[i + S::hidden];
-            if (fabs(got - x[i] * 32512 / m) > 1)
-                say("input of the head", i, got, x[i] * 32512 / m);
-        }
-        const size_t padded = (S::vocab + 63) / 64 * 64;
-        const Ints sums = ints(a.at[SUM_HEAD], 2 * padded);
-        equal("head", sums, product(200, S::vocab, S::hidden, 8, in, 2));
         const Floats logits = floats(a.at[PFQ_AT_LOGITS], S::vocab);
         size_t best = 0;
         for (size_t i = 0; i < S::vocab; i++) {
-            const double want = (256.0 * sums[i] + sums[i + padded]) * s_head[i] * (m / 32512);
+            const double want = sums[i] * s_head[i];
             if (fabs(logits[i] - want) > 1e-4 * (1 + fabs(want))) say("logit", i, logits[i], want);
             if (logits[i] > logits[best]) best = i;
         }

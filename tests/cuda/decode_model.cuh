@@ -1,10 +1,10 @@
 /* Models of the persistent decode step for tests: Llama's schedule with 4-bit weights, an 8-bit
- * head, static scales and a 4-bit cache, at shapes S. What pfqc emits has this form.
+ * head and a 4-bit cache, at shapes S. What pfqc emits has this form.
  *
  * S: layers, hidden, heads, kv_heads, D, ffn, base, outer, inner, vocab, o_parts, down_parts,
- * prefix, kv, fixed (static scales), rows, slots (of the ring), units, keep (tests read what the
- * step would overwrite), wait (false: no block waits for others, which computes nonsense but times
- * the rest).
+ * prefix, kv, planes (of what linears read; 2: 16 bits), fixed (static scales of it), kv_fixed (of
+ * the cache), rows, slots (of the ring), units, keep (tests read what the step would overwrite),
+ * wait (false: no block waits for others, which computes nonsense but times the rest).
  */
 #ifndef PFQC_TESTS_CUDA_DECODE_MODEL_CUH
 #define PFQC_TESTS_CUDA_DECODE_MODEL_CUH
@@ -58,64 +58,65 @@ template <class S> struct LlamaModel {
     static constexpr int32_t base = S::base, flight = S::flight;
     static constexpr int32_t slots = S::slots, units = S::units, rot = S::D, prefix = S::prefix;
     static constexpr int32_t rows = S::rows;
-    static constexpr int32_t act =
-        (S::rows == 1 || !S::fixed) && S::ffn > 2 * S::hidden ? S::ffn : 2 * S::hidden;
+    static constexpr int32_t act = (S::rows == 1 || !S::fixed) && S::planes * S::ffn > 2 * S::hidden
+                                       ? S::planes *S::ffn
+                                       : 2 * S::hidden;
     static constexpr float rope_scale = 1.0f;
     static constexpr bool keep = S::keep, wait = S::wait, trace = S::trace;
 
     template <int32_t N_, int32_t K_, int32_t bits_, int32_t parts_, int32_t w_, int32_t sums_,
-              int32_t scale_, int32_t planes_ = 1, int32_t words_ = 0>
+              int32_t scale_, int32_t planes_ = S::planes, int32_t words_ = 0>
     struct Linear {
         static constexpr int32_t N = N_, K = K_, bits = bits_, parts = parts_, w = w_, sums = sums_,
                                  scale = scale_, planes = planes_, plane = K_, words = words_;
-        static constexpr bool twin = !words_ && planes_ == 1;
-        static constexpr bool fixed = S::fixed && planes_ == 1;
+        static constexpr bool twin = !words_ && w_ != W_HEAD;
+        static constexpr bool fixed = S::fixed && w_ != W_HEAD;
     };
-    typedef Linear<(S::heads + 2 * S::kv_heads) * S::D, S::hidden, 4, 1, W_QKV, SUM_QKV, S_QKV, 1,
-                   S::words>
+    typedef Linear<(S::heads + 2 * S::kv_heads) * S::D, S::hidden, 4, 1, W_QKV, SUM_QKV, S_QKV,
+                   S::planes, S::words>
         Qkv;
     typedef Linear<S::hidden, S::heads * S::D, 4, S::o_parts, W_O, SUM_O, S_O> O;
-    typedef Linear<2 * S::ffn, S::hidden, 4, 1, W_GU, SUM_GU, S_GU, 1, S::words> GateUp;
+    typedef Linear<2 * S::ffn, S::hidden, 4, 1, W_GU, SUM_GU, S_GU, S::planes, S::words> GateUp;
     typedef Linear<S::hidden, S::ffn, 4, S::down_parts, W_DOWN, SUM_DOWN, S_DOWN> Down;
     typedef Linear<S::vocab, S::hidden, 8, 1, W_HEAD, SUM_HEAD, S_HEAD, 2> Head;
 
-    /* An 8-bit quantiser with its scale at a column, if that is static. */
-    template <int32_t at, int32_t dump_> struct Quantiser {
-        static constexpr bool fixed = S::fixed;
-        static constexpr int32_t scale_at = at, lo = -128, hi = 127, planes = 1, plane = 0,
+    /* A quantiser of K columns with its scale at a column, if that is static. */
+    template <int32_t at, int32_t dump_, int32_t K, int32_t planes_ = S::planes> struct Quantiser {
+        static constexpr bool fixed = S::fixed && at >= 0;
+        static constexpr int32_t scale_at = at, lo = planes_ == 2 ? -32512 : -128,
+                                 hi = planes_ == 2 ? 32512 : 127, planes = planes_, plane = K,
                                  dump = dump_;
-        static constexpr float clip = 1.0f, top = 127.0f;
+        static constexpr float clip = 1.0f, top = hi;
     };
-    struct NormQkv : Quantiser<X_QKV, 0> {
+    struct NormQkv : Quantiser<X_QKV, 0, S::hidden> {
         typedef Down From;
         static constexpr bool prior = true;
         static constexpr int32_t gain = -1;
         static constexpr float eps = 1e-5f;
     };
-    struct NormGu : Quantiser<X_GU, 2> {
+    struct NormGu : Quantiser<X_GU, 2, S::hidden> {
         typedef O From;
         static constexpr bool prior = false;
         static constexpr int32_t gain = -1;
         static constexpr float eps = 1e-5f;
     };
-    struct NormHead {
+    struct NormHead : Quantiser<-1, 4, S::hidden, 2> {
         typedef Down From;
-        static constexpr bool prior = false, fixed = false;
-        static constexpr int32_t gain = -1, scale_at = 0, lo = -32512, hi = 32512, planes = 2,
-                                 plane = S::hidden, dump = 4;
-        static constexpr float eps = 1e-5f, clip = 1.0f, top = 32512.0f;
+        static constexpr bool prior = false;
+        static constexpr int32_t gain = -1;
+        static constexpr float eps = 1e-5f;
     };
     struct Attend {
         typedef Qkv From;
         static constexpr int32_t rows = S::rows, heads = S::heads, kv_heads = S::kv_heads, D = S::D,
                                  rot = S::D, prefix = S::prefix, q8 = 128, kv = S::kv, kv_lo = -8;
-        static constexpr bool r3 = true, kv_static = S::fixed;
+        static constexpr bool r3 = true, kv_static = S::kv_fixed;
         static constexpr float kv_top = 7.0f, kv_clip = 1.0f, score = 0.08838834764f, tiny = 0.0f;
         static constexpr int32_t cache = CACHE_K, numbers = KN_K, q_scale = Q_SCALE,
                                  k_scale = K_SCALE, v_scale = V_SCALE, q_gain = -1, k_gain = -1,
                                  prefix_k = PREFIX_K, prefix_v = PREFIX_V;
     };
-    struct Combine : Quantiser<X_O, 1> {
+    struct Combine : Quantiser<X_O, 1, S::heads * S::D> {
         typedef Attend From;
         typedef O To;
     };
@@ -127,7 +128,7 @@ template <class S> struct LlamaModel {
         static constexpr float scale = S::glu_scale;
         static constexpr bool turn = true;
     };
-    struct Mix : Quantiser<X_DOWN, 3>, Glu {
+    struct Mix : Quantiser<X_DOWN, 3, S::ffn>, Glu {
         typedef Down To;
     };
 
@@ -199,8 +200,8 @@ struct Llama8b {
                              units = 40;
     static constexpr float glu_scale = 0.008351967f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1;
-    static constexpr bool fixed = true;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1;
+    static constexpr bool fixed = true, kv_fixed = true;
 };
 struct Llama1b {
     static constexpr int32_t layers = 16, hidden = 2048, heads = 32, kv_heads = 8, D = 64,
@@ -209,8 +210,8 @@ struct Llama1b {
                              units = 80;
     static constexpr float glu_scale = 0.011048543f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1;
-    static constexpr bool fixed = true;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1;
+    static constexpr bool fixed = true, kv_fixed = true;
 };
 struct LlamaTiny {
     static constexpr int32_t layers = 2, hidden = 128, heads = 8, kv_heads = 4, D = 16, ffn = 384,
@@ -218,8 +219,8 @@ struct LlamaTiny {
                              down_parts = 6, prefix = 2, kv = PFQ_KV_S4, slots = 4, units = 16;
     static constexpr float glu_scale = 0.051031036f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1;
-    static constexpr bool fixed = true;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1;
+    static constexpr bool fixed = true, kv_fixed = true;
 };
 
 #endif

@@ -10,6 +10,8 @@
  *
  *   PFQ_GPU_ARCH     folder of the code instead of that of the GPU: compute_80 is PTX
  *   PFQ_GPU_EXACT    every block is an allocation of its own size, for compute-sanitizer (slow)
+ *   PFQ_GPU_EACH     n: of each kernel the first n launches, then fewer and fewer; others are left
+ *                    out and no result is judged, but by compute-sanitizer
  *   PFQ_GPU_RECORD   no GPU, no launch: sources of some calls, specialised as in a model, are
  *                    written to this folder; compiled by gpu_code, they are what runs for these
  *                    calls
@@ -48,13 +50,14 @@ typedef struct Constants {
 } Constants;
 
 typedef struct Code {
-    const char *entry;
+    const char *entry, *template; /* template: of generic code */
     void *module, *function;
     uint64_t constants; /* address of pfq_test_constants; 0: the code is specialised */
     uint64_t sync, sync_bytes;
-    int64_t shared; /* allowed so far */
-    unsigned calls; /* recorded */
-    char last[64];  /* recorded */
+    int64_t shared;       /* allowed so far */
+    unsigned calls, next; /* next: of the calls that are launched, with PFQ_GPU_EACH */
+    char last[64];        /* recorded */
+    bool shares;          /* module and constants are another entry's */
 } Code;
 
 typedef struct Block {
@@ -104,7 +107,8 @@ static void at_exit(void)
            gpu.specialised);
     gpu_fast_report();
     for (int i = 0; i < MAX_CODES; i++) {
-        if (gpu.code[i].module) CALL(cuModuleUnload, gpu.code[i].entry, gpu.code[i].module);
+        if (gpu.code[i].module && !gpu.code[i].shares)
+            CALL(cuModuleUnload, gpu.code[i].entry, gpu.code[i].module);
         if (gpu.code[i].sync) CALL(cuMemFree_v2, "counters", gpu.code[i].sync);
     }
     if (gpu.work) CALL(cuMemFree_v2, "scratch", gpu.work);
@@ -266,6 +270,25 @@ static void record(const GpuLaunch *l)
     fclose(f);
 }
 
+/* The same, loaded; entries of one template share a module, of which the first is the owner. */
+static Code *generic_code(const GpuLaunch *l)
+{
+    Code *code = code_named(l->entry);
+    if (code->module) return code;
+    code->template = l->template;
+    for (Code *c = gpu.code; c->entry && !code->module; c++)
+        if (c != code && c->module && strcmp(c->template, l->template) == 0) {
+            code->module = c->module;
+            code->constants = c->constants;
+            code->shared = PLAIN_SHARED;
+            code->shares = true;
+            CALL(cuModuleGetFunction, l->entry, &code->function, code->module, l->entry);
+        }
+    if (!code->module && !load(l->template, l->entry, true, code))
+        gpu_die(l->template, "has no code");
+    return code;
+}
+
 /* The code of a call; *special is unloaded by the caller. */
 static Code *code_of(const GpuLaunch *l, Code *special)
 {
@@ -276,9 +299,7 @@ static Code *code_of(const GpuLaunch *l, Code *special)
         gpu.specialised++;
         return special;
     }
-    Code *code = code_named(l->entry);
-    if (!code->module && !load(l->template, l->entry, true, code))
-        gpu_die(l->template, "has no code");
+    Code *code = generic_code(l);
     CALL(cuMemcpyHtoDAsync_v2, "constants", code->constants, &c, sizeof c, gpu.stream);
     return code;
 }
@@ -444,12 +465,31 @@ static void launch(const GpuLaunch *l, const Code *code, PfqCudaArgs *c)
     CALL(cuLaunchKernelEx, l->entry, &config, code->function, params, NULL);
 }
 
+bool gpu_judged(void)
+{
+    return !getenv("PFQ_GPU_RECORD") && !getenv("PFQ_GPU_EACH");
+}
+
+/* With gaps that grow by an n-th of the launches so far: of 10,000 there are n * ln(10,000 / n), of
+ * small shapes and large ones. */
+static bool left_out(const GpuLaunch *l)
+{
+    const char *each = getenv("PFQ_GPU_EACH");
+    const unsigned n = each ? (unsigned)atoi(each) : 0;
+    Code *code = code_named(l->entry);
+    if (!n) return false;
+    if (code->calls++ != code->next) return true;
+    code->next = code->calls + code->calls / n;
+    return false;
+}
+
 void gpu_call(const PfqArgs *a, const GpuLaunch *l)
 {
     if (getenv("PFQ_GPU_RECORD")) {
         record(l);
         return;
     }
+    if (left_out(l)) return;
     Blocks b = {0};
     for (int i = 0; i < SLOTS; i++) {
         add_block(&b, a->in[i], false, i == 0 && l->wide & WIDE_IN);

@@ -33,6 +33,7 @@ typedef struct GpuLaunch { /* kernels.def says what the fields are */
 
 /* Launches once for all rows of `a`, whose pointers are into blocks of kt_alloc. */
 void gpu_call(const PfqArgs *a, const GpuLaunch *l);
+bool gpu_judged(void); /* results are: nothing is left out */
 _Noreturn void gpu_die(const char *what, const char *text);
 
 /* The same by a row FAST, or by the plain row `l` with tiles as its result, if there is a way;

@@ -31,6 +31,15 @@ struct TinyLayer : LlamaTiny {
     static constexpr int32_t layers = 1;
     static constexpr bool keep = true;
 };
+/* Linears read 16 bits, whose scales are found at run time. */
+struct TinyWide : LlamaTiny {
+    static constexpr int32_t o_parts = 1, down_parts = 1, words = 0, planes = 2;
+    static constexpr bool fixed = false;
+};
+struct TinyWideLayer : TinyWide {
+    static constexpr int32_t layers = 1;
+    static constexpr bool keep = true;
+};
 
 template <class S> static void thread(const void *a)
 {
@@ -62,7 +71,7 @@ static Floats two_steps(int32_t grid)
  * there change nothing. */
 struct TinyDynamic : LlamaTiny {
     static constexpr int32_t o_parts = 1, down_parts = 1, base = 3, outer = 3, inner = 128;
-    static constexpr bool fixed = false;
+    static constexpr bool fixed = false, kv_fixed = false;
 };
 template <class S, int32_t rows_> struct Rows : S {
     static constexpr int32_t rows = rows_;
@@ -94,6 +103,14 @@ template <class S, int32_t rows> static int together(int32_t grid, int32_t n, in
     return failures;
 }
 
+template <class S> static int layer(int32_t grid, int32_t pos)
+{
+    Case<S> c(192, pos, grid);
+    step(c);
+    c.check();
+    return c.failures;
+}
+
 int main()
 {
     static const int32_t grids[] = {1, 3, 5}, positions[] = {0, 1, 40, 130};
@@ -102,10 +119,8 @@ int main()
         for (int32_t grid : grids)
             for (int32_t pos : positions) {
                 simt_shuffle = order;
-                Case<TinyLayer> c(192, pos, grid);
-                step(c);
-                c.check();
-                failures += c.failures;
+                failures += layer<TinyLayer>(grid, pos);
+                if (pos < 130) failures += layer<TinyWideLayer>(grid, pos);
             }
     const Floats one = two_steps(1);
     for (int32_t grid = 2; grid < 6; grid += 2)
@@ -117,7 +132,7 @@ int main()
         simt_shuffle = order;
         failures += together<LlamaTiny, 2>(2, 2, 130) + together<LlamaTiny, 2>(7, 1, 40) +
                     together<LlamaTiny, 4>(5, 3, 130) + together<LlamaTiny, 8>(8, 8, 61) +
-                    together<TinyDynamic, 4>(6, 4, 61);
+                    together<TinyDynamic, 4>(6, 4, 61) + together<TinyWide, 4>(6, 3, 61);
     }
     printf("%d failures\n", failures);
     return failures != 0;
