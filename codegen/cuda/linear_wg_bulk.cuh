@@ -54,8 +54,9 @@ PFQ_DEVICE WgBulk wg_bulk(const PfqCudaArgs &a, const WgShared &m, const WgUnit 
     PFQ_UNROLL
     for (int32_t i = 0; i < 2 * S::PANELS; i++) { /* rows past the last panel repeat one of it */
         const int32_t n = min(mine + 32 * i, wg_panels() * 64 - 1);
+        const bool there = (wg_glu() ? n / 64 * 32 + n % 32 : n) < wg_width();
         b.scale[i / 2][i % 2] = S::OF_FLOATS ? 1.0f : wg_scales(a, S::BITS)[n] * unit;
-        b.bias[i / 2][i % 2] = c_bias ? *wg_bias(a, n) : 0.0f;
+        b.bias[i / 2][i % 2] = c_bias && there ? *wg_bias(a, n) : 0.0f;
     }
     return b;
 }

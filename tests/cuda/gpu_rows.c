@@ -9,9 +9,11 @@
  * templates may ask for. Environment:
  *
  *   PFQ_GPU_ARCH     folder of the code instead of that of the GPU: compute_80 is PTX
- *   PFQ_GPU_EXACT    every block is an allocation of its own size, for compute-sanitizer (slow)
+ *   PFQ_GPU_EXACT    every block is an allocation of its own size, for compute-sanitizer (slow); of
+ *                    emulated kernels it stays where it is, in front of an unreadable page
  *   PFQ_GPU_EACH     n: of each kernel the first n launches, then fewer and fewer; others are left
- *                    out and no result is judged, but by compute-sanitizer
+ *                    out and no result is judged but by compute-sanitizer, for which results and
+ *                    scratch hold nothing
  *   PFQ_GPU_RECORD   no GPU, no launch: sources of some calls, specialised as in a model, are
  *                    written to this folder; compiled by gpu_code, they are what runs for these
  *                    calls
@@ -63,8 +65,8 @@ typedef struct Code {
 typedef struct Block {
     char *host;
     size_t bytes;
-    uint64_t at, block; /* block: what was allocated for it */
-    bool out;
+    uint64_t at, block; /* block: what was allocated for it; 0: nothing */
+    bool in, out;
 } Block;
 
 static struct {
@@ -199,6 +201,11 @@ static bool load(const char *name, const char *entry, bool generic, Code *out)
     return true;
 }
 
+bool gpu_judged(void)
+{
+    return !getenv("PFQ_GPU_RECORD") && !getenv("PFQ_GPU_EACH");
+}
+
 /* ---- specialised code ---- */
 
 static Constants constants(void)
@@ -323,10 +330,15 @@ static void add_block(Blocks *b, const void *p, bool out, bool wide)
     for (int i = 0; i < b->n; i++)
         if (b->at[i].host == host) {
             b->at[i].out |= out;
+            b->at[i].in |= !out;
             return;
         }
     Block *k = &b->at[b->n++];
-    *k = (Block){.host = host, .bytes = bytes, .out = out};
+    *k = (Block){.host = host, .bytes = bytes, .in = !out, .out = out};
+    if (getenv("PFQ_GPU_EXACT") && gpu.emulated && !wide) {
+        k->at = (uint64_t)(uintptr_t)host;
+        return;
+    }
     if (getenv("PFQ_GPU_EXACT")) {
         CALL(cuMemAlloc_v2, "a block", &k->block, wide ? bytes + WIDE : bytes ? bytes : 1);
         k->at = wide ? (k->block + WIDE - 1) / WIDE * WIDE : k->block;
@@ -356,7 +368,7 @@ static void upload(const Blocks *b)
 {
     if (getenv("PFQ_GPU_EXACT")) {
         for (int i = 0; i < b->n; i++)
-            if (b->at[i].bytes)
+            if (b->at[i].bytes && b->at[i].block && (b->at[i].in || gpu_judged()))
                 CALL(cuMemcpyHtoDAsync_v2, "a block", b->at[i].at, b->at[i].host, b->at[i].bytes,
                      gpu.stream);
         return;
@@ -375,16 +387,23 @@ static void take_back(const Block *k, const char *now, const char *entry)
         gpu_die(entry, "changes what it may only read");
 }
 
+static void download_block(const Block *k, const char *entry)
+{
+    char *now = malloc(k->bytes + 1);
+    if (k->bytes) CALL(cuMemcpyDtoHAsync_v2, entry, now, k->at, k->bytes, gpu.stream);
+    CALL(cuStreamSynchronize, entry, gpu.stream);
+    take_back(k, now, entry);
+    free(now);
+}
+
 static void download(const Blocks *b, const char *entry)
 {
     if (getenv("PFQ_GPU_EXACT")) {
+        CALL(cuStreamSynchronize, entry, gpu.stream);
         for (int i = 0; i < b->n; i++) {
             const Block *k = &b->at[i];
-            char *now = malloc(k->bytes + 1);
-            if (k->bytes) CALL(cuMemcpyDtoHAsync_v2, entry, now, k->at, k->bytes, gpu.stream);
-            CALL(cuStreamSynchronize, entry, gpu.stream);
-            take_back(k, now, entry);
-            free(now);
+            if (!k->block) continue;
+            if (gpu_judged()) download_block(k, entry);
             CALL(cuMemFree_v2, "a block", k->block);
         }
         return;
@@ -411,7 +430,8 @@ static void give_memory(const GpuLaunch *l, Code *code, PfqCudaArgs *c)
     if ((uint64_t)l->work > gpu.work_bytes) {
         if (gpu.work) CALL(cuMemFree_v2, "scratch", gpu.work);
         CALL(cuMemAlloc_v2, "scratch", &gpu.work, (size_t)l->work);
-        CALL(cuMemsetD8Async, "scratch", gpu.work, 0xff, (size_t)l->work, gpu.stream);
+        if (gpu_judged())
+            CALL(cuMemsetD8Async, "scratch", gpu.work, 0xff, (size_t)l->work, gpu.stream);
         gpu.work_bytes = (uint64_t)l->work;
     }
     if ((uint64_t)l->sync > code->sync_bytes) {
@@ -463,11 +483,6 @@ static void launch(const GpuLaunch *l, const Code *code, PfqCudaArgs *c)
     }
     void *params[] = {c};
     CALL(cuLaunchKernelEx, l->entry, &config, code->function, params, NULL);
-}
-
-bool gpu_judged(void)
-{
-    return !getenv("PFQ_GPU_RECORD") && !getenv("PFQ_GPU_EACH");
 }
 
 /* With gaps that grow by an n-th of the launches so far: of 10,000 there are n * ln(10,000 / n), of

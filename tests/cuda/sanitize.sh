@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # compute-sanitizer over everything that runs on a GPU: memcheck, racecheck, initcheck and synccheck of programs (prefill of many
-# tokens, logits of many rows; a token as one kernel and as a graph; single launches; batches; tokens chosen on the GPU) and of a
-# quarter of test_kernels' cases, by plain kernels and by rows FAST, each operand in an allocation of its own.
+# tokens, logits of many rows; a token as one kernel and as a graph; single launches; batches; tokens chosen on the GPU) and of
+# test_kernels, by plain kernels and by rows FAST, each operand in an allocation of its own.
 #
-#   sanitize.sh [-k CODE] [-t TOOL]... [-s N] [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; -s: only every Nth
-#                                                             of their cases; FOLDER -: no programs
+#   sanitize.sh [-k CODE] [-t TOOL]... [-n N] [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; -n: how many launches
+#                                                             of each, about (PFQ_GPU_EACH); FOLDER -: no programs
 #
 # $PFQC_BIN as there; $PFQC_JOBS: how many at a time. Exit status: 1 if anything is found, 77 where there is no GPU or no
 # compute-sanitizer. The reports of what failed are printed.
 . "$(dirname "$0")/gpu.bash"
 code=
 tools=
-thin=1
-while getopts k:t:s: option; do
+each=8
+while getopts k:t:n: option; do
     case $option in
     k) code=$OPTARG ;;
     t) tools="$tools $OPTARG" ;;
-    s) thin=$OPTARG ;;
+    n) each=$OPTARG ;;
     *) exit 2 ;;
     esac
 done
@@ -58,11 +58,8 @@ programs() { # folder
 
 if [ "$code" != - ]; then
     [ -n "$code" ] || kernel_code "${code:=$tmp/code}"
-    jobs=${PFQC_JOBS:-4}
-    for ((shard = 0; shard < jobs; shard++)); do
-        for fast in 0 1; do
-            add kernels-$fast-$shard env $([ $fast = 0 ] || echo PFQ_FAST=1) PFQ_GPU_EXACT=1 PFQ_QUARTER=1 PFQ_SHARD=$((shard * thin))/$((jobs * thin)) PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
-        done
+    for fast in "" PFQ_FAST=1; do
+        add kernels-$fast env $fast PFQ_GPU_EXACT=1 PFQ_GPU_EACH=$each PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
     done
 fi
 if [ $# -gt 0 ]; then
