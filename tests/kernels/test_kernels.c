@@ -387,9 +387,13 @@ static void test_integer_linears(void)
 static void test_large_linears(void)
 {
     static const LinCase large[] = {
+        {.layout = KT_S4, .T = 6, .K = 8200, .N = 40, .epi = 1},    {.layout = KT_S4, .T = 6, .K = 40, .N = 16400},
+        {.layout = KT_S4, .T = 13, .K = 8200, .N = 40, .epi = 1},   {.layout = KT_S4, .T = 13, .K = 40, .N = 16400},
+        {.layout = KT_S4, .T = 30, .K = 8200, .N = 40, .epi = 1},   {.layout = KT_S4, .T = 30, .K = 40, .N = 16400},
         {.layout = KT_S4, .T = 70, .K = 8200, .N = 40, .epi = 1},   {.layout = KT_S4, .T = 67, .K = 40, .N = 16400},
         {.layout = KT_S4, .T = 530, .K = 136, .N = 96, .epi = 2},   {.layout = KT_S8, .T = 200, .K = 136, .N = 96, .epi = 1},
         {.layout = KT_S4, .T = 530, .K = 72, .N = 320, .epi = 3, .heads = 3, .kv_heads = 1, .head_dim = 64, .rot = 64},
+        {.layout = KT_S4, .T = 140, .K = 72, .N = 640, .epi = 3, .heads = 3, .kv_heads = 1, .head_dim = 128, .rot = 128},
         {.layout = KT_S8, .T = 140, .K = 72, .N = 320, .epi = 3, .heads = 3, .kv_heads = 1, .head_dim = 64, .rot = 64},
     };
     if (strcmp(lib.variant, "cuda") == 0)
