@@ -115,19 +115,19 @@ static void cuda_kernels(Page *g)
 /* What a token takes at least, and took. */
 static void say_times(Page *g, const Work *w, const Machine *roof)
 {
-    double least = 0, took = 0;
-    for (u32 i = 0; i < g->p->kernel.n; i++) {
-        least += roof ? work_least_us(roof, w[i].flops, w[i].bytes) : 0;
-        took += w[i].us;
-    }
+    const double least = work_least_of_all(g->p, w, roof), took = work_took(g->p, w, g->v->times);
     if (!roof && !(took > 0)) return;
     sb_printf(g->o, "<p>A token behind %.0f others takes ", work_keys(g->p, g->v->times));
     if (roof)
         sb_printf(g->o, "at least %.0f microseconds by %s%s", least,
                   roof->ops > 0 ? "the data sheet of an " : "", roof->name);
     if (took > 0)
-        sb_printf(g->o, "%s%.0f microseconds in the kernels that were measured",
-                  roof ? ", and " : "", took);
+        sb_printf(g->o, "%s%.0f microseconds %s", roof ? ", and " : "", took,
+                  g->v->times->whole > 0
+                      ? "as one kernel (<code>bench --cuda-decode graph --trace</code> has the "
+                        "times of many)"
+                      : "in the kernels that were measured");
+    if (took > 0 && roof) sb_printf(g->o, ": %.0f %% of the roof", 100 * least / took);
     sb_str(g->o, ".</p>\n");
 }
 

@@ -88,6 +88,15 @@ void text_tokens(StrBuf *o, const Plan *p)
     }
 }
 
+/* Behind a kernel's cells: what a roof allows, what it took. */
+static void took_cells(StrBuf *o, const Machine *roof, double least, double us)
+{
+    if (roof) sb_printf(o, " %10.2f", least);
+    if (us > 0) sb_printf(o, " %13.2f", us);
+    if (us > 0 && roof) sb_printf(o, " %3.0f %%", 100 * least / us);
+    sb_ch(o, '\n');
+}
+
 void text_kernels(StrBuf *o, const View *v)
 {
     const Plan *p = v->plan;
@@ -102,9 +111,9 @@ void text_kernels(StrBuf *o, const View *v)
         sb_printf(o, "%6lld %9s %8.2f", (long long)w[i].calls, html_bytes(o->a, (i64)w[i].bytes),
                   w[i].bytes > 0 ? w[i].flops / w[i].bytes : 0.0);
         const double least = roof ? work_least_us(roof, w[i].flops, w[i].bytes) : 0;
-        if (roof) sb_printf(o, " %10.2f", least);
-        if (v->times && w[i].us > 0) sb_printf(o, " %13.2f", w[i].us);
-        if (v->times && w[i].us > 0 && roof) sb_printf(o, " %3.0f %%", 100 * least / w[i].us);
-        sb_ch(o, '\n');
+        took_cells(o, roof, least, w[i].us);
     }
+    if (!v->times) return;
+    sb_printf(o, "%-61s", v->times->whole > 0 ? "a token, as one kernel" : "a token");
+    took_cells(o, roof, work_least_of_all(p, w, roof), work_took(p, w, v->times));
 }

@@ -29,6 +29,22 @@ double work_least_us(const Machine *m, double flops, double bytes)
     return 1e6 * fmax(m->ops > 0 ? flops / m->ops : 0, bytes / m->bytes);
 }
 
+double work_least_of_all(const Plan *p, const Work *w, const Machine *roof)
+{
+    double us = 0;
+    for (u32 i = 0; i < p->kernel.n && roof; i++)
+        us += work_least_us(roof, w[i].flops, w[i].bytes);
+    return us;
+}
+
+double work_took(const Plan *p, const Work *w, const Times *t)
+{
+    double us = t ? t->whole : 0;
+    for (u32 i = 0; i < p->kernel.n && t; i++)
+        us += w[i].us;
+    return us;
+}
+
 double work_keys(const Plan *p, const Times *t)
 {
     const double keys = t && t->n ? t->keys : (double)KEYS;

@@ -37,12 +37,18 @@ extern const Machine work_machine[]; /* ends with a NULL target */
 bool work_roof(const Plan *p, const struct Times *t, Machine *out);
 double work_least_us(const Machine *m, double flops, double bytes);
 
+/* The same of all kernels together (roof NULL: 0), and what was measured of them, or of the one. */
+double work_least_of_all(const Plan *p, const Work *w, const Machine *roof);
+double work_took(const Plan *p, const Work *w, const struct Times *t);
+
 /* ---- times.c ---- */
 
 /* From a timeline that a program wrote (--trace). */
 typedef struct Times {
     double *us; /* [n] median of the calls of @decode with this step number, one row; 0: none */
     u32 n;
+    double
+        whole;   /* a token took so many by one kernel, whose parts no timeline tells; 0: by many */
     double keys; /* before the tokens, on average */
     double read; /* bytes a second of a plain read by the same threads; 0: not measured */
 } Times;

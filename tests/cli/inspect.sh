@@ -64,6 +64,11 @@ for k in plan["kernels"]:
     cells = re.findall(r'<td class="number">([^<]*)</td>', row)
     assert not us or cells[-2] == f"{us:.2f}" and re.fullmatch(r"\d+ %", cells[-1]), (k["name"], us, cells)
 EOF
+# A GPU that decodes a token by one kernel tells the time of no other.
+echo '{"traceEvents": [{"ph": "X", "cat": "decode", "dur": 50, "args": {"rows": 1, "step": 1, "call": 0, "pos": 9}}]}' >"$tmp/t.json"
+"$PFQC" inspect "$out" --trace "$tmp/t.json" -o "$tmp/some.html" 2>"$tmp/err" || fail "no page of a token as one kernel"
+grep -q 'behind 10 others takes 50 microseconds as one kernel (' "$tmp/some.html" || fail "the page does not say what one kernel took"
+! grep -q '<td class="number">50.00</td>' "$tmp/some.html" || fail "the time of a token is that of its first kernel"
 timed() { # code, text
     printf '%s' "$2" >"$tmp/t.json"
     local status=0
