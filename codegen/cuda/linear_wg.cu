@@ -36,58 +36,78 @@ template <class S> PFQ_DEVICE void wg_finish_chunk(const WgOut &o, WgRest<S> &r)
         wg_plain<S>(o, r);
 }
 
+/* Finishes n tokens from o.token on, whose sums are the first of d; r has been asked for. o.sums is
+ * out, which holds a chunk. */
 template <class S>
-PFQ_DEVICE void wg_emit(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u, int32_t column,
+PFQ_DEVICE void wg_emit(WgOut &o, int32_t *out, uint32_t bar, int32_t n, WgRest<S> &r,
                         const typename S::Sum (&d)[S::PANELS][S::SUMS])
+{
+    const int32_t first = o.token;
+    PFQ_LOOP
+    for (int32_t c = 0; c < n && first + c < o.a->T; c += S::CHUNK) {
+        pfq_bar_sync(bar, 128); /* what out held is read */
+        PFQ_UNROLL
+        for (int32_t at = 0; at < S::TOKENS; at += S::CHUNK)
+            if (at == c) wg_stage<S>(out, at, d); /* registers have no address */
+        pfq_bar_sync(bar, 128);
+        o.token = first + c;
+        o.tokens = min(n - c, (int32_t)S::CHUNK);
+        if (c) wg_ask<S>(o, r);
+        wg_finish_chunk<S>(o, r);
+    }
+}
+
+template <class S>
+PFQ_DEVICE void wg_emit_own(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u,
+                            int32_t column, const typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     int32_t *out = m.out + column * (S::OUT / 4);
     WgOut o = {&a,      out, u.row + column * S::PANELS * 64, u.token, (int32_t)(threadIdx.x & 127),
                S::CHUNK};
-    PFQ_LOOP
-    for (int32_t c = 0; c < S::TOKENS && u.token + c < a.T; c += S::CHUNK) {
-        pfq_bar_sync(1 + (uint32_t)column, 128); /* the last chunk is read */
-        PFQ_UNROLL
-        for (int32_t at = 0; at < S::TOKENS; at += S::CHUNK)
-            if (at == c) wg_stage<S>(out, at, d); /* registers have no address */
-        pfq_bar_sync(1 + (uint32_t)column, 128);
-        o.token = u.token + c;
-        WgRest<S> r;
-        wg_ask<S>(o, r);
-        wg_finish_chunk<S>(o, r);
-    }
+    WgRest<S> r;
+    wg_ask<S>(o, r);
+    wg_emit<S>(o, out, 1 + (uint32_t)column, S::TOKENS, r, d);
 }
 
 /* Of a tile whose k warpgroups and blocks divide: each finishes some tokens. */
 template <class S>
 PFQ_DEVICE void wg_emit_shared(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u,
-                               int32_t group, const int32_t (&d)[S::PANELS][S::SUMS])
+                               const WgShare &w, int32_t group, int32_t (&d)[S::PANELS][S::SUMS])
 {
-    const int32_t column = group % S::ACROSS,
-                  part = pfq_cluster_rank() * S::DEEP + group / S::ACROSS,
-                  parts = pfq_cluster_size() * S::DEEP, shift = 31 - __clz(S::TOKENS / parts),
-                  slice = 1 << shift, first = part << shift;
-    int32_t *out = m.out + group * (S::OUT / 4);
+    const int32_t column = group % S::ACROSS, first = w.part * w.slice,
+                  n = min(w.slice, S::TOKENS - first);
+    int32_t *out = m.out + group * (wg_meeting<S>(w) / 4);
     WgOut o = {&a,
                out,
                u.row + column * S::PANELS * 64,
                u.token + first,
                (int32_t)(threadIdx.x & 127),
-               min(slice, (int32_t)S::CHUNK)};
-    if (S::IN_RING) pfq_cluster_arrive();
+               min(n, (int32_t)S::CHUNK)};
+    if (o.me == 0)
+        pfq_mbar_expect(m.met + 8 * (uint32_t)group,
+                        (uint32_t)(max(n, 0) * (w.parts - S::DEEP) * S::PANELS * 256));
     WgRest<S> r;
     wg_ask<S>(o, r);
-    pfq_cluster_wait(); /* all have begun, or need their rings no more */
-    wg_scatter<S>(m, part, shift, column, d);
-    pfq_cluster_arrive();
-    pfq_cluster_wait();
-    wg_add_up<S>(out, parts, slice);
+    if constexpr (S::BOXED)
+        wg_box<S>(m, w, column, d);
+    else
+        wg_scatter<S>(m, w, column, d);
+    pfq_bar_sync(15, 128 * S::GROUPS); /* what this block left is there, and what others did: */
+    pfq_mbar_wait(m.met + 8 * (uint32_t)group, 0);
+    if constexpr (S::BOXED) {
+        wg_unbox<S>(out, w, d);
+        wg_emit<S>(o, out, 1 + (uint32_t)group, n, r, d);
+        return;
+    }
+    wg_add_up<S>(out, w);
     pfq_bar_sync(1 + (uint32_t)group, 128);
     PFQ_LOOP
-    for (int32_t c = 0; c < slice && u.token + first + c < a.T; c += S::CHUNK) {
+    for (int32_t c = 0; c < n && u.token + first + c < a.T; c += S::CHUNK) {
         if (c) wg_ask<S>(o, r);
         wg_finish_chunk<S>(o, r);
         o.sums += S::CHUNK * S::STRIDE;
         o.token += S::CHUNK;
+        o.tokens = min(n - c - S::CHUNK, (int32_t)S::CHUNK);
     }
 }
 
@@ -109,7 +129,9 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
     int32_t before = 0; /* stages of the units before */
     WgUnit u;
     wg_expect_scales<S>(a);
+    const WgShare w = wg_share<S>(turn);
     pfq_wait_previous();
+    if (S::SPLIT) pfq_cluster_wait(); /* all have begun */
 #ifdef WG_LAG
     if (column) {
         uint32_t c0, c1;
@@ -126,14 +148,14 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
         before += n;
         wg_sum<S>(m, r, column, (n - skip + S::DEEP - 1) / S::DEEP, d);
         if constexpr (S::SPLIT) {
-            wg_emit_shared<S>(a, m, u, group, d);
+            wg_emit_shared<S>(a, m, u, w, group, d);
         } else {
             if constexpr (S::DEEP > 1)
                 if (!wg_fold<S>(m, group, d)) continue;
             if (wg_can_bulk<S>(a))
                 wg_emit_bulk<S>(a, m, u, column, d);
             else
-                wg_emit<S>(a, m, u, column, d);
+                wg_emit_own<S>(a, m, u, column, d);
         }
     }
     pfq_bulk_done();
@@ -142,20 +164,26 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
 template <class S> PFQ_DEVICE void wg_linear(const PfqCudaArgs &a)
 {
     const WgShared m = wg_shared<S>();
+    WgFeed<S> f;
+    bool more = false;
+    f.me = pfq_warp() - S::WARPS;
     pfq_let_next_start();
     if (threadIdx.x == 0) { /* many threads would do it one after another */
         for (int32_t i = 0; i < S::STAGES; i++) {
             pfq_mbar_init(m.full + 8 * i, S::PRODUCERS);
             pfq_mbar_init(m.empty + 8 * i, 128 * S::ACROSS);
         }
+        for (int32_t i = 0; S::SPLIT && i < S::GROUPS; i++)
+            pfq_mbar_init(m.met + 8 * i, 1);
         pfq_mbar_ready();
+    } else if (f.me >= 0) {
+        more = wg_feed<S>(a, 0, f);
     }
     __syncthreads();
-    if (S::SPLIT && !S::IN_RING) pfq_cluster_arrive();
-    if (pfq_warp() >= S::WARPS) {
+    if (S::SPLIT) pfq_cluster_arrive();
+    if (f.me >= 0) {
         if (S::BIG) pfq_fewer_registers<40>();
-        const int32_t me = pfq_warp() - S::WARPS;
-        if (me < S::PRODUCERS && pfq_lane() == 0) wg_produce<S>(a, m, me);
+        if (f.me < S::PRODUCERS && pfq_lane() == 0) wg_produce<S>(a, m, f, more);
     } else {
         if (S::BIG) pfq_more_registers<232>();
         wg_consume<S>(a, m);
@@ -183,14 +211,16 @@ template <class S, bool wanted> PFQ_DEVICE void wg_entry(const PfqCudaArgs &a)
 
 #if defined PFQ_SIMT && !defined PFQ_ENTRY /* for tests/cuda/test_wg.c */
 template <class S> struct WgFacts {
-    static constexpr int32_t value[8] = {S::BITS,   S::ROWS,        S::TOKENS, S::BLOCK,
-                                         S::SHARED, 64 * S::PANELS, S::SPLIT,  S::DEEP};
+    static constexpr int32_t value[10] = {
+        S::BITS,        S::ROWS,  S::TOKENS, S::BLOCK, S::SHARED,
+        64 * S::PANELS, S::SPLIT, S::DEEP,   S::LEAST, S::GROUPS *S::SUMS_BYTES};
 };
 #define WG(name, id, when, from, to, per_sm, ...)                                                  \
-    extern "C" const int32_t pfq_cu_##name##_facts[8] = {                                          \
+    extern "C" const int32_t pfq_cu_##name##_facts[10] = {                                         \
         WgFacts<WgShape<__VA_ARGS__>>::value[0], WgFacts<WgShape<__VA_ARGS__>>::value[1],          \
         WgFacts<WgShape<__VA_ARGS__>>::value[2], WgFacts<WgShape<__VA_ARGS__>>::value[3],          \
         WgFacts<WgShape<__VA_ARGS__>>::value[4], WgFacts<WgShape<__VA_ARGS__>>::value[5],          \
-        WgFacts<WgShape<__VA_ARGS__>>::value[6], WgFacts<WgShape<__VA_ARGS__>>::value[7]};
+        WgFacts<WgShape<__VA_ARGS__>>::value[6], WgFacts<WgShape<__VA_ARGS__>>::value[7],          \
+        WgFacts<WgShape<__VA_ARGS__>>::value[8], WgFacts<WgShape<__VA_ARGS__>>::value[9]};
 #include "linear_wg_list.cuh"
 #endif

@@ -13,11 +13,13 @@
  * next stage's weights are loaded and spread out into the other half of `a`. A stage is released
  * when the batch behind it is under way.
  *
- * Launch: S::BLOCK threads, dynamic shared memory S::SHARED. Blocks as many as fit the GPU take
- * whole tiles in turn, in groups of WG_GROUP token tiles so that both operands come from the L2.
- * Or, if S::SPLIT, clusters as many as there are tiles: the blocks of one take a stage of k each in
- * turn, as their warpgroups do, then leave their sums in each other's shared memory, so that each
- * warpgroup finishes some of the tile's tokens. Sums are integers, so the order does not matter.
+ * Launch: S::BLOCK threads, dynamic shared memory S::SHARED and the meetings'. Blocks as many as
+ * fit the GPU take whole tiles in turn, in groups of WG_GROUP token tiles so that both operands
+ * come from the L2. Or, if S::SPLIT, clusters as many as there are tiles: the blocks of one take a
+ * stage of k each in turn, as their warpgroups do, then leave their sums in each other's shared
+ * memory, so that each warpgroup finishes some of the tile's tokens: of few tokens as its epilogue
+ * reads them, of many (S::BOXED) as registers hold them. Sums are integers, so the order does not
+ * matter.
  *
  * Roofline: large T is bound by the tensor cores (4096 multiply-adds a cycle and SM), few tokens by
  * the weights' bytes. docs/performance.md has what was measured.
@@ -78,17 +80,17 @@ struct WgShape {
                          FLOATS = 2 * 32 * (256 * panels + 16);
     /* Wide tiles go out as bulk copies: all of it as halves, 32 tokens at a time as floats. */
     static constexpr bool BULK = tokens >= 128;
-    static constexpr int OUT = split             ? tokens * STRIDE * 4
+    static constexpr int OUT = split             ? 0
                                : !BULK           ? CHUNKS
                                : HALVES > CHUNKS ? (HALVES > FLOATS ? HALVES : FLOATS)
                                                  : (CHUNKS > FLOATS ? CHUNKS : FLOATS),
-                         OUTS = split ? GROUPS : across,
                          FOLD = split ? 0 : (deep - 1) * across * panels * SUMS * 512;
-    /* What blocks of a shared tile leave for others: if it is much, where their rings were. */
-    static constexpr bool IN_RING = split && tokens >= 64;
-    static constexpr int BEHIND = IN_RING ? 0 : OUTS * OUT,
-                         SHARED = 1024 + stages * STAGE + BEHIND + FOLD + 16 * stages + 128;
-    static_assert(!IN_RING || OUTS * OUT <= stages * STAGE);
+    /* Of a tile that blocks share, a warpgroup finishes so many tokens or a multiple of them; the
+     * bytes of a token's sums where they meet. */
+    static constexpr bool BOXED = split && tokens >= 64;
+    static constexpr int LEAST = BOXED ? 8 : 1, SUMS_BYTES = BOXED ? panels * 256 : STRIDE * 4;
+    /* Without the meetings: wg_meeting. */
+    static constexpr int SHARED = 1024 + stages * STAGE + across * OUT + FOLD + 16 * stages + 128;
     /* Sums of floats depend on their order, which must be the same for any number of tokens. */
     static_assert(!OF_FLOATS || (!split && deep == 1));
     static_assert(tokens % chunk == 0 && chunk % 8 == 0 && stages % deep == 0);
@@ -96,8 +98,9 @@ struct WgShape {
 
 struct WgShared {
     uint32_t ring, full, empty;  /* addresses: of the first stage, its barriers */
+    uint32_t met;                /* of the barrier of each warpgroup's meeting */
     const unsigned char *stages; /* the ring */
-    int32_t *out, *fold;
+    int32_t *out, *fold;         /* out: of a tile that is shared, the warpgroups' meetings */
 };
 
 template <class S> PFQ_DEVICE WgShared wg_shared()
@@ -106,14 +109,14 @@ template <class S> PFQ_DEVICE WgShared wg_shared()
     WgShared m;
     m.stages = p;
     m.ring = pfq_smem(p);
-    m.out = (int32_t *)p;
     p += S::STAGES * S::STAGE;
-    if (!S::IN_RING) m.out = (int32_t *)p;
-    p += S::BEHIND;
     m.fold = (int32_t *)p;
     p += S::FOLD;
     m.full = pfq_smem(p);
     m.empty = m.full + 8 * S::STAGES;
+    m.met = m.empty + 8 * S::STAGES;
+    p += 16 * (S::STAGES + S::GROUPS);
+    m.out = (int32_t *)p;
     return m;
 }
 
@@ -191,45 +194,59 @@ PFQ_DEVICE const uint8_t *wg_panel(const PfqCudaArgs &a, const WgUnit &u, int32_
 }
 
 /* Copies of a stage are the tokens', 0, and one for each panel. A thread issues one in some 120 ns,
- * so several share them: producer `me` copies me, me + PRODUCERS, ... Between two stages it only
- * adds: whatever one thread computes there, all wait for. */
-template <class S> PFQ_DEVICE void wg_produce(const PfqCudaArgs &a, const WgShared &m, int32_t me)
-{
-    constexpr int32_t most = (S::COPIES - 1) / S::PRODUCERS + 1;
+ * so several share them: producer `me` copies me, me + PRODUCERS, ... */
+template <class S> struct WgFeed {
+    static constexpr int32_t most = (S::COPIES - 1) / S::PRODUCERS + 1;
+    int32_t me;
     WgUnit u;
+    uint32_t bytes, x_bytes;   /* of a stage's copies, of that of the tokens */
+    const uint8_t *from[most]; /* the first one's may be the tokens' */
+};
+
+/* What is copied for unit i of the block; false: there are fewer. */
+template <class S> PFQ_DEVICE bool wg_feed(const PfqCudaArgs &a, int32_t i, WgFeed<S> &f)
+{
+    if (!wg_unit<S>(a.T, i, &f.u)) return false;
+    f.bytes = f.x_bytes = f.me ? 0 : wg_x_bytes<S>(a, f.u);
+    PFQ_UNROLL
+    for (int32_t j = 0; j < f.most; j++) {
+        const int32_t p = f.me + j * S::PRODUCERS - 1;
+        f.from[j] = p < 0 ? (const uint8_t *)a.in[0] + ((int64_t)f.u.k0 * c_cap + f.u.token) * 128
+                          : wg_panel<S>(a, f.u, p) + (int64_t)f.u.k0 * S::PANEL;
+        f.bytes += p >= 0 && p < S::COPIES - 1 ? S::PANEL : 0;
+    }
+    return true;
+}
+
+/* f: of the first unit, if there is one. Between two stages a producer only adds: whatever one
+ * thread computes there, all wait for. */
+template <class S>
+PFQ_DEVICE void wg_produce(const PfqCudaArgs &a, const WgShared &m, WgFeed<S> &f, bool more)
+{
     int32_t stage = 0;
     uint32_t parity = 1;
-    if (me == 0) pfq_wait_previous(); /* weights do not depend on the kernels before this one */
-    for (int32_t i = 0; wg_unit<S>(a.T, i, &u); i++) {
-        const uint32_t x_bytes = me ? 0 : wg_x_bytes<S>(a, u);
-        const uint8_t *from[most]; /* of the thread's copies; the first one's may be the tokens' */
-        uint32_t bytes = x_bytes;
-        PFQ_UNROLL
-        for (int32_t j = 0; j < most; j++) {
-            const int32_t p = me + j * S::PRODUCERS - 1;
-            from[j] = p < 0 ? (const uint8_t *)a.in[0] + ((int64_t)u.k0 * c_cap + u.token) * 128
-                            : wg_panel<S>(a, u, p) + (int64_t)u.k0 * S::PANEL;
-            bytes += p >= 0 && p < S::COPIES - 1 ? S::PANEL : 0;
-        }
-        for (int32_t k = 0; k < u.n; k++) {
+    if (f.me == 0) pfq_wait_previous(); /* weights do not depend on the kernels before this one */
+    for (int32_t i = 1; more; i++) {
+        for (int32_t k = 0; k < f.u.n; k++) {
             const uint32_t bar = m.full + 8 * stage, to = m.ring + stage * S::STAGE;
             pfq_mbar_wait(m.empty + 8 * stage, parity);
-            pfq_mbar_expect(bar, bytes);
+            pfq_mbar_expect(bar, f.bytes);
             PFQ_UNROLL
-            for (int32_t j = 0; j < most; j++) {
-                const int32_t p = me + j * S::PRODUCERS - 1;
+            for (int32_t j = 0; j < f.most; j++) {
+                const int32_t p = f.me + j * S::PRODUCERS - 1;
                 if (p >= S::COPIES - 1) break;
                 if (p < 0)
-                    pfq_bulk_load(to + S::W_BYTES, from[j], x_bytes, bar);
+                    pfq_bulk_load(to + S::W_BYTES, f.from[j], f.x_bytes, bar);
                 else
-                    pfq_bulk_load(to + p * S::PANEL, from[j], S::PANEL, bar);
-                from[j] += (int64_t)u.step * (p < 0 ? c_cap * 128 : S::PANEL);
+                    pfq_bulk_load(to + p * S::PANEL, f.from[j], S::PANEL, bar);
+                f.from[j] += (int64_t)f.u.step * (p < 0 ? c_cap * 128 : S::PANEL);
             }
             if (++stage == S::STAGES) {
                 stage = 0;
                 parity ^= 1;
             }
         }
+        more = wg_feed<S>(a, i, f);
     }
 }
 
@@ -376,42 +393,127 @@ PFQ_DEVICE bool wg_fold(const WgShared &m, int32_t group, int32_t (&d)[S::PANELS
     return !turn;
 }
 
-/* Leaves d, the sums of source `part` of all that share the tile, for the warpgroups that finish
- * its tokens: 2^shift of them each, in order. There, (token, row) of source s lies at ((s << shift)
- * + token) * STRIDE + row + row / 32 * 8. */
+/* Of a tile that is shared: source `part` of `parts`, a warpgroup of a block, finishes `slice`
+ * tokens from part * slice on, the last ones fewer or none. Its sums meet those of the others in
+ * wg_meeting bytes, source by source. */
+struct WgShare {
+    int32_t part, parts, slice, inverse; /* t * inverse / 65536: who finishes token t */
+};
+template <class S> PFQ_DEVICE WgShare wg_share(int32_t turn)
+{
+    const int32_t parts = pfq_cluster_size() * S::DEEP,
+                  slice = (S::TOKENS / S::LEAST + parts - 1) / parts * S::LEAST;
+    return {pfq_cluster_rank() * S::DEEP + turn, parts, slice, 65536 / slice + 1};
+}
+template <class S> PFQ_DEVICE int32_t wg_meeting(const WgShare &w)
+{
+    return w.parts * w.slice * S::SUMS_BYTES;
+}
+/* The meeting in which `owner` finishes a column, and its barrier, which counts the bytes from
+ * other blocks: offset in m.out if it is in this block, else addresses there. What stays in a block
+ * is stored plainly, for the way to others is slow (32 KB a block: 0.8 us). */
+struct WgMeeting {
+    uint32_t at, bar;
+    bool here;
+};
 template <class S>
-PFQ_DEVICE void wg_scatter(const WgShared &m, int32_t part, int32_t shift, int32_t column,
+PFQ_DEVICE WgMeeting wg_meeting_of(const WgShared &m, const WgShare &w, int32_t owner,
+                                   int32_t column)
+{
+    const int32_t group = owner % S::DEEP * S::ACROSS + column, rank = owner / S::DEEP;
+    const uint32_t at = (uint32_t)(group * wg_meeting<S>(w)), bar = m.met + 8 * (uint32_t)group;
+    if (rank == w.part / S::DEEP) return {at, bar, true};
+    return {pfq_smem_of(pfq_smem(m.out) + at, rank), pfq_smem_of(bar, rank), false};
+}
+/* v, at `at` in a meeting. */
+PFQ_DEVICE void wg_leave(const WgShared &m, const WgMeeting &to, uint32_t at, int32_t v)
+{
+    if (to.here)
+        m.out[(to.at + at) / 4] = v;
+    else
+        pfq_store_of(to.at + at, v, to.bar);
+}
+PFQ_DEVICE void wg_leave4(const WgShared &m, const WgMeeting &to, uint32_t at, int4 v)
+{
+    if (to.here)
+        *(int4 *)(m.out + (to.at + at) / 4) = v;
+    else
+        pfq_store4_of(to.at + at, v, to.bar);
+}
+
+/* Leaves d for the warpgroups that finish it: (token, row) of source s at ((s * slice) + token) *
+ * STRIDE + row + row / 32 * 8. */
+template <class S>
+PFQ_DEVICE void wg_scatter(const WgShared &m, const WgShare &w, int32_t column,
                            const int32_t (&d)[S::PANELS][S::SUMS])
 {
     const int32_t me = (int32_t)(threadIdx.x & 127), lane = pfq_lane(),
                   row = me / 32 * 8 + lane / 4;
-    const uint32_t out = pfq_smem(m.out);
     PFQ_UNROLL
     for (int32_t i = 0; i < S::TOKENS / 4; i++) {
-        const int32_t t = i / 2 * 8 + (lane & 3) * 2 + (i & 1), owner = t >> shift,
-                      in = (part << shift) + t - (owner << shift),
-                      at = (owner % S::DEEP * S::ACROSS + column) * S::OUT +
-                           (in * S::STRIDE + row) * 4;
-        const uint32_t to = pfq_smem_of(out + (uint32_t)at, owner / S::DEEP);
+        const int32_t t = i / 2 * 8 + (lane & 3) * 2 + (i & 1), owner = t * w.inverse >> 16,
+                      in = w.part * w.slice + t - owner * w.slice;
+        const WgMeeting to = wg_meeting_of<S>(m, w, owner, column);
+        const uint32_t at = (uint32_t)(in * S::STRIDE + row) * 4;
         PFQ_UNROLL
         for (int32_t p = 0; p < S::PANELS; p++) {
-            pfq_store_of(to + (uint32_t)p * 320, d[p][i / 2 * 4 + (i & 1)]);
-            pfq_store_of(to + (uint32_t)p * 320 + 160, d[p][i / 2 * 4 + 2 + (i & 1)]);
+            wg_leave(m, to, at + (uint32_t)p * 320, d[p][i / 2 * 4 + (i & 1)]);
+            wg_leave(m, to, at + (uint32_t)p * 320 + 160, d[p][i / 2 * 4 + 2 + (i & 1)]);
         }
     }
 }
 
 /* Adds up the parts of a warpgroup's tokens, to the first. */
-template <class S> PFQ_DEVICE void wg_add_up(int32_t *out, int32_t parts, int32_t tokens)
+template <class S> PFQ_DEVICE void wg_add_up(int32_t *out, const WgShare &w)
 {
-    const int32_t n = tokens * S::STRIDE / 4;
+    const int32_t n = w.slice * S::STRIDE / 4;
     for (int32_t i = (int32_t)(threadIdx.x & 127); i < n; i += 128) {
         int4 *p = (int4 *)out + i, v = *p;
-        for (int32_t j = 1; j < parts; j++) {
-            const int4 w = p[j * n];
-            v = make_int4(v.x + w.x, v.y + w.y, v.z + w.z, v.w + w.w);
+        for (int32_t j = 1; j < w.parts; j++) {
+            const int4 more = p[j * n];
+            v = make_int4(v.x + more.x, v.y + more.y, v.z + more.z, v.w + more.w);
         }
         *p = v;
+    }
+}
+
+/* The same two of many tokens, S::BOXED: what lies there are boxes, of eight tokens and a panel,
+ * four words of each thread as they are in d. */
+template <class S>
+PFQ_DEVICE void wg_box(const WgShared &m, const WgShare &w, int32_t column,
+                       const int32_t (&d)[S::PANELS][S::SUMS])
+{
+    int32_t owner = 0, in = 0;
+    PFQ_UNROLL
+    for (int32_t j = 0; j < S::TOKENS / 8; j++, in += 8) {
+        if (in == w.slice) owner++, in = 0;
+        const WgMeeting to = wg_meeting_of<S>(m, w, owner, column);
+        const uint32_t at =
+            (uint32_t)((w.part * w.slice + in) * S::SUMS_BYTES) + (threadIdx.x & 127) * 16;
+        PFQ_UNROLL
+        for (int32_t p = 0; p < S::PANELS; p++) {
+            const int32_t *v = &d[p][4 * j];
+            wg_leave4(m, to, at + (uint32_t)p * 2048, make_int4(v[0], v[1], v[2], v[3]));
+        }
+    }
+}
+/* The sums of the warpgroup's slice, to the first of d. */
+template <class S>
+PFQ_DEVICE void wg_unbox(const int32_t *out, const WgShare &w, int32_t (&d)[S::PANELS][S::SUMS])
+{
+    const int4 *box = (const int4 *)out + (threadIdx.x & 127);
+    PFQ_UNROLL
+    for (int32_t i = 0; i < S::PANELS * S::SUMS; i++)
+        d[i / S::SUMS][i % S::SUMS] = 0;
+    PFQ_LOOP
+    for (int32_t s = 0; s < w.parts; s++, box += w.slice * S::SUMS_BYTES / 16) {
+        PFQ_UNROLL
+        for (int32_t i = 0; i < S::TOKENS / 8 * S::PANELS; i++) {
+            if (i / S::PANELS * 8 >= w.slice) break;
+            const int4 v = box[i * 128];
+            int32_t *to = &d[i % S::PANELS][i / S::PANELS * 4];
+            to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w;
+        }
     }
 }
 

@@ -2,16 +2,20 @@
  * the template are both made of this list.
  *
  * WG(name, ID, when, from, to, per_sm, bits, panels, across, deep, tokens, stages, split, chunk,
- * batch) name      pfq_cu_NAME is the entry; bits of the weights, rows and tokens of a tile; s, k,
- * h: blocks share tiles; k: of long rows; h: warpgroups have two panels; w: of many rows ID, when,
- * from, to   as in kernels.def; WG_HEADS: heads are whole per_sm    blocks of an SM at the same
- * time the rest  WgShape (linear_wg.cuh)
+ * batch)
+ *
+ * name      pfq_cu_NAME is the entry; bits of the weights, rows and tokens of a tile; s, k, p, h:
+ *           blocks share tiles; k: of long rows; p: two tiles of tokens; h: warpgroups have two
+ *           panels; w: of many rows
+ * ID, when, from, to   as in kernels.def; WG_HEADS: heads are whole
+ * per_sm    blocks of an SM at the same time
+ * the rest  WgShape (linear_wg.cuh)
  *
  * A tile must hold whole heads, so heads of 128 columns want two panels. Few tokens: bound by the
  * weights; where rows are many, two blocks an SM take a tile each, so that the next launch's
- * weights come while these finish, else a cluster shares one, with a ring as deep as the k of its
- * blocks. Many tokens: tiles as large as registers allow. What was measured is in
- * docs/performance.md.
+ * weights come while these finish, else a cluster shares one, a block an SM, with a ring as deep as
+ * fits or the k of its blocks. Many tokens: tiles as large as registers allow. What was measured is
+ * in docs/performance.md.
  */
 #define WG_HEADS(panels)                                                                           \
     (C(fmt) == 1 && (C(epi) != 3 || (D == 64 * (panels) && (C(rot) == 0 || C(rot) == D))))
@@ -26,18 +30,17 @@ WG(wg4_64x8k, LINEAR_S4, WG_HEADS(1) && K >= 8192, 1, 8, 1, 4, 1, 1, 2, 8, 30, t
 WG(wg4_64x8s, LINEAR_S4, WG_HEADS(1), 1, 8, 2, 4, 1, 1, 2, 8, 16, true, 8, 2)
 WG(wg4_128x8h, LINEAR_S4, WG_HEADS(2), 1, 8, 1, 4, 2, 1, 2, 8, 16, true, 8, 2)
 WG(wg4_128x16w, LINEAR_S4, WG_HEADS(1) && N >= 16384, 9, 16, 2, 4, 1, 2, 1, 16, 10, false, 16, 2)
-WG(wg4_64x16k, LINEAR_S4, WG_HEADS(1) && K >= 8192, 9, 16, 1, 4, 1, 1, 2, 16, 30, true, 8, 4)
-WG(wg4_64x16s, LINEAR_S4, WG_HEADS(1), 9, 16, 2, 4, 1, 1, 2, 16, 16, true, 8, 2)
+WG(wg4_64x16s, LINEAR_S4, WG_HEADS(1), 9, 16, 1, 4, 1, 1, 2, 16, 24, true, 8, 4)
 WG(wg4_128x16h, LINEAR_S4, WG_HEADS(2), 9, 16, 1, 4, 2, 1, 2, 16, 16, true, 8, 2)
 WG(wg4_128x32w, LINEAR_S4, WG_HEADS(1) && N >= 16384, 17, 32, 2, 4, 1, 2, 1, 32, 8, false, 16, 2)
-WG(wg4_64x32k, LINEAR_S4, WG_HEADS(1) && K >= 8192, 17, 32, 1, 4, 1, 1, 2, 32, 22, true, 8, 4)
-WG(wg4_64x32s, LINEAR_S4, WG_HEADS(1), 17, 32, 2, 4, 1, 1, 2, 32, 10, true, 8, 2)
+WG(wg4_64x32s, LINEAR_S4, WG_HEADS(1), 17, 32, 1, 4, 1, 1, 2, 32, 20, true, 8, 4)
 WG(wg4_128x32h, LINEAR_S4, WG_HEADS(2), 17, 32, 1, 4, 2, 1, 2, 32, 14, true, 8, 2)
 WG(wg4_128x64w, LINEAR_S4, WG_HEADS(1) && N >= 16384, 33, 64, 2, 4, 1, 2, 1, 64, 6, false, 16, 2)
-WG(wg4_64x64s, LINEAR_S4, WG_HEADS(1), 33, 64, 1, 4, 1, 1, 2, 64, 16, true, 16, 2)
-WG(wg4_128x64h, LINEAR_S4, WG_HEADS(2), 33, 64, 1, 4, 2, 1, 2, 64, 12, true, 16, 2)
+WG(wg4_64x64s, LINEAR_S4, WG_HEADS(1), 33, 64, 1, 4, 1, 1, 2, 64, 14, true, 16, 4)
+WG(wg4_128x64h, LINEAR_S4, WG_HEADS(2), 33, 64, 1, 4, 2, 1, 2, 64, 10, true, 16, 2)
 WG(wg4_256x128w, LINEAR_S4, WG_HEADS(2) && N >= 16384, 65, 0, 1, 4, 2, 2, 1, 128, 4, false, 32, 2)
-WG(wg4_128x128s, LINEAR_S4, WG_HEADS(1), 65, 256, 1, 4, 1, 2, 1, 128, 7, true, 32, 2)
+WG(wg4_128x128s, LINEAR_S4, WG_HEADS(1), 65, 128, 1, 4, 1, 2, 1, 128, 6, true, 32, 4)
+WG(wg4_128x128p, LINEAR_S4, WG_HEADS(1), 129, 256, 1, 4, 1, 2, 1, 128, 6, true, 32, 4)
 WG(wg4_128x128h, LINEAR_S4, WG_HEADS(2) && C(epi) == 3, 65, 512, 1, 4, 2, 1, 2, 128, 4, false, 32, 2)
 WG(wg4_128x128, LINEAR_S4, WG_HEADS(1), 257, 512, 1, 4, 1, 2, 1, 128, 7, false, 32, 2)
 WG(wg4_256x128, LINEAR_S4, WG_HEADS(2), 513, 0, 1, 4, 2, 2, 1, 128, 4, false, 32, 2)
@@ -46,7 +49,7 @@ WG(wg8_64x8s, LINEAR_S8, WG_HEADS(1), 1, 8, 2, 8, 1, 1, 2, 8, 8, true, 8, 4)
 WG(wg8_128x8h, LINEAR_S8, WG_HEADS(2), 1, 8, 1, 8, 2, 1, 2, 8, 10, true, 8, 2)
 WG(wg8_64x32s, LINEAR_S8, WG_HEADS(1), 9, 32, 2, 8, 1, 1, 2, 32, 6, true, 32, 4)
 WG(wg8_128x32h, LINEAR_S8, WG_HEADS(2), 9, 32, 1, 8, 2, 1, 2, 32, 8, true, 32, 2)
-WG(wg8_128x64s, LINEAR_S8, WG_HEADS(1), 33, 128, 1, 8, 1, 2, 1, 64, 8, true, 32, 4)
+WG(wg8_128x64s, LINEAR_S8, WG_HEADS(1), 33, 128, 1, 8, 1, 2, 1, 64, 7, true, 32, 4)
 WG(wg8_128x64h, LINEAR_S8, WG_HEADS(2), 33, 128, 1, 8, 2, 1, 2, 64, 6, true, 32, 2)
 WG(wg8_256x128, LINEAR_S8, WG_HEADS(2), 129, 0, 1, 8, 2, 2, 1, 128, 3, false, 32, 2)
 WG(wg8_128x128, LINEAR_S8, WG_HEADS(1), 129, 0, 1, 8, 1, 2, 1, 128, 5, false, 32, 4)

@@ -55,6 +55,7 @@ typedef struct Config {
     X(cuMemsetD8_v2, (uint64_t, unsigned char, size_t))                                            \
     X(cuStreamCreate, (void **, unsigned))                                                         \
     X(cuStreamSynchronize, (void *))                                                               \
+    X(cuOccupancyMaxActiveClusters, (int *, void *, const Config *))                               \
     X(cuLaunchKernelEx, (const Config *, void *, void **, void **))                                \
     X(cuEventCreate, (void **, unsigned))                                                          \
     X(cuEventDestroy_v2, (void *))                                                                 \
@@ -194,6 +195,15 @@ static void open_kernel(const Line *l, Kernel *k)
     k->attribute[0] = (struct Attribute){.id = 4, .v.cluster = {(unsigned)l->cluster, 1, 1}};
     k->attribute[1] = (struct Attribute){.id = 6, .v.value = 1}; /* overlap */
     k->c.attribute = k->attribute;
+}
+
+/* Clusters that are resident at once, and how many there are. */
+static void print_clusters(Kernel *k, int32_t size)
+{
+    int resident;
+    k->c.n = 1;
+    CU(cuOccupancyMaxActiveClusters(&resident, k->function, &k->c));
+    printf(" clusters of %d: %u of %d", size, k->c.grid[0] / (unsigned)size, resident);
 }
 
 static void launch(Kernel *k, PfqCudaArgs *a, bool overlap)
@@ -391,6 +401,7 @@ static void time_line(const Line *l, int sustain)
     float t[30];
     const double ops = 2.0 * s->T * (double)s->N * s->K, bytes = (double)s->N * s->K * s->bits / 8;
     printf("%-34s N %5d K %5d T %4d e%d", l->name, s->N, s->K, s->T, s->epi);
+    if (l->cluster > 1) print_clusters(&r.k, l->cluster);
     if (s->T >= 128) {
         time_launches(&r, ops / 1.4e9, sustain, t);
         printf(" %8.2f us [%.2f %.2f] %6.0f TOPS", t[15], t[0], t[29], ops / t[15] * 1e-6);

@@ -128,12 +128,18 @@ PFQ_KERNEL(neighbours, 256)
 {
     const int32_t next = (pfq_cluster_rank() + 1) % pfq_cluster_size(), n = (int32_t)blockDim.x;
     const int32_t mine = (int32_t)blockIdx.x * n + (int32_t)threadIdx.x;
+    const uint32_t bar = pfq_smem((int32_t *)pfq_shared + n);
+    if (threadIdx.x == 0) {
+        pfq_mbar_init(bar, 1);
+        pfq_mbar_ready();
+        pfq_mbar_expect(bar, 4 * (uint32_t)n);
+    }
+    __syncthreads();
     pfq_cluster_arrive();
     pfq_cluster_wait(); /* it has begun */
     pfq_store_of(pfq_smem_of(pfq_smem((int32_t *)pfq_shared + threadIdx.x), next),
-                 ((const int32_t *)a.in[0])[mine]);
-    pfq_cluster_arrive();
-    pfq_cluster_wait();
+                 ((const int32_t *)a.in[0])[mine], pfq_smem_of(bar, next));
+    pfq_mbar_wait(bar, 0);
     const int32_t before = (pfq_cluster_rank() + pfq_cluster_size() - 1) % pfq_cluster_size();
     ((int32_t *)a.out[0])[mine + (before - pfq_cluster_rank()) * n] =
         ((const int32_t *)pfq_shared)[threadIdx.x];
@@ -142,7 +148,8 @@ PFQ_KERNEL(neighbours, 256)
 /* A block that has ended has no shared memory. */
 PFQ_KERNEL(gone, 256)
 {
-    if (pfq_cluster_rank()) pfq_store_of(pfq_smem_of(pfq_smem(pfq_shared), 0), 1);
+    const uint32_t there = pfq_smem_of(pfq_smem(pfq_shared), 0);
+    if (pfq_cluster_rank()) pfq_store_of(there, 1, there + 8);
 }
 
 extern "C" int64_t tile_at(int32_t rows, int32_t t, int32_t k)

@@ -300,6 +300,16 @@ bool simt_mbar_try(uint32_t bar, uint32_t parity)
     return over;
 }
 
+void simt_store_of(uint32_t there, const void *v, uint32_t bytes, uint32_t bar)
+{
+    if (there % bytes) die("a misaligned store to another block");
+    if (there / RANK != bar / RANK) die("a store to one block that arrives in another");
+    memcpy(simt_pointer(there, bytes), v, bytes);
+    Mbar *b = mbar(bar);
+    b->tx -= (int32_t)bytes;
+    mbar_check(b);
+}
+
 void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 {
     if (to % 16 || (uintptr_t)from % 16 || bytes % 16 || !bytes)

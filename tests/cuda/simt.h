@@ -85,6 +85,7 @@ void simt_bulk_read(int32_t keep);
 void simt_cluster_arrive(void);
 void simt_cluster_wait(void);
 uint32_t simt_address_of(uint32_t address, int32_t rank);
+void simt_store_of(uint32_t there, const void *v, uint32_t bytes, uint32_t bar);
 /* The number of the thread among those of all resident blocks. */
 int32_t simt_thread(void);
 /* Arrives at barrier id (1..15) of that many threads, and waits for it or not. */
@@ -407,9 +408,13 @@ PFQ_DEVICE uint32_t pfq_smem_of(uint32_t at, int32_t rank)
 {
     return simt_address_of(at, rank);
 }
-PFQ_DEVICE void pfq_store_of(uint32_t there, int32_t v)
+PFQ_DEVICE void pfq_store_of(uint32_t there, int32_t v, uint32_t bar)
 {
-    *(int32_t *)simt_pointer(there, 4) = v;
+    simt_store_of(there, &v, 4, bar);
+}
+PFQ_DEVICE void pfq_store4_of(uint32_t there, int4 v, uint32_t bar)
+{
+    simt_store_of(there, &v, 16, bar);
 }
 PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 {

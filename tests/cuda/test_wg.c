@@ -13,7 +13,7 @@
 
 #define WG(name, ...)                                                                              \
     extern SimtKernel pfq_cu_##name##_simt;                                                        \
-    extern const int32_t pfq_cu_##name##_facts[8];
+    extern const int32_t pfq_cu_##name##_facts[10];
 #include "codegen/cuda/linear_wg_list.cuh"
 
 static int failures, cases;
@@ -23,15 +23,29 @@ static int32_t min_of(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
+/* Of a tile that so many blocks share: tokens, rounded up so that its parts are equal; and the
+ * kernel's shared memory. */
+static int32_t slices_of(const int32_t *facts, int32_t cluster)
+{
+    const int32_t parts = cluster * facts[7], slice = (facts[2] / facts[8] + parts - 1) / parts;
+    return parts * slice * facts[8];
+}
+static int32_t shared_of(const int32_t *facts, int32_t cluster)
+{
+    return facts[4] + (facts[6] ? slices_of(facts, cluster) * facts[9] : 0);
+}
+
 /* On so many blocks; or, of tiles that are shared, on as many clusters as there are tiles. */
 static void run(const char *name, SimtKernel *kernel, const int32_t *facts, const WgSpec *spec,
                 int32_t blocks)
 {
-    const int32_t most = facts[6] ? min_of(facts[2] / facts[7], 8) : 1,
+    const int32_t most = facts[6] ? min_of(facts[2] / facts[8] / facts[7], 8) : 1,
                   panels = spec->epi == 2 ? (spec->N / 2 + 31) / 32 : (spec->N + 63) / 64,
                   tiles = (panels * 64 + facts[1] - 1) / facts[1] *
                           ((spec->T + facts[2] - 1) / facts[2]);
-    simt_cluster = min_of(1 << cases % 4, most);
+    simt_cluster = min_of((const int32_t[]){1, 2, 3, 4, 8}[cases % 5], most);
+    if (facts[8] > 1 && slices_of(facts, simt_cluster) * 8 > facts[2] * 9)
+        simt_cluster = 1; /* as kernels.def */
     if (facts[6]) blocks = simt_cluster * tiles;
     if (getenv("V"))
         fprintf(stderr, "%s N %d K %d T %d epi %d blocks %d in clusters of %d\n", name, spec->N,
@@ -57,7 +71,7 @@ static void run(const char *name, SimtKernel *kernel, const int32_t *facts, cons
             a.in[2] = a.out[0];
         }
         simt_shuffle = order > 0;
-        kernel(&a, (const int32_t[]){blocks, 1, 1}, facts[3], facts[4]);
+        kernel(&a, (const int32_t[]){blocks, 1, 1}, facts[3], shared_of(facts, simt_cluster));
         for (int i = 0; i < 8; i++) {
             char what[128] = "";
             const size_t wrong = got[i] ? wg_wrong(c, i, got[i], what, sizeof what) : 0;
@@ -141,7 +155,8 @@ static void test_launches(void)
 #define FAST(name, id, chips, phases, when, from, to, template, entry, block_, grid_x_, rows_,     \
              shared_, ...)                                                                         \
     {                                                                                              \
-        extern const int32_t pfq_cu_##name##_facts[8] __attribute__((weak)); /* NULL: another's */ \
+        extern const int32_t pfq_cu_##name##_facts[10]                                             \
+            __attribute__((weak)); /* NULL: another's */                                           \
         const struct {                                                                             \
             int64_t block, grid_x, rows, shared, per_sm, flags, work, sync, w, tiles, half,        \
                 cluster;                                                                           \
@@ -150,8 +165,10 @@ static void test_launches(void)
                .rows = rows_,                                                                      \
                .shared = shared_ __VA_OPT__(, ) __VA_ARGS__};                                      \
         const int32_t *f = pfq_cu_##name##_facts;                                                  \
-        if (f && (l.block != f[3] || l.rows != f[2] || l.shared < f[4] || l.shared > f[4] + 256 || \
-                  (l.cluster > 1 && (!f[6] || l.cluster * f[7] > f[2])))) {                        \
+        const int32_t cluster = l.cluster > 1 ? (int32_t)l.cluster : 1,                            \
+                      need = f ? shared_of(f, cluster) : 0;                                        \
+        if (f && (l.block != f[3] || l.rows != f[2] || l.shared < need || l.shared > need + 256 || \
+                  (l.cluster > 1 && (!f[6] || l.cluster * f[7] > f[2] / f[8])))) {                 \
             printf("FAIL the row of %s is not its template's\n", #name);                           \
             failures++;                                                                            \
         }                                                                                          \
