@@ -310,7 +310,7 @@ PFQ_DEVICE void put(const Attend &s, int32_t r, int32_t d, float x, float factor
         pfq_quant_put(s.a->out[0], t, c_heads * c_head_dim, col, x,
                       factor * pfq_inv(*(const float *)s.a->aux[5]));
     else
-        pfq_float_put(s.a->out[0], t, c_heads * c_head_dim, col, x * factor);
+        pfq_float_put(s.a->out[0], c_tiles, t, c_heads * c_head_dim, col, x * factor);
 }
 
 /* ---- many tokens ---- */

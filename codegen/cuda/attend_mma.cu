@@ -285,7 +285,7 @@ template <int D> PFQ_DEVICE void am_put(const AttendMma &s, const AmRows<D> &r, 
             if (c_fmt == PFQ_FMT_S8)
                 pfq_quant_put(s.a->out[0], r.t[h], width, col, y, inv);
             else
-                pfq_float_put(s.a->out[0], r.t[h], width, col, y);
+                pfq_float_put(s.a->out[0], c_tiles, r.t[h], width, col, y);
         }
     }
     for (int32_t t = 0; s.kv == 0 && t < s.tokens; t++)

@@ -28,6 +28,7 @@
 
 #include "heads.cuh"
 #include "math.cuh"
+#include "tiles.cuh"
 
 PFQ_CONST(int32_t, c_N);
 PFQ_CONST(int32_t, c_K);
@@ -39,6 +40,7 @@ PFQ_CONST(int32_t, c_act);
 PFQ_CONST(int32_t, c_heads);
 PFQ_CONST(int32_t, c_kv_heads);
 PFQ_CONST(int32_t, c_turns);
+PFQ_CONST(int32_t, c_tiles);
 
 enum { LIN_TOKENS = 8, LIN_WARPS = 8, LIN_SUMS = 64 }; /* sums of a lane: 2 tiles x 8 x 4 rows */
 enum { LIN_PARTIAL = LIN_SUMS / 8 * 32 }; /* sums that a warp leaves in shared memory */
@@ -179,20 +181,25 @@ PFQ_DEVICE void lin_epi_plain(const Lin &l)
     }
 }
 
-/* Tiles are of gate and of up in turn. */
+/* Channel i of the block's, from y of a token. Tiles are of gate and of up in turn. */
+PFQ_DEVICE float lin_gated(const Lin &l, const float *y, int32_t i)
+{
+    const int32_t row = i / 16 * 32 + i % 16;
+    const float g = lin_bias(l, l.tile * 16 + row, y[row]),
+                u = lin_bias(l, l.tile * 16 + row + 16, y[row + 16]);
+    return pfq_act(c_act, g) * u;
+}
+
+/* To rows, or with c_tiles to tiles of bf16, where the block of the last channels has the padding.
+ */
 PFQ_DEVICE void lin_epi_swiglu(const Lin &l)
 {
-    const int32_t first = l.tile * 8, width = min(l.tiles * 8, c_N / 2 - first);
-    for (int32_t t = pfq_warp(); t < l.tn; t += LIN_WARPS) {
-        float *to = (float *)l.a->out[0] + (int64_t)(l.t0 + t) * (c_N / 2) + first;
-        for (int32_t i = pfq_lane(); i < width; i += 32) {
-            const int32_t row = i / 16 * 32 + i % 16;
-            const float *y = l.y + t * l.ys + row;
-            const float g = lin_bias(l, l.tile * 16 + row, y[0]),
-                        u = lin_bias(l, l.tile * 16 + row + 16, y[16]);
-            to[i] = pfq_act(c_act, g) * u;
-        }
-    }
+    const int32_t n = c_N / 2, first = l.tile * 8, width = min(l.tiles * 8, n - first),
+                  pad = c_tiles && first + width == n ? pfq_up(n, 64) - n : 0;
+    for (int32_t t = pfq_warp(); t < l.tn; t += LIN_WARPS)
+        for (int32_t i = pfq_lane(); i < width + pad; i += 32)
+            pfq_float_put(l.a->out[0], c_tiles, l.t0 + t, n, first + i,
+                          i < width ? lin_gated(l, l.y + t * l.ys, i) : 0.0f);
 }
 
 /* Where kv head g of k (which 0) or v (1) of a row goes. */

@@ -1,57 +1,81 @@
-/* linear.s8 and linear.s4 of many tokens, by mma.sync: on every chip without wgmma, and where
- * wgmma's tiles do not fit. Slots, layouts, epilogues and every bit of the results are those of
- * linear_int.cuh, whose kernels take the few tokens that these do not: both read one copy of the
- * weights, as the image has them. Activations are s8 (c_fmt) alone.
+/* linear of many tokens by mma.sync: on every chip without wgmma, and where wgmma's tiles do not
+ * fit. Slots, layouts and epilogues are those of linear.cuh; weights are read as the image has
+ * them.
  *
  * A block of 8 warps makes S::ROWS rows of W times S::TOKENS tokens, S::WM x S::WN warps side by
- * side, S::WK along k. A ring of S::STAGES stages of S::BLOCKS blocks of 64 k is filled with
- * cp.async while the stages before are multiplied. The sum over k does not mind its order, so lane
- * (g, c), g = lane / 4, c = lane % 4, of a product takes the 16 k from 16 c of a block on, which
- * lie side by side: of a token 16 bytes, of weights 2 (s4) or 4 (s8) times 4 rows of 16 bytes, g's.
- * The rows of the product are 4 of each g then, of 2 tiles: 2 products have 32 rows.
+ * side, S::WK along k; where these leave four over, those alone fill the ring. A ring of
+ * S::STAGES stages of S::BLOCKS blocks is filled with cp.async while the stages before are
+ * multiplied. A block is 64 bytes of a token's row: 64 k of s8, 32 of bf16. The sum over k does not
+ * mind its order, so lane (g, c), g = lane / 4, c = lane % 4, of a product takes the 16 bytes from
+ * 16 c of a block on, which lie side by side: of a token one unit of 16 bytes, of weights 2 (s4) or
+ * 4 units, each of 4 rows, g's. The rows of the product are 4 of each g then, of 2 tiles: 2
+ * products have 32 rows.
  *
  *   weights      [rows / 16][block][unit of 16 bytes], as they lie in the image, but that unit u of
  *                a run of 8 is at u ^ 2 c
  *   activations  [block][token][64 bytes]
  *
- * so that neither meets itself in a bank. Sums are int32, and exact. S::X is 4 if activations are
- * of 4 bits and the chip multiplies nibbles: the words of the weights are operands as they are,
- * those of the activations are made in registers. Else nibbles become bytes 16 times too large.
+ * so that neither meets itself in a bank.
  *
  * Launch: 256 threads, dynamic shared memory the ring, or what the epilogue takes of it: y of
  * S::CHUNK tokens. Blocks go through groups of MMA_GROUP token tiles, so that both operands come
  * from the L2.
  *
- * Roofline: few tokens are bound by the weights' bytes, many by the tensor cores: of an A100 2048
- * s8 or 4096 s4 multiply-adds a cycle and SM, of sm_86 and sm_89 half as many.
+ * Roofline: few tokens are bound by the weights' bytes, many by the tensor cores: of an A100 1024
+ * bf16, 2048 s8 or 4096 s4 multiply-adds a cycle and SM, of sm_86 and sm_89 half as many.
+ *
+ * A family (linear_mma*.cu) includes its linear_*.cuh, which says LIN_HEAD and LIN_PARTS, before
+ * this file, and defines what is declared below.
  */
 #ifndef PFQC_CODEGEN_CUDA_LINEAR_MMA_CUH
 #define PFQC_CODEGEN_CUDA_LINEAR_MMA_CUH
 
-#include "linear_int.cuh"
+#include "linear.cuh"
 #include "mma.cuh"
 
-enum { MMA_GROUP = 8, MMA_K = 64 };
+enum { MMA_GROUP = 8, MMA_BYTES = 64 }; /* of a token in a block */
 enum {
-    MMA_UNITS = 4 / LIN_PARTS,     /* of a lane: 16 k of 4 rows */
+    MMA_UNITS = 4 / LIN_PARTS,     /* of a lane in a block */
     MMA_TILE = 16 * 16 * MMA_UNITS /* bytes of 16 rows of a block */
 };
 
-/* x: bits of an activation; rows, tokens: of a block; wm, wn, wk: warps; blocks of 64 k of a stage
+/* x: bits of an activation; rows, tokens: of a block; wm, wn, wk: warps; blocks, stages: of the
+ * ring
  */
 template <int x, int rows, int tokens, int wm, int wn, int wk, int blocks, int stages>
 struct MmaShape {
     static constexpr int X = x, ROWS = rows, TOKENS = tokens, WM = wm, WN = wn, WK = wk,
-                         BLOCKS = blocks, STAGES = stages;
+                         WARPS = wm * wn * wk, BLOCKS = blocks, STAGES = stages;
+    /* Warps that fill the ring: the last four, if those are left over. */
+    static constexpr int FILLERS = WARPS <= LIN_WARPS / 2 ? LIN_WARPS / 2 : LIN_WARPS;
+    static constexpr int STEPS = x == 4 ? 2 : 4; /* products of a block and pair of tiles */
     static constexpr int PAIRS = rows / 32 / wm, GROUPS = tokens / 8 / wn; /* of a warp */
     static constexpr int W_BYTES = rows / 16 * blocks * MMA_TILE,
-                         STAGE = W_BYTES + blocks * tokens * MMA_K;
+                         STAGE = W_BYTES + blocks * tokens * MMA_BYTES;
     static constexpr int CHUNK = tokens < 64 ? tokens : 64, STRIDE = rows + 4;
-    static_assert(wm * wn * wk == LIN_WARPS && blocks % wk == 0 && stages >= 2);
+    static_assert(WARPS <= LIN_WARPS && blocks % wk == 0 && stages >= 2);
+    /* Sums of floats depend on their order, which must be the same for any number of tokens. */
+    static_assert(x < 16 || wk == 1);
     static_assert(PAIRS * 32 * wm == rows && GROUPS * 8 * wn == tokens &&
                   CHUNK % (8 * GROUPS) == 0);
 };
-template <class S> using MmaSums = int32_t[S::PAIRS][2][S::GROUPS][4];
+template <class S> using MmaSums = LIN_SUM[S::PAIRS][2][S::GROUPS][4];
+
+/* Bytes of a token's row; where byte k, a multiple of 16, of row t lies. */
+PFQ_DEVICE int32_t mma_row_bytes();
+PFQ_DEVICE const uint8_t *mma_x(const PfqCudaArgs &a, int32_t t, int32_t k);
+
+/* A lane's 16 bytes of a token become operands. */
+template <class S> PFQ_DEVICE void mma_prepare(PfqWords &b);
+
+/* Step i of the products of two tiles: i % 2 says which two rows of each 4. */
+template <class S>
+PFQ_DEVICE void mma_step(const PfqWords (&u)[MMA_UNITS], const PfqWords (&b)[S::GROUPS], int32_t i,
+                         LIN_SUM (&d)[S::GROUPS][4]);
+
+/* y of row `row` of the tile at w, and of token t of all, from its sum. */
+template <class S>
+PFQ_DEVICE float mma_finish(const Lin &l, const uint8_t *w, int32_t row, int32_t t, LIN_SUM sum);
 
 /* ---- a stage ---- */
 
@@ -61,52 +85,34 @@ PFQ_DEVICE int32_t mma_unit(int32_t u)
     return u ^ u / (4 * MMA_UNITS) % 4 * 2;
 }
 
-/* Blocks of 64 k from `block` on; what lies behind the last k or token is 0, and not read: many
- * blocks that read one token at a time meet in the L2. */
+/* Blocks from `block` on; what lies behind the last k or token is 0, and not read: many blocks that
+ * read one token at a time meet in the L2. */
 template <class S> PFQ_DEVICE void mma_fill(const Lin &l, uint8_t *stage, int32_t block)
 {
-    constexpr int32_t w_units = S::BLOCKS * MMA_TILE / 16, x_units = S::BLOCKS * MMA_K / 16;
-    const int32_t me = (int32_t)threadIdx.x;
+    constexpr int32_t threads = 32 * S::FILLERS, w_units = S::BLOCKS * MMA_TILE / 16,
+                      x_units = S::BLOCKS * MMA_BYTES / 16, w_all = S::ROWS / 16 * w_units,
+                      x_all = S::TOKENS * x_units;
+    const int32_t me = (int32_t)threadIdx.x - 32 * (LIN_WARPS - S::FILLERS);
+    if (me < 0) return;
     PFQ_UNROLL
-    for (int32_t i = me; i < S::ROWS / 16 * w_units; i += 32 * LIN_WARPS) {
-        const int32_t tile = i / w_units, u = i % w_units, at = block * MMA_TILE + u * 16;
+    for (int32_t j = 0; j < w_all; j += threads) {
+        const int32_t i = j + me, tile = i / w_units, u = i % w_units,
+                      at = block * MMA_TILE + u * 16;
+        if (w_all % threads && i >= w_all) break;
         const uint8_t *from = lin_tile(l, min(l.tile + tile, lin_tiles() - 1)) + LIN_HEAD;
         pfq_copy16_or_zero(stage + (tile * w_units + mma_unit(u)) * 16, from + at,
                            at < 64 * lin_steps());
     }
     PFQ_UNROLL
-    for (int32_t i = me; i < S::TOKENS * x_units; i += 32 * LIN_WARPS) {
-        const int32_t t = i / x_units, u = i % x_units, k = block * MMA_K + u * 16;
-        const uint8_t *from =
-            (const uint8_t *)l.a->in[0] + (int64_t)lin_token(l, t) * pfq_up(c_K, 64);
+    for (int32_t j = 0; j < x_all; j += threads) {
+        const int32_t i = j + me, t = i / x_units, u = i % x_units, k = block * MMA_BYTES + u * 16;
+        if (x_all % threads && i >= x_all) break;
         pfq_copy16_or_zero(stage + S::W_BYTES + ((u / 4 * S::TOKENS + t) * 4 + u % 4) * 16,
-                           from + k, k < c_K && t < l.tn);
+                           mma_x(*l.a, lin_token(l, t), k), k < mma_row_bytes() && t < l.tn);
     }
 }
 
 /* ---- products ---- */
-
-/* The A operand of rows f, of 2, for the first or second 32 k; of nibbles for all 64. */
-template <class S>
-PFQ_DEVICE void mma_rows(const PfqWords (&u)[MMA_UNITS], int32_t f, int32_t half, uint32_t a[4])
-{
-    PFQ_UNROLL
-    for (int32_t j = 0; j < 4; j++) {
-        const int32_t r = 2 * f + j % 2, part = j / 2;
-        if (S::X == 4)
-            a[j] = u[part % MMA_UNITS].v[r];
-        else if (LIN_NIBBLES)
-            a[j] = (uint32_t)lin_part(u[half].v[r], part);
-        else
-            a[j] = u[(2 * half + part) % MMA_UNITS].v[r];
-    }
-}
-
-/* Bytes x + 128 of 8 k as nibbles x, in the order that the weights have them in. */
-PFQ_DEVICE uint32_t mma_nibbles(uint32_t first, uint32_t second)
-{
-    return (first & 0x0f0f0f0fu) | (second << 4 & 0xf0f0f0f0u);
-}
 
 /* A block of the warp's rows, at w, and tokens, at x. */
 template <class S> PFQ_DEVICE void mma_block(const uint8_t *w, const uint8_t *x, MmaSums<S> &d)
@@ -115,11 +121,8 @@ template <class S> PFQ_DEVICE void mma_block(const uint8_t *w, const uint8_t *x,
     PfqWords b[S::GROUPS];
     PFQ_UNROLL
     for (int32_t n = 0; n < S::GROUPS; n++) {
-        b[n] = *(const PfqWords *)(x + (8 * n + g) * MMA_K + 16 * c);
-        if (S::X == 4) {
-            b[n].v[0] = mma_nibbles(b[n].v[0], b[n].v[1]);
-            b[n].v[1] = mma_nibbles(b[n].v[2], b[n].v[3]);
-        }
+        b[n] = *(const PfqWords *)(x + (8 * n + g) * MMA_BYTES + 16 * c);
+        mma_prepare<S>(b[n]);
     }
     PFQ_UNROLL
     for (int32_t p = 0; p < S::PAIRS; p++) {
@@ -129,28 +132,16 @@ template <class S> PFQ_DEVICE void mma_block(const uint8_t *w, const uint8_t *x,
             u[i] = *(const PfqWords *)(w + (2 * p + g / 4) * S::BLOCKS * MMA_TILE +
                                        mma_unit(4 * MMA_UNITS * c + 4 * i + g % 4) * 16);
         PFQ_UNROLL
-        for (int32_t i = 0; i < (S::X == 4 ? 2 : 4); i++) {
-            uint32_t a[4];
-            mma_rows<S>(u, i % 2, i / 2, a);
-            PFQ_UNROLL
-            for (int32_t n = 0; n < S::GROUPS; n++)
-                if (S::X == 4)
-                    pfq_mma_nibbles(d[p][i % 2][n], a, b[n].v);
-                else
-                    pfq_mma_bytes<true, false>(d[p][i % 2][n], a, b[n].v + 2 * (i / 2));
-        }
+        for (int32_t i = 0; i < S::STEPS; i++)
+            mma_step<S>(u, b, i, d[p][i % 2]);
     }
 }
 
 /* ---- results ---- */
 
-/* y of row r of 4 from its sum: head of the tile, the 4 rows' first. */
-template <class S>
-PFQ_DEVICE float mma_finish(const Lin &l, const int32_t *head, int32_t r, int32_t t, int32_t sum)
-{
-    const float v = (float)(S::X == 4 ? sum : (sum >> (LIN_NIBBLES ? 4 : 0)) - head[16 + r]);
-    return lin_scaled(l, v, ((const float *)head)[r], t);
-}
+struct alignas(16) MmaFour {
+    LIN_SUM v[4];
+};
 
 /* The warp's sums, of turn `turn` along k, to y, where the first turns' are; the last one's sums
  * become results. row, t: its first of the block and of the chunk. */
@@ -161,21 +152,22 @@ PFQ_DEVICE void mma_leave(const Lin &l, int32_t turn, int32_t row, int32_t t, co
     PFQ_UNROLL
     for (int32_t p = 0; p < S::PAIRS; p++) {
         const int32_t n = row + 32 * p + g / 4 * 16, at = g % 4 * 4;
-        const int32_t *head =
-            (const int32_t *)lin_tile(l, min(l.tile + n / 16, lin_tiles() - 1)) + at;
+        const uint8_t *tile = lin_tile(l, min(l.tile + n / 16, lin_tiles() - 1));
         PFQ_UNROLL
         for (int32_t i = 0; i < 2 * S::GROUPS; i++) {
             const int32_t token = t + i / 2 * 8 + 2 * c + i % 2;
-            PfqWords *y = (PfqWords *)(l.y + token * S::STRIDE + n + at);
-            PfqWords v = turn ? *y : PfqWords{};
+            float *to = l.y + token * S::STRIDE + n + at;
+            MmaFour v = turn ? *(const MmaFour *)to : MmaFour{};
+            PfqFour y;
             PFQ_UNROLL
             for (int32_t r = 0; r < 4; r++) {
-                v.v[r] += (uint32_t)d[p][r / 2][i / 2][r % 2 * 2 + i % 2];
-                if (turn == S::WK - 1)
-                    v.v[r] = __float_as_uint(
-                        mma_finish<S>(l, head, r, lin_token(l, token), (int32_t)v.v[r]));
+                v.v[r] += d[p][r / 2][i / 2][r % 2 * 2 + i % 2];
+                y.v[r] = mma_finish<S>(l, tile, at + r, lin_token(l, token), v.v[r]);
             }
-            *y = v;
+            if (turn == S::WK - 1)
+                *(PfqFour *)to = y;
+            else
+                *(MmaFour *)to = v;
         }
     }
 }
@@ -203,7 +195,8 @@ template <class S> PFQ_DEVICE Lin mma_place(const PfqCudaArgs &a)
 template <class S>
 PFQ_DEVICE void mma_sum(const Lin &l, int32_t m, int32_t n, int32_t k, MmaSums<S> &d)
 {
-    const int32_t stages = (c_K + S::BLOCKS * MMA_K - 1) / (S::BLOCKS * MMA_K);
+    constexpr int32_t bytes = S::BLOCKS * MMA_BYTES;
+    const int32_t stages = (mma_row_bytes() + bytes - 1) / bytes;
     PFQ_LOOP
     for (int32_t i = 0; i < S::STAGES - 1; i++) {
         if (i < stages) mma_fill<S>(l, pfq_shared + i * S::STAGE, i * S::BLOCKS);
@@ -217,12 +210,13 @@ PFQ_DEVICE void mma_sum(const Lin &l, int32_t m, int32_t n, int32_t k, MmaSums<S
         if (next < stages)
             mma_fill<S>(l, pfq_shared + next % S::STAGES * S::STAGE, next * S::BLOCKS);
         pfq_copy_commit();
+        if (k >= S::WK) continue;
         const uint8_t *w = pfq_shared + i % S::STAGES * S::STAGE, *x = w + S::W_BYTES;
         w += m * S::PAIRS * 2 * S::BLOCKS * MMA_TILE;
-        x += n * S::GROUPS * 8 * MMA_K;
+        x += n * S::GROUPS * 8 * MMA_BYTES;
         PFQ_UNROLL
         for (int32_t b = 0; b < S::BLOCKS; b += S::WK)
-            mma_block<S>(w + (b + k) * MMA_TILE, x + (b + k) * S::TOKENS * MMA_K, d);
+            mma_block<S>(w + (b + k) * MMA_TILE, x + (b + k) * S::TOKENS * MMA_BYTES, d);
     }
     pfq_copy_wait<0>();
     __syncthreads(); /* the ring becomes y */

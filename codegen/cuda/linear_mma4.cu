@@ -1,7 +1,8 @@
-/* linear.s4 of many tokens: the tiles of linear_mma.cuh as kernels, linear_mma_list.cuh. */
+/* linear.s4 of many tokens: the tiles of linear_mma_int.cuh as kernels, linear_mma_list.cuh. */
 #define LIN_NIBBLES 1
-#include "linear_mma.cuh"
+#include "linear_mma_int.cuh"
 
 #define MMA4(name, ...) MMA_KERNEL(name, __VA_ARGS__)
 #define MMA8(name, ...)
+#define MMA16(name, ...)
 #include "linear_mma_list.cuh"

@@ -10,8 +10,8 @@
  *                     chips do it in software
  *   m16n8k8, tf32     a[j]: row g + 8 * (j & 1), k = 4 * (j >> 1) + c; b[j]: column g, k = 4 * j +
  *                     c; d as below. Operands are the bits of f32, of which the upper 19 count
- *   m16n8k16, halves  a[j]: row g + 8 * (j & 1), k = 8 * (j >> 1) + 2 * c ..+1; b[j]: column g,
- *                     k = 8 * j + 2 * c ..+1; d as above
+ *   m16n8k16, halves or bf16: a[j]: row g + 8 * (j & 1), k = 8 * (j >> 1) + 2 * c ..+1; b[j]:
+ * column g, k = 8 * j + 2 * c ..+1; d as above
  */
 #ifndef PFQC_CODEGEN_CUDA_MMA_CUH
 #define PFQC_CODEGEN_CUDA_MMA_CUH
@@ -41,6 +41,10 @@ PFQ_DEVICE int32_t pfq_simt_nibble(uint32_t w, int32_t i)
 PFQ_DEVICE float pfq_simt_half(uint32_t w, int32_t i)
 {
     return pfq_h_to_f((uint16_t)(w >> 16 * i));
+}
+PFQ_DEVICE float pfq_simt_bf16(uint32_t w, int32_t i)
+{
+    return __uint_as_float(i ? w & 0xffff0000u : w << 16);
 }
 PFQ_DEVICE float pfq_simt_tf32(uint32_t w, int32_t)
 {
@@ -81,6 +85,10 @@ PFQ_DEVICE void pfq_mma_nibbles(int32_t d[4], const uint32_t a[4], const uint32_
 PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
     pfq_simt_mma<2, float, pfq_simt_half, pfq_simt_half>(d, a, b);
+}
+PFQ_DEVICE void pfq_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    pfq_simt_mma<2, float, pfq_simt_bf16, pfq_simt_bf16>(d, a, b);
 }
 PFQ_DEVICE void pfq_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
@@ -178,6 +186,14 @@ PFQ_DEVICE void pfq_mma_halves(float d[4], const uint32_t a[4], const uint32_t b
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+PFQ_DEVICE void pfq_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 PFQ_DEVICE void pfq_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2])

@@ -18,7 +18,7 @@ PFQ_DEVICE void finish(const PfqCudaArgs &a, const float *y)
     const int64_t t = blockIdx.y;
     if (c_fmt == PFQ_FMT_F32) {
         for (int32_t k = (int32_t)threadIdx.x; k < c_K; k += (int32_t)blockDim.x)
-            pfq_float_put(a.out[0], t, c_K, k, y[k]);
+            pfq_float_put(a.out[0], c_tiles, t, c_K, k, y[k]);
         pfq_quant_pad(a.out[0], t, 2 * c_K);
         return;
     }

@@ -70,16 +70,6 @@ PFQ_DEVICE void pfq_quant_put(uint64_t out, int64_t t, int32_t K, int32_t k, flo
         ((uint8_t *)out)[t * pfq_quant_stride(PFQ_FMT_S8, K) + k] = byte;
 }
 
-/* Column k of row t of floats, or with c_tiles of tiles of bf16. */
-PFQ_DEVICE void pfq_float_put(uint64_t out, int64_t t, int32_t K, int32_t k, float x)
-{
-    if (c_tiles)
-        *(uint16_t *)((uint8_t *)out + pfq_tile_at(c_tiles, (int32_t)t, 2 * k)) =
-            (uint16_t)pfq_two_bf16(x, 0.0f);
-    else
-        ((float *)out)[t * K + k] = x;
-}
-
 /* The columns of padding that a tile's row of K bytes ends in, by the block. */
 PFQ_DEVICE void pfq_quant_pad(uint64_t out, int64_t t, int32_t K)
 {

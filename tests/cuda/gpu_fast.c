@@ -71,7 +71,8 @@ static const struct {
               {"wgmma", 0x1p-11},
               {"half_cache", 0x1p-10},
               {"attend_mma", 0x1p-10},
-              {"wg16", 0x1p-8}};
+              {"wg16", 0x1p-8},
+              {"mma16", 0x1p-7}};
 extern double kt_slack;
 double kt_slack;
 
@@ -144,7 +145,7 @@ static bool writes_bf16(RowId id, const struct FastRow *f, const PfqArgs *a, int
     return f && c_fmt == F32 && id == ROW_ATTEND && (a->T + K / 4) % 2;
 }
 
-static void give_linear(PfqArgs *a, GpuLaunch *l)
+static void give_linear(RowId id, PfqArgs *a, GpuLaunch *l)
 {
     const bool gated = c_epi == SWIGLU;
     if (l->w != LAYOUT_IMAGE) {
@@ -155,7 +156,7 @@ static void give_linear(PfqArgs *a, GpuLaunch *l)
         l->wide |= WIDE_W;
     }
     if (l->tiles) {
-        const bool bf16 = l->w == LAYOUT_FRAG16;
+        const bool bf16 = id == ROW_LINEAR_BF16;
         void *x = kt_alloc_block((size_t)forms_tile_bytes(c_cap, (1 + bf16) * c_K));
         (bf16 ? forms_bf16_tiles : forms_tiles)(a->in[0], a->T, c_K, c_cap, x);
         a->in[0] = x;
@@ -201,7 +202,7 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     const bool bf16 = writes_bf16(id, f, a, K);
     c_tiles = !f || bf16 || (can_write_tiles(id) && f->calls % 2) ? c_cap : 0; /* or rows */
     c_overlap = (l.flags & PFQ_CUDA_OVERLAP) != 0;
-    if (is_linear(id)) give_linear(&b, &l);
+    if (is_linear(id)) give_linear(id, &b, &l);
     if (id == ROW_ATTEND) give_attend(&b, a);
     if (!is_linear(id) && c_tiles && c_fmt == S8) {
         tiles = b.out[0] = kt_alloc_block((size_t)forms_tile_bytes(c_cap, K));

@@ -1,6 +1,7 @@
 /* linear_mma.cuh on emulated threads (simt.h): every tile over edge shapes and epilogues against
- * the plain kernels of linear_int.cuh, whose bits it must have. Those test_kernels compares with
- * the reference. In order and in a pseudorandom order of threads.
+ * the plain kernels, whose bits it must have; of bf16 where sums are exact. Where they are not, all
+ * tiles of bf16 must have the same bits. Plain kernels test_kernels compares with the reference. In
+ * order and in a pseudorandom order of threads.
  */
 #include "runtime/abi.h"
 #include "tests/cuda/constants.h"
@@ -18,9 +19,15 @@ typedef struct Row {
     bool fits;
 } Row;
 
-extern SimtKernel pfq_cu_linear_s4_simt, pfq_cu_linear_s8_simt, pfq_cu_turns_simt;
-#define MMA4(name, ...) extern SimtKernel pfq_cu_##name##_simt;
-#define MMA8(name, ...) extern SimtKernel pfq_cu_##name##_simt;
+/* forms.cu */
+int64_t forms_tile_bytes(int32_t cap, int32_t K);
+void forms_bf16_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
+
+extern SimtKernel pfq_cu_linear_s4_simt, pfq_cu_linear_s8_simt, pfq_cu_linear_bf16_simt,
+    pfq_cu_turns_simt;
+#define MMA4(name, ...)  extern SimtKernel pfq_cu_##name##_simt;
+#define MMA8(name, ...)  extern SimtKernel pfq_cu_##name##_simt;
+#define MMA16(name, ...) extern SimtKernel pfq_cu_##name##_simt;
 #include "codegen/cuda/linear_mma_list.cuh"
 
 static const struct Tile {
@@ -32,6 +39,8 @@ static const struct Tile {
     {#name, pfq_cu_##name##_simt, 4, x, rows, tokens},
 #define MMA8(name, chips, when, from, to, per_sm, x, rows, tokens, ...)                            \
     {#name, pfq_cu_##name##_simt, 8, x, rows, tokens},
+#define MMA16(name, chips, when, from, to, per_sm, x, rows, tokens, ...)                           \
+    {#name, pfq_cu_##name##_simt, 16, x, rows, tokens},
 #include "codegen/cuda/linear_mma_list.cuh"
 };
 
@@ -42,11 +51,13 @@ static const struct Tile {
 
 static Row plain_row(int32_t bits)
 {
-    SimtKernel *kernel = bits == 4 ? pfq_cu_linear_s4_simt : pfq_cu_linear_s8_simt;
+    SimtKernel *kernel = bits == 4   ? pfq_cu_linear_s4_simt
+                         : bits == 8 ? pfq_cu_linear_s8_simt
+                                     : pfq_cu_linear_bf16_simt;
+    const char *called = bits == 4 ? "LINEAR_S4" : bits == 8 ? "LINEAR_S8" : "LINEAR_BF16";
     SHAPE;
 #define CUDA(id, template, entry, block, grid_x, rows, shared)                                     \
-    if (!strcmp(#id, bits == 4 ? "LINEAR_S4" : "LINEAR_S8"))                                       \
-        return (Row){#id, kernel, block, grid_x, rows, shared, true};
+    if (!strcmp(#id, called)) return (Row){#id, kernel, block, grid_x, rows, shared, true};
 #include "codegen/cuda/kernels.def"
     abort();
 }
@@ -88,16 +99,51 @@ static void *floats(size_t n, float lo, float hi)
     return p;
 }
 
+/* A random bf16: of few bits, so that sums of products are exact, or of all. */
+static float bf16_value(bool exact)
+{
+    const uint32_t r = random_bits();
+    const float x = exact ? (float)(r % 31) - 15 : (float)(int32_t)r * 0x1p-31f;
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    u &= 0xffff0000u;
+    float y;
+    memcpy(&y, &u, 4);
+    return y;
+}
+
+/* Is it a row of weights, not of padding? */
+static bool is_real(const WgSpec *s, int32_t row)
+{
+    return s->epi == 2 ? row / 32 * 16 + row % 16 < s->N / 2 : row < s->N;
+}
+static int32_t tiles_of_rows(const WgSpec *s)
+{
+    return s->epi == 2 ? 2 * ((s->N / 2 + 15) / 16) : (s->N + 15) / 16;
+}
+
+static void *bf16_weights(const WgSpec *s, bool exact)
+{
+    const size_t bytes = 64 * (size_t)((s->K + 1) / 2), n = (size_t)tiles_of_rows(s);
+    uint8_t *w = memset(buffer(n * bytes), 0, n * bytes);
+    for (int32_t row = 0; row < (int32_t)(16 * n); row++)
+        for (int32_t k = 0; k < s->K && is_real(s, row); k++) {
+            const float x = bf16_value(exact) * 0x1p-7f;
+            const int32_t at = k / 2 * 64 + row % 16 * 4 + k % 2 * 2;
+            memcpy(w + (size_t)(row / 16) * bytes + at, (const uint8_t *)&x + 2, 2);
+        }
+    return w;
+}
+
 /* Packed weights (ARCHITECTURE.md): random, with the rows and columns of padding 0. */
 static void *weights(const WgSpec *s)
 {
-    const int32_t per = s->bits == 4 ? 8 : 4, steps = (s->K + per - 1) / per,
-                  n = s->epi == 2 ? 2 * ((s->N / 2 + 15) / 16) : (s->N + 15) / 16;
+    const int32_t per = s->bits == 4 ? 8 : 4, steps = (s->K + per - 1) / per, n = tiles_of_rows(s);
     const size_t bytes = 128 + 64 * (size_t)steps;
     uint8_t *w = buffer((size_t)n * bytes);
     for (int32_t row = 0; row < 16 * n; row++) {
         uint8_t *tile = w + (size_t)(row / 16) * bytes;
-        const bool real = s->epi == 2 ? row / 32 * 16 + row % 16 < s->N / 2 : row < s->N;
+        const bool real = is_real(s, row);
         int32_t sum = 0;
         for (int32_t i = 0; i < 4 * steps; i++) {
             int8_t *b = (int8_t *)tile + 128 + i / 4 * 64 + row % 16 * 4 + i % 4;
@@ -121,6 +167,24 @@ static void *activations(const WgSpec *s, int32_t x)
     return p;
 }
 
+static void *float_activations(const WgSpec *s, bool exact)
+{
+    const size_t n = (size_t)s->T * (size_t)s->K;
+    float *p = buffer(4 * n);
+    for (size_t i = 0; i < n; i++)
+        p[i] = bf16_value(exact);
+    return p;
+}
+
+/* Rows of f32 as tiles of bf16, what is no row NaN. */
+static void *tiles_of(const float *rows, const WgSpec *s)
+{
+    const size_t bytes = (size_t)forms_tile_bytes(wg_cap(s), 2 * s->K);
+    void *p = memset(buffer(bytes), 0xff, bytes);
+    forms_bf16_tiles(rows, s->T, s->K, wg_cap(s), p);
+    return p;
+}
+
 /* ---- a case ---- */
 
 enum { OUTPUTS = 7 };
@@ -141,16 +205,22 @@ static void *turns(const PfqCudaArgs *a)
     return (void *)t.out[0];
 }
 
-static void run(const struct Tile *tile, const WgSpec *s)
+/* like: the tile whose bits the results must have, or NULL: the plain kernel's. */
+static void run(const struct Tile *tile, const WgSpec *s, const struct Tile *like)
 {
     wg_constants(s, set);
-    c_fmt = 1, c_xbits = tile->x;
+    const bool of_floats = s->bits == 16;
+    c_fmt = !of_floats, c_xbits = tile->x;
     state = (uint64_t)++cases;
-    const Row plain = plain_row(s->bits), fast = fast_row(tile);
+    const Row plain = like ? fast_row(like) : plain_row(s->bits), fast = fast_row(tile);
     const size_t rows = (size_t)(s->N + 64), T = (size_t)s->T;
     const size_t D = (size_t)s->head_dim, heads = (size_t)s->heads;
-    PfqCudaArgs a = {.w = (uintptr_t)weights(s), .T = s->T, .ctx = WG_CTX};
-    a.in[0] = (uintptr_t)activations(s, tile->x);
+    PfqCudaArgs a = {.w = (uintptr_t)(of_floats ? bf16_weights(s, !like) : weights(s)),
+                     .T = s->T,
+                     .ctx = WG_CTX};
+    void *x = of_floats ? float_activations(s, !like) : activations(s, tile->x),
+         *x_tiles = of_floats ? tiles_of(x, s) : NULL;
+    a.in[0] = (uintptr_t)(like ? x_tiles : x);
     a.in[1] = (uintptr_t)floats(T, 0.5f, 2);
     a.in[2] = (uintptr_t)floats(T * (size_t)s->N, -2, 2);
     a.aux[0] = (uintptr_t)floats(rows, -1, 1);
@@ -164,7 +234,9 @@ static void run(const struct Tile *tile, const WgSpec *s)
     size_t bytes[OUTPUTS];
     uint8_t *want[OUTPUTS], *got[OUTPUTS];
     for (int i = 0; i < OUTPUTS; i++) {
-        bytes[i] = i ? a.slot * (T / WG_CTX + 1) : 4 * T * (size_t)s->N;
+        bytes[i] = i          ? a.slot * (T / WG_CTX + 1)
+                   : s->tiles ? (size_t)forms_tile_bytes(wg_cap(s), s->N)
+                              : 4 * T * (size_t)s->N;
         want[i] = memset(buffer(bytes[i]), 0x55, bytes[i]);
         got[i] = buffer(bytes[i]);
         a.out[i] = (uintptr_t)want[i];
@@ -174,6 +246,7 @@ static void run(const struct Tile *tile, const WgSpec *s)
     c_turns = 0; /* plain kernels have no table */
     launch(&plain, &a);
     c_turns = s->turns;
+    if (x_tiles) a.in[0] = (uintptr_t)x_tiles;
     if (!fast.fits) {
         printf("FAIL %s does not fit its case\n", tile->name);
         failures++;
@@ -201,8 +274,10 @@ static void run(const struct Tile *tile, const WgSpec *s)
     }
     for (int i = 0; i < 8; i++)
         free((void *)a.aux[i]);
-    for (int i = 0; i < 3; i++)
+    for (int i = 1; i < 3; i++)
         free((void *)a.in[i]);
+    free(x);
+    free(x_tiles);
     free((void *)a.w);
     free(at);
 }
@@ -221,7 +296,7 @@ static void test_tile(const struct Tile *t)
                               .epi = i % 2,
                               .fixed = i / 2 % 2,
                               .bias = i % 3 == 0};
-        run(t, &plain);
+        run(t, &plain, NULL);
     }
     for (int i = 0; i < 3; i++) {
         const WgSpec glu = {.bits = t->bits,
@@ -233,11 +308,12 @@ static void test_tile(const struct Tile *t)
                             .epi = 2,
                             .fixed = i % 2,
                             .bias = i == 1,
-                            .act = i};
-        run(t, &glu);
+                            .act = i,
+                            .tiles = t->bits == 16 && i != 1};
+        run(t, &glu, NULL);
     }
     for (int32_t kv = 0; kv < 6; kv++) {
-        const int32_t D = kv % 2 || t->rows < 64 ? 32 : t->rows;
+        const int32_t D = kv % 2 || t->rows < 64 ? 32 : t->rows < 128 ? 64 : 128;
         const WgSpec heads = {.bits = t->bits,
                               .N = 4 * D,
                               .K = 192,
@@ -257,14 +333,27 @@ static void test_tile(const struct Tile *t)
                               .kv = kv,
                               .kv_static = kv == 2 || kv == 3,
                               .turns = kv / 2 % 2};
-        run(t, &heads);
+        run(t, &heads, NULL);
     }
+}
+
+/* Sums that are rounded: as the first tile of bf16 has them. */
+static void test_order(const struct Tile *t)
+{
+    static const struct Tile *first;
+    if (t->bits != 16) return;
+    if (!first) first = t;
+    const WgSpec s = {.bits = 16, .N = 130, .K = 777, .T = t->tokens + 1, .epi = 1};
+    run(t, &s, first);
 }
 
 int main(int argc, char **argv)
 {
     for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
-        if (argc < 2 || strstr(tiles[i].name, argv[1])) test_tile(&tiles[i]);
+        if (argc < 2 || strstr(tiles[i].name, argv[1])) {
+            test_tile(&tiles[i]);
+            test_order(&tiles[i]);
+        }
     printf("%d cases, %d failures\n", cases, failures);
     return failures != 0;
 }
