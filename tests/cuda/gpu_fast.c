@@ -1,7 +1,7 @@
 /* Rows FAST of codegen/cuda/kernels.def under the CPU's interface: weights become fragments,
  * quantised activations tiles, and results rows again. PFQ_FAST=1 takes a row wherever there is
- * one, PFQ_FAST=NAME that row alone; kernels that have none but can write tiles do that. Contract:
- * gpu_rows.h.
+ * one, PFQ_FAST=NAME,NAME... those alone; kernels that have none but can write tiles do that.
+ * Contract: gpu_rows.h.
  */
 #include "tests/cuda/gpu_rows.h"
 
@@ -67,12 +67,8 @@ static long with_tiles;
 static const struct {
     const char *name;
     double slack;
-} slacks[] = {{"split", 0x1p-13},
-              {"wgmma", 0x1p-11},
-              {"half_cache", 0x1p-10},
-              {"attend_mma", 0x1p-10},
-              {"wg16", 0x1p-8},
-              {"mma16", 0x1p-7}};
+} slacks[] = {{"split", 0x1p-13},      {"wgmma", 0x1p-11}, {"half_cache", 0x1p-10},
+              {"attend_mma", 0x1p-10}, {"wg16", 0x1p-8},   {"mma16", 0x1p-7}};
 extern double kt_slack;
 double kt_slack;
 
@@ -113,12 +109,20 @@ static bool has_own(RowId id)
     return false;
 }
 
+static bool listed(const char *names, const char *name)
+{
+    const size_t n = strlen(name);
+    for (const char *p = names; (p = strstr(p, name)); p += n)
+        if ((p == names || p[-1] == ',') && (!p[n] || p[n] == ',')) return true;
+    return false;
+}
+
 static bool takes(const struct FastRow *f, RowId id, int32_t T)
 {
     const char *name = getenv("PFQ_FAST");
     return f->id == id && !f->launch().half && T >= f->from && (!f->to || T <= f->to) &&
            for_chip(f) && f->fits() && (f->chips[0] || !is_linear(id) || !has_own(id)) &&
-           (strcmp(name, "1") == 0 || strcmp(name, f->name) == 0);
+           (strcmp(name, "1") == 0 || listed(name, f->name));
 }
 
 /* Rows for any phase, because tokens of one sequence are a batch, too: each has its position. Of
