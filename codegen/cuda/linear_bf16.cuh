@@ -5,11 +5,6 @@
 
 #include "linear_float.cuh"
 
-enum {
-    LIN_HEAD = 0, /* bytes of a tile in front of its steps */
-    LIN_PARTS = 1
-};
-
 PFQ_DEVICE int32_t lin_steps()
 {
     return (c_K + 1) / 2;

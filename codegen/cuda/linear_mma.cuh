@@ -5,17 +5,21 @@
  * A block of 8 warps makes S::ROWS rows of W times S::TOKENS tokens, S::WM x S::WN warps side by
  * side, S::WK along k; where these leave four over, those alone fill the ring. A ring of
  * S::STAGES stages of S::BLOCKS blocks is filled with cp.async while the stages before are
- * multiplied. A block is 64 bytes of a token's row: 64 k of s8, 32 of bf16. The sum over k does not
- * mind its order, so lane (g, c), g = lane / 4, c = lane % 4, of a product takes the 16 bytes from
- * 16 c of a block on, which lie side by side: of a token one unit of 16 bytes, of weights 2 (s4) or
- * 4 units, each of 4 rows, g's. The rows of the product are 4 of each g then, of 2 tiles: 2
- * products have 32 rows.
+ * multiplied. A block is 64 bytes of a token's row: 64 k of s8, 32 of bf16, or a group of s16g32.
+ * The sum over k of a product does not mind its order, so lane (g, c), g = lane / 4, c = lane % 4,
+ * takes what lies side by side: of weights MMA_UNITS units of 16 bytes, each of 4 rows, g's. The
+ * rows of a product are 4 of each g then, of 2 tiles: 2 products have 32 rows.
  *
  *   weights      [rows / 16][block][unit of 16 bytes], as they lie in the image, but that unit u of
- *                a run of 8 is at u ^ 2 c
- *   activations  [block][token][64 bytes]
+ *                a run of 8 (behind MMA_TOP bytes of a block) is at u ^ 2 c
+ *   activations  [block][token][64 bytes], of which unit u is at u ^ (token & 2)
+ *   scales       [block][token] f32, if MMA_SCALES
  *
- * so that neither meets itself in a bank.
+ * so that none meets itself in a bank.
+ *
+ * Sums of floats depend on their order, which must be the same for any number of tokens: with
+ * MMA_CLASSES n there is a sum of each n-th block, from block 0, 1, .. on, and these are added up.
+ * Either S::WK is n, or a warp makes one after the other.
  *
  * Launch: 256 threads, dynamic shared memory the ring, or what the epilogue takes of it: y of
  * S::CHUNK tokens. Blocks go through groups of MMA_GROUP token tiles, so that both operands come
@@ -24,8 +28,13 @@
  * Roofline: few tokens are bound by the weights' bytes, many by the tensor cores: of an A100 1024
  * bf16, 2048 s8 or 4096 s4 multiply-adds a cycle and SM, of sm_86 and sm_89 half as many.
  *
- * A family (linear_mma*.cu) includes its linear_*.cuh, which says LIN_HEAD and LIN_PARTS, before
- * this file, and defines what is declared below.
+ * A family (linear_mma*.cu) includes its linear_*.cuh and defines before this file
+ *   MMA_HEAD     bytes of a tile in front of its blocks
+ *   MMA_TOP      bytes of a block of a tile in front of its units
+ *   MMA_UNITS    units of a lane in a block
+ *   MMA_SCALES   is there a scale of each token and block?
+ *   MMA_CLASSES  0: sums are exact
+ * and then what is declared below.
  */
 #ifndef PFQC_CODEGEN_CUDA_LINEAR_MMA_CUH
 #define PFQC_CODEGEN_CUDA_LINEAR_MMA_CUH
@@ -35,8 +44,8 @@
 
 enum { MMA_GROUP = 8, MMA_BYTES = 64 }; /* of a token in a block */
 enum {
-    MMA_UNITS = 4 / LIN_PARTS,     /* of a lane in a block */
-    MMA_TILE = 16 * 16 * MMA_UNITS /* bytes of 16 rows of a block */
+    MMA_TILE = MMA_TOP + 16 * 16 * MMA_UNITS, /* bytes of 16 rows of a block */
+    MMA_X = MMA_BYTES + 4 * MMA_SCALES        /* and of a token */
 };
 
 /* x: bits of an activation; rows, tokens: of a block; wm, wn, wk: warps; blocks, stages: of the
@@ -48,14 +57,15 @@ struct MmaShape {
                          WARPS = wm * wn * wk, BLOCKS = blocks, STAGES = stages;
     /* Warps that fill the ring: the last four, if those are left over. */
     static constexpr int FILLERS = WARPS <= LIN_WARPS / 2 ? LIN_WARPS / 2 : LIN_WARPS;
-    static constexpr int STEPS = x == 4 ? 2 : 4; /* products of a block and pair of tiles */
+    /* A warp's sums, one after the other. */
+    static constexpr int PASSES = wk == 1 && MMA_CLASSES > 1 ? MMA_CLASSES : 1;
     static constexpr int PAIRS = rows / 32 / wm, GROUPS = tokens / 8 / wn; /* of a warp */
     static constexpr int W_BYTES = rows / 16 * blocks * MMA_TILE,
-                         STAGE = W_BYTES + blocks * tokens * MMA_BYTES;
+                         X_BYTES = blocks * tokens * MMA_BYTES,
+                         STAGE = W_BYTES + blocks * tokens * MMA_X;
     static constexpr int CHUNK = tokens < 64 ? tokens : 64, STRIDE = rows + 4;
     static_assert(WARPS <= LIN_WARPS && blocks % wk == 0 && stages >= 2);
-    /* Sums of floats depend on their order, which must be the same for any number of tokens. */
-    static_assert(x < 16 || wk == 1);
+    static_assert(MMA_CLASSES == 0 || wk == 1 || wk == MMA_CLASSES);
     static_assert(PAIRS * 32 * wm == rows && GROUPS * 8 * wn == tokens &&
                   CHUNK % (8 * GROUPS) == 0);
 };
@@ -65,13 +75,12 @@ template <class S> using MmaSums = LIN_SUM[S::PAIRS][2][S::GROUPS][4];
 PFQ_DEVICE int32_t mma_row_bytes();
 PFQ_DEVICE const uint8_t *mma_x(const PfqCudaArgs &a, int32_t t, int32_t k);
 
-/* A lane's 16 bytes of a token become operands. */
-template <class S> PFQ_DEVICE void mma_prepare(PfqWords &b);
-
-/* Step i of the products of two tiles: i % 2 says which two rows of each 4. */
-template <class S>
-PFQ_DEVICE void mma_step(const PfqWords (&u)[MMA_UNITS], const PfqWords (&b)[S::GROUPS], int32_t i,
-                         LIN_SUM (&d)[S::GROUPS][4]);
+/* Adds the products of block b of a stage, from the warp's rows and tokens on. */
+struct MmaAt {
+    const uint8_t *w, *x;
+    const float *scales;
+};
+template <class S> PFQ_DEVICE void mma_block(const MmaAt &at, MmaSums<S> &d);
 
 /* y of row `row` of the tile at w, and of token t of all, from its sum. */
 template <class S>
@@ -79,61 +88,55 @@ PFQ_DEVICE float mma_finish(const Lin &l, const uint8_t *w, int32_t row, int32_t
 
 /* ---- a stage ---- */
 
-/* Where unit u of a tile's row of units lies. */
+/* Where unit u of a block of 16 rows lies, and unit u of a token's. */
 PFQ_DEVICE int32_t mma_unit(int32_t u)
 {
     return u ^ u / (4 * MMA_UNITS) % 4 * 2;
 }
+PFQ_DEVICE int32_t mma_w_unit(int32_t u)
+{
+    return u < MMA_TOP / 16 ? u : MMA_TOP / 16 + mma_unit(u - MMA_TOP / 16);
+}
+PFQ_DEVICE int32_t mma_x_unit(int32_t t, int32_t u)
+{
+    return u ^ (t & 2);
+}
 
-/* Blocks from `block` on; what lies behind the last k or token is 0, and not read: many blocks that
- * read one token at a time meet in the L2. */
+/* Every PASSES-th block from `block` on; what lies behind the last k or token is 0, and not read:
+ * many blocks that read one token at a time meet in the L2. */
 template <class S> PFQ_DEVICE void mma_fill(const Lin &l, uint8_t *stage, int32_t block)
 {
-    constexpr int32_t threads = 32 * S::FILLERS, w_units = S::BLOCKS * MMA_TILE / 16,
-                      x_units = S::BLOCKS * MMA_BYTES / 16, w_all = S::ROWS / 16 * w_units,
-                      x_all = S::TOKENS * x_units;
+    constexpr int32_t threads = 32 * S::FILLERS, units = MMA_TILE / 16,
+                      w_all = S::ROWS / 16 * S::BLOCKS * units, x_all = S::X_BYTES / 16,
+                      scales = S::BLOCKS * S::TOKENS * MMA_SCALES;
     const int32_t me = (int32_t)threadIdx.x - 32 * (LIN_WARPS - S::FILLERS);
     if (me < 0) return;
     PFQ_UNROLL
     for (int32_t j = 0; j < w_all; j += threads) {
-        const int32_t i = j + me, tile = i / w_units, u = i % w_units,
-                      at = block * MMA_TILE + u * 16;
+        const int32_t i = j + me, tile = i / units / S::BLOCKS, b = i / units % S::BLOCKS,
+                      u = i % units, at = (block + S::PASSES * b) * MMA_TILE + 16 * u;
         if (w_all % threads && i >= w_all) break;
-        const uint8_t *from = lin_tile(l, min(l.tile + tile, lin_tiles() - 1)) + LIN_HEAD;
-        pfq_copy16_or_zero(stage + (tile * w_units + mma_unit(u)) * 16, from + at,
-                           at < 64 * lin_steps());
+        const uint8_t *from = lin_tile(l, min(l.tile + tile, lin_tiles() - 1)) + MMA_HEAD;
+        pfq_copy16_or_zero(stage + (tile * S::BLOCKS + b) * MMA_TILE + mma_w_unit(u) * 16,
+                           from + at, at < lin_tile_bytes() - MMA_HEAD);
     }
     PFQ_UNROLL
     for (int32_t j = 0; j < x_all; j += threads) {
-        const int32_t i = j + me, t = i / x_units, u = i % x_units, k = block * MMA_BYTES + u * 16;
+        const int32_t i = j + me, t = i / 4 / S::BLOCKS, b = i / 4 % S::BLOCKS, u = i % 4,
+                      k = (block + S::PASSES * b) * MMA_BYTES + 16 * u;
         if (x_all % threads && i >= x_all) break;
-        pfq_copy16_or_zero(stage + S::W_BYTES + ((u / 4 * S::TOKENS + t) * 4 + u % 4) * 16,
+        pfq_copy16_or_zero(stage + S::W_BYTES + (b * S::TOKENS + t) * MMA_BYTES +
+                               mma_x_unit(t, u) * 16,
                            mma_x(*l.a, lin_token(l, t), k), k < mma_row_bytes() && t < l.tn);
     }
-}
-
-/* ---- products ---- */
-
-/* A block of the warp's rows, at w, and tokens, at x. */
-template <class S> PFQ_DEVICE void mma_block(const uint8_t *w, const uint8_t *x, MmaSums<S> &d)
-{
-    const int32_t g = pfq_lane() / 4, c = pfq_lane() % 4;
-    PfqWords b[S::GROUPS];
     PFQ_UNROLL
-    for (int32_t n = 0; n < S::GROUPS; n++) {
-        b[n] = *(const PfqWords *)(x + (8 * n + g) * MMA_BYTES + 16 * c);
-        mma_prepare<S>(b[n]);
-    }
-    PFQ_UNROLL
-    for (int32_t p = 0; p < S::PAIRS; p++) {
-        PfqWords u[MMA_UNITS];
-        PFQ_UNROLL
-        for (int32_t i = 0; i < MMA_UNITS; i++)
-            u[i] = *(const PfqWords *)(w + (2 * p + g / 4) * S::BLOCKS * MMA_TILE +
-                                       mma_unit(4 * MMA_UNITS * c + 4 * i + g % 4) * 16);
-        PFQ_UNROLL
-        for (int32_t i = 0; i < S::STEPS; i++)
-            mma_step<S>(u, b, i, d[p][i % 2]);
+    for (int32_t j = 0; j < scales; j += threads) {
+        const int32_t i = j + me, t = i / S::BLOCKS, b = i % S::BLOCKS, g = block + S::PASSES * b,
+                      n = mma_row_bytes() / MMA_BYTES;
+        if (scales % threads && i >= scales) break;
+        pfq_copy4_or_zero(stage + S::W_BYTES + S::X_BYTES + (b * S::TOKENS + t) * 4,
+                          (const float *)l.a->in[1] + (int64_t)lin_token(l, t) * n + g,
+                          g < n && t < l.tn);
     }
 }
 
@@ -192,14 +195,32 @@ template <class S> PFQ_DEVICE Lin mma_place(const PfqCudaArgs &a)
             min(S::ROWS / 16, lin_tiles() - tile)};
 }
 
+/* The first block of stage i, of n a pass. */
+template <class S> PFQ_DEVICE int32_t mma_first(int32_t i, int32_t n)
+{
+    return S::PASSES == 1 ? i * S::BLOCKS : i / n + i % n * S::BLOCKS * S::PASSES;
+}
+
+/* d += part, which becomes 0. */
+template <class S> PFQ_DEVICE void mma_add(MmaSums<S> &d, MmaSums<S> &part)
+{
+    LIN_SUM *to = &d[0][0][0][0], *from = &part[0][0][0][0];
+    PFQ_UNROLL
+    for (int32_t i = 0; i < S::PAIRS * S::GROUPS * 8; i++) {
+        to[i] += from[i];
+        from[i] = 0;
+    }
+}
+
 template <class S>
 PFQ_DEVICE void mma_sum(const Lin &l, int32_t m, int32_t n, int32_t k, MmaSums<S> &d)
 {
-    constexpr int32_t bytes = S::BLOCKS * MMA_BYTES;
-    const int32_t stages = (mma_row_bytes() + bytes - 1) / bytes;
+    constexpr int32_t bytes = S::PASSES * S::BLOCKS * MMA_BYTES;
+    const int32_t each = (mma_row_bytes() + bytes - 1) / bytes, stages = each * S::PASSES;
+    MmaSums<S> total = {}; /* of passes */
     PFQ_LOOP
     for (int32_t i = 0; i < S::STAGES - 1; i++) {
-        if (i < stages) mma_fill<S>(l, pfq_shared + i * S::STAGE, i * S::BLOCKS);
+        if (i < stages) mma_fill<S>(l, pfq_shared + i * S::STAGE, mma_first<S>(i, each));
         pfq_copy_commit();
     }
     PFQ_LOOP
@@ -208,16 +229,20 @@ PFQ_DEVICE void mma_sum(const Lin &l, int32_t m, int32_t n, int32_t k, MmaSums<S
         pfq_copy_wait<S::STAGES - 2>();
         __syncthreads(); /* all see the stage, and are done with the one that is filled now */
         if (next < stages)
-            mma_fill<S>(l, pfq_shared + next % S::STAGES * S::STAGE, next * S::BLOCKS);
+            mma_fill<S>(l, pfq_shared + next % S::STAGES * S::STAGE, mma_first<S>(next, each));
         pfq_copy_commit();
         if (k >= S::WK) continue;
         const uint8_t *w = pfq_shared + i % S::STAGES * S::STAGE, *x = w + S::W_BYTES;
-        w += m * S::PAIRS * 2 * S::BLOCKS * MMA_TILE;
-        x += n * S::GROUPS * 8 * MMA_BYTES;
         PFQ_UNROLL
-        for (int32_t b = 0; b < S::BLOCKS; b += S::WK)
-            mma_block<S>(w + (b + k) * MMA_TILE, x + (b + k) * S::TOKENS * MMA_BYTES, d);
+        for (int32_t j = 0; j < S::BLOCKS; j += S::WK) {
+            const int32_t b = j + k, t = b * S::TOKENS + n * S::GROUPS * 8;
+            mma_block<S>({w + (m * S::PAIRS * 2 * S::BLOCKS + b) * MMA_TILE, x + t * MMA_BYTES,
+                          (const float *)(x + S::X_BYTES) + t},
+                         d);
+        }
+        if (S::PASSES > 1 && (i + 1) % each == 0) mma_add<S>(total, d);
     }
+    if (S::PASSES > 1) mma_add<S>(d, total);
     pfq_copy_wait<0>();
     __syncthreads(); /* the ring becomes y */
 }

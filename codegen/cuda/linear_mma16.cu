@@ -3,7 +3,9 @@
  * which all chips but sm_90a have, are linear_mma_list.cuh.
  */
 #include "linear_bf16.cuh"
-#include "linear_mma.cuh"
+
+enum { MMA_HEAD = 0, MMA_TOP = 0, MMA_UNITS = 4, MMA_SCALES = 0, MMA_CLASSES = 1 };
+#include "linear_mma_words.cuh"
 
 PFQ_CONST(int32_t, c_cap);
 
@@ -37,5 +39,6 @@ PFQ_DEVICE float mma_finish(const Lin &, const uint8_t *, int32_t, int32_t, floa
 
 #define MMA4(name, ...)
 #define MMA8(name, ...)
+#define MMAG(name, ...)
 #define MMA16(name, ...) MMA_KERNEL(name, __VA_ARGS__)
 #include "linear_mma_list.cuh"

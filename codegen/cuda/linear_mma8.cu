@@ -5,4 +5,5 @@
 #define MMA8(name, ...) MMA_KERNEL(name, __VA_ARGS__)
 #define MMA4(name, ...)
 #define MMA16(name, ...)
+#define MMAG(name, ...)
 #include "linear_mma_list.cuh"

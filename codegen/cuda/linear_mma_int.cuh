@@ -8,7 +8,15 @@
 #define PFQC_CODEGEN_CUDA_LINEAR_MMA_INT_CUH
 
 #include "linear_int.cuh"
-#include "linear_mma.cuh"
+
+enum {
+    MMA_HEAD = LIN_HEAD,
+    MMA_TOP = 0,
+    MMA_UNITS = 4 / LIN_PARTS,
+    MMA_SCALES = 0,
+    MMA_CLASSES = 0
+};
+#include "linear_mma_words.cuh"
 
 PFQ_DEVICE int32_t mma_row_bytes()
 {

@@ -2,8 +2,8 @@
  * the templates are both made of this list.
  *
  * MMA4(name, chips, when, from, to, per_sm, x, rows, tokens, wm, wn, wk, blocks, stages), MMA8,
- * MMA16
- *   weights of 4 and 8 bits, and bf16; pfq_cu_NAME is the entry; n: of nibbles on both sides
+ * MMA16, MMAG
+ *   weights of 4 and 8 bits, bf16, and u4g32; pfq_cu_NAME is the entry; n: of nibbles on both sides
  *   chips, when, from, to   as in kernels.def, but that heads must be whole: they fit the rows
  *   per_sm    blocks of an SM at the same time
  *   the rest  MmaShape (linear_mma.cuh)
@@ -11,9 +11,9 @@
  * Ampere and Ada multiply nibbles; later chips take many instructions for that. Few rows want small
  * tiles, for there are too few large ones. Shared memory is 48 KB for integers, so that chips of
  * 100 KB have two blocks, up to 96 KB for bf16, where deep stages gain more. Up to 8 tokens dp4a
- * keeps up with the memory; tiles of bf16 take any number of tokens, because no other kernel has
- * their bits: which heads fit one of them must not depend on that number. docs/performance.md has
- * what was tried.
+ * keeps up with the memory; tiles of bf16 and u4g32 take any number of tokens, because no other
+ * kernel has their bits: which heads fit one of them must not depend on that number.
+ * docs/performance.md has what was tried.
  */
 #define MMA_N (C(xbits) == 4)
 MMA4(mma4n_32x16, "sm_8", N < 16384 && MMA_N, 9, 64, 2, 4, 32, 16, 1, 1, 8, 8, 3)
@@ -45,4 +45,15 @@ MMA16(mma16_256x128, "", C(epi) != 3 || D <= 128, 33, 0, 1, 16, 256, 128, 4, 2, 
 #undef MMA_N
 #undef MMA4
 #undef MMA8
+MMAG(mmag_32x8, "", N < 16384, 1, 8, 1, 8, 32, 8, 1, 1, 4, 16, 4)
+MMAG(mmag_64x8, "", N < 16384, 1, 8, 1, 8, 64, 8, 2, 1, 4, 8, 4)
+MMAG(mmag_128x8, "", N < 16384, 1, 8, 1, 8, 128, 8, 2, 1, 4, 8, 3)
+MMAG(mmag_128x8w, "", 1, 1, 8, 2, 8, 128, 8, 4, 1, 1, 4, 4)
+MMAG(mmag_32x16, "", N < 16384, 9, 32, 2, 8, 32, 16, 1, 1, 4, 8, 4)
+MMAG(mmag_64x32, "", N < 16384, 9, 256, 2, 8, 64, 32, 2, 1, 4, 4, 3)
+MMAG(mmag_128x32, "", N < 16384, 9, 256, 1, 8, 128, 32, 2, 1, 4, 4, 3)
+MMAG(mmag_128x32w, "", 1, 9, 32, 2, 8, 128, 32, 4, 2, 1, 2, 4)
+MMAG(mmag_128x64, "", 1, 33, 128, 1, 8, 128, 64, 4, 2, 1, 4, 3)
+MMAG(mmag_256x64, "", C(epi) != 3 || D <= 128, 33, 0, 1, 8, 256, 64, 4, 2, 1, 2, 3)
+#undef MMAG
 #undef MMA16

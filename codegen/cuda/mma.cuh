@@ -117,6 +117,10 @@ PFQ_DEVICE void pfq_copy16_or_zero(void *shared, const void *global, bool real)
 {
     *(PfqWords *)shared = real ? *(const PfqWords *)global : PfqWords{};
 }
+PFQ_DEVICE void pfq_copy4_or_zero(void *shared, const void *global, bool real)
+{
+    *(uint32_t *)shared = real ? *(const uint32_t *)global : 0;
+}
 PFQ_DEVICE void pfq_copy_commit() {}
 template <int N> PFQ_DEVICE void pfq_copy_wait() {}
 
@@ -228,6 +232,14 @@ PFQ_DEVICE void pfq_copy16_or_zero(void *shared, const void *global, bool real)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
                      (uint32_t)__cvta_generic_to_shared(shared)),
                  "l"(global), "r"(real ? 16 : 0)
+                 : "memory");
+}
+/* The same of 4 bytes. */
+PFQ_DEVICE void pfq_copy4_or_zero(void *shared, const void *global, bool real)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(shared)),
+                 "l"(global), "r"(real ? 4 : 0)
                  : "memory");
 }
 PFQ_DEVICE void pfq_copy_commit()

@@ -1,7 +1,7 @@
 /* linear_mma.cuh on emulated threads (simt.h): every tile over edge shapes and epilogues against
- * the plain kernels, whose bits it must have; of bf16 where sums are exact. Where they are not, all
- * tiles of bf16 must have the same bits. Plain kernels test_kernels compares with the reference. In
- * order and in a pseudorandom order of threads.
+ * the plain kernels, whose bits it must have; of bf16 where sums are exact. Where they are not, and
+ * of u4g32, all tiles must have the same bits. Plain kernels test_kernels compares with the
+ * reference. In order and in a pseudorandom order of threads.
  */
 #include "runtime/abi.h"
 #include "tests/cuda/constants.h"
@@ -28,7 +28,10 @@ extern SimtKernel pfq_cu_linear_s4_simt, pfq_cu_linear_s8_simt, pfq_cu_linear_bf
 #define MMA4(name, ...)  extern SimtKernel pfq_cu_##name##_simt;
 #define MMA8(name, ...)  extern SimtKernel pfq_cu_##name##_simt;
 #define MMA16(name, ...) extern SimtKernel pfq_cu_##name##_simt;
+#define MMAG(name, ...)  extern SimtKernel pfq_cu_##name##_simt;
 #include "codegen/cuda/linear_mma_list.cuh"
+
+enum { U4G32 = 5 }; /* bits of a weight with its share of scale and offset */
 
 static const struct Tile {
     const char *name;
@@ -41,6 +44,8 @@ static const struct Tile {
     {#name, pfq_cu_##name##_simt, 8, x, rows, tokens},
 #define MMA16(name, chips, when, from, to, per_sm, x, rows, tokens, ...)                           \
     {#name, pfq_cu_##name##_simt, 16, x, rows, tokens},
+#define MMAG(name, chips, when, from, to, per_sm, x, rows, tokens, ...)                            \
+    {#name, pfq_cu_##name##_simt, U4G32, x, rows, tokens},
 #include "codegen/cuda/linear_mma_list.cuh"
 };
 
@@ -167,6 +172,23 @@ static void *activations(const WgSpec *s, int32_t x)
     return p;
 }
 
+static int32_t groups(const WgSpec *s)
+{
+    return (s->K + 31) / 32;
+}
+
+/* Scales and offsets some 2^-7, of both signs. */
+static void *grouped_weights(const WgSpec *s)
+{
+    const size_t n = (size_t)(tiles_of_rows(s) * groups(s));
+    uint8_t *w = buffer(320 * n);
+    for (size_t i = 0; i < 32 * n; i++) {
+        const uint16_t half = (uint16_t)(0x2000 | (random_bits() & 0x83ff));
+        memcpy(w + i / 32 * 320 + i % 32 * 2, &half, 2);
+    }
+    return w;
+}
+
 static void *float_activations(const WgSpec *s, bool exact)
 {
     const size_t n = (size_t)s->T * (size_t)s->K;
@@ -212,16 +234,21 @@ static void run(const struct Tile *tile, const WgSpec *s, const struct Tile *lik
     const bool of_floats = s->bits == 16;
     c_fmt = !of_floats, c_xbits = tile->x;
     state = (uint64_t)++cases;
+    const int32_t per_token = s->bits == U4G32 ? groups(s) : 1; /* scales */
     const Row plain = like ? fast_row(like) : plain_row(s->bits), fast = fast_row(tile);
     const size_t rows = (size_t)(s->N + 64), T = (size_t)s->T;
     const size_t D = (size_t)s->head_dim, heads = (size_t)s->heads;
-    PfqCudaArgs a = {.w = (uintptr_t)(of_floats ? bf16_weights(s, !like) : weights(s)),
+    PfqCudaArgs a = {.w = (uintptr_t)(of_floats          ? bf16_weights(s, !like)
+                                      : s->bits == U4G32 ? grouped_weights(s)
+                                                         : weights(s)),
                      .T = s->T,
                      .ctx = WG_CTX};
-    void *x = of_floats ? float_activations(s, !like) : activations(s, tile->x),
+    void *x = of_floats          ? float_activations(s, !like)
+              : s->bits == U4G32 ? buffer(64 * T * (size_t)groups(s))
+                                 : activations(s, tile->x),
          *x_tiles = of_floats ? tiles_of(x, s) : NULL;
-    a.in[0] = (uintptr_t)(like ? x_tiles : x);
-    a.in[1] = (uintptr_t)floats(T, 0.5f, 2);
+    a.in[0] = (uintptr_t)(like && x_tiles ? x_tiles : x);
+    a.in[1] = (uintptr_t)floats(T * (size_t)per_token, 0.5f, 2);
     a.in[2] = (uintptr_t)floats(T * (size_t)s->N, -2, 2);
     a.aux[0] = (uintptr_t)floats(rows, -1, 1);
     for (int i = 1; i < 7; i++)
@@ -282,8 +309,17 @@ static void run(const struct Tile *tile, const WgSpec *s, const struct Tile *lik
     free(at);
 }
 
+/* The tile that all heads fit, whose bits all of u4g32 must have. */
+static const struct Tile *like_of(const struct Tile *t)
+{
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
+        if (t->bits == U4G32 && !strcmp(tiles[i].name, "mmag_128x8")) return &tiles[i];
+    return NULL;
+}
+
 static void test_tile(const struct Tile *t)
 {
+    const struct Tile *like = like_of(t);
     const int32_t edge[] = {1, t->tokens - 1, t->tokens, t->tokens + 1, 2 * t->tokens + 3, 7};
     const int32_t N[] = {t->rows, t->rows + 1, t->rows - 1, 97, 2 * t->rows, 16};
     const int32_t K[] = {64, 300, 127, 1000, 192, 1};
@@ -296,7 +332,7 @@ static void test_tile(const struct Tile *t)
                               .epi = i % 2,
                               .fixed = i / 2 % 2,
                               .bias = i % 3 == 0};
-        run(t, &plain, NULL);
+        run(t, &plain, like);
     }
     for (int i = 0; i < 3; i++) {
         const WgSpec glu = {.bits = t->bits,
@@ -310,7 +346,7 @@ static void test_tile(const struct Tile *t)
                             .bias = i == 1,
                             .act = i,
                             .tiles = t->bits == 16 && i != 1};
-        run(t, &glu, NULL);
+        run(t, &glu, like);
     }
     for (int32_t kv = 0; kv < 6; kv++) {
         const int32_t D = kv % 2 || t->rows < 64 ? 32 : t->rows < 128 ? 64 : 128;
@@ -333,7 +369,7 @@ static void test_tile(const struct Tile *t)
                               .kv = kv,
                               .kv_static = kv == 2 || kv == 3,
                               .turns = kv / 2 % 2};
-        run(t, &heads, NULL);
+        run(t, &heads, like);
     }
 }
 
