@@ -4,8 +4,8 @@
  * WG(name, ID, when, from, to, per_sm, bits, panels, across, deep, tokens, stages, split, chunk,
  * batch)
  *
- * name      pfq_cu_NAME is the entry; bits of the weights, rows and tokens of a tile; s, k, p, h:
- *           blocks share tiles; k: of long rows; p: two tiles of tokens; h: warpgroups have two
+ * name      pfq_cu_NAME is the entry; bits of the weights, rows and tokens of a tile; s, k, p, h,
+ *           g: blocks share tiles; k: of long rows; p: two tiles of tokens; h: warpgroups have two
  *           panels; w: of many rows
  * ID, when, from, to   as in kernels.def; WG_HEADS: heads are whole
  * per_sm    blocks of an SM at the same time
@@ -41,7 +41,9 @@ WG(wg4_128x64h, LINEAR_S4, WG_HEADS(2), 33, 64, 1, 4, 2, 1, 2, 64, 10, true, 16,
 WG(wg4_256x128w, LINEAR_S4, WG_HEADS(2) && N >= 16384, 65, 0, 1, 4, 2, 2, 1, 128, 4, false, 32, 2)
 WG(wg4_128x128s, LINEAR_S4, WG_HEADS(1), 65, 128, 1, 4, 1, 2, 1, 128, 6, true, 32, 4)
 WG(wg4_128x128p, LINEAR_S4, WG_HEADS(1), 129, 256, 1, 4, 1, 2, 1, 128, 6, true, 32, 4)
-WG(wg4_128x128h, LINEAR_S4, WG_HEADS(2) && C(epi) == 3, 65, 512, 1, 4, 2, 1, 2, 128, 4, false, 32, 2)
+WG(wg4_128x128g, LINEAR_S4, WG_HEADS(2) && C(epi) == 3, 65, 128, 1, 4, 2, 1, 1, 128, 6, true, 32, 2)
+WG(wg4_128x128h, LINEAR_S4, WG_HEADS(2) && C(epi) == 3, 129, 512, 1, 4, 2, 1, 2, 128, 4, false, 32,
+   2)
 WG(wg4_128x128, LINEAR_S4, WG_HEADS(1), 257, 512, 1, 4, 1, 2, 1, 128, 7, false, 32, 2)
 WG(wg4_256x128, LINEAR_S4, WG_HEADS(2), 513, 0, 1, 4, 2, 2, 1, 128, 4, false, 32, 2)
 WG(wg4_128x128t, LINEAR_S4, WG_HEADS(1), 513, 0, 1, 4, 1, 2, 1, 128, 7, false, 32, 2)
