@@ -40,8 +40,8 @@ WG(wg4_64x64s, LINEAR_S4, WG_HEADS(1), 33, 64, 1, 4, 1, 1, 2, 64, 14, true, 16, 
 WG(wg4_128x64h, LINEAR_S4, WG_HEADS(2), 33, 64, 1, 4, 2, 1, 2, 64, 10, true, 16, 2)
 WG(wg4_256x128w, LINEAR_S4, WG_HEADS(2) && N >= 16384, 65, 0, 1, 4, 2, 2, 1, 128, 4, false, 32, 2)
 WG(wg4_128x128s, LINEAR_S4, WG_HEADS(1), 65, 128, 1, 4, 1, 2, 1, 128, 6, true, 32, 4)
-WG(wg4_128x128p, LINEAR_S4, WG_HEADS(1), 129, 256, 1, 4, 1, 2, 1, 128, 6, true, 32, 4)
 WG(wg4_128x128g, LINEAR_S4, WG_HEADS(2) && C(epi) == 3, 65, 128, 1, 4, 2, 1, 1, 128, 6, true, 32, 2)
+WG(wg4_128x128p, LINEAR_S4, WG_HEADS(1), 129, 256, 1, 4, 1, 2, 1, 128, 6, true, 32, 4)
 WG(wg4_128x128h, LINEAR_S4, WG_HEADS(2) && C(epi) == 3, 129, 512, 1, 4, 2, 1, 2, 128, 4, false, 32,
    2)
 WG(wg4_128x128, LINEAR_S4, WG_HEADS(1), 257, 512, 1, 4, 1, 2, 1, 128, 7, false, 32, 2)
