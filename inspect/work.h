@@ -47,10 +47,9 @@ double work_took(const Plan *p, const Work *w, const struct Times *t);
 typedef struct Times {
     double *us; /* [n] median of the calls of @decode with this step number, one row; 0: none */
     u32 n;
-    double
-        whole;   /* a token took so many by one kernel, whose parts no timeline tells; 0: by many */
-    double keys; /* before the tokens, on average */
-    double read; /* bytes a second of a plain read by the same threads; 0: not measured */
+    double whole; /* of a token by one kernel, whose parts no timeline tells; 0: by many */
+    double keys;  /* before the tokens, on average */
+    double read;  /* bytes a second of a plain read by the same threads; 0: not measured */
 } Times;
 
 #endif

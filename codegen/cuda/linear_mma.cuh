@@ -82,9 +82,14 @@ struct MmaAt {
 };
 template <class S> PFQ_DEVICE void mma_block(const MmaAt &at, MmaSums<S> &d);
 
-/* y of row `row` of the tile at w, and of token t of all, from its sum. */
+/* y of row `row` of the tile at w, and of token t of all, from its sum: of floats, the sum. */
 template <class S>
-PFQ_DEVICE float mma_finish(const Lin &l, const uint8_t *w, int32_t row, int32_t t, LIN_SUM sum);
+PFQ_DEVICE float mma_finish(const Lin &l, const uint8_t *w, int32_t row, int32_t t, int32_t sum);
+template <class S>
+PFQ_DEVICE float mma_finish(const Lin &, const uint8_t *, int32_t, int32_t, float sum)
+{
+    return sum;
+}
 
 /* ---- a stage ---- */
 

@@ -31,14 +31,5 @@ PFQ_DEVICE void mma_step(const PfqWords (&u)[MMA_UNITS], const PfqWords (&b)[S::
         pfq_mma_bf16(d[n], a, b[n].v + k);
 }
 
-template <class S>
-PFQ_DEVICE float mma_finish(const Lin &, const uint8_t *, int32_t, int32_t, float sum)
-{
-    return sum;
-}
-
-#define MMA4(name, ...)
-#define MMA8(name, ...)
-#define MMAG(name, ...)
 #define MMA16(name, ...) MMA_KERNEL(name, __VA_ARGS__)
 #include "linear_mma_list.cuh"

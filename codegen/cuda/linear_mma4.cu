@@ -3,7 +3,4 @@
 #include "linear_mma_int.cuh"
 
 #define MMA4(name, ...) MMA_KERNEL(name, __VA_ARGS__)
-#define MMA8(name, ...)
-#define MMA16(name, ...)
-#define MMAG(name, ...)
 #include "linear_mma_list.cuh"

@@ -14,7 +14,21 @@
  * keeps up with the memory; tiles of bf16 and u4g32 take any number of tokens, because no other
  * kernel has their bits: which heads fit one of them must not depend on that number.
  * docs/performance.md has what was tried.
+ *
+ * Who includes this defines the macros of the rows that it wants.
  */
+#ifndef MMA4
+#define MMA4(...)
+#endif
+#ifndef MMA8
+#define MMA8(...)
+#endif
+#ifndef MMA16
+#define MMA16(...)
+#endif
+#ifndef MMAG
+#define MMAG(...)
+#endif
 #define MMA_N (C(xbits) == 4)
 MMA4(mma4n_32x16, "sm_8", N < 16384 && MMA_N, 9, 64, 2, 4, 32, 16, 1, 1, 8, 8, 3)
 MMA4(mma4n_64x16, "sm_8", N < 16384 && MMA_N, 9, 64, 2, 4, 64, 16, 2, 1, 4, 4, 4)
@@ -42,9 +56,6 @@ MMA16(mma16_64x64, "", N < 16384, 33, 128, 1, 16, 64, 64, 2, 2, 1, 4, 3)
 MMA16(mma16_128x64, "", N < 16384, 33, 1024, 1, 16, 128, 64, 4, 2, 1, 2, 4)
 MMA16(mma16_128x64w, "", 1, 33, 256, 2, 16, 128, 64, 4, 2, 1, 1, 4)
 MMA16(mma16_256x128, "", C(epi) != 3 || D <= 128, 33, 0, 1, 16, 256, 128, 4, 2, 1, 2, 2)
-#undef MMA_N
-#undef MMA4
-#undef MMA8
 MMAG(mmag_32x8, "", N < 16384, 1, 8, 1, 8, 32, 8, 1, 1, 4, 16, 4)
 MMAG(mmag_64x8, "", N < 16384, 1, 8, 1, 8, 64, 8, 2, 1, 4, 8, 4)
 MMAG(mmag_128x8, "", N < 16384, 1, 8, 1, 8, 128, 8, 2, 1, 4, 8, 3)
@@ -55,5 +66,8 @@ MMAG(mmag_128x32, "", N < 16384, 9, 256, 1, 8, 128, 32, 2, 1, 4, 4, 3)
 MMAG(mmag_128x32w, "", 1, 9, 32, 2, 8, 128, 32, 4, 2, 1, 2, 4)
 MMAG(mmag_128x64, "", 1, 33, 128, 1, 8, 128, 64, 4, 2, 1, 4, 3)
 MMAG(mmag_256x64, "", C(epi) != 3 || D <= 128, 33, 0, 1, 8, 256, 64, 4, 2, 1, 2, 3)
-#undef MMAG
+#undef MMA_N
+#undef MMA4
+#undef MMA8
 #undef MMA16
+#undef MMAG

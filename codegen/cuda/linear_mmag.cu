@@ -110,14 +110,5 @@ template <class S> PFQ_DEVICE void mma_block(const MmaAt &at, MmaSums<S> &d)
     }
 }
 
-template <class S>
-PFQ_DEVICE float mma_finish(const Lin &, const uint8_t *, int32_t, int32_t, float sum)
-{
-    return sum;
-}
-
-#define MMA4(name, ...)
-#define MMA8(name, ...)
-#define MMA16(name, ...)
 #define MMAG(name, ...) MMA_KERNEL(name, __VA_ARGS__)
 #include "linear_mma_list.cuh"
