@@ -239,6 +239,7 @@ static int compile(Cli *c)
         .targets = targets,
         .n_targets = n_targets,
         .embed_weights = opt_flag(c, "embed-weights") || f.embed_weights,
+        .step_rows = (u32)opt(c, "step-rows")->i,
         .cache_dir = opt_str(c, "cache"),
         .threads = (u32)opt(c, "threads")->i,
         .tokenizer = tok.data,

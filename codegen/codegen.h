@@ -22,11 +22,14 @@
 
 #include "ir/ir.h"
 
+enum { CG_STEP_ROWS = 4 }; /* more are slower than as a graph of kernels: docs/performance.md */
+
 typedef struct CgOptions {
     const char *out_dir;        /* made if absent */
     const char *const *targets; /* "cpu", "cpu:NAME", "cuda:NAME" */
     u32 n_targets;
     bool embed_weights;
+    u32 step_rows;         /* sequences that one kernel decodes, at most; 0: CG_STEP_ROWS */
     const char *cache_dir; /* where kernels for GPUs are kept (ir/base/cache.h) */
     u32 threads;           /* 0: one per CPU that this process may use */
     const void *tokenizer; /* blob for runtime/tokenizer.h; NULL: the program has no tokenizer */

@@ -140,7 +140,9 @@ static void make_blob(CgCuda *out)
 
 bool cg_cuda(Diag *d, const CgPlan *p, const CgTargets *t, const CgOptions *opt, CgCuda *out)
 {
-    *out = (CgCuda){.plan = p, .code = NEWN(p->a, CgCode, t->n_gpu + 1)};
+    *out = (CgCuda){.plan = p,
+                    .code = NEWN(p->a, CgCode, t->n_gpu + 1),
+                    .step_rows = opt->step_rows ? (i32)opt->step_rows : CG_STEP_ROWS};
     for (u32 i = 0; i < t->n_gpu; i++) {
         const CgGpu *g = t->gpu[i];
         CgCode *c = &out->code[out->n_codes++];

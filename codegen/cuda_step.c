@@ -16,11 +16,12 @@ enum { ALIGN = 1024, CONTROL = 256 };
 enum { LEAST_BLOCKS = 16 }; /* multiprocessors of the least slice of an H100 */
 
 /* Steps of several rows: one kernel for `from` to `rows`. Units whose sums a block keeps in shared
- * memory: of all rows, what all but the head have. */
+ * memory at once: of all rows, what all but the head have. */
 static const struct Rows {
     i32 from, rows;
     i64 units;
-} all_rows[] = {{1, 1, 40}, {2, 4, 16}};
+    bool many; /* of decode_pieces.cuh */
+} all_rows[] = {{1, 1, 40, false}, {2, 4, 16, false}, {5, 8, 16, false}, {9, 16, 6, true}};
 enum { N_ROWS = sizeof all_rows / sizeof *all_rows };
 
 typedef struct Layer { /* the calls of a layer; `join` and `mix` quantise the inputs of o and down
@@ -41,7 +42,7 @@ typedef struct Whole {
     StrBuf o;
     VEC(u64) table; /* [layers][N_COLUMNS] */
     u64 sum_at[N_SUMS], sync, work;
-    u64 parts_at, mixed_at, normed_at, best_at, token_at;
+    u64 parts_at, mixed_at, normed_at, turned_at, best_at, token_at;
     i64 act, scratch;
     const struct Rows *rows;
 } Whole;
@@ -334,6 +335,16 @@ static i64 planes(const CgCall *c)
     return I(c, C_fmt) == 2 ? 2 : 1;
 }
 
+/* Of many rows whose bytes are made elsewhere: so few that activations leave room for a ring. */
+static i64 many_parts(const CgCall *c, i64 most)
+{
+    const i64 K = I(c, C_K);
+    i64 parts = most;
+    while (parts > 1 && K % (parts * 128))
+        parts /= 2;
+    return parts;
+}
+
 /* How many blocks at most share a row of sums, if that is few enough to hand them over as words
  * that carry a flag; 0: they are added up in memory. Chips of sm_90a have 132 multiprocessors. */
 static i64 words_of(const Whole *st, const CgCall *c)
@@ -351,6 +362,7 @@ static i64 columns_of(const Whole *st, const CgCall *c, i64 parts)
               part = (i64)panels(c) * ((blocks + 3) / 4),
               each = (parts * part + LEAST_BLOCKS - 1) / LEAST_BLOCKS,
               seen = (each + part - 2) / part + 1;
+    if (st->rows->many) return up(K / parts, 64);
     const bool all = st->rows->rows == 1 || planes(c) > 1 || seen >= parts;
     return up(all ? K : seen * (K / parts) + 64, 128);
 }
@@ -358,7 +370,9 @@ static i64 columns_of(const Whole *st, const CgCall *c, i64 parts)
 static void emit_linear(Whole *st, const char *name, const CgCall *c, const char *column, i64 parts,
                         i64 words, Sums sums)
 {
-    const i64 width = up(I(c, C_K), 128), bytes = planes(c) * columns_of(st, c, parts);
+    const bool apart = st->rows->many && parts > 1;
+    const i64 width = apart ? I(c, C_K) / parts : up(I(c, C_K), 128),
+              bytes = planes(c) * columns_of(st, c, parts);
     if (bytes > st->act) st->act = bytes;
     st->sum_at[sums] = st->sync;
     const bool twin = !words && sums != SUM_HEAD;
@@ -370,13 +384,13 @@ static void emit_linear(Whole *st, const char *name, const CgCall *c, const char
               "    struct %s {\n        static constexpr int32_t N = %lld, K = %lld, bits = %lld, "
               "parts = %lld, w = W_%s, scale = S_%s, sums = PFQ_AT_SUMS + %d, words = %lld, "
               "planes = %lld, plane = %lld;\n        static constexpr bool fixed = %s, twin = "
-              "%s;\n    };\n",
+              "%s, apart = %s;\n    };\n",
               name,
               I(c, C_epi) == cg_epilogue("swiglu") ? (long long)panels(c) * 64
                                                    : (long long)I(c, C_N),
               (long long)I(c, C_K), (long long)bits(st, c), (long long)parts, column, column,
               (int)sums, (long long)words, (long long)planes(c), (long long)width,
-              I(c, C_static) ? "true" : "false", twin ? "true" : "false");
+              I(c, C_static) ? "true" : "false", twin ? "true" : "false", apart ? "true" : "false");
 }
 
 static void emit_float(Whole *st, const char *name, double v)
@@ -386,34 +400,43 @@ static void emit_float(Whole *st, const char *name, double v)
     sb_str(&st->o, ";\n");
 }
 
-/* What PfqWorker::fixed_scale says a quantiser has. c: the call that quantises; to: the linear that
- * reads. */
-static void emit_quantiser(Whole *st, const CgCall *c, const CgCall *to, const char *column)
+/* What PfqWorker::fixed_scale says a quantiser has. c: the call that quantises; to, reader: the
+ * linear that reads. */
+static void emit_quantiser(Whole *st, const CgCall *c, const CgCall *to, const char *reader,
+                           const char *column)
 {
     sb_printf(&st->o,
               "        static constexpr bool fixed = %s;\n        static constexpr int32_t "
               "scale_at = %s, "
-              "lo = %lld, hi = %lld, planes = %lld, plane = %lld, dump = 0;\n",
+              "lo = %lld, hi = %lld, planes = %lld, plane = %s::plane, dump = 0;\n",
               I(c, C_static) ? "true" : "false", column,
               (long long)I(c, C_fmt) == 2 ? -32512LL : (long long)I(c, C_qlo),
               (long long)I(c, C_fmt) == 2 ? 32512LL : (long long)I(c, C_qhi), (long long)planes(to),
-              (long long)up(I(to, C_K), 128));
+              reader);
     emit_float(st, "clip", I(c, C_fmt) == 2 ? 1.0 : c->val[C_clip]);
     emit_float(st, "top", I(c, C_fmt) == 2 ? 32512.0 : c->val[C_qtop]);
 }
 
 static void emit_norm(Whole *st, const char *name, const CgCall *c, const CgCall *to,
-                      const char *from, bool prior, const char *which)
+                      const char *reader, const char *from, bool prior, const char *which)
 {
-    sb_printf(
-        &st->o,
-        "    struct %s {\n        typedef %s From;\n        static constexpr bool prior = %s;\n"
-        "        static constexpr int32_t gain = ",
-        name, from, prior ? "true" : "false");
+    sb_printf(&st->o,
+              "    struct %s {\n        typedef %s From;\n        typedef %s To;\n        static "
+              "constexpr "
+              "bool prior = %s;\n        static constexpr int32_t gain = ",
+              name, from, reader, prior ? "true" : "false");
     sb_printf(&st->o, I(c, C_gain) ? "GAIN_%s;\n" : "-1;\n", which);
     emit_float(st, "eps", c->val[C_eps]);
-    emit_quantiser(st, c, to, arena_printf(st->mk->a, "X_%s", which));
+    emit_quantiser(st, c, to, reader, arena_printf(st->mk->a, "X_%s", which));
     sb_str(&st->o, "    };\n");
+}
+
+/* Memory of PfqPieces: n of a row, of `bytes` together. */
+static u64 pieces(Whole *st, i64 n, i64 bytes)
+{
+    const u64 at = (st->sync + 127) / 128 * 128;
+    st->sync = at + (u64)(up(4 * (n + 1) * st->rows->rows, 128) + st->rows->rows * bytes);
+    return at;
 }
 
 static void emit_attention(Whole *st, const Layer *l)
@@ -421,16 +444,18 @@ static void emit_attention(Whole *st, const Layer *l)
     const CgCall *q = l->qkv, *a = l->attend;
     const i64 D = I(a, C_head_dim), group = I(a, C_heads) / I(a, C_kv_heads);
     const bool ints = I(a, C_kv) > cg_kv_format("f16");
-    sb_printf(&st->o,
-              "    struct Attend {\n        typedef Qkv From;\n        static constexpr int32_t "
-              "rows = %d, heads = %lld, "
-              "kv_heads = %lld, D = %lld, rot = %lld, prefix = %lld, q8 = %lld, kv = %lld, kv_lo = "
-              "%lld;\n"
-              "        static constexpr bool r3 = %s, kv_static = %s;\n",
-              (int)st->rows->rows, (long long)I(a, C_heads), (long long)I(a, C_kv_heads),
-              (long long)D, (long long)I(q, C_rot), (long long)I(a, C_prefix),
-              (long long)I(q, C_q8), (long long)I(a, C_kv), (long long)I(q, C_kv_lo),
-              I(q, C_r3) ? "true" : "false", !ints || I(q, C_kv_static) ? "true" : "false");
+    sb_printf(
+        &st->o,
+        "    struct Join;\n    struct Attend {\n        typedef Qkv From;\n        typedef Join "
+        "Out;\n        static constexpr int32_t "
+        "rows = %d, heads = %lld, "
+        "kv_heads = %lld, D = %lld, rot = %lld, prefix = %lld, q8 = %lld, kv = %lld, kv_lo = "
+        "%lld;\n"
+        "        static constexpr bool r3 = %s, kv_static = %s;\n",
+        (int)st->rows->rows, (long long)I(a, C_heads), (long long)I(a, C_kv_heads), (long long)D,
+        (long long)I(q, C_rot), (long long)I(a, C_prefix), (long long)I(q, C_q8),
+        (long long)I(a, C_kv), (long long)I(q, C_kv_lo), I(q, C_r3) ? "true" : "false",
+        !ints || I(q, C_kv_static) ? "true" : "false");
     emit_float(st, "kv_top", q->val[C_kv_top]);
     emit_float(st, "kv_clip", q->val[C_kv_clip]);
     emit_float(st, "score", a->val[C_scale]);
@@ -441,15 +466,17 @@ static void emit_attention(Whole *st, const Layer *l)
         "k_scale = K_SCALE, v_scale = V_SCALE, q_gain = %s, k_gain = %s, prefix_k = PREFIX_K, "
         "prefix_v = PREFIX_V;\n    };\n",
         I(q, C_qk_norm) ? "Q_GAIN" : "-1", I(q, C_qk_norm) ? "K_GAIN" : "-1");
-    const i64 attend = WORKERS / 32 * group * (D * 4 + 8), rows = st->rows->rows,
-              splits = rows * (rows < SPLITS ? SPLITS / rows : 1),
+    const bool many = st->rows->many;
+    const i64 token = (group + 2) * D * 4 + (group + 4) * D + 4 * (group + 6),
+              attend = (many ? up(token, 128) : 0) + WORKERS / 32 * group * (D * 4 + 8),
+              rows = st->rows->rows, splits = rows * (rows < SPLITS ? SPLITS / rows : 1),
               join = I(a, C_heads) * splits * 4 +
                      (I(l->join, C_static) ? 0 : rows * I(a, C_heads) * D * 4);
-    st->scratch = attend > join ? attend : join;
-    st->parts_at = st->sync;
-    st->sync += (u64)(I(a, C_heads) * splits * (D + 2) * 8);
+    st->scratch = attend > join || many ? attend : join;
+    st->parts_at = many ? pieces(st, I(a, C_kv_heads), I(a, C_heads) * D) : st->sync;
+    if (!many) st->sync += (u64)(I(a, C_heads) * splits * (D + 2) * 8);
     sb_str(&st->o, "    struct Join {\n        typedef Attend From;\n        typedef O To;\n");
-    emit_quantiser(st, l->join, l->o, "X_JOIN");
+    emit_quantiser(st, l->join, l->o, "O", "X_JOIN");
     sb_str(&st->o, "    };\n");
 }
 
@@ -458,12 +485,14 @@ static void emit_ffn(Whole *st, const Layer *l)
     const bool turn = row_of(st, l->mix) == ROW_HADAMARD;
     const i64 ffn = I(l->gate_up, C_N) / 2, inner = turn ? inner_of(l->mix) : ffn;
     const i64 base = turn ? I(l->mix, C_base) : 1;
-    const i64 glu =
-        st->rows->rows * (ffn / inner) * ((inner + LEAST_BLOCKS - 1) / LEAST_BLOCKS) * 4;
+    const i64 columns = st->rows->many ? 4 : (inner + LEAST_BLOCKS - 1) / LEAST_BLOCKS,
+              glu = st->rows->rows * (ffn / inner) * columns * 4;
     if (st->scratch < 32768) st->scratch = 32768;
     if (st->scratch < glu) st->scratch = glu;
-    st->mixed_at = st->sync;
+    st->mixed_at = (st->sync + 15) / 16 * 16;
+    st->sync = st->mixed_at;
     st->sync += (u64)up(8 * ffn * st->rows->rows, ALIGN);
+    st->turned_at = st->rows->many ? pieces(st, ffn / inner, ffn) : st->sync;
     sb_printf(&st->o,
               "    struct Glu {\n        typedef GateUp From;\n        typedef Down To;\n        "
               "static constexpr bool turn = %s;\n"
@@ -473,7 +502,7 @@ static void emit_ffn(Whole *st, const Layer *l)
               (long long)inner, (long long)I(l->gate_up, C_act));
     emit_float(st, "scale", turn ? l->mix->val[C_scale] : 1.0);
     sb_str(&st->o, "    };\n    struct Mix : Glu {\n");
-    emit_quantiser(st, l->mix, l->down, "X_MIX");
+    emit_quantiser(st, l->mix, l->down, "Down", "X_MIX");
     sb_str(&st->o, "    };\n");
 }
 
@@ -515,9 +544,12 @@ static const char schedule[] = "    template <class R> PFQ_STATIC void schedule(
 static void emit_ops(Whole *st)
 {
     const Layer *l = &st->layers.at[0];
-    const bool turn = row_of(st, l->mix) == ROW_HADAMARD;
-    const i64 o_parts = parts_of(st, l->o, 64, I(l->join, C_static)),
-              down_parts = parts_of(st, l->down, turn ? inner_of(l->mix) : 1, I(l->mix, C_static));
+    const bool turn = row_of(st, l->mix) == ROW_HADAMARD, many = st->rows->many;
+    const i64 o_parts = many ? many_parts(l->o, 4) : parts_of(st, l->o, 64, I(l->join, C_static)),
+              down_parts =
+                  many ? many_parts(l->down, 4)
+                       : parts_of(st, l->down, turn ? inner_of(l->mix) : 1, I(l->mix, C_static)),
+              head_parts = many ? many_parts(st->head, planes(st->head)) : 1;
     static const char *const formats[] = {"F32", "S8", "U4G32"};
     sb_printf(
         &st->o,
@@ -529,10 +561,10 @@ static void emit_ops(Whole *st)
     emit_linear(st, "O", l->o, "O", o_parts, 0, SUM_O);
     emit_linear(st, "GateUp", l->gate_up, "GATE_UP", 1, words_of(st, l->gate_up), SUM_GATE_UP);
     emit_linear(st, "Down", l->down, "DOWN", down_parts, 0, SUM_DOWN);
-    emit_linear(st, "Head", st->head, "HEAD", 1, 0, SUM_HEAD);
-    emit_norm(st, "First", l->first, l->qkv, "Down", true, "FIRST");
-    emit_norm(st, "Second", l->second, l->gate_up, "O", false, "SECOND");
-    emit_norm(st, "Last", st->last, st->head, "Down", false, "LAST");
+    emit_linear(st, "Head", st->head, "HEAD", head_parts, 0, SUM_HEAD);
+    emit_norm(st, "First", l->first, l->qkv, "Qkv", "Down", true, "FIRST");
+    emit_norm(st, "Second", l->second, l->gate_up, "GateUp", "O", false, "SECOND");
+    emit_norm(st, "Last", st->last, st->head, "Head", "Down", false, "LAST");
     emit_attention(st, l);
     emit_ffn(st, l);
 }
@@ -578,10 +610,11 @@ static void emit_args(Whole *st)
         "        d.at[PFQ_AT_EMBED] = a.w + %lluu;\n        d.at[PFQ_AT_FREQ] = a.w + %lluu;\n"
         "        d.at[PFQ_AT_BASE] = a.w + %lluu;\n        d.at[PFQ_AT_PARTS] = a.sync + %lluu;\n"
         "        d.at[PFQ_AT_MIXED] = a.sync + %lluu;\n        d.at[PFQ_AT_NORMED] = a.sync + "
-        "%lluu;\n        d.at[PFQ_AT_BEST] = a.work + %lluu;\n"
+        "%lluu;\n        d.at[PFQ_AT_TURNED] = a.sync + %lluu;\n        d.at[PFQ_AT_BEST] = a.work "
+        "+ %lluu;\n"
         "        d.at[PFQ_AT_TOKEN] = a.work + %lluu;\n",
         LL(embed), LL(freq), LL(base), LL(st->parts_at), LL(st->mixed_at), LL(st->normed_at),
-        LL(st->best_at), LL(st->token_at));
+        LL(st->turned_at), LL(st->best_at), LL(st->token_at));
     for (u32 i = 0; i < N_SUMS; i++)
         sb_printf(&st->o, "        d.at[PFQ_AT_SUMS + %u] = a.sync + %lluu;\n", i,
                   LL(st->sum_at[i]));
@@ -592,10 +625,14 @@ static void emit_args(Whole *st)
 static i64 room(const Whole *st, i64 slots, i64 base, i64 rot)
 {
     const i64 rows = st->rows->rows, act = up(st->act, 128) + (rows > 1 ? 64 : 0),
+              acts = up(rows * act, 128), scratch = up(st->scratch, 128),
               sums = st->rows->units * (rows > 1 ? 68 : 64) * 4,
-              before = slots * (SLOT + 16) + up(rows * act, 128) + up(rows * sums, 128) +
-                       up(st->scratch, 128) + (base > 1 ? up(base, 16) * 4 * base : 0) +
-                       2 * 4 * (WORKERS / 32) + up(4 * rows, 8) + 8 * rows;
+              data = !st->rows->many  ? acts + scratch
+                     : acts > scratch ? acts
+                                      : scratch,
+              before = slots * (SLOT + 16) + data + up(rows * sums, 128) +
+                       (base > 1 ? up(base, 16) * 4 * base : 0) + 2 * 4 * (WORKERS / 32) +
+                       up(4 * rows, 8) + 8 * rows;
     return up(before + 4 * rows * rot, 16) + 8 * (i64)st->table.n;
 }
 
@@ -629,7 +666,8 @@ static void add(Whole *st, i64 shared)
                    .work = (i64)st->work,
                    .sync = (i64)st->sync},
     };
-    CgCudaCall call = {.phase = CG_DECODE, .from = st->rows->from, .to = st->rows->rows};
+    CgCudaCall call = {.phase = CG_DECODE, .from = st->rows->from};
+    call.to = mk->cuda->step_rows < st->rows->rows ? mk->cuda->step_rows : st->rows->rows;
     call.kernel = cg_cuda_kernel(mk->cuda, mk->code, &k);
     call.c = (CgCall){.step = st->embed->step, .layer = -1};
     call.c.in[0] = (CgRef){.place = CG_TOKENS};
@@ -639,19 +677,41 @@ static void add(Whole *st, i64 shared)
     vec_push(mk->a, &mk->code->call[one ? PFQ_CUDA_STEP : PFQ_CUDA_STEPS], call);
 }
 
+/* What many rows need (decode_pieces.cuh, decode_attend_many.cuh, decode_ffn.cuh). */
+static bool many(Whole *st)
+{
+    const Layer *l = &st->layers.at[0];
+    const CgCall *q = l->qkv, *a = l->attend;
+    const i64 D = I(a, C_head_dim), kv = I(a, C_kv);
+    NEED(kv == cg_kv_format("s4") || kv == cg_kv_format("s8"),
+         "the KV cache has no signed integers");
+    NEED(I(q, C_kv_static) && I(q, C_q8), "keys or queries have no static scales");
+    NEED(D % (kv == cg_kv_format("s4") ? 64 : 32) == 0, "the head size");
+    NEED(I(a, C_prefix) <= WORKERS / 32, "a prefix of more than 16 tokens");
+    NEED(I(l->join, C_static) && I(l->mix, C_static), "o or down have no static scales");
+    NEED(planes(l->o) == 1 && planes(l->down) == 1, "o or down read 16 bits");
+    NEED(row_of(st, l->mix) == ROW_HADAMARD && inner_of(l->mix) % 64 == 0,
+         "no transform of runs of 64");
+    NEED(I(l->mix, C_N) / inner_of(l->mix) <= WORKERS / 4, "a transform of more than 128 runs");
+    NEED(I(l->first, C_K) % 128 == 0 && I(l->o, C_K) % 128 == 0 && I(l->down, C_K) % 128 == 0,
+         "columns are no multiple of 128");
+    return true;
+}
+
 /* Writes PfqStep; false: it does not fit the chip. */
 static bool write(Whole *st)
 {
     const Layer *l = &st->layers.at[0];
     NEED(st->rows->rows == 1 || I(l->first, C_K) % 8 == 0, "the hidden size is no multiple of 8");
+    if (st->rows->many && !many(st)) return false;
     const i64 rot = I(l->qkv, C_rot);
     const i64 base = row_of(st, l->mix) == ROW_HADAMARD ? I(l->mix, C_base) : 1;
     StrBuf head = {.a = st->mk->a}, body;
     st->sync = CONTROL;
     make_table(st);
     emit_ops(st);
-    st->normed_at = st->sync;
-    st->sync += (u64)(st->rows->rows * (I(l->first, C_K) / 2 + 2) * 8);
+    st->normed_at = st->rows->many ? pieces(st, 1, 2 * I(l->first, C_K)) : st->sync;
+    if (!st->rows->many) st->sync += (u64)(st->rows->rows * (I(l->first, C_K) / 2 + 2) * 8);
     st->best_at = st->work;
     st->token_at = st->work + 8 * 1024 * (u64)st->rows->rows;
     st->work = st->token_at + 64;
@@ -704,7 +764,8 @@ bool cg_cuda_step(CgMake *mk)
 {
     bool ok = add_step(mk, &all_rows[0], &mk->code->no_step);
     const char *why;
-    for (u32 i = 1; ok && i < N_ROWS && all_rows[i].from <= cg_cuda_sequences(mk); i++)
+    const i32 seqs = cg_cuda_sequences(mk), most = mk->cuda->step_rows;
+    for (u32 i = 1; ok && i < N_ROWS && all_rows[i].from <= (seqs < most ? seqs : most); i++)
         if (!add_step(mk, &all_rows[i], &why)) break;
     return ok;
 }

@@ -273,8 +273,9 @@ typedef struct CgCuda {
     VEC(CgCudaKernel) kernels; /* of all codes */
     CgCode *code;              /* [n_codes] best first, PTX last */
     u32 n_codes;
-    i32 driver; /* PfqCuda.driver */
-    u8 *blob;   /* all images, each 64-byte aligned; malloc'ed */
+    i32 driver;    /* PfqCuda.driver */
+    i32 step_rows; /* CgOptions.step_rows */
+    u8 *blob;      /* all images, each 64-byte aligned; malloc'ed */
     u64 bytes;
 } CgCuda;
 

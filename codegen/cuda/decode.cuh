@@ -14,7 +14,8 @@
  * blocks (PfqDeal), the rows' columns side by side in the tensor cores', and meet as int32 sums in
  * memory, added atomically, so exact in any order; whoever reads them next scales them. A row's
  * result depends on neither the other rows nor their number, only on the most that the kernel takes
- * (M::rows), by how many parts attention is cut in. There are at least as many blocks as rows.
+ * (M::rows), by how many parts attention is cut in. There are at least as many blocks as rows. Where
+ * M::rows is more than PFQ_FEW what ops read is handed on in pieces (decode_pieces.cuh).
  *
  * So a layer has few points where all blocks meet:
  *
@@ -47,6 +48,7 @@ enum {
     PFQ_DECODE_BLOCK = PFQ_WORKERS + 32
 };
 enum { PFQ_GROUPS = PFQ_WORKER_WARPS / 4 }; /* of four warps, which take a slot together */
+enum { PFQ_FEW = 8 };                       /* rows; of more, "many", M::rows differs in how */
 
 /* Entries of PfqDecodeArgs.at that all models have; the sums of a model's ops follow. */
 enum {
@@ -59,9 +61,10 @@ enum {
     PFQ_AT_EMBED,   /* the table of embeddings */
     PFQ_AT_FREQ,    /* f32 [rot / 2], RoPE */
     PFQ_AT_BASE,    /* the transform's base, f32 in packed tiles of 16 rows */
-    PFQ_AT_PARTS,   /* attention's partial results: see decode_attend.cuh */
+    PFQ_AT_PARTS,   /* attention's results: see decode_attend.cuh; of many rows pieces */
     PFQ_AT_MIXED,   /* f32 [rows][ffn]: between the halves of the transform in front of down */
-    PFQ_AT_NORMED,  /* several rows: what norms hand to all, see PfqWorker::norm */
+    PFQ_AT_NORMED,  /* several rows: what norms hand to all, see decode_norm.cuh */
+    PFQ_AT_TURNED,  /* many rows: the same of the transform in front of down */
     PFQ_AT_LOGITS,  /* f32 [rows][vocabulary] */
     PFQ_AT_BEST, /* int32 [rows][blocks][2]: their largest logits, as ordered integers, and where */
     PFQ_AT_TOKEN, /* int32 [rows]: the greedy choice */
@@ -99,15 +102,20 @@ PFQ_DEVICE int32_t pfq_b_at(int32_t k)
 }
 
 /* Shared memory of model M: rows (the most of a step), layers, columns (of the table), slots (of
- * the ring), act (bytes of a row), units (most of a block), scratch (bytes), rot. Of several rows
- * each begins in another bank. */
+ * the ring), act (bytes of a row), units (whose sums it holds at once), scratch (bytes), rot. Of
+ * several rows each begins in another bank. Of many, scratch is where activations are: no phase
+ * needs both. */
 template <class M> struct PfqRoom {
+    static constexpr bool many = M::rows > PFQ_FEW;
     static constexpr int32_t act_row = (M::act + 127) / 128 * 128 + (M::rows > 1 ? 64 : 0);
     static constexpr int32_t acc_row = M::rows > 1 ? 68 : 64;
     static constexpr int32_t act = M::slots * (PFQ_SLOT + 16);
-    static constexpr int32_t acc = act + (M::rows * act_row + 127) / 128 * 128;
-    static constexpr int32_t scratch = acc + (M::units * M::rows * acc_row * 4 + 127) / 128 * 128;
-    static constexpr int32_t base = scratch + (M::scratch + 127) / 128 * 128; /* of the transform */
+    static constexpr int32_t acts = (M::rows * act_row + 127) / 128 * 128,
+                             scratches = (M::scratch + 127) / 128 * 128;
+    static constexpr int32_t acc = act + (many && scratches > acts ? scratches : acts);
+    static constexpr int32_t sums = (M::units * M::rows * acc_row * 4 + 127) / 128 * 128;
+    static constexpr int32_t scratch = many ? act : acc + sums;
+    static constexpr int32_t base = acc + sums + (many ? 0 : scratches); /* of the transform */
     static constexpr int32_t reduce = base + (M::base > 1 ? (M::base + 15) / 16 * 64 * M::base : 0);
     static constexpr int32_t scale = reduce + 2 * 4 * PFQ_WORKER_WARPS;
     static constexpr int32_t row = scale + (4 * M::rows + 7) / 8 * 8;
@@ -199,13 +207,18 @@ template <class M> struct PfqLoader {
 
 /* ---- the workers ---- */
 
-template <class C, class W> PFQ_DEVICE void pfq_attend(W &w);  /* decode_attend.cuh */
-template <class C, class W> PFQ_DEVICE void pfq_combine(W &w); /* decode_attend.cuh */
-template <class C, class W> PFQ_DEVICE void pfq_glu(W &w);     /* decode_ffn.cuh */
-template <class C, class W> PFQ_DEVICE void pfq_mix(W &w);     /* decode_ffn.cuh */
-template <class C, class W> PFQ_DEVICE void pfq_embed(W &w);   /* decode_head.cuh */
-template <class C, class W> PFQ_DEVICE void pfq_logits(W &w);  /* decode_head.cuh */
-template <class W> PFQ_DEVICE void pfq_choose(W &w);           /* decode_head.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_norm(W &w);         /* decode_norm.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_attend(W &w);       /* decode_attend.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_combine(W &w);      /* decode_attend.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_glu(W &w);          /* decode_ffn.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_mix(W &w);          /* decode_ffn.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_embed(W &w);        /* decode_head.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_attend_many(W &w);  /* decode_attend_many.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_combine_many(W &w); /* decode_attend_many.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_glu_many(W &w);     /* decode_ffn.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_mix_many(W &w);     /* decode_ffn.cuh */
+template <class C, class W> PFQ_DEVICE void pfq_logits(W &w);       /* decode_head.cuh */
+template <class W> PFQ_DEVICE void pfq_choose(W &w);                /* decode_head.cuh */
 
 template <class M> struct PfqWorker {
     typedef PfqRoom<M> Room;
@@ -458,148 +471,15 @@ template <class M> struct PfqWorker {
     {
         *(uint32_t *)(act() + at + pfq_b_at(k)) = word;
     }
-    /* Tests, of one row: columns begin .. end of what the ops read, where `window` is the first. */
-    PFQ_MEMBER void dump(int32_t which, int32_t begin, int32_t end, int32_t window, int32_t plane,
-                         int32_t planes) const
+    /* Tests, of the first row: columns begin .. end of what op C::To reads, where `window` is the
+     * first in shared memory. */
+    template <class C> PFQ_MEMBER void dump(int32_t begin, int32_t end, int32_t window) const
     {
         if (!M::keep) return;
-        int8_t *to = (int8_t *)a.at[PFQ_AT_DUMP] + which * 65536;
-        for (int32_t p = 0; p < planes; p++)
+        int8_t *to = (int8_t *)a.at[PFQ_AT_DUMP] + C::dump * 65536;
+        for (int32_t p = 0; p < C::planes; p++)
             for (int32_t k = begin + tid(); k < end; k += PFQ_WORKERS)
-                to[p * plane + k] = act()[p * plane + pfq_b_at(k - window)];
-    }
-
-    /* x += the products of op C::From; then RMSNorm of x (gain: column, -1: none), quantised as
-     * activations. C::prior: the op was the layer's before, and layer 0 adds nothing. Of several
-     * rows each is one block's, which hands its activations to all. */
-    template <class C> PFQ_MEMBER void norm()
-    {
-        if (owns())
-            norm_own<C>();
-        else
-            await();
-        if (M::rows > 1) take_rows<C>();
-        sync();
-        dump(C::dump, 0, M::hidden, 0, C::plane, C::planes);
-    }
-    template <class C> PFQ_MEMBER void norm_own()
-    {
-        typedef typename C::From From;
-        const bool add = !C::prior || l > 0;
-        float s = 0.0f, factor[quads][4];
-        PFQ_UNROLL
-        for (int32_t i = 0; i < quads; i++)
-            if (add) {
-                const int32_t k = min(4 * (tid() + PFQ_WORKERS * i), M::hidden - 4);
-                const uint64_t of = C::prior ? before(From::scale) : column(From::scale);
-                const PfqFour v = *(const PfqFour *)((const float *)of + k);
-                PFQ_UNROLL
-                for (int32_t j = 0; j < 4; j++)
-                    factor[i][j] = From::fixed ? v.v[j] : v.v[j] * scale_of(own());
-            }
-        float gain[quads][4];
-        norm_gain<C>(gain);
-        const float scale = fixed_scale<C>();
-        await();
-        PFQ_UNROLL
-        for (int32_t i = 0; i < quads; i++) {
-            const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
-            if (add && k < M::hidden) {
-                constexpr int32_t plane = PfqDeal<From>::panels * 64;
-                const int32_t *at =
-                    place<From>(C::prior ? l - 1 : l) + own() * From::planes * plane + k;
-                const PfqInts high = pfq_fresh((const PfqInts *)at),
-                              low = From::planes == 2 ? pfq_fresh((const PfqInts *)(at + plane))
-                                                      : high;
-                PFQ_UNROLL
-                for (int32_t j = 0; j < 4; j++)
-                    x[i][j] = whole<From>(high.v[j], low.v[j]) * factor[i][j] + x[i][j];
-            }
-            PFQ_UNROLL
-            for (int32_t j = 0; j < 4; j++)
-                s = fmaf(x[i][j], x[i][j], s);
-        }
-        const float r = 1.0f / sqrtf(sum(s) / (float)M::hidden + C::eps);
-        norm_put<C>(r, gain, pfq_inv(scale));
-    }
-    template <class C> PFQ_MEMBER void norm_gain(float (&gain)[quads][4]) const
-    {
-        PFQ_UNROLL
-        for (int32_t i = 0; i < quads; i++) {
-            const int32_t k = min(4 * (tid() + PFQ_WORKERS * i), M::hidden - 4);
-            const PfqFour v = C::gain < 0 ? PfqFour{{1.0f, 1.0f, 1.0f, 1.0f}}
-                                          : *(const PfqFour *)((const float *)column(C::gain) + k);
-            PFQ_UNROLL
-            for (int32_t j = 0; j < 4; j++)
-                gain[i][j] = v.v[j];
-        }
-    }
-    template <class C> PFQ_MEMBER void norm_put(float r, const float (&gain)[quads][4], float inv)
-    {
-        float m = 0.0f, y[4];
-        PFQ_UNROLL
-        for (int32_t i = 0; i < quads && !C::fixed; i++) {
-            PFQ_UNROLL
-            for (int32_t j = 0; j < 4; j++)
-                m = fmaxf(m, fabsf(x[i][j] * r * gain[i][j]));
-        }
-        if (!C::fixed) inv = dynamic_inverse<C>(own(), largest(m));
-        PFQ_UNROLL
-        for (int32_t i = 0; i < quads; i++) {
-            const int32_t k = 4 * (tid() + PFQ_WORKERS * i);
-            PFQ_UNROLL
-            for (int32_t j = 0; j < 4; j++)
-                y[j] = x[i][j] * r * gain[i][j];
-            uint32_t word[2];
-            quantise4<C>(y, inv, word);
-            PFQ_UNROLL
-            for (int32_t p = 0; p < C::planes && k < M::hidden; p++) {
-                if (M::rows == 1)
-                    put4(p * C::plane, k, word[p]);
-                else
-                    pfq_put_word(normed(own()) + p * (M::hidden / 4) + k / 4, (int32_t)word[p],
-                                 flag());
-            }
-        }
-        if (M::rows > 1 && !C::fixed && threadIdx.x == 0)
-            pfq_put_word(normed(own()) + M::hidden / 2, __float_as_int(scale_of(own())), flag());
-    }
-    /* PFQ_AT_NORMED: of each row a word with a flag for four columns of a plane, two planes, then
-     * one for its dynamic scale. */
-    static constexpr int32_t normed_words = M::hidden / 2 + 2;
-    static_assert(M::rows == 1 || M::hidden % 8 == 0, "words are read in pairs");
-    PFQ_MEMBER uint64_t *normed(int32_t r) const
-    {
-        return (uint64_t *)a.at[PFQ_AT_NORMED] + r * normed_words;
-    }
-    template <class C> PFQ_MEMBER void take_rows()
-    {
-        constexpr int32_t half = M::hidden / 8, each = half * C::planes, /* pairs */
-            deep = (M::rows * half + PFQ_WORKERS - 1) / PFQ_WORKERS;
-        const int32_t all = each * rows();
-        for (int32_t i = tid(); i < all; i += PFQ_WORKERS * deep) {
-            const uint64_t *p[deep];
-            int32_t v[deep][2];
-            PFQ_UNROLL
-            for (int32_t j = 0; j < deep; j++) {
-                const int32_t at = i + PFQ_WORKERS * j;
-                p[j] = M::wait && at < all ? normed(at / each) + at % each * 2 : NULL;
-            }
-            pfq_get_pairs(p, flag(), v);
-            PFQ_UNROLL
-            for (int32_t j = 0; j < 2 * deep; j++) {
-                const int32_t at = i + PFQ_WORKERS * (j / 2);
-                if (at < all)
-                    put4(at / each * Room::act_row + at % each / half * C::plane,
-                         at % half * 8 + j % 2 * 4, (uint32_t)v[j / 2][j % 2]);
-            }
-        }
-        if (!C::fixed && tid() < rows() && tid() != own() && M::wait) {
-            const uint64_t *p[1] = {normed(tid()) + M::hidden / 2};
-            int32_t v[1];
-            pfq_get_words(p, flag(), v);
-            set_scale(tid(), __int_as_float(v[0]), tid());
-        }
+                to[p * C::To::K + k] = act()[p * C::plane + pfq_b_at(k - window)];
     }
 
     /* ---- products ---- */
@@ -634,14 +514,11 @@ template <class M> struct PfqWorker {
             pfq_mma_s8(c[t][1], low, x4.v[2], x4.v[3]);
         }
     }
-    /* Adds the warp's sums to those of unit u of the block's, `first` its first, and zeroes them.
-     * Of more units than shared memory has room for, the last go to memory at once. */
-    template <class C>
-    PFQ_MEMBER void keep_sums(int32_t (&c)[tiles<C>][2][4], int32_t u, int32_t first) const
+    /* Adds the warp's sums to those of the unit that has place `of` in shared memory, and zeroes
+     * them. */
+    template <class C> PFQ_MEMBER void keep_sums(int32_t (&c)[tiles<C>][2][4], int32_t of) const
     {
-        typedef PfqDeal<C> Deal;
-        constexpr int32_t room = M::units / C::planes;
-        int32_t *acc = (int32_t *)(pfq_shared + Room::acc) + (u - first) * Room::acc_row * wide<C>;
+        int32_t *acc = (int32_t *)(pfq_shared + Room::acc) + of * Room::acc_row * wide<C>;
         const int32_t row = pfq_warp() % 4 * 16 + pfq_lane() / 4;
         PFQ_UNROLL
         for (int32_t i = 0; i < 4 * tiles<C>; i++) {
@@ -649,11 +526,7 @@ template <class M> struct PfqWorker {
             const int32_t v = sum[0][i % 4] + sum[1][i % 4], to = pfq_frag_row(row + i % 4 / 2 * 8),
                           column = i / 4 * 8 + pfq_lane() % 4 * 2 + i % 2;
             sum[0][i % 4] = sum[1][i % 4] = 0;
-            if (column >= rows() * C::planes) continue;
-            if (u - first < room)
-                atomicAdd(acc + column * Room::acc_row + to, v);
-            else
-                pfq_red_add(sum_at<C>(column, Deal::panel(u) * 64 + to), C::bits == 4 ? v >> 4 : v);
+            if (column < rows() * C::planes) atomicAdd(acc + column * Room::acc_row + to, v);
         }
     }
     /* The sum of a row of weights and a column of products. */
@@ -661,12 +534,14 @@ template <class M> struct PfqWorker {
     {
         return place<C>(l) + column * (PfqDeal<C>::panels * 64) + row;
     }
-    /* Sums of op C over the activations, for the block's slots. */
+    /* Sums of op C over the activations, for the block's slots: of as many units at a time as
+     * shared memory has room for. */
     template <class C> PFQ_MEMBER void gemv()
     {
         typedef PfqDeal<C> Deal;
         const Deal d = Deal::mine();
-        const int32_t first = Deal::unit(d.begin), lane = pfq_lane();
+        const int32_t lane = pfq_lane();
+        constexpr int32_t room = M::units / C::planes;
         const int8_t *b[tiles<C>];
         PFQ_UNROLL
         for (int32_t t = 0; t < tiles<C>; t++) {
@@ -675,41 +550,49 @@ template <class M> struct PfqWorker {
                    lane % 4 * 16 - d.window();
         }
         const uint32_t at = (uint32_t)(pfq_warp() % 4 * 512 + lane * 16);
-        int32_t c[tiles<C>][2][4] = {}, u = -1;
+        int32_t c[tiles<C>][2][4] = {}, i = d.begin + pfq_warp() / 4, begin = d.begin;
         mark();
-        for (int32_t i = d.begin + pfq_warp() / 4; i < d.end; i += PFQ_GROUPS) {
-            const uint32_t s = n + (uint32_t)(i - d.begin);
-            const uint8_t *w = pfq_shared + s % M::slots * PFQ_SLOT + at;
-            if (u >= 0 && Deal::unit(i) != u) keep_sums<C>(c, u, first);
-            u = Deal::unit(i);
-            const int32_t k = Deal::block(i), count = Deal::count(i);
-            ring.wait(s);
-            PFQ_UNROLL
-            for (int32_t j = 0; j < PFQ_SLOT_BLOCKS; j++) {
-                const int32_t from =
-                    C::bits == 4 ? (k + j) * 64 : (k + j) / 2 * 64 + (k + j) % 2 * 8;
-                if (j < count) product<C>(c, w + j * PFQ_FRAG_BYTES, b, from);
+        do {
+            const int32_t first = Deal::unit(begin),
+                          end = min(d.end, (first + room) * Deal::unit_slots);
+            int32_t u = -1;
+            for (; i < end; i += PFQ_GROUPS) {
+                const uint32_t s = n + (uint32_t)(i - d.begin);
+                const uint8_t *w = pfq_shared + s % M::slots * PFQ_SLOT + at;
+                if (u >= 0 && Deal::unit(i) != u) keep_sums<C>(c, u - first);
+                u = Deal::unit(i);
+                const int32_t k = Deal::block(i), count = Deal::count(i);
+                ring.wait(s);
+                PFQ_UNROLL
+                for (int32_t j = 0; j < PFQ_SLOT_BLOCKS; j++) {
+                    const int32_t from =
+                        C::bits == 4 ? (k + j) * 64 : (k + j) / 2 * 64 + (k + j) % 2 * 8;
+                    if (j < count) product<C>(c, w + j * PFQ_FRAG_BYTES, b, from);
+                }
+                __syncwarp();
+                if (lane == 0) ring.release(s, 4);
             }
-            __syncwarp();
-            if (lane == 0) ring.release(s, 4);
-        }
-        if (u >= 0) keep_sums<C>(c, u, first);
+            if (u >= 0) keep_sums<C>(c, u - first);
+            sync();
+            if (end == d.end) mark();
+            send<C>({begin, end});
+            begin = end;
+            if (begin < d.end) sync();
+        } while (begin < d.end);
         n += (uint32_t)(d.end - d.begin);
-        sync();
-        mark();
-        send<C>(d, first);
     }
-    /* The block's sums to memory; they are zero again. */
-    template <class C> PFQ_MEMBER void send(const PfqDeal<C> &d, int32_t first) const
+    /* Sums of the units of these slots to memory; they are zero again. */
+    template <class C> PFQ_MEMBER void send(const PfqDeal<C> &d) const
     {
         typedef PfqDeal<C> Deal;
         int32_t *acc = (int32_t *)(pfq_shared + Room::acc);
+        const int32_t first = Deal::unit(d.begin);
         if (direct<C>()) {
             send_words<C>(d, first, acc);
             return;
         }
         if (d.begin == d.end) return;
-        const int32_t units = min(Deal::unit(d.end - 1) - first + 1, M::units / C::planes);
+        const int32_t units = Deal::unit(d.end - 1) - first + 1;
         for (int32_t i = tid(); i < units * 64 * wide<C>; i += PFQ_WORKERS) {
             const int32_t u = i / (64 * wide<C>), column = i / 64 % wide<C>,
                           row = Deal::panel(first + u) * 64 + i % 64;
@@ -742,13 +625,38 @@ template <class M> struct PfqWorker {
 
     static constexpr uint32_t slots = M::slots;
     static constexpr int32_t most = M::rows, hidden = M::hidden;
-    static constexpr bool keep = M::keep;
+    static constexpr bool keep = M::keep, waits = M::wait, many = Room::many;
 
     template <class C> PFQ_MEMBER void embed() { pfq_embed<C>(*this); }
-    template <class C> PFQ_MEMBER void attend() { pfq_attend<C>(*this); }
-    template <class C> PFQ_MEMBER void combine() { pfq_combine<C>(*this); }
-    template <class C> PFQ_MEMBER void glu() { pfq_glu<C>(*this); }
-    template <class C> PFQ_MEMBER void mix() { pfq_mix<C>(*this); }
+    template <class C> PFQ_MEMBER void norm() { pfq_norm<C>(*this); }
+    template <class C> PFQ_MEMBER void attend()
+    {
+        if constexpr (many)
+            pfq_attend_many<C>(*this);
+        else
+            pfq_attend<C>(*this);
+    }
+    template <class C> PFQ_MEMBER void combine()
+    {
+        if constexpr (many)
+            pfq_combine_many<C>(*this);
+        else
+            pfq_combine<C>(*this);
+    }
+    template <class C> PFQ_MEMBER void glu()
+    {
+        if constexpr (many)
+            pfq_glu_many<C>(*this);
+        else
+            pfq_glu<C>(*this);
+    }
+    template <class C> PFQ_MEMBER void mix()
+    {
+        if constexpr (many)
+            pfq_mix_many<C>(*this);
+        else
+            pfq_mix<C>(*this);
+    }
     template <class C> PFQ_MEMBER void logits() { pfq_logits<C>(*this); }
     PFQ_MEMBER void choose() { pfq_choose(*this); }
 };
@@ -768,8 +676,7 @@ template <class M> PFQ_DEVICE void pfq_decode(const PfqDecodeArgs &a)
     if (threadIdx.x == 0) ring.init(PFQ_WORKER_WARPS);
     for (int32_t i = (int32_t)threadIdx.x; i < M::layers * M::columns; i += PFQ_DECODE_BLOCK)
         ((uint64_t *)(pfq_shared + Room::table))[i] = M::address(a, i);
-    for (int32_t i = (int32_t)threadIdx.x; i < (Room::scratch - Room::acc) / 4;
-         i += PFQ_DECODE_BLOCK)
+    for (int32_t i = (int32_t)threadIdx.x; i < Room::sums / 4; i += PFQ_DECODE_BLOCK)
         ((int32_t *)(pfq_shared + Room::acc))[i] = 0;
     for (int32_t i = (int32_t)threadIdx.x; i < (Room::reduce - Room::base) / 4;
          i += PFQ_DECODE_BLOCK)

@@ -46,8 +46,11 @@ template <class C> struct PfqAttend {
     /* Scratch. Until the end: heads, as they are made; then queries, the token's key and value. At
      * the end: the warps' o. Their (m, l) behind all. */
     static constexpr int32_t ml = PFQ_WORKER_WARPS * group * C::D * 4;
-    static constexpr int32_t bytes = ml + PFQ_WORKER_WARPS * group * 8;
     static constexpr int32_t made = (group + 2) * C::D * 4; /* bytes of heads in f32 */
+    static constexpr int32_t token =
+        (made + (group + 4) * C::D + 4 * (group + 6) + 127) / 128 * 128;
+    static constexpr int32_t bytes =
+        (C::rows > PFQ_FEW ? token : 0) + ml + PFQ_WORKER_WARPS * group * 8;
     static_assert(group * C::D <= PFQ_WORKERS && group + 2 <= PFQ_WORKER_WARPS && C::D % 8 == 0,
                   "a thread for each column of a group's heads");
 
@@ -634,7 +637,7 @@ template <class C, class W> PFQ_DEVICE void pfq_combine(W &w)
             w.template quantise<C>(r, k - d.window(), v[k], dynamic);
     }
     w.sync();
-    w.dump(C::dump, k0, k1, d.window(), C::plane, C::planes);
+    w.template dump<C>(k0, k1, d.window());
 }
 
 #endif

@@ -15,7 +15,72 @@
 #ifndef PFQC_CODEGEN_CUDA_DECODE_FFN_CUH
 #define PFQC_CODEGEN_CUDA_DECODE_FFN_CUH
 
-#include "decode.cuh"
+#include "decode_pieces.cuh"
+
+/* Many rows: a block takes inner columns by fours. A thread has a channel of some rows, then four
+ * columns of a result. */
+template <class C, class W> PFQ_DEVICE void pfq_glu_many(W &w)
+{
+    typedef typename C::From From;
+    static_assert(C::turn && C::inner % 64 == 0, "a transform of whole runs");
+    constexpr int32_t twos = C::outer / C::base, each = 4 * C::outer; /* channels */
+    constexpr int32_t across = PFQ_WORKERS / each, deep = 4; /* rows at once; of a thread */
+    static_assert(across > 0, "a thread for each channel");
+    const int32_t begin = pfq_share(C::inner / 4, (int32_t)blockIdx.x),
+                  end = pfq_share(C::inner / 4, (int32_t)blockIdx.x + 1);
+    const float *scale = (const float *)w.column(From::scale);
+    float *x = w.template scratch<float>(); /* [rows][outer][4] */
+    const float *b = (const float *)(pfq_shared + W::Room::base);
+    const int32_t in = w.tid() % each, r0 = w.tid() / each;
+    const auto channel = [&](int32_t four) { return in / 4 * C::inner + 4 * four + in % 4; };
+    const int32_t c = channel(min(begin, C::inner / 4 - 1));
+    float gate = scale[pfq_glu_row(c, 0)], up = scale[pfq_glu_row(c, 1)];
+    w.template await_for<From>();
+    for (int32_t four = begin; four < end; four++) {
+        const int32_t gate_row = pfq_glu_row(channel(four), 0), up_row = gate_row + 32;
+        if (four > begin) {
+            gate = scale[gate_row], up = scale[up_row];
+            w.sync();
+        }
+        for (int32_t r = r0; r0 < across && r < w.rows(); r += across * deep) {
+            int32_t of[2 * deep], rows[2 * deep];
+            float sum[2 * deep];
+            PFQ_UNROLL
+            for (int32_t j = 0; j < 2 * deep; j++) {
+                of[j] = r + across * (j / 2);
+                rows[j] = of[j] < w.rows() ? j % 2 ? up_row : gate_row : -1;
+            }
+            w.template sums_of<From>(of, rows, sum);
+            PFQ_UNROLL
+            for (int32_t j = 0; j < deep; j++) {
+                if (of[2 * j] >= w.rows()) continue;
+                const float f = From::fixed ? 1.0f : w.scale_of(of[2 * j]);
+                x[of[2 * j] * each + in] = pfq_act(C::kind, sum[2 * j] * (gate * f)) *
+                                           (sum[2 * j + 1] * (up * f)) * C::scale;
+            }
+        }
+        w.sync();
+        for (int32_t i = w.tid(); i < w.rows() * C::outer; i += PFQ_WORKERS) {
+            const int32_t of = i / C::outer, row = i % C::outer, r = row / twos;
+            float s[4] = {};
+            PFQ_UNROLL
+            for (int32_t j = 0; j < C::outer; j++) {
+                const float e =
+                    C::base == 1 ? 1.0f : b[r / 16 * 16 * C::base + r % 16 + 16 * (j / twos)];
+                const PfqFour v = *(const PfqFour *)(x + of * each + 4 * j);
+                const float f = __popc((uint32_t)(row % twos & j % twos)) & 1 ? -e : e;
+                PFQ_UNROLL
+                for (int32_t k = 0; k < 4; k++)
+                    s[k] = fmaf(f, v.v[k], s[k]);
+            }
+            uint64_t *to =
+                (uint64_t *)w.a.at[PFQ_AT_MIXED] + of * C::ffn + row * C::inner + 4 * four;
+            PFQ_UNROLL
+            for (int32_t k = 0; k < 4; k += 2)
+                pfq_put_pair(to + k, __float_as_int(s[k]), __float_as_int(s[k + 1]), w.flag());
+        }
+    }
+}
 
 template <class C, class W> PFQ_DEVICE void pfq_glu(W &w)
 {
@@ -126,6 +191,55 @@ PFQ_DEVICE void pfq_mix_rows(W &w, int32_t n, From from, Put put)
     w.sync();
 }
 
+/* Many rows: a warp takes an inner run of a row, a lane pairs of its columns 64 apart, and hands it
+ * to all as a piece. */
+template <class C, class W> PFQ_DEVICE void pfq_mix_many(W &w)
+{
+    typedef PfqPieces<W, typename C::To, C::inner> Pieces;
+    constexpr int32_t pairs = C::inner / 64;
+    const int32_t all = W::most * C::outer, lane = pfq_lane();
+    static_assert(C::fixed && C::planes == 1, "bytes of a static scale");
+    const float inv = pfq_inv(w.template fixed_scale<C>());
+    w.sync();
+    w.mark();
+    for (int32_t i = (int32_t)blockIdx.x + (int32_t)gridDim.x * pfq_warp(); i < all;
+         i += (int32_t)gridDim.x * PFQ_WORKER_WARPS) {
+        const int32_t of = i % W::most, row = i / W::most;
+        if (of >= w.rows()) continue;
+        const int64_t from = (int64_t)of * C::ffn + row * C::inner + 2 * lane;
+        const uint64_t *p[pairs];
+        int32_t word[pairs][2];
+        float v[2 * pairs];
+        PFQ_UNROLL
+        for (int32_t j = 0; j < pairs; j++)
+            p[j] = W::waits ? (const uint64_t *)w.a.at[PFQ_AT_MIXED] + from + 64 * j : NULL;
+        pfq_get_pairs(p, w.flag(), word);
+        PFQ_UNROLL
+        for (int32_t j = 0; j < 2 * pairs; j++)
+            v[j] = __int_as_float(word[j / 2][j % 2]);
+        PFQ_UNROLL
+        for (int32_t h = 1; h < 2 * pairs; h *= 2)
+            pfq_butterflies<2 * pairs>(v, h);
+        PFQ_UNROLL
+        for (int32_t j = 0; j < 2 * pairs; j++)
+            v[j] = pfq_turn_lanes(v[j]);
+        uint8_t *to = Pieces::row(w, PFQ_AT_TURNED, of, 0);
+        PFQ_UNROLL
+        for (int32_t j = 0; j < pairs; j++) {
+            const int32_t low = pfq_quant(v[2 * j], inv, C::lo, C::hi),
+                          high = pfq_quant(v[2 * j + 1], inv, C::lo, C::hi);
+            *(uint16_t *)(to + pfq_b_at(row * C::inner + 64 * j + 2 * lane)) =
+                (uint16_t)((low & 255) | high << 8);
+        }
+        __syncwarp();
+        if (lane == 0) pfq_put_flag(Pieces::flags(w, PFQ_AT_TURNED) + i, w.flag());
+    }
+    Pieces::fetch(w, PFQ_AT_TURNED);
+    w.sync();
+    const int32_t k = PfqDeal<typename C::To>::mine().first_k();
+    w.template dump<C>(k, k + PfqDeal<typename C::To>::part_k, k);
+}
+
 /* Rows of one scale together: all, or each by itself. */
 template <class C, class W> PFQ_DEVICE void pfq_mix(W &w)
 {
@@ -158,7 +272,7 @@ template <class C, class W> PFQ_DEVICE void pfq_mix(W &w)
                 });
     }
     w.sync();
-    w.dump(C::dump, k0, k0 + width, d.window(), C::plane, C::planes);
+    w.template dump<C>(k0, k0 + width, d.window());
 }
 
 #endif

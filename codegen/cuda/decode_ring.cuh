@@ -6,6 +6,7 @@
  *   - parts: its k is cut in that many equal runs. Units of work are (part, panel of 64 rows), all
  *     panels of a part before those of the next, so that a thread block sees few parts and makes
  * its activations for those alone. 1 where every block makes all of them
+ *   - apart: a thread block works on one part alone, which takes as many blocks as parts
  *   - planes: bytes of an activation, 1 (s8) or 2 (s16: 256 * x1 + x0, both s8)
  *   - w, scale: columns of the layer table: its fragments (fragments.cuh), its rows' scales, f32
  * [N]
@@ -38,7 +39,7 @@ template <class C> struct PfqDeal {
     static constexpr int32_t blocks = (C::K + 127) / 128 * (C::bits == 4 ? 2 : 4); /* of a panel */
     static constexpr int32_t part_blocks = blocks / C::parts;
     static constexpr int32_t unit_slots = (part_blocks + PFQ_SLOT_BLOCKS - 1) / PFQ_SLOT_BLOCKS;
-    static constexpr int32_t slots = C::parts * panels * unit_slots;
+    static constexpr int32_t part_slots = panels * unit_slots, slots = C::parts * part_slots;
     static constexpr int32_t part_k = C::K / C::parts; /* where parts > 1 */
     static_assert(blocks % C::parts == 0, "parts of whole blocks");
 
@@ -47,7 +48,17 @@ template <class C> struct PfqDeal {
 
     PFQ_STATIC PfqDeal mine()
     {
-        return {pfq_share(slots, (int32_t)blockIdx.x), pfq_share(slots, (int32_t)blockIdx.x + 1)};
+        const int32_t b = (int32_t)blockIdx.x;
+        if (!C::apart) return {pfq_share(slots, b), pfq_share(slots, b + 1)};
+        const int32_t p = own_part(), first = first_of(p), n = first_of(p + 1) - first;
+        return {p * part_slots + pfq_share_of(part_slots, b - first, n),
+                p * part_slots + pfq_share_of(part_slots, b + 1 - first, n)};
+    }
+    /* Apart: the block's part; the first block of part p. */
+    PFQ_STATIC int32_t own_part() { return (int32_t)blockIdx.x * C::parts / (int32_t)gridDim.x; }
+    PFQ_STATIC int32_t first_of(int32_t p)
+    {
+        return (p * (int32_t)gridDim.x + C::parts - 1) / C::parts;
     }
     PFQ_STATIC int32_t unit(int32_t slot) { return slot / unit_slots; }
     PFQ_STATIC int32_t panel(int32_t u) { return u % panels; }
@@ -81,7 +92,10 @@ template <class C> struct PfqDeal {
     }
 
     /* Columns of x that the caller's slots read. */
-    PFQ_MEMBER int32_t first_k() const { return C::parts == 1 ? 0 : part(unit(begin)) * part_k; }
+    PFQ_MEMBER int32_t first_k() const
+    {
+        return C::parts == 1 ? 0 : (C::apart ? own_part() : part(unit(begin))) * part_k;
+    }
     /* Where activations in shared memory begin. */
     PFQ_MEMBER int32_t window() const { return first_k() & ~63; }
     PFQ_MEMBER int32_t end_k() const

@@ -9,6 +9,7 @@
 #define PFQC_CODEGEN_CUDA_GRID_CUH
 
 #include "hopper.cuh"
+#include "intrin.cuh"
 
 /* Members of structs. */
 #ifdef PFQ_SIMT
@@ -75,6 +76,22 @@ PFQ_DEVICE void pfq_get_words(const uint64_t *const (&p)[n], int32_t flag, int32
     }
     simt_event();
 }
+PFQ_DEVICE void pfq_put_pair(uint64_t *p, int32_t v0, int32_t v1, int32_t flag)
+{
+    pfq_put_word(p, v0, flag);
+    pfq_put_word(p + 1, v1, flag);
+}
+PFQ_DEVICE void pfq_put_flag(int32_t *p, int32_t flag)
+{
+    *p = flag;
+    simt_event();
+}
+PFQ_DEVICE void pfq_wait_flag(const int32_t *p, int32_t flag)
+{
+    while (*(volatile const int32_t *)p != flag)
+        simt_park();
+    simt_event();
+}
 template <int32_t n>
 PFQ_DEVICE void pfq_get_pairs(const uint64_t *const (&p)[n], int32_t flag, int32_t (&v)[n][2])
 {
@@ -121,6 +138,31 @@ PFQ_DEVICE void pfq_mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
         }
     }
 }
+/* The same of halves. */
+PFQ_DEVICE void pfq_mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    const int32_t lane = pfq_lane(), g = lane / 4, q = lane % 4;
+    const uint32_t b[2] = {b0, b1};
+    for (int32_t i = 0; i < 4; i++)
+        for (int32_t h = 0; h < 2; h++) { /* k = 8h + 2i, and 1 more */
+            const uint32_t x = __shfl_sync(~0u, a[2 * h], 4 * g + i),
+                           y = __shfl_sync(~0u, a[2 * h + 1], 4 * g + i);
+            for (int32_t c = 0; c < 2; c++) {
+                const uint32_t z = __shfl_sync(~0u, b[h], 4 * (2 * q + c) + i);
+                for (int32_t e = 0; e < 32; e += 16) {
+                    d[c] += pfq_h_to_f((uint16_t)(x >> e)) * pfq_h_to_f((uint16_t)(z >> e));
+                    d[2 + c] += pfq_h_to_f((uint16_t)(y >> e)) * pfq_h_to_f((uint16_t)(z >> e));
+                }
+            }
+        }
+}
+PFQ_DEVICE uint32_t pfq_fma_f16(uint32_t x, uint32_t y, uint32_t z)
+{
+    return pfq_two_halves(
+        fmaf(pfq_h_to_f((uint16_t)x), pfq_h_to_f((uint16_t)y), pfq_h_to_f((uint16_t)z)),
+        fmaf(pfq_h_to_f((uint16_t)(x >> 16)), pfq_h_to_f((uint16_t)(y >> 16)),
+             pfq_h_to_f((uint16_t)(z >> 16))));
+}
 
 #else
 
@@ -152,6 +194,14 @@ PFQ_DEVICE void pfq_put_word(uint64_t *p, int32_t v, int32_t flag)
                  "l"((uint64_t)(uint32_t)flag << 32 | (uint32_t)v)
                  : "memory");
 }
+/* Two beside each other, from a multiple of 16 on. */
+PFQ_DEVICE void pfq_put_pair(uint64_t *p, int32_t v0, int32_t v1, int32_t flag)
+{
+    asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};" ::"l"(p),
+                 "l"((uint64_t)(uint32_t)flag << 32 | (uint32_t)v0),
+                 "l"((uint64_t)(uint32_t)flag << 32 | (uint32_t)v1)
+                 : "memory");
+}
 PFQ_DEVICE uint64_t pfq_load_word(const uint64_t *p)
 {
     uint64_t v;
@@ -181,6 +231,21 @@ PFQ_DEVICE void pfq_get_words(const uint64_t *const (&p)[n], int32_t flag, int32
             if (now > end) PFQ_TIMEOUT((uint32_t)(w[0] >> 32), (uint32_t)flag);
         }
     }
+}
+
+/* The same beside what it is the flag of: all that the block's threads wrote before a barrier, or
+ * the warp's, can be read behind a barrier by those of whom one has waited for it. */
+PFQ_DEVICE void pfq_put_flag(int32_t *p, int32_t flag)
+{
+    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(p), "r"(flag) : "memory");
+}
+PFQ_DEVICE void pfq_wait_flag(const int32_t *p, int32_t flag)
+{
+    if (pfq_load_acquire(p) == flag) return;
+    const uint64_t end = pfq_nanoseconds() + 2000000000;
+    for (int32_t i = 1; pfq_load_acquire(p) != flag; i++)
+        if (i % 1024 == 0 && pfq_nanoseconds() > end)
+            PFQ_TIMEOUT((uint32_t)pfq_load_acquire(p), (uint32_t)flag);
 }
 
 /* n pairs of words beside each other, each from a multiple of 16 on. */
@@ -279,6 +344,24 @@ PFQ_DEVICE void pfq_mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* The same of halves to f32: d[16, 8] += a[16, 16] b[8, 16]^T; a[j]: row i / 4 + 8 * (j & 1), k = 8
+ * * (j >> 1) + 2 * (i % 4) and one more; b0, b1: column i / 4, k = 2 * (i % 4) .. + 1 and 8 more.
+ */
+PFQ_DEVICE void pfq_mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+/* x y + z of pairs of halves. */
+PFQ_DEVICE uint32_t pfq_fma_f16(uint32_t x, uint32_t y, uint32_t z)
+{
+    uint32_t r;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z));
+    return r;
 }
 
 #endif

@@ -5,9 +5,10 @@
  *   work  scratch, sync the meetings' counter and the sums, zero between steps
  */
 #include "decode.cuh"
-#include "decode_attend.cuh"
+#include "decode_attend_many.cuh"
 #include "decode_ffn.cuh"
 #include "decode_head.cuh"
+#include "decode_norm.cuh"
 
 PFQ_COOPERATIVE(pfq_cu_step, 544)
 {

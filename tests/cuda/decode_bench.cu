@@ -123,6 +123,15 @@ enum { ROWS = 4 };
 template <class Shape> struct Few : Ring<Shape, SLOTS> {
     static constexpr int32_t rows = ROWS, units = 16;
 };
+/* Many rows. */
+#ifndef MANY_SLOTS
+#define MANY_SLOTS 14
+#define MANY_FLIGHT 4
+#endif
+template <class Shape, int32_t rows_ = 16> struct Many : Ring<Shape, MANY_SLOTS> {
+    static constexpr int32_t rows = rows_, units = 6, o_parts = 4, down_parts = 4, head_parts = 2,
+                             flight = MANY_FLIGHT, words = 3;
+};
 /* A row as a step of its own, on as few blocks as cut its attention in as many parts. */
 template <class Shape> static void check_rows(int32_t pos)
 {
@@ -144,6 +153,33 @@ template <class Shape> static void check_rows(int32_t pos)
     }
     printf("%d rows of %d at %d and before: %d differ from steps of their own\n", ROWS, S::hidden,
            pos, bad);
+}
+
+/* The same of many, whose kernel alone has their attention; one layer of theirs. */
+template <class Shape> static void check_many(int32_t pos)
+{
+    typedef Many<Shape> S;
+    typedef Layer<S> One;
+    mem_all = 0;
+    Case<One> l(1088, pos, sms);
+    prepare<One>();
+    launch<One>(l.a);
+    CALL(cudaDeviceSynchronize());
+    l.check();
+    mem_all = 0;
+    Case<S> c(1088, pos, sms);
+    c.set_rows(true);
+    prepare<S>();
+    launch<S>(c.a);
+    const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)S::rows * S::vocab);
+    int bad = 0;
+    for (int32_t r = 0; r < S::rows; r++) {
+        launch<S>(c.alone(r), sms - r);
+        const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], S::vocab);
+        bad += memcmp(&all[(size_t)r * one.n], one.at, 4 * one.n) != 0;
+    }
+    printf("%d rows of %d at %d and before: %d differ from steps of their own\n", S::rows,
+           S::hidden, pos, bad);
 }
 
 template <class S> static double bytes_of()
@@ -230,12 +266,20 @@ template <class Shape> static void time_all(const char *model)
     Case<Few<Shape>> few(2048, ctx, sms);
     few.a.flight = c.a.flight;
     time_step<Few<Shape>>("step of 4 rows", few.a, ctx);
+    mem_all = 0;
+    Case<Many<Shape>> many(2048, ctx, sms);
+    for (int32_t rows : {16, 12, 8, 5}) {
+        char name[32];
+        many.a.rows = rows;
+        snprintf(name, sizeof name, "step of many, %d rows", rows);
+        time_step<Many<Shape>>(name, many.a, ctx);
+    }
 }
 
 /* Mean and worst times of the segments of a layer, over blocks and layers in the middle. */
-template <class Shape> static void trace(const char *model)
+template <class Shape> static void trace(const char *model, int32_t rows)
 {
-    typedef Trace<Ring<Shape, SLOTS>> S;
+    typedef Trace<Shape> S;
     /* Between two marks of PfqWorker; words are handed over without an arrival. */
     static const char *const names[] = {
         "qkv: await", "norm",     "products", "send",  "-",          "attend: await",
@@ -246,6 +290,7 @@ template <class Shape> static void trace(const char *model)
     mem_all = 0;
     Case<S> c(2048, 1024, sms);
     c.a.flight = getenv("FLIGHT") ? atoi(getenv("FLIGHT")) : 6;
+    c.a.rows = rows;
     prepare<S>();
     for (int i = 0; i < 3; i++)
         launch<S>(c.a);
@@ -254,8 +299,8 @@ template <class Shape> static void trace(const char *model)
     int clock = 0;
     CALL(cudaDeviceGetAttribute(&clock, cudaDevAttrClockRate, 0));
     const double us = 1e3 / clock;
-    printf("%s, segments of a layer, us (at %d MHz): mean, least, most of blocks\n", model,
-           clock / 1000);
+    printf("%s, %d rows, segments of a layer, us (at %d MHz): mean, least, most of blocks\n", model,
+           rows, clock / 1000);
     double all = 0;
     for (int i = 0; i < EACH; i++) {
         double sum = 0, least = 1e30, most = 0;
@@ -289,9 +334,12 @@ int main(int argc, char **argv)
     only = getenv("ONLY");
     printf("%s, %d multiprocessors\n", p.name, sms);
     CALL(cudaMalloc(&mem_pool, (size_t)7 << 30));
-#define CHECK(shape) check<shape>(0), check<shape>(1023), check_rows<shape>(1023);
-#define TIME(shape)  time_all<shape>(#shape);
-#define TRACE(shape) trace<shape>(#shape);
+#define CHECK(shape)                                                                               \
+    check<shape>(0), check<shape>(1023), check_rows<shape>(1023), check_many<shape>(1023);
+#define TIME(shape) time_all<shape>(#shape);
+#define TRACE(shape)                                                                               \
+    trace<Ring<shape, SLOTS>>(#shape, 1), trace<Many<shape>>(#shape, 8),                           \
+        trace<Many<shape>>(#shape, 16);
     if (wants(argc, argv, "check")) {
         SHAPES(CHECK)
     }

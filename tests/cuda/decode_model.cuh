@@ -2,6 +2,7 @@
  * head and a 4-bit cache, at shapes S. What pfqc emits has this form.
  *
  * S: layers, hidden, heads, kv_heads, D, ffn, base, outer, inner, vocab, o_parts, down_parts,
+ * head_parts (of many rows),
  * prefix, kv, planes (of what linears read; 2: 16 bits), fixed (static scales of it), kv_fixed (of
  * the cache), rows, slots (of the ring), units, keep (tests read what the step would overwrite),
  * wait (false: no block waits for others, which computes nonsense but times the rest).
@@ -10,9 +11,10 @@
 #define PFQC_TESTS_CUDA_DECODE_MODEL_CUH
 
 #include "codegen/cuda/decode.cuh"
-#include "codegen/cuda/decode_attend.cuh"
+#include "codegen/cuda/decode_attend_many.cuh"
 #include "codegen/cuda/decode_ffn.cuh"
 #include "codegen/cuda/decode_head.cuh"
+#include "codegen/cuda/decode_norm.cuh"
 
 /* Columns of the layer table. */
 enum {
@@ -58,9 +60,13 @@ template <class S> struct LlamaModel {
     static constexpr int32_t base = S::base, flight = S::flight;
     static constexpr int32_t slots = S::slots, units = S::units, rot = S::D, prefix = S::prefix;
     static constexpr int32_t rows = S::rows;
-    static constexpr int32_t act = (S::rows == 1 || !S::fixed) && S::planes * S::ffn > 2 * S::hidden
-                                       ? S::planes *S::ffn
-                                       : 2 * S::hidden;
+    static constexpr bool many = S::rows > PFQ_FEW;
+    static constexpr int32_t most(int32_t a, int32_t b) { return a > b ? a : b; }
+    static constexpr int32_t act =
+        many ? most(most(S::planes * S::hidden, 2 * S::hidden / S::head_parts),
+                    most(S::heads *S::D / S::o_parts, S::ffn / S::down_parts))
+        : (S::rows == 1 || !S::fixed) && S::planes * S::ffn > 2 * S::hidden ? S::planes *S::ffn
+                                                                            : 2 * S::hidden;
     static constexpr float rope_scale = 1.0f;
     static constexpr bool keep = S::keep, wait = S::wait, trace = S::trace;
 
@@ -68,7 +74,9 @@ template <class S> struct LlamaModel {
               int32_t scale_, int32_t planes_ = S::planes, int32_t words_ = 0>
     struct Linear {
         static constexpr int32_t N = N_, K = K_, bits = bits_, parts = parts_, w = w_, sums = sums_,
-                                 scale = scale_, planes = planes_, plane = K_, words = words_;
+                                 scale = scale_, planes = planes_, plane = many ? K_ / parts_ : K_,
+                                 words = words_;
+        static constexpr bool apart = many && parts_ > 1;
         static constexpr bool twin = !words_ && w_ != W_HEAD;
         static constexpr bool fixed = S::fixed && w_ != W_HEAD;
     };
@@ -78,36 +86,42 @@ template <class S> struct LlamaModel {
     typedef Linear<S::hidden, S::heads * S::D, 4, S::o_parts, W_O, SUM_O, S_O> O;
     typedef Linear<2 * S::ffn, S::hidden, 4, 1, W_GU, SUM_GU, S_GU, S::planes, S::words> GateUp;
     typedef Linear<S::hidden, S::ffn, 4, S::down_parts, W_DOWN, SUM_DOWN, S_DOWN> Down;
-    typedef Linear<S::vocab, S::hidden, 8, 1, W_HEAD, SUM_HEAD, S_HEAD, 2> Head;
+    typedef Linear<S::vocab, S::hidden, 8, many ? S::head_parts : 1, W_HEAD, SUM_HEAD, S_HEAD, 2>
+        Head;
 
     /* A quantiser of K columns with its scale at a column, if that is static. */
-    template <int32_t at, int32_t dump_, int32_t K, int32_t planes_ = S::planes> struct Quantiser {
+    template <int32_t at, int32_t dump_, class To, int32_t planes_ = S::planes> struct Quantiser {
         static constexpr bool fixed = S::fixed && at >= 0;
         static constexpr int32_t scale_at = at, lo = planes_ == 2 ? -32512 : -128,
-                                 hi = planes_ == 2 ? 32512 : 127, planes = planes_, plane = K,
-                                 dump = dump_;
+                                 hi = planes_ == 2 ? 32512 : 127, planes = planes_,
+                                 plane = To::plane, dump = dump_;
         static constexpr float clip = 1.0f, top = hi;
     };
-    struct NormQkv : Quantiser<X_QKV, 0, S::hidden> {
+    struct NormQkv : Quantiser<X_QKV, 0, Qkv> {
         typedef Down From;
+        typedef Qkv To;
         static constexpr bool prior = true;
         static constexpr int32_t gain = -1;
         static constexpr float eps = 1e-5f;
     };
-    struct NormGu : Quantiser<X_GU, 2, S::hidden> {
+    struct NormGu : Quantiser<X_GU, 2, GateUp> {
         typedef O From;
+        typedef GateUp To;
         static constexpr bool prior = false;
         static constexpr int32_t gain = -1;
         static constexpr float eps = 1e-5f;
     };
-    struct NormHead : Quantiser<-1, 4, S::hidden, 2> {
+    struct NormHead : Quantiser<-1, 4, Head, 2> {
         typedef Down From;
+        typedef Head To;
         static constexpr bool prior = false;
         static constexpr int32_t gain = -1;
         static constexpr float eps = 1e-5f;
     };
+    struct Combine;
     struct Attend {
         typedef Qkv From;
+        typedef Combine Out;
         static constexpr int32_t rows = S::rows, heads = S::heads, kv_heads = S::kv_heads, D = S::D,
                                  rot = S::D, prefix = S::prefix, q8 = 128, kv = S::kv, kv_lo = -8;
         static constexpr bool r3 = true, kv_static = S::kv_fixed;
@@ -116,7 +130,7 @@ template <class S> struct LlamaModel {
                                  k_scale = K_SCALE, v_scale = V_SCALE, q_gain = -1, k_gain = -1,
                                  prefix_k = PREFIX_K, prefix_v = PREFIX_V;
     };
-    struct Combine : Quantiser<X_O, 1, S::heads * S::D> {
+    struct Combine : Quantiser<X_O, 1, O> {
         typedef Attend From;
         typedef O To;
     };
@@ -128,7 +142,7 @@ template <class S> struct LlamaModel {
         static constexpr float scale = S::glu_scale;
         static constexpr bool turn = true;
     };
-    struct Mix : Quantiser<X_DOWN, 3, S::ffn>, Glu {
+    struct Mix : Quantiser<X_DOWN, 3, Down>, Glu {
         typedef Down To;
     };
 
@@ -200,7 +214,7 @@ struct Llama8b {
                              units = 40;
     static constexpr float glu_scale = 0.008351967f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1, head_parts = 1;
     static constexpr bool fixed = true, kv_fixed = true;
 };
 struct Llama1b {
@@ -210,7 +224,7 @@ struct Llama1b {
                              units = 80;
     static constexpr float glu_scale = 0.011048543f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1, head_parts = 1;
     static constexpr bool fixed = true, kv_fixed = true;
 };
 struct LlamaTiny {
@@ -219,7 +233,7 @@ struct LlamaTiny {
                              down_parts = 6, prefix = 2, kv = PFQ_KV_S4, slots = 4, units = 16;
     static constexpr float glu_scale = 0.051031036f;
     static constexpr bool keep = false, wait = true, trace = false;
-    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1;
+    static constexpr int32_t what = 0, flight = 6, words = 6, rows = 1, planes = 1, head_parts = 1;
     static constexpr bool fixed = true, kv_fixed = true;
 };
 

@@ -10,7 +10,7 @@
 
 enum { COPIES = 4096, BASE = 1024 /* address of the start of shared memory */ };
 enum { RANK = 1u << 24 }; /* addresses in other blocks of the cluster: times 1 + its rank */
-enum { BLOCKS = 8 };      /* of a cooperative grid, or of a cluster */
+enum { BLOCKS = 16 };    /* of a cooperative grid, or of a cluster */
 enum { THREADS = 1024, STACK = 64 << 10, PAGE = 4096, SHARED = 227 << 10, ROOM = 228 << 10 };
 
 typedef struct Warp {

@@ -76,6 +76,39 @@ struct TinyDynamic : LlamaTiny {
 template <class S, int32_t rows_> struct Rows : S {
     static constexpr int32_t rows = rows_;
 };
+/* Many: attention, of heads that fit its products, is another; what one row makes there. */
+struct TinyMany : LlamaTiny {
+    static constexpr int32_t heads = 4, kv_heads = 2, D = 64, o_parts = 2, base = 3, outer = 3,
+                             inner = 128, down_parts = 3, head_parts = 2, units = 4, rows = 9;
+};
+struct TinyManyBytes : TinyMany {
+    static constexpr int32_t kv = PFQ_KV_S8, heads = 8, rows = 16;
+};
+struct TinyManyLayer : TinyMany {
+    static constexpr int32_t layers = 1;
+    static constexpr bool keep = true;
+};
+template <class S> static int many(int32_t grid, int32_t n, int32_t pos)
+{
+    Case<S> c(192, pos, grid);
+    int failures = 0;
+    c.set_rows(true);
+    c.a.rows = n;
+    for (int i = 0; i < 2; i++)
+        step(c);
+    const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)n * S::vocab);
+    const Ints tokens = c.ints(c.a.at[PFQ_AT_TOKEN], (size_t)n);
+    for (int32_t r = 0; r < n; r++) {
+        launch<S>(c.alone(r), 3 + r % 3);
+        const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], S::vocab);
+        const Ints token = c.ints(c.a.at[PFQ_AT_TOKEN], 1);
+        if (!memcmp(&all[(size_t)r * one.n], one.at, 4 * one.n) && tokens[(size_t)r] == token[0])
+            continue;
+        printf("FAIL row %d of %d of %d, on %d blocks, at %d\n", r, n, S::rows, grid, pos);
+        failures++;
+    }
+    return failures;
+}
 template <class S, int32_t rows> static int together(int32_t grid, int32_t n, int32_t pos)
 {
     Case<Rows<S, rows>> c(192, pos, grid);
@@ -121,6 +154,7 @@ int main()
                 simt_shuffle = order;
                 failures += layer<TinyLayer>(grid, pos);
                 if (pos < 130) failures += layer<TinyWideLayer>(grid, pos);
+                failures += layer<TinyManyLayer>(grid + 8, pos);
             }
     const Floats one = two_steps(1);
     for (int32_t grid = 2; grid < 6; grid += 2)
@@ -133,6 +167,8 @@ int main()
         failures += together<LlamaTiny, 2>(2, 2, 130) + together<LlamaTiny, 2>(7, 1, 40) +
                     together<LlamaTiny, 4>(5, 3, 130) + together<LlamaTiny, 8>(8, 8, 61) +
                     together<TinyDynamic, 4>(6, 4, 61) + together<TinyWide, 4>(6, 3, 61);
+        failures +=
+            many<TinyMany>(8, 8, 130) + many<TinyMany>(5, 3, 61) + many<TinyManyBytes>(16, 16, 40);
     }
     printf("%d failures\n", failures);
     return failures != 0;
