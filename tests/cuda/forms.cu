@@ -71,6 +71,11 @@ extern "C" void forms_tiles(const uint8_t *from, int32_t T, int32_t K, int32_t c
         for (int32_t k = 0; k < pfq_up(K, 128); k++)
             to[pfq_tile_at(cap, t, k)] = k < K ? from[t * stride + k] ^ 128 : 0;
 }
+extern "C" void forms_halves(const float *from, int64_t n, uint16_t *to)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = (uint16_t)pfq_f_to_h(from[i]);
+}
 /* Rows of f32 as tiles of bf16, and the other way. */
 extern "C" void forms_bf16_tiles(const float *from, int32_t T, int32_t K, int32_t cap, uint8_t *to)
 {

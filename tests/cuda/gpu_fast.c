@@ -1,6 +1,8 @@
 /* Rows FAST of codegen/cuda/kernels.def under the CPU's interface: weights become fragments,
  * quantised activations tiles, and results rows again. PFQ_FAST=1 takes a row wherever there is
- * one, PFQ_FAST=NAME,NAME... those alone; kernels that have none but can write tiles do that.
+ * one, PFQ_FAST=NAME,NAME... those alone, whatever chips they are for, NAME* all that begin so;
+ * kernels that have none but can write tiles do that. With PFQ_GPU_EACH and names nothing else is
+ * launched.
  * Contract: gpu_rows.h.
  */
 #include "tests/cuda/gpu_rows.h"
@@ -15,6 +17,7 @@ void forms_weights(const void *from, int32_t bits, int32_t N, int32_t K, bool ga
 int64_t forms_tile_bytes(int32_t cap, int32_t K);
 void forms_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
 void forms_bf16_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
+void forms_halves(const float *from, int64_t n, uint16_t *to);
 bool forms_from_bf16_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
 bool forms_from_tiles(const void *from, int32_t T, int32_t K, int32_t cap, void *to);
 
@@ -63,12 +66,14 @@ enum { N_FAST = sizeof fast / sizeof *fast };
 static long with_tiles;
 
 /* Attention on tensor cores has probabilities in 16 bits: as integers, or as f16; of a cache of f16
- * queries, too; linears of bf16 round activations. By how names begin. */
+ * queries, too; linears of bf16 round activations, the transform of f16 those and its base. By how
+ * names begin. */
 static const struct {
     const char *name;
     double slack;
 } slacks[] = {{"split", 0x1p-13},      {"wgmma", 0x1p-11}, {"half_cache", 0x1p-10},
-              {"attend_mma", 0x1p-10}, {"wg16", 0x1p-8},   {"mma16", 0x1p-7}};
+              {"attend_mma", 0x1p-10}, {"wg16", 0x1p-8},   {"mma16", 0x1p-7},
+              {"half", 0x1p-10}};
 extern double kt_slack;
 double kt_slack;
 
@@ -109,27 +114,31 @@ static bool has_own(RowId id)
     return false;
 }
 
-static bool listed(const char *names, const char *name)
+/* Is it one of the list, or does it begin as one does up to its *? */
+static bool named(const char *names, const char *name)
 {
-    const size_t n = strlen(name);
-    for (const char *p = names; (p = strstr(p, name)); p += n)
-        if ((p == names || p[-1] == ',') && (!p[n] || p[n] == ',')) return true;
+    for (const char *p = names, *end; *p; p = end + (*end != 0)) {
+        end = p + strcspn(p, ",");
+        const size_t n = (size_t)(end - p);
+        const bool all = n && p[n - 1] == '*';
+        if (strncmp(p, name, n - all) == 0 && (all || !name[n])) return true;
+    }
     return false;
 }
 
 static bool takes(const struct FastRow *f, RowId id, int32_t T)
 {
     const char *name = getenv("PFQ_FAST");
-    return f->id == id && !f->launch().half && T >= f->from && (!f->to || T <= f->to) &&
-           for_chip(f) && f->fits() && (f->chips[0] || !is_linear(id) || !has_own(id)) &&
-           (strcmp(name, "1") == 0 || listed(name, f->name));
+    if (f->id != id || T < f->from || (f->to && T > f->to) || !f->fits()) return false;
+    if (strcmp(name, "1") != 0) return named(name, f->name);
+    return for_chip(f) && (f->chips[0] || !is_linear(id) || !has_own(id));
 }
 
 /* Rows for any phase, because tokens of one sequence are a batch, too: each has its position. Of
  * several the shape of the call says which, so that the same call twice gives the same bits. */
 static struct FastRow *pick(RowId id, const PfqArgs *a)
 {
-    const int32_t shape = c_N + c_K + c_heads + c_head_dim + c_kv + a->T + a->pos;
+    const int32_t shape = c_N + c_K + c_base / 4 + c_heads + c_head_dim + c_kv + a->T + a->pos;
     struct FastRow *found[N_FAST];
     int n = 0;
     for (int i = 0; i < N_FAST; i++)
@@ -168,6 +177,13 @@ static void give_linear(RowId id, PfqArgs *a, GpuLaunch *l)
     }
 }
 
+static void give_halves(PfqArgs *a)
+{
+    uint16_t *x = kt_alloc_block((size_t)(2 * a->T * c_K));
+    forms_halves(a->in[0], (int64_t)a->T * c_K, x);
+    a->in[0] = x;
+}
+
 /* The same cache of rows of `bytes` with room for ctx tokens; what is new is NaN. */
 static const void *roomy(const void *from, const PfqArgs *a, int32_t ctx, size_t bytes)
 {
@@ -197,6 +213,7 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     kt_slack = slack_of(f);
     void *tiles = NULL;
     const int32_t K = id == ROW_ATTEND ? c_heads * c_head_dim : c_K;
+    if (!f && !gpu_judged() && strcmp(getenv("PFQ_FAST"), "1") != 0) return true;
     if (!f && !can_write_tiles(id)) return false;
     c_cap = (a->T + 7) / 8 * 8 + 8;
     c_seqs = a->T;
@@ -208,6 +225,7 @@ bool gpu_fast(RowId id, const PfqArgs *a, const GpuLaunch *plain)
     c_overlap = (l.flags & PFQ_CUDA_OVERLAP) != 0;
     if (is_linear(id)) give_linear(id, &b, &l);
     if (id == ROW_ATTEND) give_attend(&b, a);
+    if (l.half) give_halves(&b);
     if (!is_linear(id) && c_tiles && c_fmt == S8) {
         tiles = b.out[0] = kt_alloc_block((size_t)forms_tile_bytes(c_cap, K));
         l.wide |= WIDE_OUT;

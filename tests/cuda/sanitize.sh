@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # compute-sanitizer over everything that runs on a GPU: memcheck, racecheck, initcheck and synccheck of programs (prefill of many
 # tokens, logits of many rows; a token as one kernel and as a graph; single launches; batches; tokens chosen on the GPU) and of
-# test_kernels, by plain kernels and by rows FAST, each operand in an allocation of its own.
+# test_kernels, by plain kernels and by rows FAST, each operand in an allocation of its own. racecheck takes a group of rows a run,
+# which it has to itself: it may be a hundred times as slow.
 #
-#   sanitize.sh [-k CODE] [-t TOOL]... [-n N] [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; -n: how many launches
-#                                                             of each, about (PFQ_GPU_EACH); FOLDER -: no programs
+#   sanitize.sh [-k CODE] [-t TOOL]... [-n N] [-f ROWS]... [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; -n: how
+#                     many launches of each, about (PFQ_GPU_EACH); -f: these rows FAST alone (PFQ_FAST); FOLDER -: no programs
 #
 # $PFQC_BIN as there; $PFQC_JOBS: how many at a time. Exit status: 1 if anything is found, 77 where there is no GPU or no
 # compute-sanitizer. The reports of what failed are printed.
@@ -12,11 +13,13 @@
 code=
 tools=
 each=8
-while getopts k:t:n: option; do
+only=
+while getopts k:t:n:f: option; do
     case $option in
     k) code=$OPTARG ;;
     t) tools="$tools $OPTARG" ;;
     n) each=$OPTARG ;;
+    f) only="$only $OPTARG" ;;
     *) exit 2 ;;
     esac
 done
@@ -25,17 +28,25 @@ tools=${tools:-memcheck racecheck initcheck synccheck}
 export PATH=$PATH:/usr/local/cuda/bin
 command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; exit 77; }
 
+# Rows FAST of a run of racecheck, by how their names begin.
+groups="wg4_64* wg4_128x8* wg4_128x1* wg4_128x3* wg4_128x6* wg4_256* wg8_* wg16_* mma4_* mma8_* mma16_* mmag_32* mmag_64* mmag_128* mmag_256*
+split,wgmma,half_cache,attend_mma,each rows,rows_quant,half,rows_hadamard"
+
 # A line per run: name, then the command. Ports differ, so that runs beside each other do not meet.
 n=0
 >"$tmp/runs"
 add() { # name, command
     for tool in $tools; do
-        case $tool-$1 in initcheck-*-batch*) continue ;; esac # bench's copy of 512 MiB would take it minutes; self-test has batches
+        case $tool-$1 in initcheck-*-batch[0-9]*) continue ;; esac # bench's copy of 512 MiB would take it minutes; self-test has batches
         n=$((n + 1))
         local options="--tool $tool --error-exitcode 9 --print-limit 4 --launch-timeout 120 --port $((20000 + 16 * n))"
         [ $tool != memcheck ] || options="$options --leak-check full"
         printf '%s\t%s\n' "$tool-$1" "compute-sanitizer $options ${*:2}" >>"$tmp/runs"
     done
+}
+
+uses() { # tool
+    case " $tools " in *" $1 "*) ;; *) return 1 ;; esac
 }
 
 programs() { # folder
@@ -50,6 +61,7 @@ programs() { # folder
     add "$name-step" "$binary" logits --device cuda --tokens "$(ids 20 $vocabulary)" --decode ${PFQC_RUN_OPTIONS:-}
     add "$name-graph" "$binary" logits --device cuda --tokens "$(ids 20 $vocabulary)" --decode --cuda-decode graph ${PFQC_RUN_OPTIONS:-}
     add "$name-launches" "$binary" self-test --device cuda --cuda-sync ${PFQC_RUN_OPTIONS:-}
+    ! uses initcheck || tools=initcheck add "$name-batches" "$binary" self-test --device cuda ${PFQC_RUN_OPTIONS:-}
     for batch in $([ $most = 130 ] && echo 30 || echo 40 200); do
         add "$name-batch$batch" "$binary" bench --device cuda -p 0 -n 2 -r 1 -d 70 -b $batch ${PFQC_RUN_OPTIONS:-}
     done
@@ -58,9 +70,19 @@ programs() { # folder
 
 if [ "$code" != - ]; then
     [ -n "$code" ] || kernel_code "${code:=$tmp/code}"
-    for fast in "" PFQ_FAST=1; do
-        add kernels-$fast env $fast PFQ_GPU_EXACT=1 PFQ_GPU_EACH=$each PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
-    done
+    kernels() { # name, rows FAST, tools
+        tools=$3 add "kernels-$1" env $2 PFQ_GPU_EXACT=1 PFQ_GPU_EACH=$each PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
+    }
+    others=$(echo " $tools " | sed 's/ racecheck / /')
+    if [ -n "$only" ]; then
+        for rows in $only; do kernels "${rows//\*/}" "PFQ_FAST=$rows" "$tools"; done
+    else
+        kernels plain "" "$tools"
+        kernels fast PFQ_FAST=1 "$others"
+        for rows in $groups; do
+            ! uses racecheck || kernels "${rows//\*/}" "PFQ_FAST=$rows" racecheck
+        done
+    fi
 fi
 if [ $# -gt 0 ]; then
     for folder in "$@"; do [ "$folder" = - ] || programs "$folder"; done

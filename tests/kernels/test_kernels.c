@@ -775,6 +775,8 @@ int main(int argc, char **argv)
     test_hadamard(1376, 43, 1, 1);
     test_hadamard(4096, 1, 1, 1);
     test_hadamard(1536, 12, 1, 2);
+    test_hadamard(5120, 20, 1, 3);
+    test_hadamard(8192, 1, 1, 2);
     test_heads(9, 64, 64, 0, 0, 0, 5);
     test_heads(3, 80, 40, 1, 1, 1, 4);
     test_heads(3, 8, 0, 1, 1, 0, 4);

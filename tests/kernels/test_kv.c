@@ -159,8 +159,7 @@ static uint16_t *random_halves(size_t n, double *x)
 
 static void test_attend(const AttendCase *c)
 {
-    if (!tested("attend"))
-        return;
+    if (!tested("attend")) return;
     char what[200];
     snprintf(what, sizeof what,
              "%s attend %s %s q8 %d s8 %d heads %d/%d x %d T %d pos %d window %d prefix %d",
@@ -395,8 +394,7 @@ static void check_out(const char *what, const HeadCase *c, const Out *o, const O
  * tests; then the kernel `heads` on the keys. */
 static void test_qkv(const HeadCase *c)
 {
-    if (!tested("linear.f32"))
-        return;
+    if (!tested("linear.f32")) return;
     char what[200];
     snprintf(what, sizeof what, "%s qkv %s %s q8 %d r3 %d heads %d/%d x %d T %d prefix %d norm %d",
              lib.variant, c->f->name, c->fixed ? "static" : "dynamic", c->q8, c->r3, c->heads,
@@ -468,8 +466,7 @@ static void test_qkvs(void)
 /* The kernel `heads`: a cache and integer rows against its own f32 rows. */
 static void test_unfused(const Format *f, bool fixed, int D, int r3)
 {
-    if (!tested("heads"))
-        return;
+    if (!tested("heads")) return;
     enum { HEADS = 3, T = 4 };
     const HeadCase c = {
         .f = f, .fixed = fixed, .heads = HEADS, .kv_heads = HEADS, .D = D, .T = T, .prefix = 2};
@@ -524,8 +521,7 @@ static void test_unfused(const Format *f, bool fixed, int D, int r3)
 static void test_quantised(const char *kernel, int K, int N, int base, int T, const Format *f,
                            bool fixed)
 {
-    if (!tested(kernel))
-        return;
+    if (!tested(kernel)) return;
     char what[120];
     snprintf(what, sizeof what, "%s %s to %s, %s, K %d N %d T %d", lib.variant, kernel, f->name,
              fixed ? "static" : "dynamic", K, N, T);
@@ -574,8 +570,9 @@ static void test_quantisers(void)
 {
     static const int cols[] = {8, 17, 64, 100, 576},
                      blocks[][3] = {/* K, N, base */
-                                    {64, 64, 1},    {1536, 1536, 12}, {240, 80, 20}, {14, 7, 7},
-                                    {172, 172, 43}, {8, 8, 1},        {1024, 512, 1}};
+                                    {64, 64, 1},    {1536, 1536, 12},   {240, 80, 20},
+                                    {14, 7, 7},     {172, 172, 43},     {8, 8, 1},
+                                    {1024, 512, 1}, {14336, 14336, 28}, {32768, 32768, 1}};
     for (int v = 0; v < 8; v++) {
         const Format *f = &formats[v & 1 ? KV_S8 : KV_S4];
         const int T = v & 4 ? 5 : 1;
