@@ -50,13 +50,14 @@ each_recipe() { # target, command, arguments: the command with a folder of tinys
 }
 
 # Made-up weights in two layers, with the head sizes of large models: what takes the rows FAST that tinystories is too small for. A
-# name, and what sed makes of the sample's recipe; w4a8 also in a layer wide enough for the rows of many columns.
+# name, and what sed makes of the sample's recipe, if it is none of its own; w4a8 and w4a16 also in a layer wide enough for the rows of many columns.
 synthetic_recipes="w4a8 b
 w4a4 s/{a=8,kv=4/{a=4,kv=4/
 w8a8 s/bits=4/bits=8/;s/{a=8,kv=4/{a=8,kv=8/
 w4a4-dynamic s/static-scales{[^}]*}/dynamic-scales{a=4,kv=4,clip=0.9,kvclip=0.95,kvasym}/;s/\"prefix\",//
 w8a8-dynamic s/bits=4/bits=8/;s/static-scales{[^}]*}/dynamic-scales{a=8,kv=8}/
-bf16 b"
+bf16 b
+w4a16 b"
 
 each_synthetic() { # target, command, arguments: the command with a folder of each, compiled by $PFQC
     local sample=$root/samples/llama3.2-1b-synthetic shape heads kv_heads head_dim ffn layers dims recipe how folder
@@ -65,10 +66,10 @@ each_synthetic() { # target, command, arguments: the command with a folder of ea
         dims="\"L\": $layers, \"hidden\": 512, \"heads\": $heads, \"kv_heads\": $kv_heads, \"head_dim\": $head_dim, \"ffn\": $ffn"
         sed "s/\"dims\": .*/\"dims\": {$dims, \"vocab\": 512, \"context\": 1024},/" "$sample/model.json" >"$tmp/synthetic.json"
         while read -r recipe how; do
-            [ "$layers" = 2 ] || [ "$recipe" = w4a8 ] || continue
+            [ "$layers" = 2 ] || [ "$recipe" = w4a8 ] || [ "$recipe" = w4a16 ] || continue
             folder=$tmp/synthetic-$head_dim-$ffn-$recipe
-            if [ "$recipe" = bf16 ]; then
-                cp "$root/samples/llama3-8b-synthetic/bf16.json" "$tmp/$recipe.json"
+            if [ -f "$root/samples/llama3-8b-synthetic/$recipe.json" ]; then
+                cp "$root/samples/llama3-8b-synthetic/$recipe.json" "$tmp"
             else
                 sed "$how" "$sample/recipe.json" >"$tmp/$recipe.json"
             fi

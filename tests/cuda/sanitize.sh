@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # compute-sanitizer over everything that runs on a GPU: memcheck, racecheck, initcheck and synccheck of programs (prefill of many
 # tokens, logits of many rows; a token as one kernel and as a graph; single launches; batches; tokens chosen on the GPU) and of
-# test_kernels, by plain kernels and by rows FAST, each operand in an allocation of its own. racecheck takes a group of rows a run,
-# which it has to itself: it may be a hundred times as slow.
+# test_kernels, by plain kernels and by rows FAST, each operand in an allocation of its own. racecheck, which may be a hundred times as
+# slow, has a run to itself for each group of rows, and decodes fewer tokens.
 #
 #   sanitize.sh [-k CODE] [-t TOOL]... [-n N] [-f ROWS]... [FOLDER...]     as for kernels.sh and device.sh; -k -: no kernels; -n: how
 #                     many launches of each, about (PFQ_GPU_EACH); -f: these rows FAST alone (PFQ_FAST); FOLDER -: no programs
@@ -25,6 +25,7 @@ while getopts k:t:n:f: option; do
 done
 shift $((OPTIND - 1))
 tools=${tools:-memcheck racecheck initcheck synccheck}
+others=$(echo " $tools " | sed 's/ racecheck / /')
 export PATH=$PATH:/usr/local/cuda/bin
 command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; exit 77; }
 
@@ -49,6 +50,13 @@ uses() { # tool
     case " $tools " in *" $1 "*) ;; *) return 1 ;; esac
 }
 
+decodes() { # tools, tokens
+    local way
+    for way in step graph; do
+        tools=$1 add "$name-$way" "$binary" logits --device cuda --tokens "$(ids $2 $vocabulary)" --decode --cuda-decode $way ${PFQC_RUN_OPTIONS:-}
+    done
+}
+
 programs() { # folder
     local binary name vocabulary context most=
     binary=$(program_in "$1")
@@ -58,8 +66,8 @@ programs() { # folder
     context=$(field context: "$tmp/info")
     most=$((context > 600 ? 530 : 130))
     add "$name-prefill" "$binary" logits --device cuda --tokens "$(ids $most $vocabulary)" --all ${PFQC_RUN_OPTIONS:-}
-    add "$name-step" "$binary" logits --device cuda --tokens "$(ids 20 $vocabulary)" --decode ${PFQC_RUN_OPTIONS:-}
-    add "$name-graph" "$binary" logits --device cuda --tokens "$(ids 20 $vocabulary)" --decode --cuda-decode graph ${PFQC_RUN_OPTIONS:-}
+    decodes "$others" 20
+    ! uses racecheck || decodes racecheck 3
     add "$name-launches" "$binary" self-test --device cuda --cuda-sync ${PFQC_RUN_OPTIONS:-}
     ! uses initcheck || tools=initcheck add "$name-batches" "$binary" self-test --device cuda ${PFQC_RUN_OPTIONS:-}
     for batch in $([ $most = 130 ] && echo 30 || echo 40 200); do
@@ -73,7 +81,6 @@ if [ "$code" != - ]; then
     kernels() { # name, rows FAST, tools
         tools=$3 add "kernels-$1" env $2 PFQ_GPU_EXACT=1 PFQ_GPU_EACH=$each PFQ_GPU_CODE="$code" "$test" gpu "$bin/kernels-gpu.so"
     }
-    others=$(echo " $tools " | sed 's/ racecheck / /')
     if [ -n "$only" ]; then
         for rows in $only; do kernels "${rows//\*/}" "PFQ_FAST=$rows" "$tools"; done
     else
