@@ -138,7 +138,9 @@ static bool takes(const struct FastRow *f, RowId id, int32_t T)
  * several the shape of the call says which, so that the same call twice gives the same bits. */
 static struct FastRow *pick(RowId id, const PfqArgs *a)
 {
-    const int32_t shape = c_N + c_K + c_base / 4 + c_heads + c_head_dim + c_kv + a->T + a->pos;
+    const int32_t shape = id == ROW_HADAMARD
+                              ? c_base / 4 + c_K / 1024 /* each has its own bits for a row */
+                              : c_N + c_K + c_heads + c_head_dim + c_kv + a->T + a->pos;
     struct FastRow *found[N_FAST];
     int n = 0;
     for (int i = 0; i < N_FAST; i++)
