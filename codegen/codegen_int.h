@@ -79,7 +79,8 @@ typedef struct CgSpec {
 typedef struct CgObject {
     u8 *data; /* ELF relocatable, malloc'ed; NULL after an error */
     size_t bytes;
-    char *error; /* malloc'ed sentence, NULL if none */
+    char *error;     /* malloc'ed sentence, NULL if none */
+    bool serialised; /* NVRTC: tensor cores' products wait for one another */
 } CgObject;
 
 void cg_specialise(const CgSpec *spec, CgObject *out);

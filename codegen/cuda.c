@@ -100,6 +100,25 @@ static u32 find_work(const CgCuda *cuda, const KernelCache *cache, Jobs *jobs)
     return n;
 }
 
+/* Right code, but slow: which kernels it hits depends on the version of NVRTC. */
+static void warn_serialised(Diag *d, const Nvrtc *nvrtc, const CgCuda *cuda)
+{
+    const char *name = NULL;
+    u32 n = 0;
+    for (u32 c = 0; c < cuda->n_codes; c++)
+        for (u32 i = 0; i < cuda->kernels.n; i++)
+            if (cuda->code[c].image[i].serialised) name = cuda->kernels.at[i].name, n++;
+    if (!n) return;
+    diag_warn(
+        d, LOC_WHAT("nvrtc"),
+        "%s finds too few registers in %u kernel%s, such as %s, whose products then wait for one "
+        "another",
+        nvrtc_name(nvrtc), n, n == 1 ? "" : "s", name);
+    diag_hint(d,
+              "NVRTC 13.5 does not (a prompt takes 26 ms instead of 33, docs/performance.md): `pip "
+              "install -U nvidia-cuda-nvrtc`, and name its folder in PFQC_NVRTC");
+}
+
 static bool compile_all(Diag *d, const Nvrtc *nvrtc, const CgOptions *opt, CgCuda *out)
 {
     const CgPlan *p = out->plan;
@@ -119,6 +138,7 @@ static bool compile_all(Diag *d, const Nvrtc *nvrtc, const CgOptions *opt, CgCud
         cg_cuda_note_step(d, p, out->kernels.at[k].phase, out->kernels.at[k].step);
         return false;
     }
+    warn_serialised(d, nvrtc, out);
     return true;
 }
 

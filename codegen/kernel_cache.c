@@ -10,12 +10,13 @@
 #include <unistd.h>
 
 /* MAGIC changes whenever nvrtc_compile makes something else of the same source. */
-#define MAGIC "PFQKERN1"
+#define MAGIC "PFQKERN2"
 enum { KEY = 32, MAX_CODE = 256 << 20 };
 
 typedef struct Head {
     char magic[8];
     u64 bytes; /* of the code behind it */
+    u64 serialised;
     char sum[KEY];
 } Head;
 
@@ -75,7 +76,7 @@ static bool read_code(Arena *a, int fd, CgObject *out)
     if (read(fd, data, head.bytes) == (ssize_t)head.bytes) {
         sum_of(a, data, head.bytes, sum);
         if (memcmp(sum, head.sum, KEY) == 0) {
-            *out = (CgObject){.data = data, .bytes = head.bytes};
+            *out = (CgObject){.data = data, .bytes = head.bytes, .serialised = head.serialised};
             return true;
         }
     }
@@ -95,7 +96,7 @@ bool kernel_cache_get(const KernelCache *c, const NvrtcSource *s, const char *ar
 
 static bool write_code(Arena *a, int fd, const CgObject *code)
 {
-    Head head = {.magic = MAGIC, .bytes = code->bytes};
+    Head head = {.magic = MAGIC, .bytes = code->bytes, .serialised = code->serialised};
     sum_of(a, code->data, code->bytes, head.sum);
     return write(fd, &head, sizeof head) == sizeof head &&
            write(fd, code->data, code->bytes) == (ssize_t)code->bytes;

@@ -23,11 +23,11 @@ enum { OK, INVALID_OPTION = 5 };
        const char *const *names))                                                                  \
     F(int, DestroyProgram, (NvrtcProgram * *p))                                                    \
     F(int, CompileProgram, (NvrtcProgram * p, int n, const char *const *options))                  \
-    F(int, GetProgramLogSize, (NvrtcProgram * p, size_t *n))                                       \
+    F(int, GetProgramLogSize, (NvrtcProgram * p, size_t * n))                                      \
     F(int, GetProgramLog, (NvrtcProgram * p, char *log))                                           \
-    F(int, GetCUBINSize, (NvrtcProgram * p, size_t *n))                                            \
+    F(int, GetCUBINSize, (NvrtcProgram * p, size_t * n))                                           \
     F(int, GetCUBIN, (NvrtcProgram * p, char *cubin))                                              \
-    F(int, GetPTXSize, (NvrtcProgram * p, size_t *n))                                              \
+    F(int, GetPTXSize, (NvrtcProgram * p, size_t * n))                                             \
     F(int, GetPTX, (NvrtcProgram * p, char *ptx))
 
 struct Nvrtc {
@@ -181,19 +181,34 @@ static int compile(const Nvrtc *n, NvrtcProgram *p, const char *arch)
     return n->CompileProgram(p, N_FLAGS + 1, options);
 }
 
-/* What the compiler said, else what the result means. malloc'ed. */
-static char *log_text(const Nvrtc *n, NvrtcProgram *p, int result)
+/* What the compiler said, malloc'ed; NULL: nothing. */
+static char *log_text(const Nvrtc *n, NvrtcProgram *p)
 {
     size_t bytes = 0;
-    if (p && n->GetProgramLogSize(p, &bytes) == OK && bytes > 1) {
-        char *text = xmalloc(bytes + 1, 1);
-        text[bytes] = 0;
-        if (n->GetProgramLog(p, text) == OK) return text;
-        free(text);
-    }
-    char *text = strdup(n->GetErrorString(result));
+    if (!p || n->GetProgramLogSize(p, &bytes) != OK || bytes <= 1) return NULL;
+    char *text = xmalloc(bytes + 1, 1);
+    text[bytes] = 0;
+    if (n->GetProgramLog(p, text) == OK) return text;
+    free(text);
+    return NULL;
+}
+
+static char *error_text(const Nvrtc *n, NvrtcProgram *p, int result)
+{
+    char *text = log_text(n, p);
+    if (!text) text = strdup(n->GetErrorString(result));
     if (!text) die_oom();
     return text;
+}
+
+/* ptxas says "Potential Performance Loss: wgmma.mma_async instructions are serialized", also where
+ * warnings are off. */
+static bool serialised(const Nvrtc *n, NvrtcProgram *p)
+{
+    char *text = log_text(n, p);
+    const bool yes = text && strstr(text, "Potential Performance Loss");
+    free(text);
+    return yes;
 }
 
 /* PTX says that it needs the newest ISA its compiler knows, and drivers refuse what is newer than
@@ -225,7 +240,8 @@ void nvrtc_compile(const Nvrtc *n, const NvrtcSource *s, const char *arch, CgObj
         r = (ptx ? n->GetPTX : n->GetCUBIN)(p, (char *)out->data);
         if (r == OK && ptx) lower_ptx_version((char *)out->data);
     }
-    if (r != OK) out->error = log_text(n, p, r);
+    if (r == OK) out->serialised = serialised(n, p);
+    if (r != OK) out->error = error_text(n, p, r);
     if (p) n->DestroyProgram(&p);
 }
 

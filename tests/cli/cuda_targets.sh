@@ -33,6 +33,12 @@ PFQC_NVRTC=$tmp/stub refused E0605 'NVRTC 12.1 makes no code for sm_120a' --targ
 PFQC_NVRTC=$tmp/stub refused E0605 'NVRTC 12.1 refuses src/cuda/.*\.cu for ' --recipe float --target cuda:sm_80
 grep -q 'note: it said' "$tmp/err" && grep -q 'this stub compiles nothing' "$tmp/err" && grep -q 'note: step [0-9]* of @' "$tmp/err" ||
     fail "a refused kernel is not explained"
+for kept in no yes; do # what ptxas says of speed is told, also of code from the cache
+    PFQC_NVRTC=$tmp/stub PFQ_STUB_NVRTC=slow "$PFQC" "$model" --recipe float --target cuda:sm_80 --cache "$tmp/slow" -o "$tmp/out-slow" 2>"$tmp/err" ||
+        fail "slow code is refused"
+    grep -qE 'nvrtc: warning: NVRTC 12.1 finds too few registers in [0-9]+ kernels, such as' "$tmp/err" && grep -q 'hint: .*PFQC_NVRTC' "$tmp/err" ||
+        fail "slow code ($kept in the cache) is not told"
+done
 
 # 4. Where there is an NVRTC, every kernel of four kinds of recipe compiles.
 if ! "$PFQC" "$model" --check --target cuda:sm_80 2>"$tmp/err"; then

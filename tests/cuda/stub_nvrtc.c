@@ -2,13 +2,28 @@
  * GPUs: NVRTC takes most of the time of such a compile.
  *
  * It calls itself 12.1, knows no sm_120a, and refuses every kernel; with PFQ_STUB_NVRTC=code it
- * gives a few bytes for each, which the stub of the driver takes. */
+ * gives a few bytes for each, which the stub of the driver takes; with PFQ_STUB_NVRTC=slow it also
+ * says what ptxas says of code whose products wait for one another. */
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { OK = 0, INVALID_OPTION = 5, COMPILATION = 6 };
 static const char refusal[] = "norm.cu(7): error: this stub compiles nothing";
+static const char loss[] = "ptxas info    : (C7512) Potential Performance Loss: wgmma.mma_async "
+                           "instructions are serialized due to insufficient register resources for "
+                           "the function 'linear'\n";
 static const char code[] = "stub of code";
+
+static bool wants(const char *what)
+{
+    const char *asked = getenv("PFQ_STUB_NVRTC");
+    return asked && strcmp(asked, what) == 0;
+}
+static const char *said(void)
+{
+    return wants("code") ? "" : wants("slow") ? loss : refusal;
+}
 
 int nvrtcVersion(int *major, int *minor)
 {
@@ -33,22 +48,21 @@ int nvrtcDestroyProgram(void **p)
 }
 int nvrtcCompileProgram(void *p, int n, const char *const *options)
 {
-    const char *what = getenv("PFQ_STUB_NVRTC");
     for (int i = 0; i < n; i++)
         if (strstr(options[i], "sm_120a")) return INVALID_OPTION;
-    if (!*(char *)p || (what && strcmp(what, "code") == 0)) return OK;
+    if (!*(char *)p || wants("code") || wants("slow")) return OK;
     return COMPILATION;
 }
 int nvrtcGetProgramLogSize(void *p, size_t *n)
 {
     (void)p;
-    *n = sizeof refusal;
+    *n = strlen(said()) + 1;
     return OK;
 }
 int nvrtcGetProgramLog(void *p, char *log)
 {
     (void)p;
-    memcpy(log, refusal, sizeof refusal);
+    strcpy(log, said());
     return OK;
 }
 int nvrtcGetCUBINSize(void *p, size_t *n)
