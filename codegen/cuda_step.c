@@ -11,7 +11,15 @@
 
 #define LL(x) ((unsigned long long)(x))
 
-enum { SLOT = 8192, WORKERS = 512, SHARED = 227 * 1024, FLIGHT = 4, SPLITS = 16, MAX_WORDS = 6 };
+enum {
+    SLOT = 8192,
+    WORKERS = 512,
+    LOADERS = 128,
+    SHARED = 227 * 1024,
+    FLIGHT = 4,
+    SPLITS = 16,
+    MAX_WORDS = 6
+};
 enum { ALIGN = 1024, CONTROL = 256 };
 enum { LEAST_BLOCKS = 16 }; /* multiprocessors of the least slice of an H100 */
 
@@ -658,7 +666,7 @@ static void add(Whole *st, i64 shared)
         .prelude = st->o.p,
         .phase = CG_DECODE,
         .step = st->embed->step,
-        .launch = {.block = WORKERS + 32,
+        .launch = {.block = WORKERS + LOADERS,
                    .grid_x = 1 << 20,
                    .per_sm = 1,
                    .shared = shared,

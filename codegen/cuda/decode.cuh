@@ -3,10 +3,10 @@
  *
  * A step is a schedule (a function template over its role, which pfqc emits from the plan's calls):
  * a straight line of phases within a layer, in a loop over layers. It runs twice in each block: as
- * PfqLoader, by one warp, where the phases that read weights or the KV cache bring them to the ring
- * (decode_ring.cuh) and the others do nothing; and as PfqWorker, by PFQ_WORKERS threads, where they
- * compute. Constants of a phase are structs; addresses that differ between layers are rows of a
- * table, the others entries of the arguments.
+ * PfqLoader, by one thread, where the phases that read weights or the KV cache bring them to the
+ * ring (decode_ring.cuh) and the others do nothing; and as PfqWorker, by PFQ_WORKERS threads, where
+ * they compute. Constants of a phase are structs; addresses that differ between layers are rows of
+ * a table, the others entries of the arguments.
  *
  * What every block needs it makes for itself: the residual stream lives in registers of every block
  * (PfqWorker::x), norms and quantisers run in each. Of several rows each stream is one block's,
@@ -45,7 +45,7 @@
 enum {
     PFQ_WORKERS = 512,
     PFQ_WORKER_WARPS = PFQ_WORKERS / 32,
-    PFQ_DECODE_BLOCK = PFQ_WORKERS + 32
+    PFQ_DECODE_BLOCK = PFQ_WORKERS + 128 /* registers move between warpgroups */
 };
 enum { PFQ_GROUPS = PFQ_WORKER_WARPS / 4 }; /* of four warps, which take a slot together */
 enum { PFQ_FEW = 8 };                       /* rows; of more, "many", M::rows differs in how */
@@ -485,7 +485,7 @@ template <class M> struct PfqWorker {
     /* ---- products ---- */
 
     /* Columns of products: the planes of each row, eight a tile. */
-    template <class C> static constexpr int32_t wide = M::rows * C::planes;
+    template <class C> static constexpr int32_t wide = M::rows *C::planes;
     template <class C> static constexpr int32_t tiles = (wide<C> + 7) / 8;
 
     /* The warp's 16 rows of a block times the activations of its columns, added to c. at: of the
@@ -693,13 +693,15 @@ template <class M> PFQ_DEVICE void pfq_decode(const PfqDecodeArgs &a)
     }
     __syncthreads();
     if (threadIdx.x >= PFQ_WORKERS) {
+        pfq_fewer_registers<24>(); /* of 96 that a thread of 640 may have */
         PfqLoader<M> loader = {a, ring, 0, 0};
         if (threadIdx.x == PFQ_WORKERS) M::schedule(loader);
-        return;
+    } else {
+        pfq_more_registers<112>();
+        const int32_t base = ((const int32_t *)a.at[PFQ_AT_CONTROL])[1];
+        PfqWorker<M> worker = {a, ring, 0, 0, 0, base, 0, 0, 0, 0.0f, {}};
+        M::schedule(worker);
     }
-    const int32_t base = ((const int32_t *)a.at[PFQ_AT_CONTROL])[1];
-    PfqWorker<M> worker = {a, ring, 0, 0, 0, base, 0, 0, 0, 0.0f, {}};
-    M::schedule(worker);
 }
 
 #endif

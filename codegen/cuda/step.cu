@@ -10,7 +10,7 @@
 #include "decode_head.cuh"
 #include "decode_norm.cuh"
 
-PFQ_COOPERATIVE(pfq_cu_step, 544)
+PFQ_COOPERATIVE(pfq_cu_step, 640, 1)
 {
     pfq_decode<PfqStep>(PfqStep::args(a));
 }
