@@ -485,7 +485,7 @@ template <class M> struct PfqWorker {
     /* ---- products ---- */
 
     /* Columns of products: the planes of each row, eight a tile. */
-    template <class C> static constexpr int32_t wide = M::rows *C::planes;
+    template <class C> static constexpr int32_t wide = M::rows * C::planes;
     template <class C> static constexpr int32_t tiles = (wide<C> + 7) / 8;
 
     /* The warp's 16 rows of a block times the activations of its columns, added to c. at: of the
