@@ -29,7 +29,7 @@ static const struct Rows {
     i32 from, rows;
     i64 units;
     bool many; /* of decode_pieces.cuh */
-} all_rows[] = {{1, 1, 40, false}, {2, 4, 16, false}, {5, 8, 16, false}, {9, 16, 6, true}};
+} all_rows[] = {{1, 1, 40, false}, {2, 4, 16, false}, {5, 16, 6, true}};
 enum { N_ROWS = sizeof all_rows / sizeof *all_rows };
 
 typedef struct Layer { /* the calls of a layer; `join` and `mix` quantise the inputs of o and down

@@ -48,7 +48,7 @@ enum {
     PFQ_DECODE_BLOCK = PFQ_WORKERS + 128 /* registers move between warpgroups */
 };
 enum { PFQ_GROUPS = PFQ_WORKER_WARPS / 4 }; /* of four warps, which take a slot together */
-enum { PFQ_FEW = 8 };                       /* rows; of more, "many", M::rows differs in how */
+enum { PFQ_FEW = 4 };                       /* rows; of more, "many", M::rows differs in how */
 
 /* Entries of PfqDecodeArgs.at that all models have; the sums of a model's ops follow. */
 enum {
