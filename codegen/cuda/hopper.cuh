@@ -138,23 +138,15 @@ PFQ_DEVICE void pfq_cluster_wait()
 {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-/* The address in block `rank` of what is at `at` in this one, for the next two: stores that arrive
- * at a barrier of that block with their bytes, as copies do. */
+/* The address in block `rank` of what is at `at` in this one, for the next: a store that arrives at a
+ * barrier of that block with its bytes, as copies do. */
 PFQ_DEVICE uint32_t pfq_smem_of(uint32_t at, int32_t rank)
 {
     uint32_t there;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
     return there;
 }
-PFQ_DEVICE void pfq_store_of(uint32_t there, int32_t v, uint32_t bar)
-{
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.s32 [%0], %1, [%2];" ::"r"(
-            there),
-        "r"(v), "r"(bar)
-        : "memory");
-}
-PFQ_DEVICE void pfq_store4_of(uint32_t there, int4 v, uint32_t bar)
+PFQ_DEVICE void pfq_store_of(uint32_t there, int4 v, uint32_t bar)
 {
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.s32 [%0], "
                  "{%1, %2, %3, %4}, [%5];" ::"r"(there),
@@ -167,20 +159,13 @@ PFQ_DEVICE void pfq_prefetch(const void *p)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
-/* Copies from shared memory, by groups of the thread's own: write, or add f32 to what is there. The
- * source stays untouched until pfq_bulk_read. */
+/* Copies from shared memory, by groups of the thread's own. The source stays untouched until
+ * pfq_bulk_read. */
 PFQ_DEVICE void pfq_bulk_store(void *to, uint32_t from, uint32_t bytes)
 {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
                  "r"(bytes)
                  : "memory");
-}
-PFQ_DEVICE void pfq_bulk_add(void *to, uint32_t from, uint32_t bytes)
-{
-    asm volatile(
-        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
-        "r"(from), "r"(bytes)
-        : "memory");
 }
 PFQ_DEVICE void pfq_bulk_commit()
 {

@@ -2,113 +2,104 @@
 #include "linear_wg_bulk.cuh"
 #include "linear_wg_heads.cuh"
 
-/* A sum as it passes through shared memory. */
-PFQ_DEVICE int32_t wg_bits(int32_t x)
-{
-    return x;
-}
-PFQ_DEVICE int32_t wg_bits(float x)
-{
-    return (int32_t)__float_as_uint(x);
-}
-
-/* Sums of tokens c .. c + CHUNK of the tile to the warpgroup's part of shared memory. */
+/* Tokens at .. at + CHUNK of d, which is those from t on, as values to the warpgroup's part of
+ * shared memory. */
 template <class S>
-PFQ_DEVICE void wg_stage(int32_t *out, int32_t c, const typename S::Sum (&d)[S::PANELS][S::SUMS])
+PFQ_DEVICE void wg_stage(const PfqCudaArgs &a, float *out, int32_t t, int32_t at,
+                         const WgRest<S> &r, const typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     const int32_t me = (int32_t)(threadIdx.x & 127), lane = pfq_lane();
     out += (lane & 3) * 2 * S::STRIDE + me / 32 * 8 + lane / 4;
     PFQ_UNROLL
-    for (int32_t i = 0; i < S::CHUNK / 2 * S::PANELS; i++) {
-        const int32_t p = i / (S::CHUNK / 2), j = i % (S::CHUNK / 2);
-        out[(j / 4 * 8 + (j & 1)) * S::STRIDE + p * 80 + (j >> 1 & 1) * 40] =
-            wg_bits(d[p][c / 2 + j]);
+    for (int32_t i = 0; i < S::CHUNK / 4; i++, out += i % 2 ? S::STRIDE : 7 * S::STRIDE) {
+        float y[2 * S::PANELS];
+        PFQ_UNROLL
+        for (int32_t q = 0; q < 2 * S::PANELS; q++)
+            if (!wg_glu() || q < S::PANELS)
+                y[q] = wg_column<S>(a, r.rows, d, t, q, at / 8 + i / 2, i % 2);
+        if (wg_turns_early()) wg_turn_early<S>(r, i, y);
+        PFQ_UNROLL
+        for (int32_t q = 0; q < 2 * S::PANELS; q++)
+            if (!wg_glu() || q < S::PANELS) out[40 * q] = y[q];
     }
 }
 
-template <class S> PFQ_DEVICE void wg_finish_chunk(const WgOut &o, WgRest<S> &r)
+/* What the epilogue reads of the tile; of the tokens from o.token on. */
+template <class S> PFQ_DEVICE void wg_ask_once(const WgOut &o, WgRest<S> &r)
 {
-    if (c_epi == PFQ_EPI_QKV)
-        wg_heads<S>(o);
-    else if (c_epi == PFQ_EPI_SWIGLU)
-        wg_swiglu<S>(o);
-    else
-        wg_plain<S>(o, r);
+    r.rows = wg_rows<S>(*o.a, o.row);
+    r.inv = wg_ask_head<S>(o);
+}
+template <class S> PFQ_DEVICE void wg_ask(const WgOut &o, WgRest<S> &r)
+{
+    wg_ask_turns<S>(o, o.token, r);
+    wg_ask_residual<S>(o, r);
 }
 
-/* Finishes n tokens from o.token on, whose sums are the first of d; r has been asked for. o.sums is
- * out, which holds a chunk. */
+/* Finishes n tokens from o.token on, whose sums are the first of d; r has been asked for. out holds
+ * a chunk. */
 template <class S>
-PFQ_DEVICE void wg_emit(WgOut &o, int32_t *out, uint32_t bar, int32_t n, WgRest<S> &r,
-                        const typename S::Sum (&d)[S::PANELS][S::SUMS])
+PFQ_DEVICE void wg_emit(WgOut &o, float *out, uint32_t bar, int32_t n, WgRest<S> &r,
+                        typename S::Sum (&d)[S::PANELS][S::SUMS])
 {
     const int32_t first = o.token;
+    o.y = out;
     PFQ_LOOP
     for (int32_t c = 0; c < n && first + c < o.a->T; c += S::CHUNK) {
-        pfq_bar_sync(bar, 128); /* what out held is read */
-        PFQ_UNROLL
-        for (int32_t at = 0; at < S::TOKENS; at += S::CHUNK)
-            if (at == c) wg_stage<S>(out, at, d); /* registers have no address */
-        pfq_bar_sync(bar, 128);
         o.token = first + c;
         o.tokens = min(n - c, (int32_t)S::CHUNK);
-        if (c) wg_ask<S>(o, r);
-        wg_finish_chunk<S>(o, r);
+        if (c) wg_ask_residual<S>(o, r);
+        PFQ_UNROLL
+        for (int32_t p = 0; p < S::PANELS; p++)
+            pfq_wgmma_done(d[p]); /* no value is made in front of the loop: registers are few */
+        pfq_bar_sync(bar, 128);   /* what out held is read */
+        PFQ_UNROLL
+        for (int32_t at = 0; at < S::TOKENS; at += S::CHUNK)
+            if (at == c) wg_stage<S>(*o.a, out, first, at, r, d); /* registers have no address */
+        pfq_bar_sync(bar, 128);
+        if (c + S::CHUNK < n) wg_ask_turns<S>(o, o.token + S::CHUNK, r);
+        if (c_epi == PFQ_EPI_QKV)
+            wg_heads<S>(o, r.inv);
+        else
+            wg_plain<S>(o, r);
     }
 }
 
+/* What a warpgroup finishes of a tile: all of its rows, or, of one whose k warpgroups and blocks
+ * divide, some tokens of them, or none. */
 template <class S>
-PFQ_DEVICE void wg_emit_own(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u,
-                            int32_t column, const typename S::Sum (&d)[S::PANELS][S::SUMS])
+PFQ_DEVICE WgOut wg_mine(const PfqCudaArgs &a, const WgUnit &u, const WgShare &w, int32_t column)
 {
-    int32_t *out = m.out + column * (S::OUT / 4);
-    WgOut o = {&a,      out, u.row + column * S::PANELS * 64, u.token, (int32_t)(threadIdx.x & 127),
-               S::CHUNK};
-    WgRest<S> r;
-    wg_ask<S>(o, r);
-    wg_emit<S>(o, out, 1 + (uint32_t)column, S::TOKENS, r, d);
+    const int32_t first = S::SPLIT ? w.part * w.slice : 0,
+                  n = S::SPLIT ? min(w.slice, S::TOKENS - first) : S::TOKENS;
+    return {&a,
+            nullptr,
+            u.row + column * S::PANELS * 64,
+            u.token + first,
+            (int32_t)(threadIdx.x & 127),
+            min(n, (int32_t)S::CHUNK)};
 }
 
-/* Of a tile whose k warpgroups and blocks divide: each finishes some tokens. */
+/* The latter: its sums are brought together. r has been asked for, if early. */
 template <class S>
-PFQ_DEVICE void wg_emit_shared(const PfqCudaArgs &a, const WgShared &m, const WgUnit &u,
-                               const WgShare &w, int32_t group, int32_t (&d)[S::PANELS][S::SUMS])
+PFQ_DEVICE void wg_emit_shared(const WgShared &m, const WgShare &w, int32_t group, WgOut &o,
+                               WgRest<S> &r, int32_t (&d)[S::PANELS][S::SUMS])
 {
-    const int32_t column = group % S::ACROSS, first = w.part * w.slice,
-                  n = min(w.slice, S::TOKENS - first);
+    const int32_t n = min(w.slice, S::TOKENS - w.part * w.slice);
     int32_t *out = m.out + group * (wg_meeting<S>(w) / 4);
-    WgOut o = {&a,
-               out,
-               u.row + column * S::PANELS * 64,
-               u.token + first,
-               (int32_t)(threadIdx.x & 127),
-               min(n, (int32_t)S::CHUNK)};
-    if (o.me == 0)
+    if (n > 0 && o.me == 0)
         pfq_mbar_expect(m.met + 8 * (uint32_t)group,
-                        (uint32_t)(max(n, 0) * (w.parts - S::DEEP) * S::PANELS * 256));
-    WgRest<S> r;
-    wg_ask<S>(o, r);
-    if constexpr (S::BOXED)
-        wg_box<S>(m, w, column, d);
-    else
-        wg_scatter<S>(m, w, column, d);
+                        (uint32_t)(n * (w.parts - S::DEEP) * S::SUMS_BYTES));
+    if (!S::EARLY) {
+        wg_ask_once<S>(o, r);
+        wg_ask<S>(o, r);
+    }
+    wg_box<S>(m, w, group % S::ACROSS, d);
     pfq_bar_sync(15, 128 * S::GROUPS); /* what this block left is there, and what others did: */
+    if (n <= 0) return;
     pfq_mbar_wait(m.met + 8 * (uint32_t)group, 0);
-    if constexpr (S::BOXED) {
-        wg_unbox<S>(out, w, d);
-        wg_emit<S>(o, out, 1 + (uint32_t)group, n, r, d);
-        return;
-    }
-    wg_add_up<S>(out, w);
-    pfq_bar_sync(1 + (uint32_t)group, 128);
-    PFQ_LOOP
-    for (int32_t c = 0; c < n && u.token + first + c < a.T; c += S::CHUNK) {
-        if (c) wg_ask<S>(o, r);
-        wg_finish_chunk<S>(o, r);
-        o.sums += S::CHUNK * S::STRIDE;
-        o.token += S::CHUNK;
-        o.tokens = min(n - c - S::CHUNK, (int32_t)S::CHUNK);
-    }
+    wg_unbox<S>(out, w, d);
+    wg_emit<S>(o, (float *)out, 1 + (uint32_t)group, n, r, d);
 }
 
 /* The scales of the block's rows to the L2: they are read once, when all waits for them. */
@@ -146,16 +137,23 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
         /* Of stages before .. before + n, those whose number is turn mod DEEP. */
         const int32_t skip = (turn - before % S::DEEP + S::DEEP) % S::DEEP;
         before += n;
+        WgOut o = wg_mine<S>(a, u, w, column);
+        WgRest<S> rest;
+        if (!S::SPLIT || S::EARLY) wg_ask_once<S>(o, rest);
+        if (S::SPLIT && S::EARLY) wg_ask<S>(o, rest);
         wg_sum<S>(m, r, column, (n - skip + S::DEEP - 1) / S::DEEP, d);
         if constexpr (S::SPLIT) {
-            wg_emit_shared<S>(a, m, u, w, group, d);
+            wg_emit_shared<S>(m, w, group, o, rest, d);
         } else {
             if constexpr (S::DEEP > 1)
                 if (!wg_fold<S>(m, group, d)) continue;
-            if (wg_can_bulk<S>(a))
-                wg_emit_bulk<S>(a, m, u, column, d);
-            else
-                wg_emit_own<S>(a, m, u, column, d);
+            if (wg_can_bulk<S>()) {
+                wg_emit_bulk<S>(a, m, u, column, rest.rows, d);
+                continue;
+            }
+            wg_ask<S>(o, rest);
+            wg_emit<S>(o, (float *)m.out + column * (S::OUT / 4), 1 + (uint32_t)column, S::TOKENS,
+                       rest, d);
         }
     }
     pfq_bulk_done();
@@ -211,9 +209,9 @@ template <class S, bool wanted> PFQ_DEVICE void wg_entry(const PfqCudaArgs &a)
 
 #if defined PFQ_SIMT && !defined PFQ_ENTRY /* for tests/cuda/test_wg.c */
 template <class S> struct WgFacts {
-    static constexpr int32_t value[10] = {
-        S::BITS,        S::ROWS,  S::TOKENS, S::BLOCK, S::SHARED,
-        64 * S::PANELS, S::SPLIT, S::DEEP,   S::LEAST, S::GROUPS *S::SUMS_BYTES};
+    static constexpr int32_t value[10] = {S::BITS,   S::ROWS,        S::TOKENS, S::BLOCK,
+                                          S::SHARED, 64 * S::PANELS, S::SPLIT,  S::DEEP,
+                                          S::ACROSS, S::CHUNKS};
 };
 #define WG(name, id, when, from, to, per_sm, ...)                                                  \
     extern "C" const int32_t pfq_cu_##name##_facts[10] = {                                         \

@@ -17,9 +17,8 @@
  * fit the GPU take whole tiles in turn, in groups of WG_GROUP token tiles so that both operands
  * come from the L2. Or, if S::SPLIT, clusters as many as there are tiles: the blocks of one take a
  * stage of k each in turn, as their warpgroups do, then leave their sums in each other's shared
- * memory, so that each warpgroup finishes some of the tile's tokens: of few tokens as its epilogue
- * reads them, of many (S::BOXED) as registers hold them. Sums are integers, so the order does not
- * matter.
+ * memory, as registers hold them, so that each warpgroup finishes some of the tile's tokens. Sums
+ * are integers, so the order does not matter.
  *
  * Roofline: large T is bound by the tensor cores (4096 multiply-adds a cycle and SM), few tokens by
  * the weights' bytes. docs/performance.md has what was measured.
@@ -63,6 +62,8 @@ struct WgShape {
     static constexpr int BITS = bits, PANELS = panels, ACROSS = across, DEEP = deep,
                          TOKENS = tokens, STAGES = stages, CHUNK = chunk, BATCH = batch;
     static constexpr bool SPLIT = split, OF_FLOATS = bits == 16;
+    /* What epilogues of few tokens read is asked for before the products. */
+    static constexpr bool EARLY = split && tokens <= 64;
     using Sum = typename WgSums<bits>::Sum;
     static constexpr int GROUPS = across * deep, WARPS = 4 * GROUPS, ROWS = 64 * panels * across,
                          SUMS = tokens / 2; /* of a thread and panel */
@@ -76,19 +77,15 @@ struct WgShape {
     /* A row of 32 sums has 8 words behind it, and a token 4, so that neither side meets itself in a
      * bank. */
     static constexpr int STRIDE = 80 * panels + 4, CHUNKS = chunk * STRIDE * 4,
-                         HALVES = tokens * (128 * panels + 16),
-                         FLOATS = 2 * 32 * (256 * panels + 16);
-    /* Wide tiles go out as bulk copies: all of it as halves, 32 tokens at a time as floats. */
-    static constexpr bool BULK = tokens >= 128;
-    static constexpr int OUT = split             ? 0
-                               : !BULK           ? CHUNKS
-                               : HALVES > CHUNKS ? (HALVES > FLOATS ? HALVES : FLOATS)
-                                                 : (CHUNKS > FLOATS ? CHUNKS : FLOATS),
+                         HALVES = tokens * (128 * panels + 16);
+    /* Wide tiles go out at once, if as halves. */
+    static constexpr bool BULK = tokens >= 128 && !split;
+    static constexpr int OUT = split                     ? 0
+                               : BULK && HALVES > CHUNKS ? HALVES
+                                                         : CHUNKS,
                          FOLD = split ? 0 : (deep - 1) * across * panels * SUMS * 512;
-    /* Of a tile that blocks share, a warpgroup finishes so many tokens or a multiple of them; the
-     * bytes of a token's sums where they meet. */
-    static constexpr bool BOXED = split && tokens >= 64;
-    static constexpr int LEAST = BOXED ? 8 : 1, SUMS_BYTES = BOXED ? panels * 256 : STRIDE * 4;
+    /* Of a tile that blocks share: bytes of a token's sums where they meet. */
+    static constexpr int SUMS_BYTES = panels * 256;
     /* Without the meetings: wg_meeting. */
     static constexpr int SHARED = 1024 + stages * STAGE + across * OUT + FOLD + 16 * stages + 128;
     /* Sums of floats depend on their order, which must be the same for any number of tokens. */
@@ -394,20 +391,21 @@ PFQ_DEVICE bool wg_fold(const WgShared &m, int32_t group, int32_t (&d)[S::PANELS
 }
 
 /* Of a tile that is shared: source `part` of `parts`, a warpgroup of a block, finishes `slice`
- * tokens from part * slice on, the last ones fewer or none. Its sums meet those of the others in
- * wg_meeting bytes, source by source. */
+ * tokens, a multiple of 8, from part * slice on, the last ones fewer or none: first one warpgroup
+ * of each block, then the next. Its sums meet those of the others in wg_meeting bytes, source by
+ * source; later the same memory holds a chunk of what it finishes. */
 struct WgShare {
-    int32_t part, parts, slice, inverse; /* t * inverse / 65536: who finishes token t */
+    int32_t part, parts, slice, rank, blocks;
 };
 template <class S> PFQ_DEVICE WgShare wg_share(int32_t turn)
 {
-    const int32_t parts = pfq_cluster_size() * S::DEEP,
-                  slice = (S::TOKENS / S::LEAST + parts - 1) / parts * S::LEAST;
-    return {pfq_cluster_rank() * S::DEEP + turn, parts, slice, 65536 / slice + 1};
+    const int32_t blocks = pfq_cluster_size(), rank = pfq_cluster_rank(), parts = blocks * S::DEEP,
+                  slice = (S::TOKENS / 8 + parts - 1) / parts * 8;
+    return {turn * blocks + rank, parts, slice, rank, blocks};
 }
 template <class S> PFQ_DEVICE int32_t wg_meeting(const WgShare &w)
 {
-    return w.parts * w.slice * S::SUMS_BYTES;
+    return max(w.parts * w.slice * S::SUMS_BYTES, (int32_t)S::CHUNKS);
 }
 /* The meeting in which `owner` finishes a column, and its barrier, which counts the bytes from
  * other blocks: offset in m.out if it is in this block, else addresses there. What stays in a block
@@ -420,80 +418,39 @@ template <class S>
 PFQ_DEVICE WgMeeting wg_meeting_of(const WgShared &m, const WgShare &w, int32_t owner,
                                    int32_t column)
 {
-    const int32_t group = owner % S::DEEP * S::ACROSS + column, rank = owner / S::DEEP;
+    static_assert(S::DEEP <= 2);
+    const int32_t turn = owner >= w.blocks, rank = owner - turn * w.blocks,
+                  group = turn * S::ACROSS + column;
     const uint32_t at = (uint32_t)(group * wg_meeting<S>(w)), bar = m.met + 8 * (uint32_t)group;
-    if (rank == w.part / S::DEEP) return {at, bar, true};
+    if (rank == w.rank) return {at, bar, true};
     return {pfq_smem_of(pfq_smem(m.out) + at, rank), pfq_smem_of(bar, rank), false};
 }
-/* v, at `at` in a meeting. */
-PFQ_DEVICE void wg_leave(const WgShared &m, const WgMeeting &to, uint32_t at, int32_t v)
-{
-    if (to.here)
-        m.out[(to.at + at) / 4] = v;
-    else
-        pfq_store_of(to.at + at, v, to.bar);
-}
-PFQ_DEVICE void wg_leave4(const WgShared &m, const WgMeeting &to, uint32_t at, int4 v)
-{
-    if (to.here)
-        *(int4 *)(m.out + (to.at + at) / 4) = v;
-    else
-        pfq_store4_of(to.at + at, v, to.bar);
-}
-
-/* Leaves d for the warpgroups that finish it: (token, row) of source s at ((s * slice) + token) *
- * STRIDE + row + row / 32 * 8. */
-template <class S>
-PFQ_DEVICE void wg_scatter(const WgShared &m, const WgShare &w, int32_t column,
-                           const int32_t (&d)[S::PANELS][S::SUMS])
-{
-    const int32_t me = (int32_t)(threadIdx.x & 127), lane = pfq_lane(),
-                  row = me / 32 * 8 + lane / 4;
-    PFQ_UNROLL
-    for (int32_t i = 0; i < S::TOKENS / 4; i++) {
-        const int32_t t = i / 2 * 8 + (lane & 3) * 2 + (i & 1), owner = t * w.inverse >> 16,
-                      in = w.part * w.slice + t - owner * w.slice;
-        const WgMeeting to = wg_meeting_of<S>(m, w, owner, column);
-        const uint32_t at = (uint32_t)(in * S::STRIDE + row) * 4;
-        PFQ_UNROLL
-        for (int32_t p = 0; p < S::PANELS; p++) {
-            wg_leave(m, to, at + (uint32_t)p * 320, d[p][i / 2 * 4 + (i & 1)]);
-            wg_leave(m, to, at + (uint32_t)p * 320 + 160, d[p][i / 2 * 4 + 2 + (i & 1)]);
-        }
-    }
-}
-
-/* Adds up the parts of a warpgroup's tokens, to the first. */
-template <class S> PFQ_DEVICE void wg_add_up(int32_t *out, const WgShare &w)
-{
-    const int32_t n = w.slice * S::STRIDE / 4;
-    for (int32_t i = (int32_t)(threadIdx.x & 127); i < n; i += 128) {
-        int4 *p = (int4 *)out + i, v = *p;
-        for (int32_t j = 1; j < w.parts; j++) {
-            const int4 more = p[j * n];
-            v = make_int4(v.x + more.x, v.y + more.y, v.z + more.z, v.w + more.w);
-        }
-        *p = v;
-    }
-}
-
-/* The same two of many tokens, S::BOXED: what lies there are boxes, of eight tokens and a panel,
- * four words of each thread as they are in d. */
+/* Leaves d for the warpgroups that finish it, as boxes of eight tokens and a panel: four words of
+ * each thread as they are in d, those of source s from token s * slice on. */
 template <class S>
 PFQ_DEVICE void wg_box(const WgShared &m, const WgShare &w, int32_t column,
                        const int32_t (&d)[S::PANELS][S::SUMS])
 {
+    /* Asked of a lane, so that not all of this is computed, and kept, in front of the products. */
+    const int32_t slice = pfq_uniform(w.slice);
+    WgMeeting to = wg_meeting_of<S>(m, w, 0, column);
     int32_t owner = 0, in = 0;
     PFQ_UNROLL
     for (int32_t j = 0; j < S::TOKENS / 8; j++, in += 8) {
-        if (in == w.slice) owner++, in = 0;
-        const WgMeeting to = wg_meeting_of<S>(m, w, owner, column);
+        if (in == slice) {
+            to = wg_meeting_of<S>(m, w, ++owner, column);
+            in = 0;
+        }
         const uint32_t at =
-            (uint32_t)((w.part * w.slice + in) * S::SUMS_BYTES) + (threadIdx.x & 127) * 16;
+            (uint32_t)((w.part * slice + in) * S::SUMS_BYTES) + (threadIdx.x & 127) * 16;
         PFQ_UNROLL
         for (int32_t p = 0; p < S::PANELS; p++) {
-            const int32_t *v = &d[p][4 * j];
-            wg_leave4(m, to, at + (uint32_t)p * 2048, make_int4(v[0], v[1], v[2], v[3]));
+            const int32_t *x = &d[p][4 * j];
+            const int4 v = make_int4(x[0], x[1], x[2], x[3]);
+            if (to.here)
+                *(int4 *)(m.out + (to.at + at) / 4 + p * 512) = v;
+            else
+                pfq_store_of(to.at + at + (uint32_t)p * 2048, v, to.bar);
         }
     }
 }

@@ -15,20 +15,10 @@ PFQ_CONST(int32_t, c_turns);
 
 struct WgHead {
     const PfqCudaArgs *a;
-    const int32_t *sums; /* of its token */
-    int32_t row, head;   /* of W; of q, k and v */
-    int32_t t, part;     /* columns 32 * part .. */
+    const float *y;    /* of its token */
+    int32_t row, head; /* of W; of q, k and v */
+    int32_t t, part;   /* columns 32 * part .. */
 };
-
-/* Columns 32 * part + i .. + 4, i % 4 == 0, before norm and RoPE. */
-template <class S> PFQ_DEVICE WgFour wg_columns(const WgHead &h, int32_t part, int32_t i)
-{
-    const int32_t n = h.row + 32 * part + i;
-    const WgFour scale = wg_scale<S>(*h.a, n);
-    return wg_finish<S>(h.sums + 40 * part + i, scale,
-                        c_bias ? wg_four(wg_bias(*h.a, n), 0) : scale,
-                        h.t < h.a->T ? wg_token_scale<S>(*h.a, h.t) : 0.0f);
-}
 
 /* The greatest, or the sum, over the lanes of a head. */
 template <class S> PFQ_DEVICE float wg_over(float x, bool sum)
@@ -39,6 +29,53 @@ template <class S> PFQ_DEVICE float wg_over(float x, bool sum)
         x = sum ? x + y : fmaxf(x, y);
     }
     return x;
+}
+
+/* Does RoPE turn columns where the sums are? Norms of heads stand in front of it. */
+PFQ_DEVICE bool wg_turns_early()
+{
+    return c_epi == PFQ_EPI_QKV && c_rot && c_turns && !c_qk_norm;
+}
+
+/* The head's inverse scale, if it has one for all tokens. */
+template <class S> PFQ_DEVICE float wg_ask_head(const WgOut &o)
+{
+    const PfqCudaArgs &a = *o.a;
+    const int32_t head = o.row / (64 * S::PANELS), kv = head - c_heads;
+    if (c_epi != PFQ_EPI_QKV || kv >= 2 * c_kv_heads) return 0.0f;
+    if (kv < 0) return c_q8 ? pfq_inv(((const float *)a.aux[6])[head]) : 0.0f;
+    if (!kv_ints() || kv_scales()) return 0.0f;
+    return pfq_inv(((const float *)a.aux[4 + kv / c_kv_heads])[kv % c_kv_heads]);
+}
+
+/* Cosines and sines of the thread's columns of the chunk from token `first` on; of v, which is not
+ * turned, 1 and 0. */
+template <class S> PFQ_DEVICE void wg_ask_turns(const WgOut &o, int32_t first, WgRest<S> &r)
+{
+    if (!wg_turns_early()) return;
+    const bool turned = o.row / (64 * S::PANELS) < c_heads + c_kv_heads;
+    const int32_t lane = pfq_lane(), i = o.me / 32 * 8 + lane / 4;
+    PFQ_UNROLL
+    for (int32_t j = 0; j < S::CHUNK / 4; j++) {
+        const int32_t t = min(first + j / 2 * 8 + lane % 4 * 2 + j % 2, o.a->T - 1);
+        const WgTwo *from = (const WgTwo *)o.a->aux[7] + t * (c_rot / 2) + i;
+        PFQ_UNROLL
+        for (int32_t h = 0; h < S::PANELS; h++)
+            r.turn[h][j] = turned ? from[32 * h] : WgTwo{{1.0f, 0.0f}};
+    }
+}
+
+/* Turns the thread's columns of token j of its own in a chunk, 32 apart. */
+template <class S>
+PFQ_DEVICE void wg_turn_early(const WgRest<S> &r, int32_t j, float (&y)[2 * S::PANELS])
+{
+    PFQ_UNROLL
+    for (int32_t h = 0; h < S::PANELS; h++) {
+        const float cosine = r.turn[h][j].v[0], sine = r.turn[h][j].v[1], x = y[h],
+                    z = y[h + S::PANELS];
+        y[h] = x * cosine - z * sine;
+        y[h + S::PANELS] = z * cosine + x * sine;
+    }
 }
 
 /* Cosines and sines of columns i, i + 1 of the lower half. */
@@ -76,7 +113,7 @@ PFQ_DEVICE void wg_rope(const WgHead &h, float r, const float *gain, float (&v)[
     const float sign = h.part < S::PANELS ? -1.0f : 1.0f;
     PFQ_UNROLL
     for (int32_t i = 0; i < 32; i += 4) {
-        WgFour y = wg_columns<S>(h, other, i);
+        WgFour y = wg_four(h.y, 40 * other + i);
         const WgFour c[2] = {wg_turn(h, lower + i), wg_turn(h, lower + i + 2)};
         PFQ_UNROLL
         for (int32_t j = 0; j < 4; j++) {
@@ -149,7 +186,7 @@ PFQ_DEVICE void wg_put_halves(uint16_t *to, const float (&v)[32])
                        pfq_two_halves(v[i + 4], v[i + 5]), pfq_two_halves(v[i + 6], v[i + 7]));
 }
 
-PFQ_DEVICE void wg_put_q(const WgHead &h, const float (&v)[32])
+PFQ_DEVICE void wg_put_q(const WgHead &h, float inv, const float (&v)[32])
 {
     const PfqCudaArgs &a = *h.a;
     const int64_t at = (int64_t)h.head * c_head_dim + 32 * h.part;
@@ -157,7 +194,6 @@ PFQ_DEVICE void wg_put_q(const WgHead &h, const float (&v)[32])
         wg_put_floats((float *)a.out[0] + (int64_t)h.t * c_heads * c_head_dim + at, v);
         return;
     }
-    const float inv = pfq_inv(((const float *)a.aux[6])[h.head]);
     int32_t q[32];
     PFQ_UNROLL
     for (int32_t i = 0; i < 32; i++)
@@ -196,7 +232,7 @@ PFQ_DEVICE void wg_kv_scale(const WgHead &h, const KvOut &o, int64_t row, const 
     *minimum = pfq_h_to_f(m);
 }
 
-template <class S> PFQ_DEVICE void wg_put_kv(const WgHead &h, const float (&v)[32])
+template <class S> PFQ_DEVICE void wg_put_kv(const WgHead &h, float inv, const float (&v)[32])
 {
     const PfqCudaArgs &a = *h.a;
     const int32_t kv = h.head - c_heads, which = kv >= c_kv_heads, g = kv - which * c_kv_heads;
@@ -213,11 +249,8 @@ template <class S> PFQ_DEVICE void wg_put_kv(const WgHead &h, const float (&v)[3
             wg_put_floats((float *)to, v);
         return;
     }
-    float inv, minimum = 0.0f;
-    if (kv_scales())
-        wg_kv_scale<S>(h, o, row, v, &inv, &minimum);
-    else
-        inv = pfq_inv(((const float *)a.aux[4 + which])[g]);
+    float minimum = 0.0f;
+    if (kv_scales()) wg_kv_scale<S>(h, o, row, v, &inv, &minimum);
     int32_t q[32];
     PFQ_UNROLL
     for (int32_t i = 0; i < 32; i++)
@@ -226,7 +259,7 @@ template <class S> PFQ_DEVICE void wg_put_kv(const WgHead &h, const float (&v)[3
 }
 
 /* All warps of the warpgroup come here together. */
-template <class S> PFQ_DEVICE void wg_heads(const WgOut &o)
+template <class S> PFQ_DEVICE void wg_heads(const WgOut &o, float inv)
 {
     constexpr int32_t parts = 2 * S::PANELS, tokens = 128 / parts;
     const PfqCudaArgs &a = *o.a;
@@ -237,11 +270,11 @@ template <class S> PFQ_DEVICE void wg_heads(const WgOut &o)
     for (int32_t i = 0; i < o.tokens; i += tokens) {
         const int32_t in = min(i + o.me / parts, o.tokens - 1); /* a chunk may be less than this */
         float v[32];
-        h.sums = o.sums + in * S::STRIDE;
+        h.y = o.y + in * S::STRIDE;
         h.t = i + o.me / parts < o.tokens ? o.token + in : a.T;
         PFQ_UNROLL
         for (int32_t j = 0; j < 32; j += 4) {
-            const WgFour y = wg_columns<S>(h, h.part, j);
+            const WgFour y = wg_four(h.y, 40 * h.part + j);
             v[j] = y.v[0], v[j + 1] = y.v[1], v[j + 2] = y.v[2], v[j + 3] = y.v[3];
         }
         const float r = c_qk_norm && turned ? wg_norm<S>(v) : 1.0f;
@@ -250,12 +283,12 @@ template <class S> PFQ_DEVICE void wg_heads(const WgOut &o)
             for (int32_t j = 0; j < 32; j++)
                 v[j] = v[j] * r * gain[32 * h.part + j];
         }
-        if (c_rot && turned) wg_rope<S>(h, r, gain, v);
+        if (c_rot && turned && !wg_turns_early()) wg_rope<S>(h, r, gain, v);
         if (c_r3 && turned) wg_hadamard<S>(h, v);
         if (h.head >= c_heads)
-            wg_put_kv<S>(h, v);
+            wg_put_kv<S>(h, inv, v);
         else if (h.t < a.T)
-            wg_put_q(h, v);
+            wg_put_q(h, inv, v);
     }
 }
 

@@ -1,8 +1,10 @@
-/* Epilogues of linear_wg.cuh. A warpgroup passes its sums through shared memory, S::CHUNK tokens at
- * a time: there a thread reads runs of rows of one token, which suits every epilogue's stores. The
- * integers are scaled behind that.
+/* Epilogues of linear_wg.cuh. A thread finishes its sums where they are, in registers: it has both
+ * gate and up of a channel, and both columns that RoPE turns together. Then a warpgroup passes
+ * S::CHUNK tokens at a time through shared memory, where a thread reads runs of columns of one
+ * token, which suits every epilogue's stores.
  *
- * Sum (token, row) of a chunk lies at token * S::STRIDE + row + row / 32 * 8.
+ * Column c of a chunk's token lies at token * S::STRIDE + c + c / 32 * 8; of gate and up, c is a
+ * channel.
  */
 #ifndef PFQC_CODEGEN_CUDA_LINEAR_WG_OUT_CUH
 #define PFQC_CODEGEN_CUDA_LINEAR_WG_OUT_CUH
@@ -25,10 +27,10 @@ PFQ_CONST(float, c_eps);
 
 struct WgOut {
     const PfqCudaArgs *a;
-    const int32_t *sums; /* the chunk */
-    int32_t row, token;  /* the warpgroup's first row, the chunk's first token */
-    int32_t me;          /* 0..127 */
-    int32_t tokens;      /* of the chunk */
+    const float *y;     /* the chunk */
+    int32_t row, token; /* the warpgroup's first row, the chunk's first token */
+    int32_t me;         /* 0..127 */
+    int32_t tokens;     /* of the chunk */
 };
 
 struct alignas(16) WgFour {
@@ -49,43 +51,13 @@ PFQ_DEVICE const float *wg_scales(const PfqCudaArgs &a, int32_t bits)
                                      bits, c_epi == PFQ_EPI_SWIGLU ? wg_panels() * 64 : c_N, c_K));
 }
 
-/* Scales of four rows; sums are 16 times too large for each operand in high nibbles. */
-template <class S> PFQ_DEVICE WgFour wg_scale(const PfqCudaArgs &a, int32_t n)
-{
-    if (S::OF_FLOATS) return {{1.0f, 1.0f, 1.0f, 1.0f}};
-    const float unit = (S::BITS == 4 ? 0.0625f : 1.0f) * (c_xshift == 4 ? 0.0625f : 1.0f);
-    WgFour s = wg_four(wg_scales(a, S::BITS), n);
-    PFQ_UNROLL
-    for (int32_t i = 0; i < 4; i++)
-        s.v[i] *= unit;
-    return s;
-}
-
 /* Of token t, if scales are not constant. */
 template <class S> PFQ_DEVICE float wg_token_scale(const PfqCudaArgs &a, int32_t t)
 {
     return c_static || S::OF_FLOATS ? 1.0f : ((const float *)a.in[1])[t];
 }
 
-/* y of four rows. */
-template <class S>
-PFQ_DEVICE WgFour wg_finish(const int32_t *sums, const WgFour &scale, const WgFour &bias,
-                            float token)
-{
-    const int4 v = *(const int4 *)sums;
-    const int32_t x[4] = {v.x, v.y, v.z, v.w};
-    WgFour y;
-    PFQ_UNROLL
-    for (int32_t i = 0; i < 4; i++) {
-        y.v[i] = S::OF_FLOATS ? __int_as_float(x[i])
-                              : (float)x[i] * (c_static ? scale.v[i] : scale.v[i] * token);
-        if (c_bias) y.v[i] += bias.v[i];
-    }
-    return y;
-}
-
-/* The bias of row n, of swiglu in tiles of 16 rows of gate and of up; n + 1 .. n + 3, if n % 4 ==
- * 0, lie behind it. */
+/* The bias of row n, of swiglu in tiles of 16 rows of gate and of up. */
 PFQ_DEVICE const float *wg_bias(const PfqCudaArgs &a, int32_t n)
 {
     const int32_t c = n / 64 * 32 + n % 32;
@@ -144,6 +116,60 @@ PFQ_DEVICE float wg_act(float x)
     return x * pfq_inverse_fast(1.0f + pfq_exp2_fast(fminf(-1.44269504f * x, 126.0f)));
 }
 
+PFQ_DEVICE bool wg_glu()
+{
+    return c_epi == PFQ_EPI_SWIGLU;
+}
+PFQ_DEVICE int32_t wg_width()
+{
+    return wg_glu() ? c_N / 2 : c_N;
+}
+
+/* ---- sums to values ---- */
+
+/* Of the thread's rows: h of panel p is row + 64 * p + 32 * h. Sums are 16 times too large for each
+ * operand in high nibbles. */
+template <class S> struct WgRows {
+    float scale[S::PANELS][2], bias[S::PANELS][2];
+};
+template <class S> PFQ_DEVICE WgRows<S> wg_rows(const PfqCudaArgs &a, int32_t row)
+{
+    WgRows<S> r;
+    const float unit = (S::BITS == 4 ? 0.0625f : 1.0f) * (c_xshift == 4 ? 0.0625f : 1.0f);
+    const int32_t mine = row + (int32_t)(threadIdx.x & 127) / 32 * 8 + pfq_lane() / 4;
+    PFQ_UNROLL
+    for (int32_t i = 0; i < 2 * S::PANELS; i++) { /* rows past the last panel repeat one of it */
+        const int32_t n = min(mine + 32 * i, wg_panels() * 64 - 1);
+        const bool there = (wg_glu() ? n / 64 * 32 + n % 32 : n) < wg_width();
+        r.scale[i / 2][i % 2] = S::OF_FLOATS ? 1.0f : wg_scales(a, S::BITS)[n] * unit;
+        r.bias[i / 2][i % 2] = c_bias && there ? *wg_bias(a, n) : 0.0f;
+    }
+    return r;
+}
+
+/* Of row h of panel p and token 8 * j + 2 * (lane % 4) + e of those from t on. */
+template <class S>
+PFQ_DEVICE float wg_y(const PfqCudaArgs &a, const WgRows<S> &r,
+                      const typename S::Sum (&d)[S::PANELS][S::SUMS], int32_t t, int32_t p,
+                      int32_t h, int32_t j, int32_t e)
+{
+    float s = r.scale[p][h];
+    if (!c_static && !S::OF_FLOATS)
+        s *= wg_token_scale<S>(a, min(t + 8 * j + pfq_lane() % 4 * 2 + e, a.T - 1));
+    const float v = (float)d[p][4 * j + 2 * h + e], y = S::OF_FLOATS ? v : v * s;
+    return c_bias ? y + r.bias[p][h] : y;
+}
+
+/* Column q of the thread's, 32 apart: a row of W, or a channel of gate and up. */
+template <class S>
+PFQ_DEVICE float wg_column(const PfqCudaArgs &a, const WgRows<S> &r,
+                           const typename S::Sum (&d)[S::PANELS][S::SUMS], int32_t t, int32_t q,
+                           int32_t j, int32_t e)
+{
+    if (wg_glu()) return wg_act(wg_y<S>(a, r, d, t, q, 0, j, e)) * wg_y<S>(a, r, d, t, q, 1, j, e);
+    return wg_y<S>(a, r, d, t, q / 2, q % 2, j, e);
+}
+
 /* ---- plain, residual, gate and up ---- */
 
 /* The token of turn i, and whether it is one; its place in the chunk. */
@@ -157,77 +183,53 @@ PFQ_DEVICE WgToken wg_token(const WgOut &o, int32_t in)
     return {min(t, o.a->T - 1), min(in, o.tokens - 1), t < o.a->T && in < o.tokens};
 }
 
-/* What the plain epilogue reads besides sums: asked for before they are there. */
+struct alignas(8) WgTwo {
+    float v[2];
+};
+
+/* What an epilogue reads besides sums: asked for before they are there. */
 template <class S> struct WgRest {
     static constexpr int32_t lanes = 16 * S::PANELS, tokens = 128 / lanes,
                              turns = (S::CHUNK + tokens - 1) / tokens;
-    WgFour scale, bias, y[turns];
+    WgRows<S> rows;
+    WgFour y[turns]; /* the residual of a chunk */
+    WgTwo turn[S::PANELS]
+              [S::CHUNK / 4]; /* of a chunk, RoPE's cosine and sine: linear_wg_heads.cuh */
+    float inv;                /* of the head's integers */
 };
 
-template <class S> PFQ_DEVICE void wg_ask(const WgOut &o, WgRest<S> &r)
+template <class S> PFQ_DEVICE void wg_ask_residual(const WgOut &o, WgRest<S> &r)
 {
-    const PfqCudaArgs &a = *o.a;
     const int32_t n = o.row + o.me % r.lanes * 4;
-    if (n >= c_N || c_epi == PFQ_EPI_QKV || c_epi == PFQ_EPI_SWIGLU) return;
-    r.scale = wg_scale<S>(a, n);
-    r.bias = c_bias ? wg_four(wg_bias(a, n), 0) : r.scale;
+    if (n >= c_N || c_epi != PFQ_EPI_RESIDUAL) return;
     PFQ_UNROLL
-    for (int32_t i = 0; c_epi == PFQ_EPI_RESIDUAL && i < r.turns; i++)
-        r.y[i] = wg_load(a, wg_token(o, i * r.tokens + o.me / r.lanes).t, c_N, n);
+    for (int32_t i = 0; i < r.turns; i++)
+        r.y[i] = wg_load(*o.a, wg_token(o, i * r.tokens + o.me / r.lanes).t, c_N, n);
 }
 
-/* This and the next read all before they store anything, so that a thread waits once. */
+/* Reads all before it stores anything, so that a thread waits once. */
 template <class S> PFQ_DEVICE void wg_plain(const WgOut &o, WgRest<S> &r)
 {
     const PfqCudaArgs &a = *o.a;
-    const int32_t row = o.me % r.lanes * 4, n = o.row + row;
-    if (n >= c_N) return;
+    const int32_t lanes = wg_glu() ? r.lanes / 2 : r.lanes, tokens = 128 / lanes;
+    const int32_t c = o.me % lanes * 4, n = (wg_glu() ? o.row / 2 : o.row) + c;
+    if (n >= wg_width()) return;
     PFQ_UNROLL
-    for (int32_t i = 0; i < r.turns; i++) {
-        const WgToken k = wg_token(o, i * r.tokens + o.me / r.lanes);
-        const WgFour v = wg_finish<S>(o.sums + k.in * S::STRIDE + row + row / 32 * 8, r.scale,
-                                      r.bias, wg_token_scale<S>(a, k.t));
+    for (int32_t i = 0; i < r.turns && i * tokens < S::CHUNK; i++) {
+        const WgToken k = wg_token(o, i * tokens + o.me / lanes);
+        const WgFour v = wg_four(o.y, k.in * S::STRIDE + c + c / 32 * 8);
         PFQ_UNROLL
         for (int32_t j = 0; j < 4; j++)
             r.y[i].v[j] = c_epi == PFQ_EPI_RESIDUAL ? v.v[j] + r.y[i].v[j] : v.v[j];
     }
     PFQ_UNROLL
-    for (int32_t i = 0; i < r.turns; i++) {
-        const WgToken k = wg_token(o, i * r.tokens + o.me / r.lanes);
-        if (k.real) wg_store(a, k.t, c_N, n, r.y[i]);
-    }
-}
-
-template <class S> PFQ_DEVICE void wg_swiglu(const WgOut &o)
-{
-    constexpr int32_t lanes = 8 * S::PANELS, tokens = 128 / lanes,
-                      turns = (S::CHUNK + tokens - 1) / tokens;
-    const PfqCudaArgs &a = *o.a;
-    const int32_t c = o.me % lanes * 4, row = c / 32 * 64 + c % 32, n = o.row + row;
-    const int32_t width = c_N / 2, channel = o.row / 2 + c;
-    if (channel >= width) return;
-    const WgFour sg = wg_scale<S>(a, n), su = wg_scale<S>(a, n + 32),
-                 bg = c_bias ? wg_four(wg_bias(a, n), 0) : sg,
-                 bu = c_bias ? wg_four(wg_bias(a, n + 32), 0) : sg;
-    WgFour y[turns];
-    PFQ_UNROLL
-    for (int32_t i = 0; i < turns; i++) {
-        const WgToken k = wg_token(o, i * tokens + o.me / lanes);
-        const int32_t *sums = o.sums + k.in * S::STRIDE + row + row / 32 * 8;
-        const float st = wg_token_scale<S>(a, k.t);
-        const WgFour g = wg_finish<S>(sums, sg, bg, st), u = wg_finish<S>(sums + 40, su, bu, st);
-        PFQ_UNROLL
-        for (int32_t j = 0; j < 4; j++)
-            y[i].v[j] = wg_act(g.v[j]) * u.v[j];
-    }
-    PFQ_UNROLL
-    for (int32_t i = 0; i < turns; i++) {
+    for (int32_t i = 0; i < r.turns && i * tokens < S::CHUNK; i++) {
         const WgToken k = wg_token(o, i * tokens + o.me / lanes);
         if (!k.real) continue;
         if (c_tiles)
-            wg_store_tile(a, k.t, channel, y[i]);
+            wg_store_tile(a, k.t, n, r.y[i]);
         else
-            wg_store(a, k.t, width, channel, y[i]);
+            wg_store(a, k.t, wg_width(), n, r.y[i]);
     }
 }
 

@@ -394,7 +394,7 @@ static void time_line(const Line *l, int sustain)
     r.n = (int)(POOL / r.bytes);
     if (r.n > 16) r.n = 16;
     r.a = (PfqCudaArgs){
-        .in = {s->xshift ? x4 : x8, zero, big[0]}, .rows = rows, .T = s->T, .ctx = 4096};
+        .in = {s->xshift ? x4 : x8, zero, big[1]}, .rows = rows, .T = s->T, .ctx = 4096};
     for (int i = 0; i < 8; i++)
         r.a.out[i] = i ? big[1] + (uint64_t)i * (16 << 20) : big[0],
         r.a.aux[i] = zero + (uint64_t)i * (4 << 20);

@@ -137,8 +137,9 @@ PFQ_KERNEL(neighbours, 256)
     __syncthreads();
     pfq_cluster_arrive();
     pfq_cluster_wait(); /* it has begun */
-    pfq_store_of(pfq_smem_of(pfq_smem((int32_t *)pfq_shared + threadIdx.x), next),
-                 ((const int32_t *)a.in[0])[mine], pfq_smem_of(bar, next));
+    if (threadIdx.x % 4 == 0)
+        pfq_store_of(pfq_smem_of(pfq_smem((int32_t *)pfq_shared + threadIdx.x), next),
+                     *(const int4 *)((const int32_t *)a.in[0] + mine), pfq_smem_of(bar, next));
     pfq_mbar_wait(bar, 0);
     const int32_t before = (pfq_cluster_rank() + pfq_cluster_size() - 1) % pfq_cluster_size();
     ((int32_t *)a.out[0])[mine + (before - pfq_cluster_rank()) * n] =
@@ -149,7 +150,7 @@ PFQ_KERNEL(neighbours, 256)
 PFQ_KERNEL(gone, 256)
 {
     const uint32_t there = pfq_smem_of(pfq_smem(pfq_shared), 0);
-    if (pfq_cluster_rank()) pfq_store_of(there, 1, there + 8);
+    if (pfq_cluster_rank()) pfq_store_of(there, make_int4(1, 1, 1, 1), there + 16);
 }
 
 extern "C" int64_t tile_at(int32_t rows, int32_t t, int32_t k)

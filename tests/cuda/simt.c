@@ -54,7 +54,6 @@ static struct {
     struct {
         uint32_t from, bytes;
         int32_t thread, group; /* of the thread: 0 is the one that is not closed */
-        bool add;
         void *to;
     } store[COPIES];
     int32_t stores;
@@ -324,15 +323,14 @@ void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
     if (!simt_shuffle) land(s.copies - 1);
 }
 
-void simt_bulk_store(void *to, uint32_t from, uint32_t bytes, bool add)
+void simt_bulk_store(void *to, uint32_t from, uint32_t bytes)
 {
     if (from % 16 || (uintptr_t)to % 16 || bytes % 16 || !bytes)
         die("a bulk copy that is not of aligned pieces of 16 bytes");
     if (s.stores == COPIES) die("too many bulk copies that nobody waits for");
     simt_pointer(from, bytes);
     s.store[s.stores].from = from, s.store[s.stores].bytes = bytes, s.store[s.stores].to = to;
-    s.store[s.stores].thread = s.current, s.store[s.stores].group = 0;
-    s.store[s.stores++].add = add;
+    s.store[s.stores].thread = s.current, s.store[s.stores++].group = 0;
 }
 
 void simt_bulk_commit(void)
@@ -344,12 +342,7 @@ void simt_bulk_commit(void)
 static void write_store(int32_t i)
 {
     const void *from = simt_pointer(s.store[i].from, s.store[i].bytes);
-    if (!s.store[i].add) {
-        memcpy(s.store[i].to, from, s.store[i].bytes);
-        return;
-    }
-    for (uint32_t k = 0; k < s.store[i].bytes / 4; k++)
-        ((float *)s.store[i].to)[k] += ((const float *)from)[k];
+    memcpy(s.store[i].to, from, s.store[i].bytes);
 }
 
 void simt_bulk_read(int32_t keep)

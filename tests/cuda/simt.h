@@ -77,7 +77,7 @@ void simt_mbar_arrive(uint32_t bar, uint32_t tx); /* and expects tx bytes of cop
 bool simt_mbar_try(uint32_t bar, uint32_t parity);
 void simt_bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar);
 /* From shared memory: read as late as simt_bulk_read allows. */
-void simt_bulk_store(void *to, uint32_t from, uint32_t bytes, bool add);
+void simt_bulk_store(void *to, uint32_t from, uint32_t bytes);
 void simt_bulk_commit(void);
 void simt_bulk_read(int32_t keep);
 /* The barrier of a cluster, for all threads that have not ended; an address in another block of it.
@@ -408,11 +408,7 @@ PFQ_DEVICE uint32_t pfq_smem_of(uint32_t at, int32_t rank)
 {
     return simt_address_of(at, rank);
 }
-PFQ_DEVICE void pfq_store_of(uint32_t there, int32_t v, uint32_t bar)
-{
-    simt_store_of(there, &v, 4, bar);
-}
-PFQ_DEVICE void pfq_store4_of(uint32_t there, int4 v, uint32_t bar)
+PFQ_DEVICE void pfq_store_of(uint32_t there, int4 v, uint32_t bar)
 {
     simt_store_of(there, &v, 16, bar);
 }
@@ -422,11 +418,7 @@ PFQ_DEVICE void pfq_bulk_load(uint32_t to, const void *from, uint32_t bytes, uin
 }
 PFQ_DEVICE void pfq_bulk_store(void *to, uint32_t from, uint32_t bytes)
 {
-    simt_bulk_store(to, from, bytes, false);
-}
-PFQ_DEVICE void pfq_bulk_add(void *to, uint32_t from, uint32_t bytes)
-{
-    simt_bulk_store(to, from, bytes, true);
+    simt_bulk_store(to, from, bytes);
 }
 PFQ_DEVICE void pfq_bulk_commit()
 {

@@ -98,7 +98,7 @@ static void test_mistakes(void)
 
 static void test_cluster(void)
 {
-    static int32_t x[8 * N_THREADS], y[8 * N_THREADS];
+    static _Alignas(16) int32_t x[8 * N_THREADS], y[8 * N_THREADS];
     const PfqCudaArgs a = {.in = {(uintptr_t)x}, .out = {(uintptr_t)y}};
     for (int i = 0; i < 8 * N_THREADS; i++)
         x[i] = i * 7;
