@@ -123,15 +123,6 @@ template <class S> PFQ_DEVICE void wg_consume(const PfqCudaArgs &a, const WgShar
     const WgShare w = wg_share<S>(turn);
     pfq_wait_previous();
     if (S::SPLIT) pfq_cluster_wait(); /* all have begun */
-#ifdef WG_LAG
-    if (column) {
-        uint32_t c0, c1;
-        asm volatile("mov.u32 %0, %%clock;" : "=r"(c0));
-        do
-            asm volatile("mov.u32 %0, %%clock;" : "=r"(c1));
-        while (c1 - c0 < WG_LAG);
-    }
-#endif
     for (int32_t i = 0; wg_unit<S>(a.T, i, &u); i++) {
         const int32_t n = u.n;
         /* Of stages before .. before + n, those whose number is turn mod DEEP. */
