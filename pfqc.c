@@ -199,6 +199,11 @@ static int compile(Cli *c)
     if (!c->n_words)
         return diag_error(c->d, E_USAGE, LOC_NONE, "no model.json given"),
                diag_hint(c->d, "pfqc init CHECKPOINT writes one"), 2;
+    const i64 step_rows = opt(c, "step-rows")->i;
+    if (opt(c, "step-rows")->set && (step_rows < 1 || step_rows > CG_MAX_STEP_ROWS))
+        return diag_error(c->d, E_USAGE, LOC_WHAT("--step-rows"), "%lld, expected 1 to %d",
+                          (long long)step_rows, CG_MAX_STEP_ROWS),
+               2;
     const u32 span = span_begin("model, tokenizer, text");
     bool ok = fe_model_load(c->d, c->a, c->word[0], &f);
     ok &= choose_pipeline(c,
@@ -239,7 +244,7 @@ static int compile(Cli *c)
         .targets = targets,
         .n_targets = n_targets,
         .embed_weights = opt_flag(c, "embed-weights") || f.embed_weights,
-        .step_rows = (u32)opt(c, "step-rows")->i,
+        .step_rows = (u32)step_rows,
         .cache_dir = opt_str(c, "cache"),
         .threads = (u32)opt(c, "threads")->i,
         .tokenizer = tok.data,

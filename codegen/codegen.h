@@ -22,7 +22,8 @@
 
 #include "ir/ir.h"
 
-enum { CG_STEP_ROWS = 4 }; /* more are slower than as a graph of kernels: docs/performance.md */
+/* More than the default are slower than as a graph of kernels: docs/performance.md. */
+enum { CG_STEP_ROWS = 4, CG_MAX_STEP_ROWS = 16 };
 
 typedef struct CgOptions {
     const char *out_dir;        /* made if absent */

@@ -87,6 +87,9 @@ grep -q '"name": "step4"' "$tmp/prefixquant-w4a8kv4/plan.json" || fail "a step o
 mkdir "$tmp/synthetic"
 cp "$root/samples/llama3.2-1b-synthetic/recipe.json" "$tmp/synthetic"
 sed 's/"L": 16/"L": 2/; s/"vocab": 128256/"vocab": 512/' "$root/samples/llama3.2-1b-synthetic/model.json" >"$tmp/synthetic/model.json"
+for n in 0 17; do
+    [ "$("$PFQC" "$model" --step-rows $n --check 2>&1)" = "--step-rows: error[E0703]: $n, expected 1 to 16" ] || fail "--step-rows $n is taken"
+done
 for n in 2 4 12; do
     PFQC_NVRTC=$tmp/stub PFQ_STUB_NVRTC=code "$PFQC" "$tmp/synthetic/model.json" --target cuda:sm_90a --step-rows $n -o "$tmp/synthetic/$n" 2>"$tmp/err" ||
         fail "--step-rows $n"
