@@ -456,6 +456,24 @@ PFQ_DEVICE void pfq_take_slot(PfqAttend<C> &s, const uint8_t *slot, int32_t rows
     pfq_take_rows<C, A::deep>(s, x, v);
 }
 
+/* The warps' states of a head added up: largest score, weighted sum of a column, of ones. o and ml
+ * are the first warp's, of the column and of the head. */
+template <class C>
+PFQ_DEVICE void pfq_of_warps(const float *o, const float *ml, float &top, float &sum, float &all)
+{
+    constexpr int32_t group = PfqAttend<C>::group;
+    top = PFQ_NO_SCORE, sum = all = 0.0f;
+    PFQ_UNROLL
+    for (int32_t i = 0; i < PFQ_WORKER_WARPS; i++)
+        top = fmaxf(top, ml[i * group * 2]);
+    PFQ_UNROLL
+    for (int32_t i = 0; i < PFQ_WORKER_WARPS; i++) {
+        const float e = pfq_exp2(ml[i * group * 2] - top);
+        sum = fmaf(e, o[i * group * C::D], sum);
+        all = fmaf(e, ml[i * group * 2 + 1], all);
+    }
+}
+
 /* The warps' states added up, to PFQ_AT_PARTS. */
 template <class C, class W>
 PFQ_DEVICE void pfq_put_part(W &w, const PfqAttend<C> &s, int32_t g, int32_t split)
@@ -483,16 +501,8 @@ PFQ_DEVICE void pfq_put_part(W &w, const PfqAttend<C> &s, int32_t g, int32_t spl
         const int32_t h = w.tid() / C::D, d = w.tid() % C::D;
         constexpr int32_t most = A::Keys::most;
         const int32_t at = (w.here() * C::heads + g * A::group + h) * most + split;
-        float top = PFQ_NO_SCORE, sum = 0.0f, all = 0.0f;
-        PFQ_UNROLL
-        for (int32_t i = 0; i < PFQ_WORKER_WARPS; i++)
-            top = fmaxf(top, ml[(i * A::group + h) * 2]);
-        PFQ_UNROLL
-        for (int32_t i = 0; i < PFQ_WORKER_WARPS; i++) {
-            const float e = pfq_exp2(ml[(i * A::group + h) * 2] - top);
-            sum = fmaf(e, o[i * width + w.tid()], sum);
-            all = fmaf(e, ml[(i * A::group + h) * 2 + 1], all);
-        }
+        float top, sum, all;
+        pfq_of_warps<C>(o + w.tid(), ml + 2 * h, top, sum, all);
         w.put_float(PFQ_AT_PARTS, (int64_t)at * C::D + d, sum);
         if (d < 2)
             w.put_float(PFQ_AT_PARTS, (int64_t)C::rows * C::heads * most * C::D + 2 * at + d,

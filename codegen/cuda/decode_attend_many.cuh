@@ -231,16 +231,8 @@ PFQ_DEVICE void pfq_many_put(W &w, PfqManyKeys<C> &s, int32_t g, float scale, fl
     if (w.tid() < width) {
         const int32_t h = w.tid() / 8 % A::group,
                       d = w.tid() % 8 * (C::D / 8) + w.tid() / (8 * A::group);
-        float top = PFQ_NO_SCORE, sum = 0.0f, weight = 0.0f;
-        PFQ_UNROLL
-        for (int32_t i = 0; i < PFQ_WORKER_WARPS; i++)
-            top = fmaxf(top, ml[(i * A::group + h) * 2]);
-        PFQ_UNROLL
-        for (int32_t i = 0; i < PFQ_WORKER_WARPS; i++) {
-            const float e = pfq_exp2(ml[(i * A::group + h) * 2] - top);
-            sum = fmaf(e, all[i * width + w.tid()], sum);
-            weight = fmaf(e, ml[(i * A::group + h) * 2 + 1], weight);
-        }
+        float top, sum, weight;
+        pfq_of_warps<C>(all + w.tid(), ml + 2 * h, top, sum, weight);
         Pieces::row(w, PFQ_AT_PARTS, w.now, 0)[pfq_b_at(g * width + h * C::D + d)] =
             (uint8_t)pfq_quant(sum / weight * scale, inv, Out::lo, Out::hi);
     }
