@@ -117,7 +117,12 @@ static void say_times(Page *g, const Work *w, const Machine *roof)
 {
     const double least = work_least_of_all(g->p, w, roof), took = work_took(g->p, w, g->v->times);
     if (!roof && !(took > 0)) return;
-    sb_printf(g->o, "<p>A token behind %.0f others takes ", work_keys(g->p, g->v->times));
+    const double rows = work_rows(g->v->times), keys = work_keys(g->p, g->v->times);
+    if (rows > 1)
+        sb_printf(g->o, "<p>A token of each of %.0f sequences, behind %.0f others, takes ", rows,
+                  keys);
+    else
+        sb_printf(g->o, "<p>A token behind %.0f others takes ", keys);
     if (roof)
         sb_printf(g->o, "at least %.0f microseconds by %s%s", least,
                   roof->ops > 0 ? "the data sheet of an " : "", roof->name);
@@ -135,16 +140,19 @@ void page_kernels(Page *g)
 {
     Machine known;
     const Machine *roof = work_roof(g->p, g->v->times, &known) ? &known : NULL;
-    const Work *w = work_of(g->a, g->p, g->v->times, 1, work_keys(g->p, g->v->times));
+    const Times *t = g->v->times;
+    const Work *w = work_of(g->a, g->p, t, work_rows(t), work_keys(g->p, t));
+    const char *of = work_rows(t) > 1 ? "step" : "token";
     double all = 1;
     for (u32 i = 0; i < g->p->kernel.n; i++)
         all += w[i].bytes;
     say_times(g, w, roof);
-    sb_str(g->o,
-           "<div class=\"wide\"><table><tr><th>kernel</th><th>template</th><th "
-           "class=\"number\">calls a token</th><th>first step, layers</th><th "
-           "class=\"number\">operations a call</th><th class=\"number\">bytes a token</th><th "
-           "class=\"number\">operations a byte</th>");
+    sb_printf(g->o,
+              "<div class=\"wide\"><table><tr><th>kernel</th><th>template</th><th "
+              "class=\"number\">calls a %s</th><th>first step, layers</th><th "
+              "class=\"number\">operations a call%s</th><th class=\"number\">bytes a %s</th><th "
+              "class=\"number\">operations a byte</th>",
+              of, work_rows(t) > 1 ? " and row" : "", of);
     if (roof) sb_str(g->o, "<th class=\"number\">at least, us</th>");
     if (g->v->times) sb_str(g->o, "<th class=\"number\">measured, us</th>");
     if (roof && g->v->times) sb_str(g->o, "<th class=\"number\">of the roof</th>");

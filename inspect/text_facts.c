@@ -102,7 +102,8 @@ void text_kernels(StrBuf *o, const View *v)
     const Plan *p = v->plan;
     Machine known;
     const Machine *roof = work_roof(p, v->times, &known) ? &known : NULL;
-    const Work *w = work_of(o->a, p, v->times, 1, work_keys(p, v->times));
+    const double rows = work_rows(v->times);
+    const Work *w = work_of(o->a, p, v->times, rows, work_keys(p, v->times));
     sb_printf(o, "\n%-36s %6s %9s %8s%s%s\n", "kernel", "calls", "bytes", "ops/byte",
               roof ? "  least, us" : "", v->times ? "  measured, us" : "");
     for (u32 i = 0; i < p->kernel.n; i++) {
@@ -114,6 +115,8 @@ void text_kernels(StrBuf *o, const View *v)
         took_cells(o, roof, least, w[i].us);
     }
     if (!v->times) return;
-    sb_printf(o, "%-61s", v->times->whole > 0 ? "a token, as one kernel" : "a token");
+    const char *what = rows > 1 ? arena_printf(o->a, "%.0f tokens", rows) : "a token";
+    sb_printf(o, "%-*s", v->times->whole > 0 ? 0 : 61, what);
+    if (v->times->whole > 0) sb_printf(o, "%-*s", 61 - (int)strlen(what), ", as one kernel");
     took_cells(o, roof, work_least_of_all(p, w, roof), work_took(p, w, v->times));
 }

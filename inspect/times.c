@@ -1,4 +1,6 @@
-/* A timeline of a program's calls to the time of each step. */
+/* A timeline of a program's calls to the time of each step of @decode. A batch's calls are those of
+ * @prefill, with which @decode begins, and of @logits, with which it ends, but for what chooses
+ * rows. */
 #include "inspect/inspect.h"
 #include "inspect/work.h"
 
@@ -9,15 +11,16 @@
 
 enum { MAX_TEXT = 1 << 28, MAX_STEPS = 1 << 20 };
 
-typedef struct Took { /* by a call of the phase, each time */
+typedef struct Took { /* by a call of a step, each time */
     VEC(double) us;
     u32 step;
 } Took;
 
 typedef struct Build {
     Arena *a;
+    const Plan *plan; /* may be NULL */
     Times *out;
-    Map index; /* call -> took */
+    Map index; /* step.call -> took */
     VEC(Took) took;
     double keys;
     u32 n; /* events */
@@ -37,21 +40,53 @@ static bool whole(const Json *obj, const char *key, i64 lo, i64 hi, i64 *out)
     return true;
 }
 
-/* A call of one row of @decode counts; all else that timelines hold is left alone. */
+/* Which step of @decode does what step `step` of the phase of that name does in a batch; 0: none.
+ */
+static i64 decode_step(const Plan *p, const Json *name, i64 step)
+{
+    const PlPhase *decode = &p->phase[PL_PHASES - 1];
+    for (u32 k = 0; k < PL_PHASES - 1; k++) {
+        const PlPhase *ph = &p->phase[k];
+        const u32 before = k && decode->n > ph->n ? decode->n - ph->n : 0;
+        for (u32 i = 0; i < ph->n && before + i < decode->n; i++) {
+            const PlCall *d = &decode->call[before + i];
+            if (ph->call[i].step == step && str_eq(ph->name, name->str))
+                return ph->call[i].layer == d->layer ? d->step : 0;
+        }
+    }
+    return 0;
+}
+
+/* The step of @decode that a call of it or of a batch is; 0: none. */
+static i64 step_of(const Build *b, const Json *e, const Json *args)
+{
+    const Json *phase = json_get(args, "phase");
+    const bool decode = is_text(e, "cat", "decode"), batch = is_text(e, "cat", "batch");
+    i64 step;
+    if (!(decode || batch) || !whole(args, "step", 1, MAX_STEPS, &step)) return 0;
+    if (decode || is_text(args, "phase", "decode")) return step; /* a batch's: by one kernel */
+    return b->plan && phase && phase->kind == JSON_STRING ? decode_step(b->plan, phase, step) : 0;
+}
+
+/* A call of decoding counts, if it has as many rows as the first; all else that timelines hold is
+ * left alone. */
 static void event(Build *b, const Json *e)
 {
     const Json *args = json_get(e, "args"), *us = json_get(e, "dur"), *read;
-    i64 rows, step, call, pos;
+    i64 rows, call, pos;
     if (is_text(e, "name", "plain_read") && (read = json_get(args, "gb_s")) &&
         read->kind == JSON_NUMBER && read->num > 0 && read->num < 1e9)
         b->out->read = 1e9 * read->num;
-    if (!is_text(e, "ph", "X") || !is_text(e, "cat", "decode") || !us || us->kind != JSON_NUMBER ||
-        !(us->num >= 0) || !whole(args, "rows", 1, 1, &rows) ||
-        !whole(args, "step", 1, MAX_STEPS, &step) || !whole(args, "call", 0, MAX_STEPS, &call) ||
+    if (!is_text(e, "ph", "X") || !us || us->kind != JSON_NUMBER || !(us->num >= 0) ||
+        !whole(args, "rows", 1, MAX_STEPS, &rows) || !whole(args, "call", 0, MAX_STEPS, &call) ||
         !whole(args, "pos", 0, INT32_MAX, &pos))
         return;
+    const i64 step = step_of(b, e, args);
+    if (!step || (b->n && (double)rows != b->out->rows)) return;
     bool added;
-    u32 *at = map_put(&b->index, str_c(arena_printf(b->a, "%lld", (long long)call)), &added);
+    const char *key = arena_printf(b->a, "%lld.%lld", (long long)step, (long long)call);
+    u32 *at = map_put(&b->index, str_c(key), &added);
+    b->out->rows = (double)rows;
     if (added) {
         *at = b->took.n;
         vec_push(b->a, &b->took, ((Took){.step = (u32)step}));
@@ -78,7 +113,7 @@ bool inspect_times(Diag *d, Arena *a, const char *path, View *v)
 {
     Source *src = NEW(a, Source); /* diagnostics point into it */
     Times *t = NEW(a, Times);
-    Build b = {.a = a, .out = t, .index = {.a = a}};
+    Build b = {.a = a, .plan = v->plan, .out = t, .index = {.a = a}};
     if (!io_read_text(d, a, path, MAX_TEXT, src)) return false;
     const Json *root = json_parse(d, a, src),
                *list = root ? json_need(d, src, root, "traceEvents", JSON_ARRAY) : NULL;

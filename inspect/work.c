@@ -45,6 +45,11 @@ double work_took(const Plan *p, const Work *w, const Times *t)
     return us;
 }
 
+double work_rows(const Times *t)
+{
+    return t ? t->rows : 1;
+}
+
 double work_keys(const Plan *p, const Times *t)
 {
     const double keys = t && t->n ? t->keys : (double)KEYS;
@@ -54,7 +59,7 @@ double work_keys(const Plan *p, const Times *t)
 static double bytes_of(const PlRef *r, u32 n, double rows, double keys)
 {
     double sum = 0;
-    for (u32 i = 0; i < n; i++) /* of the KV cache, bytes of one token */
+    for (u32 i = 0; i < n; i++) /* of the KV cache, a token's bytes */
         sum += (double)r[i].bytes * (str_is(r[i].place, "kv") ? keys : rows);
     return sum;
 }
@@ -69,7 +74,7 @@ Work *work_of(Arena *a, const Plan *p, const Times *t, double rows, double keys)
         if (!k->calls++) k->step = c->step;
         k->one = c->flops;
         k->flops += (double)c->flops * rows * (c->per_key ? keys : 1);
-        k->bytes += (double)c->bytes + bytes_of(c->in, c->n_in, rows, keys) +
+        k->bytes += (double)c->bytes + bytes_of(c->in, c->n_in, rows, keys * work_rows(t)) +
                     bytes_of(c->out, c->n_out, rows, rows);
         if (t && c->step < t->n) k->us += t->us[c->step];
         vec_push(a, &k->layers, c->layer);

@@ -18,8 +18,11 @@ typedef struct Work {
 struct Times;
 
 /* [kernels] `rows` rows behind `keys` keys, by the calls of @decode, whose places are of one row. t
- * may be NULL. */
+ * may be NULL; if it is not, each row is a sequence, with keys of its own. */
 Work *work_of(Arena *a, const Plan *p, const struct Times *t, double rows, double keys);
+
+/* Rows of what was measured, or 1. */
+double work_rows(const struct Times *t);
 
 /* Keys that a token is thought to have before it: those of the measurement, or 1024, or what the
  * context has. */
@@ -45,9 +48,10 @@ double work_took(const Plan *p, const Work *w, const struct Times *t);
 
 /* From a timeline that a program wrote (--trace). */
 typedef struct Times {
-    double *us; /* [n] median of the calls of @decode with this step number, one row; 0: none */
+    double *us; /* [n] median of the calls that do what @decode's of this step number do; 0: none */
     u32 n;
-    double whole; /* of a token by one kernel, whose parts no timeline tells; 0: by many */
+    double rows;  /* of each: tokens, each of a sequence of its own */
+    double whole; /* of them by one kernel, whose parts no timeline tells; 0: by many */
     double keys;  /* before the tokens, on average */
     double read;  /* bytes a second of a plain read by the same threads; 0: not measured */
 } Times;

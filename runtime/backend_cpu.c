@@ -100,7 +100,7 @@ static void phase_job(void *arg, int tid, int nt)
     x.nt = nt;
     x.scratch = e->scratch + (size_t)tid * e->scratch_stride;
     if (e->trace) {
-        x.kernel = pfq_trace_begin(e->trace, tid, call->id, x.T, x.pos);
+        x.kernel = pfq_trace_begin(e->trace, tid, call->id, &x);
     }
     call->phase(&x);
     if (e->trace) {

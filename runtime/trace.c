@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { MAX_KERNELS = 256, MAX_EVENTS = 1 << 18 };
 
@@ -16,6 +17,7 @@ typedef struct Event {
     int32_t call;      /* of its phase; -1: the phase itself */
     int32_t rows, pos; /* of the phase */
     int phase;         /* PfqPhaseId, PfqCudaPhaseId */
+    bool batch;        /* of a CPU's: each row is a sequence of its own */
 } Event;
 
 typedef struct Thread {
@@ -79,12 +81,16 @@ static void traced(int kernel, const PfqArgs *a, int tid, int nt)
 ALL(DEFINE)
 static PfqKernel *const table[MAX_KERNELS] = {ALL(NAME)};
 
-PfqKernel *const *pfq_trace_begin(PfqTrace *t, int tid, PfqPhaseId phase, int32_t rows, int32_t pos)
+PfqKernel *const *pfq_trace_begin(PfqTrace *t, int tid, PfqPhaseId phase, const PfqExec *x)
 {
     current = &t->thread[tid];
     current->call = 0;
-    current->phase =
-        (Event){.start = pfq_now(), .call = -1, .rows = rows, .pos = pos, .phase = (int)phase};
+    current->phase = (Event){.start = pfq_now(),
+                             .call = -1,
+                             .rows = x->T,
+                             .pos = x->pos,
+                             .phase = (int)phase,
+                             .batch = x->rows != NULL};
     return table;
 }
 
@@ -179,6 +185,7 @@ static const PfqStep *find_step(int phase, int32_t step)
 
 typedef struct Slice {
     const char *name, *phase;
+    const char *of;          /* of a batch: the phase that has the step; else NULL */
     const PfqStep *step;     /* NULL: not known, or the phase itself */
     const PfqCudaCall *call; /* NULL: a CPU's, or the phase itself */
 } Slice;
@@ -188,12 +195,15 @@ static Slice slice_of(const PfqTrace *t, const Event *e)
     static const char *const phases[] = {"prefill", "logits", "decode"};
     static const char *const gpu_phases[] = {"prefill", "logits", "decode", "decode",
                                              "batch",   "batch",  "sample"};
-    Slice s = {.phase = t->gpu ? gpu_phases[e->phase] : phases[e->phase]};
+    Slice s = {.phase = e->batch ? "batch" : t->gpu ? gpu_phases[e->phase] : phases[e->phase]};
     if (t->gpu && e->call >= 0) {
         s.call = &t->gpu->phase[e->phase].call[e->call];
         s.step = find_step(s.call->phase, s.call->step);
     } else if (e->call >= 0 && pfq_steps && e->call < pfq_steps[e->phase].n) {
         s.step = &pfq_steps[e->phase].call[e->call];
+    }
+    if (strcmp(s.phase, "batch") == 0 && s.step) {
+        s.of = phases[s.call ? s.call->phase : e->phase];
     }
     s.name = s.step        ? s.step->name
              : e->call < 0 ? s.phase
@@ -227,6 +237,9 @@ static void write_event(const PfqTrace *t, FILE *f, int tid, const Event *e)
         fprintf(f, ", \"call\": %d", e->call);
     }
     if (s.step) {
+        if (s.of) {
+            fprintf(f, ", \"phase\": \"%s\"", s.of);
+        }
         fprintf(f, ", \"step\": %d, \"layer\": %d, \"ops\": ", s.step->step, s.step->layer);
         json_text(f, s.step->ops);
     }

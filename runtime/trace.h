@@ -2,8 +2,9 @@
  * about:tracing (JSON, the "trace event format": complete events "X", times in microseconds).
  *
  * One track per thread, or one for the GPU; on it a slice per phase (a chunk of prefill, a block of
- * logits, a token), and in it one per call, with the step and the ids of the ops that it computes
- * as the IR has them (pfq_steps, abi.h). Gaps are waiting: barriers, and what the caller does
+ * logits, a token, a token of each sequence of a batch), and in it one per call, with the step and
+ * the ids of the ops that it computes as the IR has them (pfq_steps, abi.h); a batch's steps are
+ * those of prefill and logits. Gaps are waiting: barriers, and what the caller does
  * between phases. On CPUs recording goes through a table of kernels of its own, so that programs
  * without --trace pay nothing; a call costs some 50 ns more. A GPU's calls are launched one by one,
  * between events (cuda_time.c), and tokens are chosen on the host: a call costs some microseconds
@@ -25,8 +26,7 @@ PfqTrace *pfq_trace_start(const char *path, const PfqModel *m, const PfqVariant 
 
 /* By each thread around its phase; the kernels between the two are called through the table that
  * begin returns. */
-PfqKernel *const *pfq_trace_begin(PfqTrace *t, int tid, PfqPhaseId phase, int32_t rows,
-                                  int32_t pos);
+PfqKernel *const *pfq_trace_begin(PfqTrace *t, int tid, PfqPhaseId phase, const PfqExec *x);
 void pfq_trace_end(PfqTrace *t, int tid);
 
 /* A call of a GPU's phase for rows at positions from pos on, -1: the phase itself; in seconds of

@@ -49,26 +49,46 @@ status=0
 [ $status -eq 2 ] && grep -q "'xml', expected html, text, json or dot" "$tmp/err" || fail "an unknown form"
 
 # A timeline of the program puts the times of its kernels beside what the machine needs.
-"$out/tinystories" bench -p 0 -n 8 -r 1 --trace "$tmp/trace.json" >"$tmp/stdout" 2>"$tmp/err" || fail "no timeline"
-"$PFQC" inspect "$out" --trace "$tmp/trace.json" -o "$tmp/out/timed.html" 2>"$tmp/err" || fail "no page with times"
-python3 - "$tmp/out/timed.html" "$tmp/trace.json" "$out/plan.json" >"$tmp/err" 2>&1 <<'EOF' || fail "the page with times"
+timed_page() { # what, options of bench
+    "$out/tinystories" bench -n 8 -r 1 --trace "$tmp/trace.json" ${@:2} >"$tmp/stdout" 2>"$tmp/err" || fail "no timeline, $1"
+    "$PFQC" inspect "$out" --trace "$tmp/trace.json" -o "$tmp/out/timed.html" 2>"$tmp/err" || fail "no page with times, $1"
+    python3 - "$tmp/out/timed.html" "$tmp/trace.json" "$out/plan.json" >"$tmp/err" 2>&1 <<'EOF' || fail "the page with times, $1"
 import json, re, statistics, sys
 page, trace, plan = open(sys.argv[1]).read(), json.load(open(sys.argv[2]))["traceEvents"], json.load(open(sys.argv[3]))
 assert any(e["name"] == "plain_read" and e["args"]["gb_s"] > 0 for e in trace), "no plain read"
+phases = {name: phase["calls"] for name, phase in plan["phases"].items()}
+decode = {("decode", c["step"]): c["step"] for c in phases["decode"]}
+for c in phases["prefill"]: decode["prefill", c["step"]] = c["step"]
+for c, d in zip(phases["logits"][1:], phases["decode"][-len(phases["logits"]) + 1:]): decode["logits", c["step"]] = d["step"]
+for name, calls in phases.items():
+    for c in calls:
+        same = [d for d in phases["decode"] if d["step"] == decode.get((name, c["step"]))]
+        assert c["kernel"].startswith("rows_") or same[0]["kernel"] == c["kernel"], (name, c, same)
 took = {}
 for e in trace:
-    if e["ph"] == "X" and e["cat"] == "decode" and "step" in e["args"]: took.setdefault(e["args"]["step"], []).append(e["dur"])
+    if e["ph"] == "X" and e["cat"] in ["decode", "batch"] and "step" in e["args"]:
+        step = decode.get((e["args"].get("phase", "decode"), e["args"]["step"]))
+        took.setdefault(step, []).append(e["dur"])
 for k in plan["kernels"]:
-    us = sum(statistics.median_low(took[c["step"]]) for c in plan["phases"]["decode"]["calls"] if c["kernel"] == k["name"])
+    us = sum(statistics.median_low(took[c["step"]]) for c in phases["decode"] if c["kernel"] == k["name"])
     row = re.search(f'<tr id="k-{k["name"]}">(.*?)</tr>', page).group(1)
     cells = re.findall(r'<td class="number">([^<]*)</td>', row)
     assert not us or cells[-2] == f"{us:.2f}" and re.fullmatch(r"\d+ %", cells[-1]), (k["name"], us, cells)
 EOF
+}
+timed_page "a token" -p 0
+grep -q '<p>A token behind [0-9]* others takes at least ' "$tmp/out/timed.html" || fail "the page of a token does not say how many were before"
+timed_page "a batch behind a prompt" -p 9 -b 3
+grep -q '<p>A token of each of 3 sequences, behind [0-9]* others, takes at least ' "$tmp/out/timed.html" || fail "the page of a batch does not say of how many"
+"$PFQC" inspect "$out" --trace "$tmp/trace.json" --format text 2>"$tmp/err" | grep -q '^3 tokens  ' || fail "the text of a batch does not say of how many"
 # A GPU that decodes a token by one kernel tells the time of no other.
 echo '{"traceEvents": [{"ph": "X", "cat": "decode", "dur": 50, "args": {"rows": 1, "step": 1, "call": 0, "pos": 9}}]}' >"$tmp/t.json"
 "$PFQC" inspect "$out" --trace "$tmp/t.json" -o "$tmp/some.html" 2>"$tmp/err" || fail "no page of a token as one kernel"
 grep -q 'behind 10 others takes 50 microseconds as one kernel (' "$tmp/some.html" || fail "the page does not say what one kernel took"
 ! grep -q '<td class="number">50.00</td>' "$tmp/some.html" || fail "the time of a token is that of its first kernel"
+echo '{"traceEvents": [{"ph": "X", "cat": "batch", "dur": 60, "args": {"rows": 4, "phase": "decode", "step": 1, "call": 1, "pos": 9}}]}' >"$tmp/t.json"
+"$PFQC" inspect "$out" --trace "$tmp/t.json" -o "$tmp/some.html" 2>"$tmp/err" || fail "no page of four tokens as one kernel"
+grep -q 'each of 4 sequences, behind 10 others, takes 60 microseconds as one kernel (' "$tmp/some.html" || fail "the page does not say what one kernel of four tokens took"
 timed() { # code, text
     printf '%s' "$2" >"$tmp/t.json"
     local status=0
@@ -78,6 +98,7 @@ timed() { # code, text
 timed E0101 '{"traceEvents": ['
 timed E0103 '{}'
 timed E0105 '{"traceEvents": []}'
+timed E0105 '{"traceEvents": [{"ph": "X", "cat": "batch", "dur": 1, "args": {"rows": 2, "phase": "x", "step": 1, "call": 0, "pos": 0}}, {"ph": "X", "cat": "batch", "dur": 1, "args": {"rows": 2, "phase": 7, "step": 1, "call": 0, "pos": 0}}]}'
 timed E0105 '{"traceEvents": [7, {"ph": "X", "cat": "decode", "dur": -1, "args": {"rows": 1, "step": 1, "call": 0, "pos": 0}}, {"name": "plain_read", "args": 3}]}'
 
 # Files beside plan.json that are none of ours are one diagnostic too.
