@@ -11,15 +11,8 @@
 
 #define LL(x) ((unsigned long long)(x))
 
-enum {
-    SLOT = 8192,
-    WORKERS = 512,
-    LOADERS = 128,
-    SHARED = 227 * 1024,
-    FLIGHT = 4,
-    SPLITS = 16,
-    MAX_WORDS = 6
-};
+enum { WORKERS = 512, LOADERS = 128 }; /* threads of a block */
+enum { SLOT = 8192, SHARED = 227 * 1024, FLIGHT = 4, SPLITS = 16, MAX_WORDS = 6 };
 enum { ALIGN = 1024, CONTROL = 256 };
 enum { LEAST_BLOCKS = 16 }; /* multiprocessors of the least slice of an H100 */
 
@@ -70,6 +63,13 @@ static i64 I(const CgCall *c, CgConstId id)
 static i64 up(i64 x, i64 m)
 {
     return (x + m - 1) / m * m;
+}
+/* Bytes of the memory that is zero between steps. */
+static u64 reserve(Whole *st, i64 align, i64 bytes)
+{
+    const u64 at = (u64)up((i64)st->sync, align);
+    st->sync = at + (u64)bytes;
+    return at;
 }
 static bool same(const CgRef *a, const CgRef *b)
 {
@@ -382,12 +382,9 @@ static void emit_linear(Whole *st, const char *name, const CgCall *c, const char
     const i64 width = apart ? I(c, C_K) / parts : up(I(c, C_K), 128),
               bytes = planes(c) * columns_of(st, c, parts);
     if (bytes > st->act) st->act = bytes;
-    st->sum_at[sums] = st->sync;
     const bool twin = !words && sums != SUM_HEAD;
-    st->sync += panels(c) * 256 * (u64)st->rows->rows *
-                (u64)(words  ? 2 * words
-                      : twin ? 2 * planes(c)
-                             : planes(c));
+    const i64 each = words ? 2 * words : twin ? 2 * planes(c) : planes(c);
+    st->sum_at[sums] = reserve(st, 1, (i64)panels(c) * 256 * st->rows->rows * each);
     sb_printf(&st->o,
               "    struct %s {\n        static constexpr int32_t N = %lld, K = %lld, bits = %lld, "
               "parts = %lld, w = W_%s, scale = S_%s, sums = PFQ_AT_SUMS + %d, words = %lld, "
@@ -442,9 +439,7 @@ static void emit_norm(Whole *st, const char *name, const CgCall *c, const CgCall
 /* Memory of PfqPieces: n of a row, of `bytes` together. */
 static u64 pieces(Whole *st, i64 n, i64 bytes)
 {
-    const u64 at = (st->sync + 127) / 128 * 128;
-    st->sync = at + (u64)(up(4 * (n + 1) * st->rows->rows, 128) + st->rows->rows * bytes);
-    return at;
+    return reserve(st, 128, up(4 * (n + 1) * st->rows->rows, 128) + st->rows->rows * bytes);
 }
 
 static void emit_attention(Whole *st, const Layer *l)
@@ -481,8 +476,8 @@ static void emit_attention(Whole *st, const Layer *l)
               join = I(a, C_heads) * splits * 4 +
                      (I(l->join, C_static) ? 0 : rows * I(a, C_heads) * D * 4);
     st->scratch = attend > join || many ? attend : join;
-    st->parts_at = many ? pieces(st, I(a, C_kv_heads), I(a, C_heads) * D) : st->sync;
-    if (!many) st->sync += (u64)(I(a, C_heads) * splits * (D + 2) * 8);
+    st->parts_at = many ? pieces(st, I(a, C_kv_heads), I(a, C_heads) * D)
+                        : reserve(st, 1, I(a, C_heads) * splits * (D + 2) * 8);
     sb_str(&st->o, "    struct Join {\n        typedef Attend From;\n        typedef O To;\n");
     emit_quantiser(st, l->join, l->o, "O", "X_JOIN");
     sb_str(&st->o, "    };\n");
@@ -497,9 +492,7 @@ static void emit_ffn(Whole *st, const Layer *l)
               glu = st->rows->rows * (ffn / inner) * columns * 4;
     if (st->scratch < 32768) st->scratch = 32768;
     if (st->scratch < glu) st->scratch = glu;
-    st->mixed_at = (st->sync + 15) / 16 * 16;
-    st->sync = st->mixed_at;
-    st->sync += (u64)up(8 * ffn * st->rows->rows, ALIGN);
+    st->mixed_at = reserve(st, 16, up(8 * ffn * st->rows->rows, ALIGN));
     st->turned_at = st->rows->many ? pieces(st, ffn / inner, ffn) : st->sync;
     sb_printf(&st->o,
               "    struct Glu {\n        typedef GateUp From;\n        typedef Down To;\n        "
@@ -718,8 +711,9 @@ static bool write(Whole *st)
     st->sync = CONTROL;
     make_table(st);
     emit_ops(st);
-    st->normed_at = st->rows->many ? pieces(st, 1, 2 * I(l->first, C_K)) : st->sync;
-    if (!st->rows->many) st->sync += (u64)(st->rows->rows * (I(l->first, C_K) / 2 + 2) * 8);
+    st->normed_at = st->rows->many
+                        ? pieces(st, 1, 2 * I(l->first, C_K))
+                        : reserve(st, 1, st->rows->rows * (I(l->first, C_K) / 2 + 2) * 8);
     st->best_at = st->work;
     st->token_at = st->work + 8 * 1024 * (u64)st->rows->rows;
     st->work = st->token_at + 64;

@@ -23,11 +23,11 @@ enum { OK, INVALID_OPTION = 5 };
        const char *const *names))                                                                  \
     F(int, DestroyProgram, (NvrtcProgram * *p))                                                    \
     F(int, CompileProgram, (NvrtcProgram * p, int n, const char *const *options))                  \
-    F(int, GetProgramLogSize, (NvrtcProgram * p, size_t * n))                                      \
+    F(int, GetProgramLogSize, (NvrtcProgram * p, size_t *n))                                       \
     F(int, GetProgramLog, (NvrtcProgram * p, char *log))                                           \
-    F(int, GetCUBINSize, (NvrtcProgram * p, size_t * n))                                           \
+    F(int, GetCUBINSize, (NvrtcProgram * p, size_t *n))                                            \
     F(int, GetCUBIN, (NvrtcProgram * p, char *cubin))                                              \
-    F(int, GetPTXSize, (NvrtcProgram * p, size_t * n))                                             \
+    F(int, GetPTXSize, (NvrtcProgram * p, size_t *n))                                              \
     F(int, GetPTX, (NvrtcProgram * p, char *ptx))
 
 struct Nvrtc {
@@ -240,8 +240,10 @@ void nvrtc_compile(const Nvrtc *n, const NvrtcSource *s, const char *arch, CgObj
         r = (ptx ? n->GetPTX : n->GetCUBIN)(p, (char *)out->data);
         if (r == OK && ptx) lower_ptx_version((char *)out->data);
     }
-    if (r == OK) out->serialised = serialised(n, p);
-    if (r != OK) out->error = error_text(n, p, r);
+    if (r == OK)
+        out->serialised = serialised(n, p);
+    else
+        out->error = error_text(n, p, r);
     if (p) n->DestroyProgram(&p);
 }
 

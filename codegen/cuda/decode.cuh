@@ -14,8 +14,8 @@
  * blocks (PfqDeal), the rows' columns side by side in the tensor cores', and meet as int32 sums in
  * memory, added atomically, so exact in any order; whoever reads them next scales them. A row's
  * result depends on neither the other rows nor their number, only on the most that the kernel takes
- * (M::rows), by how many parts attention is cut in. There are at least as many blocks as rows. Where
- * M::rows is more than PFQ_FEW what ops read is handed on in pieces (decode_pieces.cuh).
+ * (M::rows), by how many parts attention is cut in. There are at least as many blocks as rows.
+ * Where M::rows is more than PFQ_FEW what ops read is handed on in pieces (decode_pieces.cuh).
  *
  * So a layer has few points where all blocks meet:
  *
@@ -629,34 +629,20 @@ template <class M> struct PfqWorker {
 
     template <class C> PFQ_MEMBER void embed() { pfq_embed<C>(*this); }
     template <class C> PFQ_MEMBER void norm() { pfq_norm<C>(*this); }
-    template <class C> PFQ_MEMBER void attend()
-    {
-        if constexpr (many)
-            pfq_attend_many<C>(*this);
-        else
-            pfq_attend<C>(*this);
+/* Of many rows by a function of their own. */
+#define PFQ_PHASE(name)                                                                            \
+    template <class C> PFQ_MEMBER void name()                                                      \
+    {                                                                                              \
+        if constexpr (many)                                                                        \
+            pfq_##name##_many<C>(*this);                                                           \
+        else                                                                                       \
+            pfq_##name<C>(*this);                                                                  \
     }
-    template <class C> PFQ_MEMBER void combine()
-    {
-        if constexpr (many)
-            pfq_combine_many<C>(*this);
-        else
-            pfq_combine<C>(*this);
-    }
-    template <class C> PFQ_MEMBER void glu()
-    {
-        if constexpr (many)
-            pfq_glu_many<C>(*this);
-        else
-            pfq_glu<C>(*this);
-    }
-    template <class C> PFQ_MEMBER void mix()
-    {
-        if constexpr (many)
-            pfq_mix_many<C>(*this);
-        else
-            pfq_mix<C>(*this);
-    }
+    PFQ_PHASE(attend)
+    PFQ_PHASE(combine)
+    PFQ_PHASE(glu)
+    PFQ_PHASE(mix)
+#undef PFQ_PHASE
     template <class C> PFQ_MEMBER void logits() { pfq_logits<C>(*this); }
     PFQ_MEMBER void choose() { pfq_choose(*this); }
 };

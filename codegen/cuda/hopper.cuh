@@ -138,8 +138,8 @@ PFQ_DEVICE void pfq_cluster_wait()
 {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-/* The address in block `rank` of what is at `at` in this one, for the next: a store that arrives at a
- * barrier of that block with its bytes, as copies do. */
+/* The address in block `rank` of what is at `at` in this one, for the next: a store that arrives at
+ * a barrier of that block with its bytes, as copies do. */
 PFQ_DEVICE uint32_t pfq_smem_of(uint32_t at, int32_t rank)
 {
     uint32_t there;

@@ -107,9 +107,8 @@ template <class Shape> struct Layer : Shape {
     static constexpr int32_t layers = 1;
     static constexpr bool keep = true;
 };
-template <class Shape> static void check(int32_t pos)
+template <class S> static void check_layer(int32_t pos)
 {
-    typedef Layer<Ring<Shape, SLOTS>> S;
     mem_all = 0;
     Case<S> c(1088, pos, sms);
     c.a.flight = 6;
@@ -125,18 +124,16 @@ template <class Shape> struct Few : Ring<Shape, SLOTS> {
 };
 /* Many rows. */
 #ifndef MANY_SLOTS
-#define MANY_SLOTS 14
+#define MANY_SLOTS  14
 #define MANY_FLIGHT 4
 #endif
 template <class Shape, int32_t rows_ = 16> struct Many : Ring<Shape, MANY_SLOTS> {
     static constexpr int32_t rows = rows_, units = 6, o_parts = 4, down_parts = 4, head_parts = 2,
                              flight = MANY_FLIGHT, words = 3;
 };
-/* A row as a step of its own, on as few blocks as cut its attention in as many parts. */
-template <class Shape> static void check_rows(int32_t pos)
+/* Rows as steps of their own, One, on so many blocks each. */
+template <class S, class One, class Blocks> static void check_rows(int32_t pos, Blocks blocks)
 {
-    typedef Few<Shape> S;
-    typedef Ring<Shape, SLOTS> One;
     mem_all = 0;
     Case<S> c(1088, pos, sms);
     c.a.flight = 6;
@@ -144,42 +141,24 @@ template <class Shape> static void check_rows(int32_t pos)
     prepare<S>();
     prepare<One>();
     launch<S>(c.a);
-    const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)ROWS * S::vocab);
-    int bad = 0;
-    for (int32_t r = 0; r < ROWS; r++) {
-        launch<One>(c.alone(r), S::kv_heads * (16 / ROWS));
-        const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], S::vocab);
-        bad += memcmp(&all[(size_t)r * one.n], one.at, 4 * one.n) != 0;
-    }
-    printf("%d rows of %d at %d and before: %d differ from steps of their own\n", ROWS, S::hidden,
-           pos, bad);
-}
-
-/* The same of many, whose kernel alone has their attention; one layer of theirs. */
-template <class Shape> static void check_many(int32_t pos)
-{
-    typedef Many<Shape> S;
-    typedef Layer<S> One;
-    mem_all = 0;
-    Case<One> l(1088, pos, sms);
-    prepare<One>();
-    launch<One>(l.a);
-    CALL(cudaDeviceSynchronize());
-    l.check();
-    mem_all = 0;
-    Case<S> c(1088, pos, sms);
-    c.set_rows(true);
-    prepare<S>();
-    launch<S>(c.a);
     const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)S::rows * S::vocab);
     int bad = 0;
     for (int32_t r = 0; r < S::rows; r++) {
-        launch<S>(c.alone(r), sms - r);
+        launch<One>(c.alone(r), blocks(r));
         const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], S::vocab);
         bad += memcmp(&all[(size_t)r * one.n], one.at, 4 * one.n) != 0;
     }
     printf("%d rows of %d at %d and before: %d differ from steps of their own\n", S::rows,
            S::hidden, pos, bad);
+}
+/* Of a few, on as few blocks as cut attention in as many parts; of many by the same kernel, which
+ * alone has their attention. */
+template <class Shape> static void check_several(int32_t pos)
+{
+    check_rows<Few<Shape>, Ring<Shape, SLOTS>>(
+        pos, [](int32_t) { return Shape::kv_heads * (16 / ROWS); });
+    check_layer<Layer<Many<Shape>>>(pos);
+    check_rows<Many<Shape>, Many<Shape>>(pos, [](int32_t r) { return sms - r; });
 }
 
 template <class S> static double bytes_of()
@@ -335,7 +314,8 @@ int main(int argc, char **argv)
     printf("%s, %d multiprocessors\n", p.name, sms);
     CALL(cudaMalloc(&mem_pool, (size_t)7 << 30));
 #define CHECK(shape)                                                                               \
-    check<shape>(0), check<shape>(1023), check_rows<shape>(1023), check_many<shape>(1023);
+    check_layer<Layer<Ring<shape, SLOTS>>>(0), check_layer<Layer<Ring<shape, SLOTS>>>(1023),       \
+        check_several<shape>(1023);
 #define TIME(shape) time_all<shape>(#shape);
 #define TRACE(shape)                                                                               \
     trace<Ring<shape, SLOTS>>(#shape, 1), trace<Many<shape>>(#shape, 8),                           \

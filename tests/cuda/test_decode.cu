@@ -88,7 +88,8 @@ struct TinyManyLayer : TinyMany {
     static constexpr int32_t layers = 1;
     static constexpr bool keep = true;
 };
-template <class S> static int many(int32_t grid, int32_t n, int32_t pos)
+/* S of several rows, One of one; of few, on as many blocks as cut attention alike. */
+template <class S, class One> static int together(int32_t grid, int32_t n, int32_t pos)
 {
     Case<S> c(192, pos, grid);
     int failures = 0;
@@ -96,33 +97,12 @@ template <class S> static int many(int32_t grid, int32_t n, int32_t pos)
     c.a.rows = n;
     for (int i = 0; i < 2; i++)
         step(c);
-    const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)n * S::vocab);
-    const Ints tokens = c.ints(c.a.at[PFQ_AT_TOKEN], (size_t)n);
-    for (int32_t r = 0; r < n; r++) {
-        launch<S>(c.alone(r), 3 + r % 3);
-        const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], S::vocab);
-        const Ints token = c.ints(c.a.at[PFQ_AT_TOKEN], 1);
-        if (!memcmp(&all[(size_t)r * one.n], one.at, 4 * one.n) && tokens[(size_t)r] == token[0])
-            continue;
-        printf("FAIL row %d of %d of %d, on %d blocks, at %d\n", r, n, S::rows, grid, pos);
-        failures++;
-    }
-    return failures;
-}
-template <class S, int32_t rows> static int together(int32_t grid, int32_t n, int32_t pos)
-{
-    Case<Rows<S, rows>> c(192, pos, grid);
-    int failures = 0;
-    c.set_rows(true);
-    c.a.rows = n;
-    for (int i = 0; i < 2; i++)
-        step(c);
-    const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)rows * LlamaTiny::vocab);
-    const Ints tokens = c.ints(c.a.at[PFQ_AT_TOKEN], (size_t)rows);
-    for (int32_t r = 0; r < rows; r++) {
+    const Floats all = c.floats(c.a.at[PFQ_AT_LOGITS], (size_t)S::rows * S::vocab);
+    const Ints tokens = c.ints(c.a.at[PFQ_AT_TOKEN], (size_t)S::rows);
+    for (int32_t r = 0; r < S::rows; r++) {
         if (r < n) {
-            launch<S>(c.alone(r), 3);
-            const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], LlamaTiny::vocab);
+            launch<One>(c.alone(r), One::rows == 1 ? 3 : 3 + r % 3);
+            const Floats one = c.floats(c.a.at[PFQ_AT_LOGITS], S::vocab);
             const Ints token = c.ints(c.a.at[PFQ_AT_TOKEN], 1);
             if (!memcmp(&all[(size_t)r * one.n], one.at, 4 * one.n) &&
                 tokens[(size_t)r] == token[0])
@@ -130,10 +110,18 @@ template <class S, int32_t rows> static int together(int32_t grid, int32_t n, in
         } else if (!tokens[(size_t)r]) {
             continue;
         }
-        printf("FAIL row %d of %d of %d, on %d blocks, at %d\n", r, n, rows, grid, pos);
+        printf("FAIL row %d of %d of %d, on %d blocks, at %d\n", r, n, S::rows, grid, pos);
         failures++;
     }
     return failures;
+}
+template <class S, int32_t rows> static int few(int32_t grid, int32_t n, int32_t pos)
+{
+    return together<Rows<S, rows>, S>(grid, n, pos);
+}
+template <class S> static int many(int32_t grid, int32_t n, int32_t pos)
+{
+    return together<S, S>(grid, n, pos);
 }
 
 template <class S> static int layer(int32_t grid, int32_t pos)
@@ -164,9 +152,9 @@ int main()
         }
     for (int order = 0; order < 2; order++) {
         simt_shuffle = order;
-        failures += together<LlamaTiny, 2>(2, 2, 130) + together<LlamaTiny, 2>(7, 1, 40) +
-                    together<LlamaTiny, 4>(5, 3, 130) + together<TinyDynamic, 4>(6, 4, 61) +
-                    together<TinyWide, 4>(6, 3, 61);
+        failures += few<LlamaTiny, 2>(2, 2, 130) + few<LlamaTiny, 2>(7, 1, 40) +
+                    few<LlamaTiny, 4>(5, 3, 130) + few<TinyDynamic, 4>(6, 4, 61) +
+                    few<TinyWide, 4>(6, 3, 61);
         failures +=
             many<TinyMany>(8, 8, 130) + many<TinyMany>(5, 3, 61) + many<TinyManyBytes>(16, 16, 40);
     }
