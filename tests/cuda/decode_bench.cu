@@ -3,7 +3,8 @@
  * their own; then times whole steps of random weights, over sizes of the ring and contexts, with
  * parts of the work left out.
  *
- *   nvcc -std=c++17 -O3 -fmad=false -arch=sm_90a -I ROOT -o decode_bench tests/cuda/decode_bench.cu
+ *   nvcc -std=c++17 -O3 -fmad=false -gencode=arch=compute_90a,code=sm_90a -I ROOT -o decode_bench
+ *        tests/cuda/decode_bench.cu
  *   decode_bench [check] [time] [trace]
  */
 #include <stdio.h>
