@@ -37,20 +37,18 @@ template <class W, class To, int32_t each> struct PfqPieces {
         for (int32_t i = w.tid(); i < pieces * W::most && W::waits; i += PFQ_WORKERS)
             if (i % W::most < w.rows()) pfq_wait_flag(flags(w, at) + p0 * W::most + i, w.flag());
         w.sync();
-        /* Blocks begin at different rows: a line is in one place of the L2. */
-        const auto turned = [&](int32_t j) { return (j + (int32_t)blockIdx.x) % deep; };
         for (int32_t i = w.tid(); i < all; i += PFQ_WORKERS * deep) {
             PfqInts v[deep];
             PFQ_UNROLL
             for (int32_t j = 0; j < deep; j++) {
-                const int32_t of = i + PFQ_WORKERS * turned(j), r = of / quads;
+                const int32_t of = i + PFQ_WORKERS * j, r = of / quads;
                 if (of < all)
                     v[j] = pfq_fresh((const PfqInts *)(row(w, at, r / To::planes, r % To::planes) +
                                                        k0 + of % quads * 16));
             }
             PFQ_UNROLL
             for (int32_t j = 0; j < deep; j++) {
-                const int32_t of = i + PFQ_WORKERS * turned(j), r = of / quads;
+                const int32_t of = i + PFQ_WORKERS * j, r = of / quads;
                 if (of < all)
                     *(PfqInts *)(w.act() + r / To::planes * W::Room::act_row +
                                  r % To::planes * To::plane + of % quads * 16) = v[j];
