@@ -139,6 +139,15 @@ static bool kv_dtype(Bind *b, ValueId state)
     return format >= 0 || b_refuse(b, "no kernel keeps the KV cache in %s", dtype_info[dt].name);
 }
 
+/* Kernels have one constant for both. */
+static bool kv_dtypes(Bind *b, ValueId k, ValueId v)
+{
+    const DType kt = type_of(b->m, k)->dt, vt = type_of(b->m, v)->dt;
+    return kt == vt ? kv_dtype(b, k)
+                    : b_refuse(b, "keys are kept in %s and values in %s, expected one format",
+                               dtype_info[kt].name, dtype_info[vt].name);
+}
+
 static bool is_quantised(const Bind *b, ValueId v)
 {
     return !dtype_info[type_of(b->m, v)->dt].is_float;
@@ -232,7 +241,7 @@ static bool bind_qkv(Bind *b)
     b_set(b, C_head_dim, (double)d);
     const ValueId q = b_output(b);
     if (sliced_from(b, q) != 0) return b_refuse(b, "its result is not q");
-    if (!qk_consts(b) || !kv_dtype(b, kv->in[3])) return false;
+    if (!qk_consts(b) || !kv_dtypes(b, kv->in[3], kv->in[4])) return false;
     if (is_quantised(b, kv->in[3]) && (!kv_quantise(b, kv, 0) || !kv_quantise(b, kv, 1)))
         return false;
     return bind_q(b, q) && b_place(b, kv->in[3], &b->call.out[1]) &&
@@ -335,7 +344,8 @@ static bool bind_attend(Bind *b)
     b_set(b, C_window, (double)op_int(at, A_WINDOW));
     b_set(b, C_scale, op_float(at, A_SCALE));
     b->call.flops = 4 * (u64)(q->dim[1] * q->dim[2]);
-    if (!kv_dtype(b, at->in[AT_K]) || !attend_scales(b, at) || !attend_prefix(b, at) ||
+    if (!kv_dtypes(b, at->in[AT_K], at->in[AT_V]) || !attend_scales(b, at) ||
+        !attend_prefix(b, at) ||
         !quantised_output(b, *b->variant ? b->variant : "f32", 5, &quantize, &s))
         return false;
     if (is_quantised(b, at->in[AT_Q])) {
@@ -423,7 +433,11 @@ static bool bind_elem(Bind *b)
         break;
     case ROW_MUL_ROW:
     case ROW_ADD_ROW: ok = ok && b_small_const(b, y, CG_SEC_F32, &b->call.aux[0]); break;
-    default: ok = ok && b_place(b, y, &b->call.in[1]);
+    default:
+        if (type_of(b->m, y) != t)
+            return b_refuse(b, "its operands are %s and %s, expected one shape",
+                            ir_type_text(b->m, t), ir_type_text(b->m, type_of(b->m, y)));
+        ok = ok && b_place(b, y, &b->call.in[1]);
     }
     return ok && b_place(b, b_output(b), &b->call.out[0]) && b_add_call(b);
 }

@@ -71,6 +71,10 @@ u32 cg_cuda_kernel(CgCuda *cuda, CgCode *code, const CgCudaKernel *want)
         if (source == CG_NO_KERNEL) source = k->source;
         if (same_launch(&k->launch, &want->launch)) break;
     }
+    if (i == CG_MAX_CUDA_KERNELS) {
+        cuda->full = true;
+        return 0;
+    }
     if (i == cuda->kernels.n) {
         CgCudaKernel k = *want;
         k.name = free_name(cuda, a, want->name);
@@ -412,5 +416,11 @@ bool cg_cuda_plan(Diag *d, CgCuda *cuda, CgCode *code)
     if (ok && step) cg_cuda_step(&mk);
     if (ok) sample(&mk);
     if (ok) cg_cuda_loads(cuda, code);
-    return ok;
+    if (ok && cuda->full) {
+        diag_error(d, E_LIMIT, LOC_WHAT("kernels"), "the model has more than %d kernels for GPUs",
+                   CG_MAX_CUDA_KERNELS);
+        diag_hint(d,
+                  "layers alike share theirs: give them the same options, or name fewer targets");
+    }
+    return ok && !cuda->full;
 }

@@ -73,7 +73,7 @@ static u64 reserve(Whole *st, i64 align, i64 bytes)
 }
 static bool same(const CgRef *a, const CgRef *b)
 {
-    return a->place == b->place && a->off == b->off;
+    return a->place == b->place && a->section == b->section && a->off == b->off;
 }
 
 /* ---- recognising ---- */
@@ -204,6 +204,9 @@ static bool alike(Whole *st)
         const CgCall *const *b = &st->layers.at[i].first;
         for (u32 k = 0; k < sizeof(Layer) / sizeof *a; k++)
             NEED(a[k]->kernel == b[k]->kernel, "layers differ");
+        /* PFQ_AT_FREQ is one for all. */
+        NEED(same(&st->layers.at[0].qkv->aux[1], &st->layers.at[i].qkv->aux[1]),
+             "layers turn by different frequencies");
     }
     return true;
 }

@@ -271,6 +271,7 @@ typedef struct CgCode { /* what one --gpu-architecture gives */
 typedef struct CgCuda {
     const CgPlan *plan;
     VEC(CgCudaKernel) kernels; /* of all codes */
+    bool full;                 /* there were to be more than CG_MAX_CUDA_KERNELS */
     CgCode *code;              /* [n_codes] best first, PTX last */
     u32 n_codes;
     i32 driver;    /* PfqCuda.driver */

@@ -79,4 +79,20 @@ grep -q "error\[E0601\]" "$tmp/err" && grep -q "did you mean cpu:znver4" "$tmp/e
 touch "$tmp/file"
 if "$PFQC" "$sample/model.json" --recipe w4a16 -o "$tmp/file" 2>"$tmp/err"; then fail "wrote into a file"; fi
 grep -q "error\[E0702\]" "$tmp/err" || fail "said: $(cat "$tmp/err")"
+
+# 9. What no kernel computes is refused, not computed otherwise: a cache of two formats, a product with a value a row.
+unlike() { # expected text, options
+    local text=$1 status=0
+    shift
+    "$PFQC" "$@" --target cpu:x86-64-v3 -o "$tmp/u" 2>"$tmp/err" || status=$?
+    [ $status -eq 1 ] && grep -q "error\[E0602\].*$text" "$tmp/err" || fail "$* did not say: $text"
+    [ ! -e "$tmp/u/$name" ] || fail "$* made a program"
+}
+for part in k v; do
+    unlike 'keys are kept in .* and values in .*, expected one format' "$sample/model.json" --set weights.method=rtn --set dynamic-scales.skip=$part
+done
+mkdir "$tmp/gate"
+cp "$sample"/* "$tmp/gate"
+sed -i 's/{"id": "x_next", "op": "add", "in": \["x_mid", "down"\]}/{"id": "w1", "op": "slice", "in": ["@model.layers.{l}.mlp.gate_proj.weight"], "axis": 0, "begin": 0, "end": 1},\n{"id": "gs", "op": "linear", "in": ["n2", "w1"]}, {"id": "gd", "op": "mul", "in": ["down", "gs"]},\n{"id": "x_next", "op": "add", "in": ["x_mid", "gd"]}/' "$tmp/gate/model.json"
+unlike 'its operands are f32\[.*,128\] and f32\[.*,1\], expected one shape' "$tmp/gate/model.json" --recipe float
 echo "compile: same bytes anywhere, sources stand alone, refusals are clean"

@@ -100,6 +100,28 @@ for n in 2 4 12; do
     esac
 done
 
+# Layers that turn by other frequencies are no one kernel, which has one table of them.
+mkdir "$tmp/turns"
+cp -r "$tmp/model/." "$tmp/turns"
+freqs='{"id": "freqs", "op": "rope_freqs", "dim": 16'
+sed -i "/$freqs/d; s/\"nodes\": \[/&\n      $freqs, \"theta\": \"l == 0 ? 10000 : 1000000\"},/" "$tmp/turns/model.json"
+for m in model turns; do
+    PFQC_NVRTC=$tmp/stub PFQ_STUB_NVRTC=code "$PFQC" "$tmp/$m/model.json" --set weights.method=rtn --target cuda:sm_90a -o "$tmp/turns/$m" 2>"$tmp/err" || fail "$m"
+    how=$(sed -n 's/.*"cuda_decode": {"sm_90a": "\([^"]*\)".*/\1/p' "$tmp/turns/$m/plan.json")
+    case $m:$how in
+    "model:one kernel" | "turns:a graph of kernels: layers turn by different frequencies") ;;
+    *) fail "$m: $how" ;;
+    esac
+done
+
+# More kernels than there is room for, as every layer has options of its own.
+layers=$(seq 0 70)
+sed 's/"L": 16/"L": 71/; s/"hidden": 2048, "heads": 32, "kv_heads": 8, "head_dim": 64, "ffn": 8192, "vocab": 128256/"hidden": 64, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 64, "vocab": 64/' \
+    "$root/samples/llama3.2-1b-synthetic/model.json" >"$tmp/synthetic/model.json"
+for i in $layers; do echo "\"dynamic-scales{a=8,kv=4,clip=0.$((100 + i)),only=*.$i}\","; done >"$tmp/passes"
+sed -i -e '/static-scales/{s/"weights{bits=4,method=rtn}",.*/"weights{bits=4,method=rtn}",/' -e "r $tmp/passes" -e '}' "$tmp/synthetic/recipe.json"
+model=$tmp/synthetic/model.json PFQC_NVRTC=$tmp/stub PFQ_STUB_NVRTC=code refused E0704 'more than 512 kernels' --target cuda:sm_80,cuda:sm_90a
+
 # 5. All other targets, beside a CPU, which runs as ever.
 compile w4a16 cpu:x86-64-v3,cuda:sm_86,cuda:sm_89,cuda:sm_100a,cuda:sm_103a,cuda:sm_120a "$tmp/all"
 sources "$tmp/all"
