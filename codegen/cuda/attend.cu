@@ -19,7 +19,7 @@
  *
  * Roofline: many tokens are bound by shared memory, some 1/8 of the chip's f32 rate; one token by
  * the latency of memory: a block reads the keys of its head alone, 4 warps at a time, so a long
- * context wants them divided over blocks, which a later template is for.
+ * context wants them divided over blocks, which attend_split.cu does.
  *
  * Shared memory: q f32 [ATT_ROWS][D4], q bytes [ATT_ROWS][D4], keys [32][D4 + 1], o [ATT_ROWS][D],
  * p [32][ATT_P], per row corr, factor of q, sum of q; D4 is D rounded up to 4.

@@ -25,13 +25,7 @@
 PFQ_CONST(int32_t, c_tiles);
 PFQ_CONST(float, c_scale);
 
-#ifndef HALF_TRY_KEYS
-#define HALF_TRY_KEYS 64
-#endif
-#ifndef HALF_TRY_GROUPS
-#define HALF_TRY_GROUPS 2
-#endif
-enum { HALF_KEYS = HALF_TRY_KEYS, HALF_GROUPS = HALF_TRY_GROUPS, HALF_STAGES = 3 };
+enum { HALF_KEYS = 64, HALF_GROUPS = 2, HALF_STAGES = 3 };
 enum { HALF_THREADS = 128 * HALF_GROUPS, HALF_ROWS = 64 * HALF_GROUPS };
 #define HALF_OUT   __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
 #define HALF_LOG2E 1.44269504f

@@ -261,9 +261,6 @@ PFQ_DEVICE uint32_t nibbles(uint32_t w, int32_t half)
     return (half ? w : w << 4) & 0xf0f0f0f0u;
 }
 
-/* Words of a key that a lane has of K (a quarter) and V (an eighth); of the largest format. */
-#define K_WORDS(D) (kv_nibbles() ? D / 32 : kv_ints() ? D / 16 : D / 8)
-
 /* a of product `step` of two keys' words. */
 PFQ_DEVICE void key_fragment(const uint32_t *k0, const uint32_t *k1, int32_t step, uint32_t a[4])
 {

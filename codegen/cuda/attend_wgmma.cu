@@ -49,7 +49,6 @@ enum { WG_KEYS = 64, WG_THREADS = 128 * WG_GROUPS, WG_ROWS = 64 * WG_GROUPS };
 #define WG_OUT    __int_as_float((int32_t)0xff800000) /* -inf: probability 0 */
 #define WG_LOG2E  1.44269504f
 #define WG_SLACK  8.0f /* a maximum stays that far below a score; probabilities are up to 2^8 */
-#define WG_FACTOR 1.0f /* of probabilities times dynamic scales, for the range of halves */
 
 PFQ_DEVICE int32_t wg_tokens()
 {
@@ -222,7 +221,7 @@ PFQ_DEVICE void put_values(const uint8_t *raw, uint8_t *v, int32_t task)
     }
 }
 
-/* Tile i's scales as f32: of K, minimum of K, of V times WG_FACTOR, minimum of V; 0 behind the end.
+/* Tile i's scales as f32: of K, minimum of K, of V, minimum of V; 0 behind the end.
  */
 PFQ_DEVICE void put_scales(const Wg &w, int32_t i)
 {
@@ -231,7 +230,7 @@ PFQ_DEVICE void put_scales(const Wg &w, int32_t i)
     PfqFour x = {{0.0f, 0.0f, 0.0f, 0.0f}};
     if (w.begin + i * WG_KEYS + r < w.end) {
         x.v[0] = pfq_h_to_f(h[0]);
-        x.v[2] = pfq_h_to_f(h[2 * WG_KEYS]) * WG_FACTOR;
+        x.v[2] = pfq_h_to_f(h[2 * WG_KEYS]);
         if (kv_minima()) {
             x.v[1] = pfq_h_to_f(h[WG_KEYS]);
             x.v[3] = pfq_h_to_f(h[3 * WG_KEYS]);
@@ -358,7 +357,7 @@ template <int D> PFQ_DEVICE void load_query(const Wg &w, Rows<D> &s, int32_t h)
 /* What o, even columns, is multiplied by in the end. */
 PFQ_DEVICE float o_unit(const Wg &w)
 {
-    if (kv_scales()) return 16777216.0f / WG_FACTOR;
+    if (kv_scales()) return 16777216.0f;
     const float scale = ((const float *)w.a->aux[3])[w.kv];
     return 16777216.0f * (scale > 0.0f ? scale : 1.0f);
 }

@@ -23,7 +23,7 @@
 
 #include "kernel.cuh"
 
-enum { PFQ_FRAG_ROWS = 64, PFQ_FRAG_BYTES = 2048 };
+enum { PFQ_FRAG_BYTES = 2048 };
 
 /* Row 0..63 of a panel of the matrix that row r of the fragment holds, and the inverse. */
 PFQ_DEVICE int32_t pfq_frag_row(int32_t r)

@@ -2,8 +2,8 @@
  * for tests/cuda: barriers in shared memory (mbarrier), bulk copies that arrive at them, products
  * of a warpgroup (wgmma s8), division of registers, launches that overlap.
  *
- * Addresses of shared memory are 32 bits, of pfq_smem(pointer). Waits are bounded: one of two
- * seconds is a mistake, and ends the kernel with an error instead of hanging the GPU.
+ * Addresses of shared memory are 32 bits, of pfq_smem(pointer). Waits are bounded: one of
+ * some seconds is a mistake, and ends the kernel with an error instead of hanging the GPU.
  *
  * The models in tests/cuda/simt.h are strict where hardware may be: with shuffled threads a bulk
  * copy lands as late as its barrier allows, and a product reads its operands when its group is
@@ -198,14 +198,10 @@ PFQ_DEVICE void pfq_store_transposed(uint32_t at, const uint32_t (&r)[4])
                  : "memory");
 }
 
-/* Barrier `id` (1..15) of that many threads: waits, or only arrives. */
+/* Waits at barrier `id` (1..15) for that many threads. */
 PFQ_DEVICE void pfq_bar_sync(uint32_t id, uint32_t threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-PFQ_DEVICE void pfq_bar_arrive(uint32_t id, uint32_t threads)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 /* ---- launches that overlap: nothing without the launch's attribute ---- */

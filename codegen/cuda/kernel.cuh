@@ -18,7 +18,7 @@
  *   - constants are used in ordinary expressions and `if`: never as the size of an array or a
  * template argument, because tests set them at run time. Dynamic shared memory is pfq_shared;
  *   - every thread of a block reaches every __syncthreads and every warp operation of its warp;
- *   - no spin waits but those of hopper.cuh, which are bounded.
+ *   - no spin waits but those of hopper.cuh and grid.cuh, which are bounded.
  */
 #ifndef PFQC_CODEGEN_CUDA_KERNEL_CUH
 #define PFQC_CODEGEN_CUDA_KERNEL_CUH

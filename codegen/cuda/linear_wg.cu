@@ -102,11 +102,13 @@ PFQ_DEVICE void wg_emit_shared(const WgShared &m, const WgShare &w, int32_t grou
     wg_emit<S>(o, (float *)out, 1 + (uint32_t)group, n, r, d);
 }
 
-/* The scales of the block's rows to the L2: they are read once, when all waits for them. */
+/* The scales of the block's rows, if there are any, to the L2: they are read once, when all waits for
+ * them. */
 template <class S> PFQ_DEVICE void wg_expect_scales(const PfqCudaArgs &a)
 {
     WgUnit u;
     const int32_t mine = 32 * (int32_t)threadIdx.x;
+    if (S::BITS == 16) return;
     for (int32_t i = 0; mine < S::ROWS && wg_unit<S>(a.T, i, &u); i++)
         if (u.row + mine < wg_panels() * 64) pfq_prefetch(wg_scales(a, S::BITS) + u.row + mine);
 }

@@ -38,13 +38,7 @@ PFQ_CONST(int32_t, c_static);
 PFQ_CONST(int32_t, c_cap);
 PFQ_CONST(int32_t, c_xshift);
 
-#ifndef WG_TRY_GROUP
-#define WG_TRY_GROUP 8
-#endif
-#ifndef WG_TRY_PRODUCERS
-#define WG_TRY_PRODUCERS 4
-#endif
-enum { WG_GROUP = WG_TRY_GROUP, WG_PRODUCERS = WG_TRY_PRODUCERS };
+enum { WG_GROUP = 8, WG_PRODUCERS = 4 };
 
 /* The sums of s8 products, and of bf16. */
 template <int bits> struct WgSums {

@@ -5,7 +5,7 @@
  *
  *   nvcc -std=c++17 -O3 -fmad=false -gencode=arch=compute_90a,code=sm_90a -I ROOT -o decode_bench
  *        tests/cuda/decode_bench.cu
- *   decode_bench [check] [time] [trace]
+ *   decode_bench [check] [time] [trace]      exit 1: check finds a difference
  */
 #include <stdio.h>
 #ifndef SLOTS
@@ -108,6 +108,7 @@ template <class Shape> struct Layer : Shape {
     static constexpr int32_t layers = 1;
     static constexpr bool keep = true;
 };
+static int failures;
 template <class S> static void check_layer(int32_t pos)
 {
     mem_all = 0;
@@ -117,6 +118,7 @@ template <class S> static void check_layer(int32_t pos)
     launch<S>(c.a);
     CALL(cudaDeviceSynchronize());
     c.check();
+    failures += c.failures;
 }
 
 enum { ROWS = 4 };
@@ -151,6 +153,7 @@ template <class S, class One, class Blocks> static void check_rows(int32_t pos, 
     }
     printf("%d rows of %d at %d and before: %d differ from steps of their own\n", S::rows,
            S::hidden, pos, bad);
+    failures += bad;
 }
 /* Of a few, on as few blocks as cut attention in as many parts; of many by the same kernel, which
  * alone has their attention. */
@@ -330,5 +333,5 @@ int main(int argc, char **argv)
     if (wants(argc, argv, "trace")) {
         SHAPES(TRACE)
     }
-    return 0;
+    return failures != 0;
 }

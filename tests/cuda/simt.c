@@ -204,7 +204,7 @@ void simt_park(void)
     pause_thread();
 }
 
-void simt_named_barrier(uint32_t id, uint32_t threads, bool wait)
+void simt_named_barrier(uint32_t id, uint32_t threads)
 {
     if (id < 1 || id > 15 || threads % 32 || threads > (uint32_t)s.n)
         die("a barrier is 1 to 15, of whole warps of the block");
@@ -213,9 +213,9 @@ void simt_named_barrier(uint32_t id, uint32_t threads, bool wait)
     if (s.named[block][id].arrived && s.named[block][id].threads != threads)
         die("threads give one barrier different numbers of threads");
     s.named[block][id].threads = threads;
-    if (wait) s.named[block][id].waiting[me / 32] |= 1u << me % 32;
+    s.named[block][id].waiting[me / 32] |= 1u << me % 32;
     if (++s.named[block][id].arrived < threads) {
-        if (wait) pause_thread();
+        pause_thread();
         return;
     }
     s.named[block][id].arrived = 0;

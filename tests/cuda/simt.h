@@ -89,7 +89,7 @@ void simt_store_of(uint32_t there, const void *v, uint32_t bytes, uint32_t bar);
 /* The number of the thread among those of all resident blocks. */
 int32_t simt_thread(void);
 /* Arrives at barrier id (1..15) of that many threads, and waits for it or not. */
-void simt_named_barrier(uint32_t id, uint32_t threads, bool wait);
+void simt_named_barrier(uint32_t id, uint32_t threads);
 /* The thread goes on when others have done something that it may wait for. */
 void simt_park(void);
 void simt_event(void); /* something of that kind */
@@ -445,11 +445,7 @@ PFQ_DEVICE void pfq_store_transposed(uint32_t at, const uint32_t (&r)[4])
 }
 PFQ_DEVICE void pfq_bar_sync(uint32_t id, uint32_t threads)
 {
-    simt_named_barrier(id, threads, true);
-}
-PFQ_DEVICE void pfq_bar_arrive(uint32_t id, uint32_t threads)
-{
-    simt_named_barrier(id, threads, false);
+    simt_named_barrier(id, threads);
 }
 /* Of what is there. */
 PFQ_DEVICE void pfq_prefetch(const void *p)
