@@ -367,6 +367,5 @@ void pfq_answer_free(PfqAnswer *a)
     free(a->choice);
     free(a->prompt);
     free(a->bias);
-    free(a->body);
     free(a);
 }

@@ -370,7 +370,10 @@ static bool add_stop(Work *w, PfqAnswer *a, const PfqJson *v)
                       "NUL",
                       PFQ_MAX_STOPS, PFQ_MAX_STOP);
     }
-    a->stop[a->n_stop++] = v->s;
+    char *text = a->stop_text[a->n_stop];
+    memcpy(text, v->s, v->n);
+    text[v->n] = 0;
+    a->stop[a->n_stop++] = text;
     return true;
 }
 
@@ -551,13 +554,9 @@ static void generate(PfqServer *s, PfqAsk *ask)
                      .arrived = ask->arrived};
     snprintf(a->id, sizeof a->id, "%s-%llx%08llx", a->chat ? "chatcmpl" : "cmpl",
              (unsigned long long)s->started, (unsigned long long)++count);
-    bool ok = read_body(&w, ask) && read_answer(&w, a);
-    if (ok) {
-        a->body = ask->body;
-        ask->body = NULL;
-        ok = pfq_serve_queue(s, a) ||
-             refuse(&w, 503, NULL, "%d requests are waiting already", PFQ_SERVE_QUEUE);
-    }
+    const bool ok = read_body(&w, ask) && read_answer(&w, a) &&
+                    (pfq_serve_queue(s, a) ||
+                     refuse(&w, 503, NULL, "%d requests are waiting already", PFQ_SERVE_QUEUE));
     finish_work(&w, ok);
     if (!ok) {
         pfq_answer_free(a);

@@ -126,13 +126,14 @@ struct PfqAnswer {
     PfqServer *server;
     PfqReply *reply;
     PfqAnswer *next; /* in the queue */
-    char *body;      /* that strings point into */
     char id[40];
     int64_t created;
     double arrived;
     bool chat, streams, echo, usage, logprobs;
     int32_t top; /* of the likeliest tokens, with logprobs */
     int64_t max_tokens;
+    /* Copies: the body goes as soon as it is read. */
+    char stop_text[PFQ_MAX_STOPS][PFQ_MAX_STOP + 1];
     const char *stop[PFQ_MAX_STOPS];
     int n_stop;
     PfqBias *bias; /* [n_bias] */
@@ -162,7 +163,8 @@ bool pfq_desk_put(PfqServer *s, PfqAsk *a);
 
 /* ---- api.c ---- */
 
-/* Answers a request, or puts it in the queue; may take its body. On a desk's thread. */
+/* Answers a request, or puts it in the queue; its body is not needed any more. On a desk's thread.
+ */
 void pfq_api_read(PfqServer *s, PfqAsk *a);
 extern const PfqRoute pfq_api_routes[];
 extern const int pfq_n_api_routes;

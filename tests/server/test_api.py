@@ -19,6 +19,9 @@ import test_cli as cli
 
 CHAT = os.path.join(cli.HERE, "fake_chat")
 PLAIN = os.path.join(cli.HERE, "fake_model")
+with open(CHAT, "rb") as chat:
+    code = chat.read()
+    SANITIZED = b"__asan_init" in code or b"__tsan_init" in code
 
 
 class Server:
@@ -560,6 +563,38 @@ class Life(unittest.TestCase):
                 c.request("POST", "/v1/chat/completions", body)
         for c in open_:
             c.close()
+
+    def test_bodies_are_not_kept(self):
+        """Requests that wait for a slot, behind a step that hangs, hold what was read of their bodies and no more."""
+        body = json.dumps({"prompt": "x", "stop": ["a", "b"]}).ljust((8 << 20) - 1)
+        n = 20
+        with contextlib.ExitStack() as stack:
+            s = Server(env={"FAKE_SLEEP": "3600"})
+            stack.callback(s.p.communicate)
+            stack.callback(s.p.kill)
+
+            def post(body):
+                c = stack.enter_context(contextlib.closing(http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)))
+                c.request("POST", "/v1/completions", body)
+
+            def rss():
+                with open("/proc/%d/status" % s.p.pid) as f:
+                    return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) >> 10  # MiB
+
+            def wait(total, queued):
+                deadline = time.time() + 60
+                while (s.metric("pfqc_requests_total"), s.metric("pfqc_requests_queued")) != (total, queued):
+                    self.assertLess(time.time(), deadline)
+                    time.sleep(0.01)
+
+            post('{"prompt": "aZb"}')
+            wait(1, 0)
+            before = rss()
+            for _ in range(n):
+                post(body)
+            wait(n + 1, n)
+            if not SANITIZED:  # freed memory is kept then
+                self.assertLess(rss() - before, 4 * n)
 
     def test_token(self):
         with Server("--api-key", "secret") as s:
