@@ -27,6 +27,7 @@ static PfqNetLimits with_defaults(PfqNetLimits l)
     l.body = l.body > 0 ? l.body : 30;
     l.idle = l.idle > 0 ? l.idle : 60;
     l.send = l.send > 0 ? l.send : 30;
+    l.speed = l.speed > 0 ? l.speed : 16384;
     l.drain = l.drain > 0 ? l.drain : 30;
     l.stall = l.stall > 0 ? l.stall : 120;
     l.connections = l.connections > 0 ? l.connections : PFQ_NET_CONNECTIONS;

@@ -56,6 +56,7 @@ typedef struct PfqNetLimits { /* in seconds; 0: the default in brackets */
     double body;     /* [30] between two bytes of a body; its mean speed is 4 KiB/s after that */
     double idle;     /* [60] between requests */
     double send;     /* [30] for the client to take anything of what waits */
+    double speed;    /* [16384] bytes a second that it takes after that, on the mean */
     double drain;    /* [30] for replies to end after SIGTERM */
     double stall;    /* [120] for a step of the engine */
     int connections; /* [PFQ_NET_CONNECTIONS] */

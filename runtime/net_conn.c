@@ -62,6 +62,7 @@ static bool reply_with(PfqNet *net, PfqConn *c, bool keep_alive)
 {
     c->reply = pfq_reply_new(net, &c->http.request, keep_alive);
     c->state = PFQ_CONN_REPLYING;
+    c->out_since = net->now;
     return c->reply != NULL; /* without one the connection is closed in pfq_conn_step */
 }
 
@@ -334,7 +335,7 @@ static Sent send_reply(PfqNet *net, PfqConn *c, bool *keep_alive)
         if (c->out.n == 0) { /* the handler has more to say, unless memory ran out */
             return pfq_reply_gone(c->reply) ? SENT_FAILED : SENT_SOME;
         }
-        c->last = net->now; /* the client's time to take it begins */
+        c->last = c->out_since = net->now; /* the client's time to take it begins */
     }
 }
 
@@ -412,7 +413,9 @@ double pfq_conn_deadline(const PfqNet *net, const PfqConn *c)
     const bool waits = c->sent < c->out.n;
     switch (c->state) {
     case PFQ_CONN_LINGERING: return c->since + LINGER;
-    case PFQ_CONN_REPLYING: return waits ? c->last + l->send : INFINITY;
+    case PFQ_CONN_REPLYING:
+        return waits ? fmin(c->last, c->out_since + (double)c->sent / l->speed) + l->send
+                     : INFINITY;
     default: break;
     }
     if (c->route) {

@@ -65,9 +65,9 @@ typedef struct PfqConn {
     PfqReply *reply;
     PfqBytes out; /* from `sent` on to be sent */
     size_t sent;
-    bool fresh;                     /* no request came yet */
-    double since, body_since, last; /* seconds: the state or the request began; its body; bytes went
-                                       either way */
+    bool fresh;                                /* no request came yet */
+    double since, body_since, out_since, last; /* seconds: the state or the request began; its body;
+                                                  what `out` holds; bytes went either way */
 } PfqConn;
 
 PfqConn *pfq_conn_new(PfqNet *net, int fd); /* owns fd; NULL: out of memory */

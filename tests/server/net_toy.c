@@ -297,6 +297,7 @@ int main(int argc, char **argv)
                                             .body = number(argc, argv, "body"),
                                             .idle = number(argc, argv, "idle"),
                                             .send = number(argc, argv, "send"),
+                                            .speed = number(argc, argv, "speed"),
                                             .drain = number(argc, argv, "drain"),
                                             .bodies = (size_t)number(argc, argv, "bodies"),
                                             .connections = (int)number(argc, argv, "connections")}};

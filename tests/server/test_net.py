@@ -323,6 +323,24 @@ class Hostile(unittest.TestCase):
             self.assertLess(t.rss() - before, 40 << 10)
             self.assertEqual(t.ask("GET", "/hello").status, 200)
 
+    def test_readers_of_a_little_now_and_then_are_cut(self):
+        """Who takes something all the time, but too little, keeps no whole reply; who is fast enough has it."""
+        n = 20000000
+        for speed, whole in (1e8, False), (1e6, True):
+            with Toy(send=1, speed=speed) as t, socket.socket() as s:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+                s.connect(("127.0.0.1", t.port))
+                s.sendall(get("/big?%d" % n, CLOSE))
+                got = 0
+                try:
+                    while more := s.recv(1 << 15):
+                        got += len(more)
+                        time.sleep(0.005)
+                except ConnectionError:
+                    pass
+                self.assertEqual(got > n, whole, got)
+                self.assertEqual(t.metric('pfqc_connections_closed_total{why="slow"}'), 0 if whole else 1)
+
     def test_slow_clients_beside_good_ones(self):
         """Slow connections fill the server; others are served all the same (H35)."""
         seconds, gap, n = (60, 5, 256) if FULL else (4, 0.5, 256)
