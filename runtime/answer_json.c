@@ -117,7 +117,7 @@ static void print_offset(PfqReply *r, const PfqChoice *c, size_t i)
 static void list(PfqReply *r, const PfqChoice *c, const char *name, PrintProb *print)
 {
     pfq_reply_printf(r, "\"%s\": [", name);
-    for (size_t i = c->sent; i < c->n_probs; i++) {
+    for (size_t i = c->sent; i < c->n_probs && !pfq_reply_gone(r); i++) {
         text(r, i > c->sent ? ", " : "");
         print(r, c, i);
     }

@@ -9,12 +9,14 @@
  * all of that. A streaming reply also says pfq_reply_send where the client should get what was
  * written so far (after each event, say). Each reply must be ended, once, also when the client has
  * gone; the handle is invalid after it. Calls on one reply come from one thread at a time; none of
- * them blocks. What was sent waits in the outbox until the socket takes it: a whole reply may hold
- * PFQ_REPLY_WHOLE bytes, and of a streaming one PFQ_REPLY_OUTBOX may wait. A reader too slow for
- * that is cut off: the reply is then gone.
+ * them blocks. What was sent waits in the outbox until the socket takes it: a whole reply, and what
+ * waits of a streaming one, may be PFQ_REPLY_MOST bytes. One that becomes larger is gone for its
+ * handler, and its end is an error, as by pfq_reply_error. A reader is cut off by time alone
+ * (limits.send, limits.speed): the reply is then gone.
  *
- * pfq_reply_gone: nobody reads any more (the client closed, also its side alone; the reader
- * was too slow; memory ran out; the server ends before replies do). Check it once a token.
+ * pfq_reply_gone: there is no use in going on (the client closed, also its side alone; the reader
+ * was too slow; memory ran out; the reply is too large; the server ends before replies do). Check
+ * it once a token.
  *
  * Also here, for all routes: limits and timeouts (PfqNetLimits), keep-alive, Host and Origin (a
  * name that is not ours is refused, so that no web page reaches us by its own name), the bearer
@@ -32,8 +34,7 @@
 #include "runtime/metrics.h"
 
 enum {
-    PFQ_REPLY_WHOLE = 64 << 20, /* bytes of a whole reply */
-    PFQ_REPLY_OUTBOX = 1 << 20, /* bytes of a streaming reply that wait to be sent */
+    PFQ_REPLY_MOST = 64 << 20, /* bytes of a whole reply; of a streaming one that wait to be sent */
     PFQ_NET_CONNECTIONS = 256,
 };
 

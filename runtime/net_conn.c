@@ -325,7 +325,7 @@ static Sent send_out(PfqNet *net, PfqConn *c)
 static Sent send_reply(PfqNet *net, PfqConn *c, bool *keep_alive)
 {
     for (;;) {
-        const Sent sent = pfq_reply_gone(c->reply) ? SENT_FAILED : send_out(net, c);
+        const Sent sent = c->reply->gone ? SENT_FAILED : send_out(net, c);
         if (sent != SENT_ALL) {
             return sent;
         }
@@ -333,7 +333,7 @@ static Sent send_reply(PfqNet *net, PfqConn *c, bool *keep_alive)
             return SENT_ALL;
         }
         if (c->out.n == 0) { /* the handler has more to say, unless memory ran out */
-            return pfq_reply_gone(c->reply) ? SENT_FAILED : SENT_SOME;
+            return c->reply->gone ? SENT_FAILED : SENT_SOME;
         }
         c->last = c->out_since = net->now; /* the client's time to take it begins */
     }

@@ -24,6 +24,7 @@ struct PfqReply {
     const char *type;
     int status;
     bool started, streaming;
+    bool over; /* it has become larger than it may be */
     /* both threads', under the lock */
     pthread_mutex_t lock;
     bool keep_alive;    /* the connection stays open after it */

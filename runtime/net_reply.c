@@ -137,7 +137,7 @@ bool pfq_reply_drop(PfqReply *r)
 
 bool pfq_reply_gone(const PfqReply *r)
 {
-    return r->gone;
+    return r->gone || r->over;
 }
 
 /* ---- the head ---- */
@@ -179,19 +179,29 @@ void pfq_reply_start(PfqReply *r, int status, const char *type, bool streaming)
         make_head(r, -1);
     }
     pthread_mutex_unlock(&r->lock);
-    count(r);
     if (streaming) {
+        count(r);
         pfq_net_wake(r->net);
     }
 }
 
+/* More than a reply may hold: what was written and not sent is dropped, pfq_reply_end says why. */
+static bool too_large(PfqReply *r)
+{
+    r->draft.n = 0;
+    r->over = true;
+    return false;
+}
+
 bool pfq_reply_write(PfqReply *r, const void *bytes, size_t n)
 {
-    const size_t most = r->streaming ? PFQ_REPLY_OUTBOX : PFQ_REPLY_WHOLE;
-    if (r->gone) {
+    if (pfq_reply_gone(r)) {
         return false;
     }
-    if (n > most - r->draft.n || !pfq_bytes_add(&r->draft, bytes, n)) {
+    if (n > PFQ_REPLY_MOST - r->draft.n) {
+        return too_large(r);
+    }
+    if (!pfq_bytes_add(&r->draft, bytes, n)) {
         r->gone = true;
         pfq_net_wake(r->net);
         return false;
@@ -239,9 +249,7 @@ bool pfq_reply_json_pair(PfqReply *r, const char *a, size_t n, const char *b, si
 /* The draft becomes what waits. Under the lock. */
 static void publish(PfqReply *r)
 {
-    if (r->streaming && r->out.n + r->draft.n > PFQ_REPLY_OUTBOX) {
-        r->gone = true; /* the reader is too slow */
-    } else if (r->out.n == 0) {
+    if (r->out.n == 0) {
         const PfqBytes empty = r->out;
         r->out = r->draft;
         r->draft = empty;
@@ -254,15 +262,31 @@ static void publish(PfqReply *r)
 bool pfq_reply_send(PfqReply *r)
 {
     pthread_mutex_lock(&r->lock);
-    publish(r);
+    if (r->out.n + r->draft.n > PFQ_REPLY_MOST) {
+        too_large(r);
+    } else {
+        publish(r);
+    }
     pthread_mutex_unlock(&r->lock);
     pfq_net_wake(r->net);
-    return !r->gone;
+    return !pfq_reply_gone(r);
 }
 
 void pfq_reply_end(PfqReply *r)
 {
     PfqNet *net = r->net;
+    if (r->over) {
+        r->over = false;
+        pfq_metric_add(net->config.metrics, PFQ_METRIC_TOO_LARGE, 1);
+        pfq_reply_error(r, 400, NULL,
+                        "the reply is too large: more than %d MiB of it would wait to be sent; ask "
+                        "for less at once",
+                        PFQ_REPLY_MOST >> 20);
+        return;
+    }
+    if (r->started && !r->streaming) { /* a stream was counted when it began */
+        count(r);
+    }
     pthread_mutex_lock(&r->lock);
     if (!r->streaming) {
         make_head(r, (int64_t)r->draft.n);
@@ -283,6 +307,7 @@ void pfq_reply_error(PfqReply *r, int status, const char *param, const char *fmt
     vsnprintf(message, sizeof message, fmt, ap);
     va_end(ap);
     r->draft.n = 0;
+    r->over = false;
     if (!event) {
         pfq_reply_start(r, status, "application/json", false);
     }

@@ -5,11 +5,12 @@
  * fails) and `hunger` (as many after it too).
  *
  * Routes: GET /hello; POST /echo (the body; on the I/O thread); GET /big?N (a whole reply of N
- * bytes); POST /count?N (N events, a tick each, from the engine's thread); POST /later?N (the same
- * as a whole reply after N ticks); GET /flood (events until the client is gone); POST /fail?N (an
- * error after N events); POST /die (the engine dies). For the page: GET /v1/models; POST
- * /v1/chat/completions and /v1/completions (an answer of many tokens, a tick each; short or an
- * error where the request says SHORT or FAIL); GET /last (the body of the last such request).
+ * bytes); GET /burst?N (three events of N bytes, at once); POST /count?N (N events, a tick each,
+ * from the engine's thread); POST /later?N (the same as a whole reply after N ticks); GET /flood
+ * (events until the client is gone); POST /fail?N (an error after N events); POST /die (the engine
+ * dies). For the page: GET /v1/models; POST /v1/chat/completions and /v1/completions (an answer of
+ * many tokens, a tick each; short or an error where the request says SHORT or FAIL); GET /last (the
+ * body of the last such request).
  *
  * The last line of the output counts the replies that were cancelled.
  */
@@ -22,7 +23,7 @@
 #include <unistd.h>
 #include <pthread.h>
 
-enum { MAX_JOBS = 4096, TICK_US = 1000, FLOOD = 64 << 10 };
+enum { MAX_JOBS = 4096, TICK_US = 1000, FLOOD = 16 << 10 };
 
 typedef enum Kind { COUNT, LATER, FLOODS, FAIL, CHAT } Kind;
 
@@ -98,6 +99,21 @@ static void big(void *user, PfqHttpRequest *q, PfqReply *r)
     pfq_reply_start(r, 200, "text/plain", false);
     for (int i = 0; i < atoi(q->query) / 16; i++)
         if (!pfq_reply_write(r, line, 16)) break;
+    pfq_reply_end(r);
+}
+
+static void burst(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    static char bytes[FLOOD];
+    (void)user;
+    pfq_reply_start(r, 200, "text/event-stream", true);
+    for (int k = 0; k < 3; k++) {
+        pfq_reply_printf(r, "data: ");
+        for (int i = 0; i < atoi(q->query) / FLOOD; i++)
+            pfq_reply_write(r, memset(bytes, 'x', sizeof bytes), sizeof bytes);
+        pfq_reply_printf(r, "\n\n");
+        pfq_reply_send(r);
+    }
     pfq_reply_end(r);
 }
 
@@ -273,6 +289,7 @@ int main(int argc, char **argv)
         {"GET", "/hello", hello, false, false},
         {"POST", "/echo", echo, false, false},
         {"GET", "/big", big, false, false},
+        {"GET", "/burst", burst, false, false},
         {"POST", "/count", count_to, true, false},
         {"POST", "/later", later, true, false},
         {"GET", "/flood", flood, true, false},

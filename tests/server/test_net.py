@@ -153,6 +153,27 @@ class Routes(unittest.TestCase):
             r = t.ask("POST", "/fail?0")
             self.assertEqual((r.status, json.loads(r.data)["error"]["param"]), (500, "n"))
 
+    def test_what_is_too_large_is_an_error(self):
+        """An event may be large; more than 64 MiB, whole or waiting, end with a sentence, and count as what they are."""
+        def error(data):
+            e = json.loads(data)["error"]
+            return e["message"], e["type"]
+
+        want = "the reply is too large: more than 64 MiB of it would wait to be sent; ask for less at once", "invalid_request_error"
+        x = 16 << 10  # net_toy writes as much at a time
+        with Toy() as t:
+            self.assertEqual(t.ask("GET", "/burst?%d" % (320 * x)).data, (b"data: " + b"x" * (320 * x) + b"\n\n") * 3)
+            self.assertEqual(t.metric("pfqc_replies_too_large_total"), 0)
+            events = t.ask("GET", "/burst?%d" % (1500 * x)).data.split(b"\n\n")  # two are sent, the third is too much
+            self.assertEqual([len(e) for e in events[:2]], [6 + 1500 * x] * 2)
+            self.assertEqual((error(events[2][6:]), events[3:]), (want, [b""]))
+            self.assertEqual(error(t.ask("GET", "/burst?%d" % (5000 * x)).data[6:]), want)
+            self.assertEqual(t.ask("GET", "/big?%d" % (64 << 20)).status, 200)
+            r = t.ask("GET", "/big?%d" % ((64 << 20) + 16))
+            self.assertEqual((r.status, error(r.data)), (400, want))
+            self.assertEqual((t.metric("pfqc_replies_too_large_total"), t.metric('pfqc_replies_total{code="4xx"}')), (3, 1))
+            self.assertEqual(t.metric("pfqc_replies_cancelled_total"), 0)
+
     def test_events_come_when_they_are_sent(self):
         with Toy() as t, t.connect() as s:
             s.sendall(post("/count?2000"))
