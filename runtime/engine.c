@@ -106,6 +106,21 @@ static bool map_logits(PfqEngine *e, PfqErr *err)
     return e->logits != NULL;
 }
 
+/* A file may carry the right id and hold less: what the calls read would lie behind its end. */
+static bool open_image(PfqEngine *e, const char *file, PfqErr *err)
+{
+    const PfqModel *m = e->model;
+    if (!pfq_image_open(&e->image, file, m->name, m->image_id, err)) {
+        return false;
+    }
+    const unsigned long long got = e->image.header->data_bytes, want = m->weight_bytes;
+    return got == want || pfq_fail(err,
+                                   "the weights file '%s' is damaged: its header tells of %llu "
+                                   "bytes of weights, this binary reads %llu; write it again by "
+                                   "compiling the model",
+                                   e->image.path, got, want);
+}
+
 bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, PfqErr *err)
 {
     memset(e, 0, sizeof *e);
@@ -126,8 +141,7 @@ bool pfq_engine_open(PfqEngine *e, const PfqModel *m, const PfqEngineConfig *c, 
     e->slots = c->slots ? c->slots : 1;
     e->spare = c->spare;
     e->threads = c->threads > 0 ? c->threads : pfq_engine_threads(m);
-    if (!choose_backend(e, c, err) ||
-        !pfq_image_open(&e->image, c->weights, m->name, m->image_id, err) || !map_logits(e, err)) {
+    if (!choose_backend(e, c, err) || !open_image(e, c->weights, err) || !map_logits(e, err)) {
         return false;
     }
     e->pool = pfq_pool_start(e->threads, err);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,6 +205,34 @@ static void open_refuses(void **state)
     pfq_engine_close(&e);
 }
 
+/* The right id and checksum over less data: nothing may be read behind its end. */
+static void weights_of_another_size_are_refused(void **state)
+{
+    (void)state;
+    const char *path = "rt_test_engine.weights";
+    PfqEngine e;
+    PfqErr err;
+    PfqEngineConfig c = {.threads = 1, .ctx = 10, .weights = path};
+    for (uint64_t more = 0; more < 3; more++) { /* none, too little, too much */
+        PfqImageSection s = {.name = "bias",
+                             .bytes = more * pfq_model.weight_bytes - (more == 1 ? 4 : 0)};
+        uint64_t at, bytes, total;
+        assert_true(pfq_image_layout(&s, more > 0, &at, &bytes, &total));
+        unsigned char *image = __real_calloc(1, total + PFQ_IMAGE_ALIGN);
+        assert_non_null(image);
+        assert_true(pfq_image_header(&s, more > 0, pfq_model.image_id, image));
+        FILE *f = fopen(path, "wb");
+        assert_non_null(f);
+        assert_int_equal(fwrite(image, 1, total, f), total);
+        assert_int_equal(fclose(f), 0);
+        free(image);
+        assert_false(pfq_engine_open(&e, &pfq_model, &c, &err));
+        assert_non_null(strstr(err.text, "its header tells of"));
+        pfq_engine_close(&e);
+    }
+    remove(path);
+}
+
 static void token_path_allocates_nothing(void **state)
 {
     (void)state;
@@ -277,6 +306,7 @@ int main(void)
         cmocka_unit_test(a_batch_is_many_sequences),
         cmocka_unit_test(limits_are_errors),
         cmocka_unit_test(open_refuses),
+        cmocka_unit_test(weights_of_another_size_are_refused),
         cmocka_unit_test(token_path_allocates_nothing),
         cmocka_unit_test(text_is_never_half_a_character),
     };
