@@ -142,7 +142,8 @@ void pfq_net_close(PfqNet *net)
         return;
     }
     if (signalled == net) {
-        catch_signals(NULL, SIG_IGN);
+        catch_signals(net, SIG_IGN);
+        signalled = NULL; /* now that on_signal cannot begin any more */
     }
     if (net->listener >= 0) {
         close(net->listener);
