@@ -186,6 +186,11 @@ void pfq_net_stop(PfqNet *net)
     ring(net);
 }
 
+bool pfq_net_stopping(const PfqNet *net)
+{
+    return net->stops > 0;
+}
+
 void pfq_net_health(PfqNet *net, PfqHealth health, const char *why)
 {
     pthread_mutex_lock(&net->lock);

@@ -85,6 +85,7 @@ bool pfq_net_run(PfqNet *net, PfqErr *err);
 
 /* Like a signal, from any thread: the first call drains, the second ends at once. */
 void pfq_net_stop(PfqNet *net);
+bool pfq_net_stopping(const PfqNet *net);
 
 /* After the run, when every reply that handlers kept has ended. NULL is allowed. */
 void pfq_net_close(PfqNet *net);

@@ -143,13 +143,16 @@ static void *engine_main(void *arg)
     PfqServer *s = arg;
     if (!open_engine(s)) {
         s->failed = true;
+        pfq_net_health(s->net, PFQ_DEAD, s->err.text); /* loading is over: join waits */
         pfq_net_stop(s->net);
         pfq_net_stop(s->net);
     } else {
         pfq_metric_add(&s->metrics, PFQ_METRIC_SLOTS, s->cli->engine.slots);
-        pfq_net_health(s->net, PFQ_READY, NULL);
-        pfq_out_printf(s->cli->out, "listening on %s\n", pfq_net_url(s->net));
-        pfq_out_flush(s->cli->out);
+        if (!pfq_net_stopping(s->net)) {
+            pfq_net_health(s->net, PFQ_READY, NULL);
+            pfq_out_printf(s->cli->out, "listening on %s\n", pfq_net_url(s->net));
+            pfq_out_flush(s->cli->out);
+        }
         if (!work(s)) {
             refuse_all(s);
         }
@@ -172,11 +175,17 @@ static bool read_token(PfqCli *c, const char **token)
 }
 
 /* Waits for the engine's thread, which ends behind its step; not for a step that hangs: then there
- * is nothing to be released any more. */
-static void join(PfqServer *s, pthread_t engine)
+ * is nothing to be released any more. Nor for a model that is being loaded, which may take minutes:
+ * no request has reached it. */
+static void join(PfqServer *s, pthread_t engine, bool ok)
 {
     struct timespec end;
     clock_gettime(CLOCK_REALTIME, &end);
+    if (pfq_net_state(s->net, NULL, 0) == PFQ_LOADING) {
+        pfq_note("%s: %s%s\n", s->cli->program, ok ? "" : "error: ",
+                 ok ? "stopped while the model was being loaded" : s->cli->err.text);
+        _exit(!ok);
+    }
     for (end.tv_sec++; pthread_timedjoin_np(engine, NULL, &end) == ETIMEDOUT; end.tv_sec++) {
         char why[256];
         if (pfq_net_state(s->net, why, sizeof why) == PFQ_STUCK) {
@@ -200,7 +209,7 @@ static bool run_threads(PfqServer *s)
     s->stop = true;
     pthread_cond_signal(&s->news);
     pthread_mutex_unlock(&s->lock);
-    join(s, engine);
+    join(s, engine, ok);
     if (s->failed) {
         c->err = s->err;
         ok = false;

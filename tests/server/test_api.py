@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -620,6 +621,20 @@ class Life(unittest.TestCase):
             self.assertIn(r.returncode, [1, 2], args)
             self.assertIn(b"error:", r.stderr)
             self.assertEqual(r.stdout, b"", args)
+
+    def test_a_signal_ends_the_loading(self):
+        """At once, well and without `listening on`: here loading hangs, in the log of the stub of a GPU's driver."""
+        import test_cuda
+
+        with tempfile.TemporaryDirectory() as d:
+            os.mkfifo(d + "/log")  # which nobody reads
+            p = subprocess.Popen([test_cuda.GPU, "serve", "--port", "0", "--host", "0.0.0.0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 env={**cli.CLEAN, **test_cuda.STUB, "PFQ_STUB_LOG": d + "/log"})
+            self.addCleanup(p.kill)
+            self.assertIn(b"no --api-key", p.stderr.readline())  # said once signals are caught
+            p.terminate()
+            self.assertEqual(p.communicate(timeout=60), (b"", b"fake_gpu: stopped while the model was being loaded\n"))
+            self.assertEqual(p.returncode, 0)
 
     def test_leaving_frees_the_slot(self):
         with Server("--slots", "1") as s:
