@@ -203,6 +203,15 @@ static bool read_prompts(Work *w, PfqAnswer *a)
 
 /* ---- a conversation ---- */
 
+/* A part is a text if its type says so, or if it has none. */
+static bool is_text(PfqVal part)
+{
+    const PfqVal type = pfq_val_get(part, "type");
+    return pfq_val_get(part, "text").kind == PFQ_V_STR &&
+           (type.kind == PFQ_V_UNDEF ||
+            (type.kind == PFQ_V_STR && type.n == 4 && memcmp(type.s, "text", 4) == 0));
+}
+
 /* A content that is a list of texts becomes their text; other parts are refused. */
 static bool flat_content(Work *w, PfqMem *m, PfqVal *content)
 {
@@ -213,14 +222,11 @@ static bool flat_content(Work *w, PfqMem *m, PfqVal *content)
                refuse(w, 400, "messages", "the content of a message must be a text or a list");
     }
     for (uint32_t i = 0; i < content->n; i++) {
-        const PfqVal part = content->at[i];
-        const PfqVal text =
-            part.kind == PFQ_V_DICT ? pfq_val_get(part, "text") : (PfqVal){.kind = PFQ_V_UNDEF};
-        if (text.kind != PFQ_V_STR) {
+        if (!is_text(content->at[i])) {
             return refuse(w, 400, "messages",
                           "a part of a message is no text; nothing else is supported");
         }
-        n += text.n;
+        n += pfq_val_get(content->at[i], "text").n;
     }
     char *all = pfq_mem(m, n + 1);
     if (!all) {

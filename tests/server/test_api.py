@@ -163,6 +163,7 @@ class Api(unittest.TestCase):
         self.assertEqual((m["role"], m["content"]), ("assistant", text_of(b"uhello", 6)))
         parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
         self.assertEqual(self.s.chat(parts, max_tokens=6)["choices"][0]["message"]["content"], m["content"])
+        self.assertEqual(self.s.chat([{"text": "hello"}], max_tokens=6)["choices"][0]["message"]["content"], m["content"])
         r = self.s.chat("hello", m["content"], "more", max_tokens=6)
         self.assertEqual(r["choices"][0]["message"]["content"], text_of(b"uhelloa" + m["content"].encode() + b"umore", 6))
         self.assertGreater(r["usage"]["prompt_tokens_details"]["cached_tokens"], 3)
@@ -317,7 +318,9 @@ class Api(unittest.TestCase):
             (p, {"prompt": "x", "logit_bias": {"1": 101}}, "logit_bias"), (p, {"prompt": "x", "logit_bias": {"1x": 1}}, "logit_bias"),
             (p, {"prompt": "x", "stream_options": {"include_usage": True}}, "stream_options"), (p, {"prompt": "x", "n": 9}, "n"),
             (c, {}, "messages"), (c, {"messages": []}, "messages"), (c, {"messages": ["x"]}, "messages"), (c, {"messages": [{"content": "x"}]}, "messages"),
-            (c, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"), (c, {"messages": [{"role": "user", "content": 5}]}, "messages"),
+            *[(c, {"messages": [{"role": "user", "content": [part]}]}, "messages") for part in
+              ["x", {}, {"type": "image_url"}, {"type": "text"}, {"type": "image_url", "text": "b"}, {"type": 5, "text": "b"}]],
+            (c, {"messages": [{"role": "user", "content": 5}]}, "messages"),
             (c, {"messages": msg, "response_format": {"type": "json_object"}}, "response_format"), (c, {"messages": msg, "tools": {}}, "tools"),
             (c, {"messages": msg, "tool_choice": "required"}, "tool_choice"), (c, {"messages": msg, "top_logprobs": 2}, "top_logprobs"),
             (c, {"messages": msg, "max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"), (c, {"messages": [{"role": "user", "content": "refuse"}]}, "messages"),
