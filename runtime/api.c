@@ -21,6 +21,7 @@ typedef struct Work {
     PfqJson *nodes;
     PfqFields f;
     const char *param; /* the field at fault */
+    const char *code;  /* what clients that know OpenAI's branch on; NULL: the status's */
     int status;
     PfqErr err;
 } Work;
@@ -68,7 +69,7 @@ static bool read_body(Work *w, PfqAsk *ask)
 static void finish_work(Work *w, bool ok)
 {
     if (!ok) {
-        pfq_reply_error(w->reply, w->status, w->param, "%s", w->err.text);
+        pfq_reply_refuse(w->reply, w->status, w->param, w->code, w->err.text);
     }
     free(w->nodes);
 }
@@ -112,6 +113,8 @@ static int32_t *ids_of(Work *w, const PfqJson *list, const char *param)
     return ids;
 }
 
+static const char too_large[] = "context_length_exceeded";
+
 /* More bytes than a text of the context's length has, normalised (to a fourth) or not: it need not
  * be made tokens. */
 static bool too_long(const PfqServer *s, size_t bytes)
@@ -125,6 +128,7 @@ static bool text_prompt(Work *w, const PfqJson *v, PfqPrompt *p)
 {
     const PfqTokenizer *t = &w->s->cli->tok;
     if (too_long(w->s, v->n)) {
+        w->code = too_large;
         return refuse(w, 400, "prompt", "the prompt is longer than the context of %d tokens",
                       w->s->ctx);
     }
@@ -470,8 +474,11 @@ static bool read_format(Work *w)
 static bool is_model(Work *w, const char *name, size_t n)
 {
     const char *ours = w->s->cli->model->name;
-    return (strlen(ours) == n && memcmp(ours, name, n) == 0) ||
-           refuse(w, 404, "model", "there is no model '%.100s' here, only '%.200s'", name, ours);
+    if (strlen(ours) == n && memcmp(ours, name, n) == 0) {
+        return true;
+    }
+    w->code = "model_not_found";
+    return refuse(w, 404, "model", "there is no model '%.100s' here, only '%.200s'", name, ours);
 }
 
 static bool read_model(Work *w)
@@ -490,6 +497,7 @@ static bool read_room(Work *w, PfqAnswer *a)
     }
     const char *param = a->chat ? "messages" : "prompt";
     if (longest > ctx) {
+        w->code = too_large;
         return refuse(w, 400, param, "the prompt has %d tokens, more than the context of %d",
                       longest, ctx);
     }
@@ -504,6 +512,7 @@ static bool read_room(Work *w, PfqAnswer *a)
     const int32_t left = ctx - longest, few = left < DEFAULT_TOKENS ? left : DEFAULT_TOKENS;
     a->max_tokens = given >= 0 ? given : a->chat ? left : few;
     if (a->max_tokens > left) {
+        w->code = too_large;
         return refuse(w, 400, "max_tokens",
                       "a prompt of %d tokens and %lld new ones are more than the context of %d",
                       longest, (long long)a->max_tokens, ctx);

@@ -121,5 +121,8 @@ bool pfq_reply_gone(const PfqReply *r);
  * error becomes an event `data: {"error": ...}`. */
 void pfq_reply_error(PfqReply *r, int status, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* The same with the error's `code`; NULL: the status's. */
+void pfq_reply_refuse(PfqReply *r, int status, const char *param, const char *code,
+                      const char *message);
 
 #endif

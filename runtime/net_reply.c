@@ -299,13 +299,20 @@ void pfq_reply_end(PfqReply *r)
 
 void pfq_reply_error(PfqReply *r, int status, const char *param, const char *fmt, ...)
 {
-    const Status *s = find_status(status);
     char message[1024];
-    const bool event = r->started && r->streaming;
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(message, sizeof message, fmt, ap);
     va_end(ap);
+    pfq_reply_refuse(r, status, param, NULL, message);
+}
+
+void pfq_reply_refuse(PfqReply *r, int status, const char *param, const char *code,
+                      const char *message)
+{
+    const Status *s = find_status(status);
+    const bool event = r->started && r->streaming;
+    code = code ? code : s->code;
     r->draft.n = 0;
     r->over = false;
     if (!event) {
@@ -319,8 +326,8 @@ void pfq_reply_error(PfqReply *r, int status, const char *param, const char *fmt
     } else {
         pfq_reply_write(r, "null", 4);
     }
-    pfq_reply_printf(r, s->code ? ", \"code\": \"%s\"}}%s" : ", \"code\": null%s}}%s",
-                     s->code ? s->code : "", event ? "\n\n" : "\n");
+    pfq_reply_printf(r, code ? ", \"code\": \"%s\"}}%s" : ", \"code\": null%s}}%s",
+                     code ? code : "", event ? "\n\n" : "\n");
     pfq_reply_end(r);
 }
 

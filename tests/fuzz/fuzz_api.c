@@ -102,7 +102,15 @@ void pfq_reply_error(PfqReply *r, int status, const char *param, const char *fmt
     va_start(ap, fmt);
     const int n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    FUZZ_REQUIRE(!r->started && !r->ended && n > 0);
+    FUZZ_REQUIRE(n > 0);
+    pfq_reply_refuse(r, status, param, NULL, text);
+}
+
+void pfq_reply_refuse(PfqReply *r, int status, const char *param, const char *code,
+                      const char *message)
+{
+    FUZZ_REQUIRE(!r->started && !r->ended && *message);
+    FUZZ_REQUIRE(!code || strlen(code) < 64);
     FUZZ_REQUIRE(status == 400 || status == 404);
     FUZZ_REQUIRE(!param || strlen(param) < PFQ_HTTP_BODY);
     r->status = status;

@@ -118,7 +118,8 @@ class Api(unittest.TestCase):
         self.assertEqual(m["data"][0]["id"], "fake_model")
         self.assertEqual(self.s.ok("/v1/models/fake_model"), m["data"][0])
         for path in "/v1/models/", "/v1/models/other", "/v1/models/fake_model/x":
-            self.assertEqual(self.s.error(path, None, 404)["param"], "model")
+            e = self.s.error(path, None, 404)
+            self.assertEqual((e["param"], e["code"]), ("model", "model_not_found"))
         self.assertEqual(self.s.error("/v1/modelsx", None, 404)["message"], "no such path")
         status, _, r = self.s.raw("/v1/models/fake_model", {}, method="DELETE")
         self.assertEqual((status, r.getheader("Allow")), (405, "GET, HEAD"))
@@ -327,7 +328,13 @@ class Api(unittest.TestCase):
             ("/tokenize", {}, "prompt"), ("/tokenize", {"prompt": 5}, "prompt"), ("/detokenize", {"tokens": [320]}, "tokens"), ("/detokenize", {"tokens": "x"}, "tokens"),
         ]:
             self.assertEqual(s_param(self.s, path, body), param, (path, body))
-        self.assertEqual(self.s.error(p, {"prompt": "x", "model": "other"}, 404)["param"], "model")
+        e = self.s.error(p, {"prompt": "x", "model": "other"}, 404)
+        self.assertEqual((e["type"], e["param"], e["code"]), ("invalid_request_error", "model", "model_not_found"))
+        for path, body, param in [(p, {"prompt": [65] * 513}, "prompt"), (p, {"prompt": "x" * 513}, "prompt"), (p, {"prompt": "x" * 500000}, "prompt"),
+                                  (p, {"prompt": "x", "max_tokens": 512}, "max_tokens"), (c, {"messages": msg * 500}, "messages")]:
+            e = self.s.error(path, body)
+            self.assertEqual((e["type"], e["param"], e["code"]), ("invalid_request_error", param, "context_length_exceeded"))
+        self.assertIsNone(self.s.error(p, {})["code"])
         self.assertEqual(self.s.complete("x", 1, model="fake_model")["model"], "fake_model")
         self.assertEqual(self.s.complete("x", 2.0)["usage"]["completion_tokens"], 2)  # a whole number, however it is written
         for n in 1.5, 1e300:
