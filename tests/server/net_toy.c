@@ -8,9 +8,9 @@
  * bytes); GET /burst?N (three events of N bytes, at once); POST /count?N (N events, a tick each,
  * from the engine's thread); POST /later?N (the same as a whole reply after N ticks); GET /flood
  * (events until the client is gone); POST /fail?N (an error after N events); POST /die (the engine
- * dies). For the page: GET /v1/models; POST /v1/chat/completions and /v1/completions (an answer of
- * many tokens, a tick each; short or an error where the request says SHORT or FAIL); GET /last (the
- * body of the last such request).
+ * dies), /ready (it is no more loading). For the page: GET /v1/models; POST /v1/chat/completions and
+ * /v1/completions (an answer of many tokens, a tick each; short or an error where the request says
+ * SHORT or FAIL); GET /last (the body of the last such request).
  *
  * The last line of the output counts the replies that were cancelled.
  */
@@ -158,6 +158,15 @@ static void die(void *user, PfqHttpRequest *q, PfqReply *r)
     pfq_reply_error(r, 500, NULL, "the engine is dead");
 }
 
+static void ready(void *user, PfqHttpRequest *q, PfqReply *r)
+{
+    (void)user;
+    (void)q;
+    pfq_net_health(toy.net, PFQ_READY, NULL);
+    pfq_reply_start(r, 200, "application/json", false);
+    pfq_reply_end(r);
+}
+
 static void models(void *user, PfqHttpRequest *q, PfqReply *r)
 {
     (void)user;
@@ -295,7 +304,8 @@ int main(int argc, char **argv)
         {"GET", "/flood", flood, true, false},
         {"POST", "/fail", fail, true, false},
         {"POST", "/die", die, true, false},
-        {"GET", "/v1/models", models, true, false},
+        {"POST", "/ready", ready, false, false},
+        {"GET", "/v1/models", models, false, false},
         {"POST", "/v1/chat/completions", chat, true, false},
         {"POST", "/v1/completions", chat, true, false},
         {"GET", "/last", last, false, false},

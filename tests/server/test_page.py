@@ -189,6 +189,17 @@ class Key(Page):
     test_streams_stops_and_reloads = test_settings = test_errors_are_shown = test_phone = test_what_answers_are_made_of = None
 
 
+class Loading(Key):
+    options = ["loading=1"]
+
+    def test_conversation(self):
+        """The page says so, and goes on by itself."""
+        b = self.open()
+        b.until("document.querySelector('#input').placeholder === 'The model is being loaded'")
+        urllib.request.urlopen(self.url + "/ready", b"").close()
+        b.until("document.querySelector('#input').placeholder === 'Write a message'")
+
+
 class Base(Key):
     options = ["base=1"]
 
