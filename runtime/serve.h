@@ -121,7 +121,7 @@ typedef struct PfqChoice {
     size_t n_probs, cap_probs, sent;
 } PfqChoice;
 
-/* A request for text, on its way. Made by the I/O thread, then the engine thread's. */
+/* A request for text, on its way. Made by a desk's thread, then the engine thread's. */
 struct PfqAnswer {
     PfqServer *server;
     PfqReply *reply;
