@@ -472,7 +472,7 @@ static bool read_added_token(Reader *r, const Json *v, i64 id)
              (flag(v, "single_word", false) ? PFQ_TOKK_WORD : 0));
     const u32 *same = map_get(&r->vocab, content->str);
     bool taken = (u64)id < r->b.tok.n && r->b.tok.at[id].set;
-    if ((same && *same != (u32)id) || (taken && !same))
+    if ((same && (i64)*same != id) || (taken && !same))
         return diag_error(r->d, E_TOKENIZER, json_loc(r->src, v),
                           "added token '%.*s' has the id %lld, which the vocabulary contradicts",
                           STRF(content->str), (long long)id);
@@ -604,7 +604,7 @@ static bool read_added_decoder(Reader *r, const TokSpecials *sp)
     r->src = sp->src;
     for (u32 i = 0; i < sp->added->n; i++) {
         i64 id;
-        if (!str_to_i64(sp->added->key[i], &id))
+        if (!str_to_i64(sp->added->key[i], &id) || id < 0 || id >= PFQ_TOK_MAX_VOCAB)
             return diag_error(r->d, E_TOKENIZER, json_loc(sp->src, sp->added->at + i),
                               "'%.*s' is not a token id", STRF(sp->added->key[i]));
         if (!read_added_token(r, sp->added->at + i, id)) return false;

@@ -230,6 +230,42 @@ static void model_refusals(void **state)
     arena_free(&a);
 }
 
+/* Keys of added_tokens_decoder; the second to last has the low 32 bits of a token of the vocabulary. */
+static void added_decoder_ids(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *key, *words;
+    } t[] = {
+        {"0", NULL},
+        {"7", "contradicts"},
+        {"x", "'x' is not a token id"},
+        {"-1", "'-1' is not a token id"},
+        {"2097152", "'2097152' is not a token id"},
+        {"4294967296", "'4294967296' is not a token id"},
+        {"9223372036854775808", "is not a token id"},
+    };
+    assert_int_equal(PFQ_TOK_MAX_VOCAB, 2097152);
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        Arena a = {0};
+        Diag d;
+        TokBlob blob;
+        Source vocab = {"vocab.json", "{\"a\":0}", 7}, merges = {"merges.txt", "", 0};
+        Source src = {.name = "tokenizer_config.json"};
+        src.text = arena_printf(&a, "{\"%s\":{\"content\":\"a\",\"special\":true}}", t[i].key);
+        src.n = strlen(src.text);
+        diag_init(&d, &a);
+        TokSpecials sp = {.bos_id = -1, .eos_id = -1, .add_bos = -1, .src = &src};
+        sp.added = json_parse(&d, &a, &src);
+        bool ok = fe_tokenizer_from_vocab(&d, &a, &vocab, &merges, NULL, "gpt-2", &sp, &blob);
+        if (t[i].words)
+            must_refuse(&d, ok, t[i].key, E_TOKENIZER, t[i].words);
+        else
+            assert_true(ok);
+        arena_free(&a);
+    }
+}
+
 /* A token of PFQ_TOK_MAX_PIECE bytes, and of one more. */
 static void limits(void **state)
 {
@@ -359,7 +395,7 @@ int main(void)
         cmocka_unit_test(json_refusals),  cmocka_unit_test(gguf_refusals),
         cmocka_unit_test(model_refusals), cmocka_unit_test(limits),
         cmocka_unit_test(merge_limit),    cmocka_unit_test(runtime_edges),
-        cmocka_unit_test(long_pieces),
+        cmocka_unit_test(long_pieces),    cmocka_unit_test(added_decoder_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
