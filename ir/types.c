@@ -206,6 +206,7 @@ static bool ty_rope_unpermute(Ty *t)
     const Type *x = in(t, 0);
     if (x->rank < 1 || x->rank > 2)
         return fail(t, "operand has type %s, expected a weight or a bias", show(t, 0));
+    if (x->dim[0] <= 0) return fail(t, "cannot reorder the symbolic rows of %s", show(t, 0));
     if (heads <= 0 || x->dim[0] % heads || x->dim[0] / heads % 2)
         return fail(t, "%lld rows do not divide into %lld heads of even size", (long long)x->dim[0],
                     (long long)heads);
@@ -319,7 +320,10 @@ static bool ty_qparams_asym(Ty *t)
 static bool scale_fits(Ty *t, u32 i, const Type *x)
 {
     const Type *s = in(t, i);
-    i64 g = op_int(t->op, A_GROUP), k = type_cols(x), groups = g ? (k + g - 1) / g : 1;
+    i64 g = op_int(t->op, A_GROUP), k = type_cols(x);
+    if (g < 0 || (g && (k < 0 || g > k)))
+        return fail(t, "group %lld of a row of %lld", (long long)g, (long long)k);
+    i64 groups = g ? (k + g - 1) / g : 1;
     bool ok = dtype_info[s->dt].is_float && s->rank <= x->rank;
     for (u32 j = 0; ok && j < s->rank; j++) {
         i64 ds = s->dim[s->rank - 1 - j], dx = j ? x->dim[x->rank - 1 - j] : groups;
@@ -409,9 +413,9 @@ static bool ty_qlinear(Ty *t)
 {
     if (!need_int(t, 0) || !need_float(t, 1) || !need_int(t, 2) || !need_float(t, 3)) return false;
     if (!linear_result(t, 2, 5)) return false;
-    i64 rows = in(t, 2)->dim[0], k = in(t, 2)->dim[1], g = op_int(t->op, A_GROUP),
-        groups = g ? (k + g - 1) / g : 1;
+    i64 rows = in(t, 2)->dim[0], k = in(t, 2)->dim[1], g = op_int(t->op, A_GROUP);
     if (g < 0 || g > k) return fail(t, "group %lld of a row of %lld", (long long)g, (long long)k);
+    i64 groups = g ? (k + g - 1) / g : 1;
     if (!need_shape(t, 3, 2, (const i64[]){rows, groups}) ||
         (has(t, 4) && !need_shape(t, 4, 2, (const i64[]){rows, groups})))
         return false;
