@@ -58,8 +58,8 @@ static bool scan_escape(Scan *s)
     if (s->p >= s->end) return bad(s, at, "unfinished string");
     char c = *s->p++;
     if (c != 'u')
-        return strchr("\"\\/bfnrt", c) ? true
-                                       : bad(s, at, "unknown escape '\\%c'", c > 32 ? c : '?');
+        return (c && strchr("\"\\/bfnrt", c)) ||
+               bad(s, at, "unknown escape '\\%c'", c > 32 ? c : '?');
     u32 hi, lo;
     if (!scan_hex4(s, &hi)) return false;
     if (hi == 0) return bad(s, at, "strings may not hold NUL characters");

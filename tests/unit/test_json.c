@@ -33,6 +33,8 @@ static void suite_is_judged_as_documented(void **state)
         "y_object_duplicated_key.json", "y_object_duplicated_key_and_value.json",
         "y_object_escaped_null_in_key.json", "y_string_null_escape.json", NULL};
     judge_suite(accepts, refused_y);
+    assert_true(accepts("\"\\n\"", 4));
+    assert_false(accepts("\"\\\0\"", 4)); /* a backslash before a NUL byte */
     char *deep = xmalloc(100000, 1);
     memset(deep, '[', 100000);
     assert_false(accepts(deep, 100000));
