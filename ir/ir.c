@@ -347,7 +347,7 @@ static StrId const_name(Module *m, const char *name, ValueId v)
     for (u32 i = 1;; i++) {
         bool added;
         u32 *slot = map_put(&m->const_map, str_c(try), &added);
-        if (added) {
+        if (added || !*slot) { /* a new name, or one that ir_erase or ir_rename freed */
             *slot = v;
             return ir_str(m, try);
         }

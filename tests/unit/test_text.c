@@ -73,6 +73,34 @@ static void every_op_refuses(void **state)
     arena_free(&file_arena);
 }
 
+/* The name that an op had before it was renamed or erased can be given again. */
+static void names_become_free(void **state)
+{
+    (void)state;
+    static const char text[] = /* qparams_asym calls its results @a and @a.1 first */
+        "pfir 1\nmodule @m\n@w = synthetic {seed = 1} : f32[8,64]\n"
+        "@a, @b = qparams_asym @w {dtype = \"u8\"} : f32[8,1], f32[8,1]\n"
+        "@a.1 = cast @w {dtype = \"f16\"} : f16[8,64]\n@z = cast @a.1 {dtype = \"f32\"} : f32[8,64]\n";
+    Arena a = {0};
+    Diag d;
+    diag_init(&d, &a);
+    Source src = {"m.pfir", text, sizeof text - 1};
+    Module *m = ir_parse(&d, &a, &src, ".");
+    diag_flush(&d);
+    assert_non_null(m);
+    StrBuf out = {.a = &a};
+    ir_print(m, &out);
+    assert_string_equal(out.p, text);
+    Builder b = {.m = m, .d = &d, .layer = -1};
+    const OpId last = m->consts.at[m->consts.n - 1];
+    const ValueId in = op_at(m, last)->in[0];
+    ir_erase(m, last);
+    const ValueId v = ir_op(&b, OP_COPY, &in, 1, NULL, 0, "z"), w = ir_op(&b, OP_COPY, &in, 1, NULL, 0, "z");
+    assert_string_equal(ir_cstr(m, value_at(m, v)->name), "z");
+    assert_string_equal(ir_cstr(m, value_at(m, w)->name), "z.1");
+    arena_free(&a);
+}
+
 static void truncations_and_flips_are_diagnosed(void **state)
 {
     (void)state;
@@ -115,6 +143,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_op_round_trips),
         cmocka_unit_test(every_op_refuses),
+        cmocka_unit_test(names_become_free),
         cmocka_unit_test(truncations_and_flips_are_diagnosed),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
