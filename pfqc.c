@@ -645,6 +645,7 @@ int main(int argc, char **argv)
     }
     diag_flush(&d);
     if (status == 0 && (fflush(stdout) != 0 || ferror(stdout))) status = 1;
+    io_discard_outputs();
     arena_free(&a);
     return status;
 }

@@ -240,6 +240,7 @@ void io_discard_outputs(void)
 {
     for (OutFile *f = outputs; f; f = f->next)
         unlink(f->temp);
+    outputs = NULL; /* the arena that holds them may go now */
 }
 
 static void on_signal(int sig)
@@ -256,12 +257,13 @@ static void on_signal(int sig)
 
 void io_install_handlers(void)
 {
-    static const int sigs[] = {SIGINT, SIGTERM, SIGHUP, SIGBUS};
+    static const int sigs[] = {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGBUS};
     for (size_t i = 0; i < sizeof sigs / sizeof *sigs; i++) {
         struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_NODEFER};
         sigaction(sigs[i], &sa, NULL);
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit fails with EFBIG */
     atexit(io_discard_outputs);
     set_before_exit(io_discard_outputs);
 }
@@ -269,5 +271,7 @@ void io_install_handlers(void)
 bool io_write_file(Diag *d, Arena *a, const char *path, const void *data, size_t n)
 {
     OutFile *f = io_create(d, a, path);
-    return f && io_write(f, data, n) && io_commit(f, 0666);
+    if (f && io_write(f, data, n)) return io_commit(f, 0666);
+    if (f) io_discard(f);
+    return false;
 }

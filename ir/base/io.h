@@ -39,9 +39,10 @@ const char *
 io_temp_path(const OutFile *f);       /* for programs (the linker) that write the file themselves */
 bool io_commit(OutFile *f, int mode); /* flush, fsync, rename; reports through the Diag */
 void io_discard(OutFile *f);
-void io_discard_outputs(void); /* every OutFile not committed */
-void io_install_handlers(
-    void); /* SIGINT, SIGTERM, SIGHUP: discard, then die of the signal; SIGBUS: a sentence */
+void io_discard_outputs(void); /* every OutFile not committed; before their arena is freed */
+/* SIGINT, SIGQUIT, SIGTERM, SIGHUP: discard, then die of the signal; SIGBUS: a sentence. A closed
+ * pipe and the limit of a file's size are errors of a write. */
+void io_install_handlers(void);
 
 /* Writes a whole file atomically. */
 bool io_write_file(Diag *d, Arena *a, const char *path, const void *data, size_t n);
