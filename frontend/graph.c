@@ -322,8 +322,7 @@ static const char *value_name(Graph *g, const Json *id, const ValueId *in, u32 n
     return NULL;
 }
 
-/* Builds one node or inline constant. FAILED after a diagnostic; ops without results give any other
- * value. */
+/* Builds one node or inline constant. FAILED after a diagnostic, 0 for ops without results. */
 static ValueId build(Graph *g, const Json *node, bool constant)
 {
     const Json *op = json_need(g->d, g->src, node, "op", JSON_STRING);
@@ -375,7 +374,7 @@ static ValueId build(Graph *g, const Json *node, bool constant)
     const Json *id = json_get(node, "id");
     if (id && id->kind != JSON_STRING) id = NULL;
     ValueId r = ir_op(&b, kind, v, nin, attrs, type, value_name(g, id, v, nin, kind));
-    if (r) return r;
+    if (r) return op_info[kind].nout ? r : 0;
     graph_error(g, node, &said, kind);
     return FAILED;
 }
@@ -424,6 +423,11 @@ static bool node(Graph *g, const Json *n)
         ok = diag_error(g->d, E_JSON_VALUE, at(g, id),
                         "an id is a name of letters, digits and _, at most 64");
     if (ok) v = build(g, n, false);
+    if (id && v == 0) {
+        diag_error(g->d, E_MODEL_GRAPH, at(g, id), "%s has no result that an id could name",
+                   op_info[kind].mnemonic);
+        v = FAILED;
+    }
     if (v == FAILED) mark_bad(g, n);
     if (ok && id) ok = define(g, id, id->str, v);
     return ok && v != FAILED;

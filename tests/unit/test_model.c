@@ -213,6 +213,9 @@ static const BadModel bad[] = {
     {"{\"id\": \"y\", \"op\": \"add\"", "{\"repeat\": \"k\", \"count\": 2, \"nodes\": []}, {\"id\": \"y\", \"op\": \"add\"", "E0106", "a repeat inside a repeat", "{\"repeat\": \"k\"", NULL},
     {"\"id\": \"logits\"", "\"id\": \"logit\"", "E0106", "no node has the id \"logits\"", "[", NULL},
     {"\"in\": [\"x\", \"@emb\", null]", "\"in\": [\"x\", \"@blk.0.qkv\"]", "E0106", "\"logits\" has type f32[T,16]", NULL, NULL},
+    {"{\"id\": \"logits\"", "{\"id\": \"s\", \"op\": \"store\", \"in\": [\"x\", {\"op\": \"state\", \"type\": [\"f32\", \"T\", \"hidden\"]}]}, {\"id\": \"logits\"", "E0106", "store has no result that an id could name", "\"s\"", NULL},
+    {"{\"id\": \"logits\"", "{\"op\": \"store\", \"in\": [\"x\", \"@emb\"]}, {\"id\": \"logits\"", "E0106", "store: ", "\"store\"", NULL},
+    {"[\"x\", \"@emb\", null]", "[\"x\", {\"op\": \"store\", \"in\": [\"@emb\", {\"op\": \"state\", \"type\": [\"f32\", \"vocab\", \"hidden\"]}]}, null]", "E0106", "store: is not allowed in the constant region", "\"store\"", NULL},
     {"{\"id\": \"logits\"", "7, {\"id\": \"logits\"", "E0102", "a node is a number", "7", NULL},
     {"\"recipe\": \"float\"", "\"recipe\": 4", "E0102", "\"recipe\" is a number, expected text", "4", NULL},
     {"[\"cpu\", \"cpu:x86-64-v3\"]", "[\"cpu\", 1]", "E0102", "\"targets\" holds a number", "1]", NULL},
@@ -247,6 +250,24 @@ static void test_errors(void **state)
         if (f.d.n_errors) check_error(&f, &bad[i]);
         /* One mistake is one error, though it is met in every layer; misspelling a definition also breaks its users. */
         if (f.d.n_errors > 3) fail_msg("%s: %u errors", bad[i].to, f.d.n_errors);
+        done(&f);
+        arena_free(&a);
+    }
+}
+
+/* Ops without results are nodes without an id, also in a repeat. */
+static void test_no_results(void **state)
+{
+    (void)state;
+    static const char store[] = "{\"op\": \"store\", \"in\": [\"x\", {\"op\": \"state\", \"type\": [\"f32\", \"T\", \"hidden\"]}]}, ";
+    static const char *const before[] = {"{\"id\": \"logits\"", "{\"id\": \"n\", \"op\": \"rmsnorm\""};
+    for (u32 i = 0; i < 2; i++) {
+        Arena a = {0};
+        Fixture f;
+        must_parse(&f, changed(&a, base, before[i], arena_printf(&a, "%s%s", store, before[i])));
+        u32 n = 0;
+        for (OpId k = 1; k < f.m.m->ops.n; k++) n += op_at(f.m.m, k)->kind == OP_STORE;
+        assert_int_equal(n, i ? 2 : 1);
         done(&f);
         arena_free(&a);
     }
@@ -430,6 +451,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sample), cmocka_unit_test(test_synthetic), cmocka_unit_test(test_every_op), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_no_results),
         cmocka_unit_test(test_many), cmocka_unit_test(test_limits), cmocka_unit_test(test_tensors), cmocka_unit_test(test_8b),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
