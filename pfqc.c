@@ -63,6 +63,11 @@ static bool opt_flag(const Cli *c, const char *name)
     return opt(c, name)->set;
 }
 
+static int unexpected(Cli *c, u32 word)
+{
+    return diag_error(c->d, E_USAGE, LOC_WHAT(c->word[word]), "unexpected argument"), 2;
+}
+
 static PassOptions pass_options(const Cli *c)
 {
     return (PassOptions){
@@ -105,15 +110,18 @@ static bool choose_pipeline(Cli *c, const char *recipe, Recipe *out)
     return pipeline_parse(c->d, c->a, src, &out->pipeline);
 }
 
+/* How many targets, 0 after a diagnostic. */
 static u32 choose_targets(Cli *c, const FeModel *f, const char **out)
 {
     const char *t = opt_str(c, "target");
     u32 n = 0;
-    if (!t)
-        for (; n < f->n_targets && n < MAX_TARGETS; n++)
-            out[n] = f->targets[n];
+    for (; !t && n < f->n_targets && n < MAX_TARGETS; n++)
+        out[n] = f->targets[n];
     for (; t && *t && n < MAX_TARGETS; t += strcspn(t, ","), t += *t == ',')
         out[n++] = arena_strdup(c->a, t, strcspn(t, ","));
+    if (t ? *t != 0 : n < f->n_targets)
+        return diag_error(c->d, E_LIMIT, LOC_WHAT(t ? "--target" : "targets"),
+                          "more than %d targets", MAX_TARGETS);
     if (!n) out[n++] = "cpu";
     return n;
 }
@@ -199,6 +207,7 @@ static int compile(Cli *c)
     if (!c->n_words)
         return diag_error(c->d, E_USAGE, LOC_NONE, "no model.json given"),
                diag_hint(c->d, "pfqc init CHECKPOINT writes one"), 2;
+    if (c->n_words > 1) return unexpected(c, 1);
     const i64 step_rows = opt(c, "step-rows")->i;
     if (opt(c, "step-rows")->set && (step_rows < 1 || step_rows > CG_MAX_STEP_ROWS))
         return diag_error(c->d, E_USAGE, LOC_WHAT("--step-rows"), "%lld, expected 1 to %d",
@@ -212,7 +221,7 @@ static int compile(Cli *c)
                                                        : "float",
                           &recipe);
     u32 n_targets = ok ? choose_targets(c, &f, targets) : 0;
-    if (!ok || !cg_check_targets(c->d, c->a, targets, n_targets)) return 1;
+    if (!n_targets || !cg_check_targets(c->d, c->a, targets, n_targets)) return 1;
     TokBlob tok = {0};
     TplBlob chat = {0};
     if (f.tokenizer &&
@@ -582,7 +591,7 @@ static int doc(Cli *c)
 
 static int man(Cli *c)
 {
-    return print_use(c, pfq_use_man, use());
+    return c->n_words ? unexpected(c, 0) : print_use(c, pfq_use_man, use());
 }
 
 static int completion(Cli *c)
@@ -601,6 +610,16 @@ static void restart_with_better_blas(char **argv)
 {
     const char *core = calib_better_blas();
     if (core && setenv("OPENBLAS_CORETYPE", core, 0) == 0) execv("/proc/self/exe", argv);
+}
+
+/* Also of a command line that is refused. */
+static bool choose_diagnostics(Cli *c)
+{
+    const char *form = opt_str(c, "diagnostics");
+    c->d->json = form && strcmp(form, "json") == 0;
+    return !form || c->d->json || strcmp(form, "text") == 0 ||
+           diag_error(c->d, E_USAGE, LOC_WHAT("--diagnostics"), "'%s', expected text or json",
+                      form);
 }
 
 /* The command, and where its time went, however it ended. */
@@ -632,10 +651,10 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], commands[i].name) == 0) cmd = &commands[i];
     Cli c = {.d = &d, .a = &a};
     int status = 2;
-    if (options_parse(&d, &a, rows, N_OPTS, cmd->bit, argc, argv, cmd->name ? 2 : 1, c.val, c.word,
-                      &c.n_words, MAX_WORDS)) {
-        const char *form = opt_str(&c, "diagnostics");
-        d.json = form && strcmp(form, "json") == 0;
+    bool ok = options_parse(&d, &a, rows, N_OPTS, cmd->bit, argc, argv, cmd->name ? 2 : 1, c.val,
+                            c.word, &c.n_words, MAX_WORDS);
+    ok &= choose_diagnostics(&c);
+    if (ok) {
         if (opt_flag(&c, "help") || argc == 1)
             help(&a, cmd->bit), status = argc == 1 ? 2 : 0;
         else if (opt_flag(&c, "version"))

@@ -54,9 +54,10 @@ bool options_parse(Diag *d, Arena *a, const OptRow *rows, u32 n, u32 command, in
     for (int i = first; i < argc; i++) {
         const char *arg = argv[i];
         if (only_words || arg[0] != '-' || !arg[1]) {
-            if (*n_words == max_words)
-                return diag_error(d, E_USAGE, LOC_WHAT(arg), "unexpected argument");
-            words[(*n_words)++] = arg;
+            if (*n_words < max_words)
+                words[(*n_words)++] = arg;
+            else /* the rest is read too: it may say how diagnostics are printed */
+                ok = diag_error(d, E_USAGE, LOC_WHAT(arg), "unexpected argument");
             continue;
         }
         if (strcmp(arg, "--") == 0) {
