@@ -88,8 +88,8 @@ static bool print_module(Cli *c, const Module *m, const char *path)
     StrBuf b = {.a = c->a};
     ir_print(m, &b);
     if (path) return io_write_file(c->d, c->a, path, b.p, b.n);
-    return (fwrite(b.p, 1, b.n, stdout) == b.n && fflush(stdout) == 0) ||
-           diag_error(c->d, E_FILE_WRITE, LOC_WHAT("stdout"), "cannot write");
+    fputs(b.p, stdout);
+    return true;
 }
 
 /* The pipeline of --passes, else of the recipe with the changes of --set and --without; then the
@@ -424,7 +424,7 @@ static int inspect(Cli *c)
     if (!open_view(c, in, &v)) return 1;
     if (opt_str(c, "trace") && !inspect_times(c->d, c->a, opt_str(c, "trace"), &v)) return 1;
     form->write(c->a, &v, &b);
-    if (!path && form != inspect_form) return fwrite(b.p, 1, b.n, stdout) == b.n ? 0 : 1;
+    if (!path && form != inspect_form) return fputs(b.p, stdout), 0;
     if (!path && v.plan)
         path = io_join(c->a, io_is_dir(in) ? in : io_dirname(c->a, in), "inspect.html");
     if (!path) path = "inspect.html";
@@ -662,8 +662,12 @@ int main(int argc, char **argv)
         else
             status = run_timed(&c, cmd);
     }
+    /* What commands print is checked here, once for all of them. */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {
+        diag_error(&d, E_FILE_WRITE, LOC_WHAT("stdout"), "cannot write");
+        status = 1;
+    }
     diag_flush(&d);
-    if (status == 0 && (fflush(stdout) != 0 || ferror(stdout))) status = 1;
     io_discard_outputs();
     arena_free(&a);
     return status;

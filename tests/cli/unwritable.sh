@@ -15,4 +15,29 @@ for trap in "" "trap '' XFSZ"; do
     refused "a full disk" ": File too large"
     ! ls "$tmp"/page.html* >/dev/null 2>&1 || fail "left $(ls "$tmp")"
 done
+
+# Standard output, of every command that prints there.
+[ -c /dev/full ] || { echo "there is no /dev/full"; exit 77; }
+"$PFQC" "$model" --recipe float --stop-after dce >"$tmp/in.pfir" 2>"$tmp/err" || fail "no .pfir"
+while read -r words; do
+    status=0
+    # shellcheck disable=SC2086 # words
+    "$PFQC" $words >/dev/full 2>"$tmp/err" || status=$?
+    refused "$words" ""
+    grep -q '^stdout: ' "$tmp/err" || fail "$words does not name stdout"
+done <<EOF
+--help
+--version
+doc ops
+doc errors
+doc pfqc
+explain E0105
+man
+completion bash
+inspect $model --format text
+inspect $model --format json
+inspect $model --format dot
+opt $tmp/in.pfir
+$model --recipe float --stop-after dce
+EOF
 echo "unwritable: one diagnostic, no file"
