@@ -26,7 +26,7 @@ typedef enum Look { LOOK_NONE, LOOK_GGUF, LOOK_SAFETENSORS, LOOK_PICKLE } Look;
  * like a zip. */
 static Look look(const MappedFile *map)
 {
-    if (map->size >= 4 && memcmp(map->data, "GGUF", 4) == 0) return LOOK_GGUF;
+    if (gguf_is(map)) return LOOK_GGUF;
     if (map->size >= 9 && map->data[8] == '{') return LOOK_SAFETENSORS;
     if (map->size >= 2 &&
         (memcmp(map->data, "PK", 2) == 0 || memcmp(map->data, "\x80\x02", 2) == 0))

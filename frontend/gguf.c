@@ -280,6 +280,22 @@ static bool take_count(Cur *c, u32 *out, const char *what, u32 limit, u64 least_
     return true;
 }
 
+bool gguf_is(const MappedFile *f)
+{
+    return f->size >= 4 && memcmp(f->data, "GGUF", 4) == 0;
+}
+
+bool gguf_is_at(const char *path)
+{
+    Arena a = {0};
+    Diag d = {.a = &a, .silent = true};
+    MappedFile f = {0};
+    const bool is = io_map(&d, &a, path, &f) && gguf_is(&f);
+    io_unmap(&f);
+    arena_free(&a);
+    return is;
+}
+
 bool gguf_parse(Diag *d, Arena *a, const MappedFile *f, Gguf *out)
 {
     enum { LEAST_TENSOR = 8 + 1 + 4 + 4 + 8, LEAST_KV = 8 + 1 + 4 + 1 };

@@ -59,6 +59,10 @@ typedef struct Gguf {
     Map index; /* key -> kv */
 } Gguf;
 
+/* By the content, whatever the name is: it starts with "GGUF". A path that cannot be read is not
+ * one. */
+bool gguf_is(const MappedFile *f);
+bool gguf_is_at(const char *path);
 bool gguf_parse(Diag *d, Arena *a, const MappedFile *f, Gguf *out);
 
 const GgufKv *gguf_find(const Gguf *g, const char *key); /* NULL if absent */

@@ -157,7 +157,7 @@ bool fe_tokenizer_load(Diag *d, Arena *a, const char *path, TokBlob *out)
     TokSpecials sp;
     Source *src = NEW(a, Source);
     if (io_is_dir(path)) return load_folder(d, a, path, out);
-    if (ends_with(str_c(path), ".gguf")) return load_gguf(d, a, path, out);
+    if (gguf_is_at(path)) return load_gguf(d, a, path, out);
     if (!read_specials(d, a, io_dirname(a, path), &sp)) return false;
     if (ends_with(str_c(path), ".model")) return load_model(d, a, path, &sp, out);
     if (!io_read_text(d, a, path, MAX_TOKENIZER, src)) return false;

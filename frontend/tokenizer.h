@@ -21,7 +21,7 @@ typedef struct TokBlob {
     size_t n;
 } TokBlob;
 
-/* `path`: a .gguf file, a tokenizer.json, a tokenizer.model, or a folder that holds tokenizer.json,
+/* `path`: a GGUF file, a tokenizer.json, a tokenizer.model, or a folder that holds tokenizer.json,
  * else tokenizer.model, else vocab.json and merges.txt. Neighbouring tokenizer_config.json,
  * added_tokens.json, generation_config.json and config.json are read for the special tokens if they
  * are there. */

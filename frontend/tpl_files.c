@@ -181,7 +181,7 @@ bool fe_template_load(Diag *d, Arena *a, const char *tokenizer, const char *file
                       const TokBlob *tok, TplBlob *out)
 {
     TplSet set = {0};
-    const bool gguf = ends_with(tokenizer, ".gguf");
+    const bool gguf = gguf_is_at(tokenizer);
     const char *dir = io_is_dir(tokenizer) ? tokenizer : io_dirname(a, tokenizer);
     *out = (TplBlob){0};
     if (file && !from_file(d, a, file, true, &set)) return false;

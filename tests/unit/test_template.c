@@ -289,7 +289,7 @@ static void test_gguf(void **state)
     le(&b, 8, 4), gguf_text(&b, "tools");
     while (b.n % 32)
         sb_ch(&b, 0);
-    snprintf(path, sizeof path, "%s", path_of("m.gguf"));
+    snprintf(path, sizeof path, "%s", path_of("blob")); /* the content tells what it is */
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     assert_int_equal(fwrite(b.p, 1, b.n, f), b.n);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A tokenizer.json in parts, so that a case can replace one. */
 typedef struct Parts {
@@ -191,6 +192,30 @@ static void gguf_refusals(void **state)
     refuse_gguf("llama-spm.gguf", "ggml.scores", "ggml.scorez", E_FILE_FORMAT, "scores");
 }
 
+/* The content tells that a file is GGUF, whatever its name is. */
+static void gguf_by_content(void **state)
+{
+    (void)state;
+    Arena a = {0};
+    Diag d;
+    MappedFile f;
+    TokBlob blob, same;
+    char dir[] = "/tmp/pfqc-test-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    const char *path = io_join(&a, dir, "blob"), *gguf = "tests/data/tokenizers/smollm.gguf";
+    diag_init(&d, &a);
+    assert_true(io_map(&d, &a, gguf, &f));
+    assert_true(io_write_file(&d, &a, path, f.data, f.size));
+    assert_true(fe_tokenizer_load(&d, &a, gguf, &same) && fe_tokenizer_load(&d, &a, path, &blob));
+    assert_int_equal(blob.n, same.n);
+    assert_memory_equal(blob.data, same.data, same.n);
+    assert_true(io_write_file(&d, &a, path, "GGU", 3)); /* not even a magic number */
+    must_refuse(&d, fe_tokenizer_load(&d, &a, path, &blob), "GGU", E_JSON_SYNTAX, "");
+    unlink(path);
+    rmdir(dir);
+    arena_free(&a);
+}
+
 static bool read_text(bool (*read)(Diag *, Arena *, const Source *, const TokSpecials *, TokBlob *),
                       Diag *d, Arena *a, const char *text, size_t n)
 {
@@ -230,7 +255,7 @@ static void model_refusals(void **state)
     arena_free(&a);
 }
 
-/* Keys of added_tokens_decoder; the second to last has the low 32 bits of a token of the vocabulary. */
+/* Keys of added_tokens_decoder; the second to last has the low 32 bits of a token's id. */
 static void added_decoder_ids(void **state)
 {
     (void)state;
@@ -396,6 +421,7 @@ int main(void)
         cmocka_unit_test(model_refusals), cmocka_unit_test(limits),
         cmocka_unit_test(merge_limit),    cmocka_unit_test(runtime_edges),
         cmocka_unit_test(long_pieces),    cmocka_unit_test(added_decoder_ids),
+        cmocka_unit_test(gguf_by_content),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
