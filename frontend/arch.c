@@ -1,5 +1,7 @@
 #include "frontend/arch.h"
 
+#include <math.h>
+
 enum { MAX_BASES = 8 };
 
 static bool is_gguf(const FeArch *x)
@@ -109,7 +111,8 @@ static const GgufKv *gguf_at(const FeArch *x, Str key)
     return gguf_find(x->from->gguf, arena_printf(x->a, "%s.%.*s", gguf_arch(x), STRF(key)));
 }
 
-static FeVal gguf_value(const FeArch *x, const GgufKv *kv)
+/* The value of a key; after a diagnostic it counts as 1, as in value(). */
+static FeVal gguf_value(FeArch *x, const GgufKv *kv)
 {
     if (!kv) return (FeVal){0};
     if (kv->type == GGUF_STRING) {
@@ -121,7 +124,14 @@ static FeVal gguf_value(const FeArch *x, const GgufKv *kv)
         return (FeVal){.kind = FE_BOOL, .b = true};
     FeVal *at = NEWN(x->a, FeVal, kv->count);
     for (u64 i = 0; i < kv->count; i++) {
-        if (kv->elem == GGUF_F32 || kv->elem == GGUF_F64)
+        const bool real = kv->elem == GGUF_F32 || kv->elem == GGUF_F64;
+        if (real && !isfinite(gguf_elem_f64(kv, i))) {
+            x->ok = diag_error(x->d, E_CONFIG_UNSUPPORTED, gguf_loc(x->from->gguf, kv),
+                               "\"%.*s\" is %g, expected a finite number", STRF(kv->key),
+                               gguf_elem_f64(kv, i));
+            return fe_int(1);
+        }
+        if (real)
             at[i] = (FeVal){.kind = FE_FLOAT, .f = gguf_elem_f64(kv, i)};
         else if (kv->elem == GGUF_BOOL)
             at[i] = (FeVal){.kind = FE_BOOL, .b = gguf_elem_i64(kv, i) != 0};

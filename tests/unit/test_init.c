@@ -158,6 +158,35 @@ static void test_gguf(void **state)
     }
 }
 
+/* Floats of the metadata that are no numbers: the value's place is at the key's end, behind its type. */
+static void test_gguf_floats(void **state)
+{
+    (void)state;
+    static const struct { const char *key; u32 bits; const char *error; } rows[] = {
+        {"llama.attention.layer_norm_rms_epsilon", 0x7fc00000, "E0111 \"llama.attention.layer_norm_rms_epsilon\" is nan, expected a finite number"},
+        {"llama.rope.freq_base", 0x7f800000, "E0111 \"llama.rope.freq_base\" is inf, expected a finite number"},
+        {"llama.rope.freq_base", 0xff800000, "E0111 \"llama.rope.freq_base\" is -inf, expected a finite number"},
+        {"llama.rope.scaling.factor", 0x7f800000, "E0111 \"llama.rope.scaling.factor\" is inf, expected a finite number"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        Fixture f;
+        begin(&f);
+        Source s = read_file(&f, DATA "gguf-llama/gguf-llama.gguf");
+        char *text = arena_strdup(&f.a, s.text, s.n);
+        char *p = memmem(text, s.n, rows[i].key, strlen(rows[i].key));
+        assert_non_null(p);
+        p += strlen(rows[i].key);
+        assert_memory_equal(p, "\6\0\0\0", 4); /* f32 */
+        memcpy(p + 4, &rows[i].bits, 4);
+        f.init.checkpoint = io_join(&f.a, f.dir, "m.gguf");
+        assert_true(io_write_file(&f.d, &f.a, f.init.checkpoint, text, s.n));
+        assert_false(fe_init(&f.d, &f.a, &f.init));
+        assert_string_equal(first_error(&f), rows[i].error);
+        assert_int_equal(f.d.n_errors, 1);
+        end(&f);
+    }
+}
+
 static void test_missing(void **state)
 {
     (void)state;
@@ -249,7 +278,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_config), cmocka_unit_test(test_gguf), cmocka_unit_test(test_missing), cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_names), cmocka_unit_test(test_sample), cmocka_unit_test(test_list),
+        cmocka_unit_test(test_gguf_floats), cmocka_unit_test(test_names), cmocka_unit_test(test_sample), cmocka_unit_test(test_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
