@@ -59,13 +59,17 @@ static const char *relative(Arena *a, const char *dir, const char *path)
     size_t common = 0, i = 0;
     for (; from[i] && from[i] == to[i]; i++)
         if (from[i] == '/') common = i + 1;
-    if (!from[i] && to[i] == '/') common = i + 1;
+    if ((!from[i] || from[i] == '/') && (!to[i] || to[i] == '/'))
+        common = i + 1; /* one is the other, or a folder above it */
     StrBuf b = {.a = a};
     if (common <= strlen(from))
         for (const char *p = from + common; *p; p++)
             if (p == from + common || *p == '/') sb_str(&b, "../");
-    sb_str(&b, to + common);
-    return b.p;
+    if (common < strlen(to))
+        sb_str(&b, to + common);
+    else if (b.n) /* a folder above dir: ".." */
+        b.p[--b.n] = 0;
+    return b.n ? b.p : ".";
 }
 
 /* Lower case; runs of other characters become one '-'. */
@@ -154,9 +158,12 @@ static bool open_checkpoint(Init *x)
         const char *t = io_join(x->a, folder, files[i]);
         if (io_exists(t)) x->tokenizer = t;
     }
+    if (!x->tokenizer && io_exists(io_join(x->a, folder, "vocab.json")) &&
+        io_exists(io_join(x->a, folder, "merges.txt")))
+        x->tokenizer = folder;
     if (!x->tokenizer)
         diag_warn(x->d, LOC_WHAT(folder),
-                  "the folder has no tokenizer.json: the model will take and give token ids only");
+                  "the folder has no tokenizer: the model will take and give token ids only");
     return read_config(x, folder);
 }
 

@@ -225,6 +225,33 @@ static void test_paths(void **state)
     end(&f);
 }
 
+/* vocab.json and merges.txt: the folder is the tokenizer, also beside the output. */
+static void test_vocab(void **state)
+{
+    (void)state;
+    static const char *const outputs[] = {"model.json", "sub/model.json"}, *const want[] = {"\"tokenizer\": \".\"", "\"tokenizer\": \"..\""};
+    static const char *const files[] = {"vocab.json", "merges.txt"}, *const texts[] = {"{\"a\": 0}", ""};
+    Fixture f;
+    folder(&f, "llama-bias", NULL, NULL);
+    assert_int_equal(mkdir(io_join(&f.a, f.dir, "sub"), 0755), 0);
+    for (u32 n = 0; n <= 2; n++) { /* both files must be there */
+        if (n) assert_true(io_write_file(&f.d, &f.a, io_join(&f.a, f.dir, files[n - 1]), texts[n - 1], strlen(texts[n - 1])));
+        for (u32 i = 0; i < 2; i++) {
+            FeModel m;
+            f.init.output = io_join(&f.a, f.dir, outputs[i]);
+            bool ok = fe_init(&f.d, &f.a, &f.init) && fe_model_load(&f.d, &f.a, f.init.output, &m);
+            diag_flush(&f.d);
+            assert_true(ok);
+            assert_int_equal(strstr(f.init.text, want[i]) != NULL, n == 2);
+            assert_int_equal(m.tokenizer != NULL, n == 2);
+            assert_true(n < 2 || io_is_dir(m.tokenizer));
+            fe_model_close(&m);
+        }
+    }
+    for (u32 i = 0; i < 2; i++) unlink(io_join(&f.a, f.dir, files[i]));
+    end(&f);
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -278,7 +305,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_config), cmocka_unit_test(test_gguf), cmocka_unit_test(test_missing), cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_gguf_floats), cmocka_unit_test(test_names), cmocka_unit_test(test_sample), cmocka_unit_test(test_list),
+        cmocka_unit_test(test_gguf_floats), cmocka_unit_test(test_vocab), cmocka_unit_test(test_names), cmocka_unit_test(test_sample), cmocka_unit_test(test_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
