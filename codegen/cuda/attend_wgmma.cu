@@ -221,8 +221,7 @@ PFQ_DEVICE void put_values(const uint8_t *raw, uint8_t *v, int32_t task)
     }
 }
 
-/* Tile i's scales as f32: of K, minimum of K, of V, minimum of V; 0 behind the end.
- */
+/* Tile i's scales as f32: of K, minimum of K, of V, minimum of V; 0 behind the end. */
 PFQ_DEVICE void put_scales(const Wg &w, int32_t i)
 {
     const int32_t r = (int32_t)threadIdx.x;

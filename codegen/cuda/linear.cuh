@@ -14,7 +14,8 @@
  * Roofline: a call of few tokens streams the weights once and is bound by memory; 4 x 16 bytes per
  * lane in flight reach maybe two thirds of an H100's 3.2 TB/s, and layers of fewer tiles than SMs
  * less. Many tokens read the weights from L2 every 8 tokens, and are bound by dp4a (64 x 4
- * multiply-adds a cycle and SM; f32: 128): rows FAST of kernels.def take those of integers and bf16.
+ * multiply-adds a cycle and SM; f32: 128): rows FAST of kernels.def take those of integers and
+ * bf16.
  *
  * A family (linear_*.cu) defines LIN_SUM, the type of a sum, before it includes this file, and
  *   lin_steps         runs of 64 bytes of a tile

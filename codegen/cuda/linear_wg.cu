@@ -102,8 +102,8 @@ PFQ_DEVICE void wg_emit_shared(const WgShared &m, const WgShare &w, int32_t grou
     wg_emit<S>(o, (float *)out, 1 + (uint32_t)group, n, r, d);
 }
 
-/* The scales of the block's rows, if there are any, to the L2: they are read once, when all waits for
- * them. */
+/* The scales of the block's rows, if there are any, to the L2: they are read once, when all waits
+ * for them. */
 template <class S> PFQ_DEVICE void wg_expect_scales(const PfqCudaArgs &a)
 {
     WgUnit u;

@@ -8,9 +8,9 @@
  * bytes); GET /burst?N (three events of N bytes, at once); POST /count?N (N events, a tick each,
  * from the engine's thread); POST /later?N (the same as a whole reply after N ticks); GET /flood
  * (events until the client is gone); POST /fail?N (an error after N events); POST /die (the engine
- * dies), /ready (it is no more loading). For the page: GET /v1/models; POST /v1/chat/completions and
- * /v1/completions (an answer of many tokens, a tick each; short or an error where the request says
- * SHORT or FAIL); GET /last (the body of the last such request).
+ * dies), /ready (it is no more loading). For the page: GET /v1/models; POST /v1/chat/completions
+ * and /v1/completions (an answer of many tokens, a tick each; short or an error where the request
+ * says SHORT or FAIL); GET /last (the body of the last such request).
  *
  * The last line of the output counts the replies that were cancelled.
  */

@@ -129,6 +129,26 @@ static void test_config(void **state)
     }
 }
 
+/* A copy of gguf-llama to be changed: where `what` first stands in it. */
+static char *find_in_gguf(Fixture *f, Source *copy, const char *what)
+{
+    *copy = read_file(f, DATA "gguf-llama/gguf-llama.gguf");
+    char *text = arena_strdup(&f->a, copy->text, copy->n);
+    copy->text = text;
+    char *p = memmem(text, copy->n, what, strlen(what));
+    assert_non_null(p);
+    return p;
+}
+
+/* What is said of the changed one, which is refused. */
+static const char *gguf_error(Fixture *f, const Source *s)
+{
+    f->init.checkpoint = io_join(&f->a, f->dir, "m.gguf");
+    assert_true(io_write_file(&f->d, &f->a, f->init.checkpoint, s->text, s->n));
+    assert_false(fe_init(&f->d, &f->a, &f->init));
+    return first_error(f);
+}
+
 static void test_gguf(void **state)
 {
     (void)state;
@@ -142,16 +162,10 @@ static void test_gguf(void **state)
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         Fixture f;
+        Source s;
         begin(&f);
-        Source s = read_file(&f, DATA "gguf-llama/gguf-llama.gguf");
-        char *text = arena_strdup(&f.a, s.text, s.n);
-        char *p = memmem(text, s.n, rows[i].from, strlen(rows[i].from));
-        assert_non_null(p);
-        memcpy(p, rows[i].to, strlen(rows[i].from));
-        f.init.checkpoint = io_join(&f.a, f.dir, "m.gguf");
-        assert_true(io_write_file(&f.d, &f.a, f.init.checkpoint, text, s.n));
-        assert_false(fe_init(&f.d, &f.a, &f.init));
-        const char *error = first_error(&f);
+        memcpy(find_in_gguf(&f, &s, rows[i].from), rows[i].to, strlen(rows[i].from));
+        const char *error = gguf_error(&f, &s);
         if (strncmp(error, rows[i].error, strlen(rows[i].error))) fail_msg("%s: %s, expected %s", rows[i].from, error, rows[i].error);
         for (const char *c = error; *c; c++) assert_true((u8)*c >= 0x20);
         end(&f);
@@ -170,18 +184,12 @@ static void test_gguf_floats(void **state)
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         Fixture f;
+        Source s;
         begin(&f);
-        Source s = read_file(&f, DATA "gguf-llama/gguf-llama.gguf");
-        char *text = arena_strdup(&f.a, s.text, s.n);
-        char *p = memmem(text, s.n, rows[i].key, strlen(rows[i].key));
-        assert_non_null(p);
-        p += strlen(rows[i].key);
+        char *p = find_in_gguf(&f, &s, rows[i].key) + strlen(rows[i].key);
         assert_memory_equal(p, "\6\0\0\0", 4); /* f32 */
         memcpy(p + 4, &rows[i].bits, 4);
-        f.init.checkpoint = io_join(&f.a, f.dir, "m.gguf");
-        assert_true(io_write_file(&f.d, &f.a, f.init.checkpoint, text, s.n));
-        assert_false(fe_init(&f.d, &f.a, &f.init));
-        assert_string_equal(first_error(&f), rows[i].error);
+        assert_string_equal(gguf_error(&f, &s), rows[i].error);
         assert_int_equal(f.d.n_errors, 1);
         end(&f);
     }
